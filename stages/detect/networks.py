@@ -1,0 +1,112 @@
+"""The detection networks by name: ours on MobileNetV2-FPN, and torchvision's own R-CNN models.
+
+Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017. Faster R-CNN: Ren, He, Girshick, Sun, NeurIPS 2015.
+FPN: Lin et al., CVPR 2017. MobileNetV2: Sandler et al., CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torchvision.models import detection, mobilenet_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FasterRCNN, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+OURS = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
+TORCHVISION = (
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+ARCHITECTURES = OURS + TORCHVISION
+
+_LEVELS = {6: 32, 13: 96, 17: 320}  # MobileNetV2 block -> channels, at strides 8, 16 and 32
+_WIDTH = 128
+_ANCHOR_PX = ((16, 26, 42), (64, 96, 140), (200, 270, 360))
+_RATIOS = ((0.5, 1.0, 2.0),) * 3
+
+
+class MobileNetV2FPN(nn.Module):
+    """MobileNetV2 with frozen batch norm, and a feature pyramid of 128 channels at strides 8, 16 and 32."""
+
+    out_channels = _WIDTH
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features[: max(_LEVELS) + 1]
+        self.fpn = FeaturePyramidNetwork(list(_LEVELS.values()), _WIDTH)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """``(n, 3, h, w)`` to three maps ``(n, 128, h / s, w / s)``, keyed "0", "1", "2" by rising stride s."""
+        maps = OrderedDict()
+        for block, layer in enumerate(self.body):
+            x = layer(x)
+            if block in _LEVELS:
+                maps[str(len(maps))] = x
+        pyramid: OrderedDict[str, Tensor] = self.fpn(maps)
+        return pyramid
+
+
+def _box_head(resolution: int) -> nn.Module:
+    head: nn.Module = TwoMLPHead(_WIDTH * resolution**2, 512)
+    return head
+
+
+def _mobilenet_v2(num_classes: int, input_px: int, *, masks: bool) -> GeneralizedRCNN:
+    levels = [str(i) for i in range(len(_LEVELS))]
+    backbone = MobileNetV2FPN()
+    anchors = AnchorGenerator(_ANCHOR_PX, _RATIOS)
+    box_pool = MultiScaleRoIAlign(levels, 7, 2)
+    proposals = {
+        "rpn_pre_nms_top_n_train": 1000,
+        "rpn_post_nms_top_n_train": 1000,
+        "rpn_pre_nms_top_n_test": 400,
+        "rpn_post_nms_top_n_test": 300,
+        "box_batch_size_per_image": 128,  # RoIAlign's backward is the slowest part of a training step on a CPU
+    }
+    size = {"min_size": input_px, "max_size": input_px}
+    box_args = {"box_roi_pool": box_pool, "box_head": _box_head(7), "box_predictor": None}
+    if not masks:
+        predictor = detection.faster_rcnn.FastRCNNPredictor(512, num_classes)
+        return FasterRCNN(
+            backbone, rpn_anchor_generator=anchors, **proposals, **size, **(box_args | {"box_predictor": predictor})
+        )
+    return MaskRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        **proposals,
+        **size,
+        **(box_args | {"box_predictor": detection.faster_rcnn.FastRCNNPredictor(512, num_classes)}),
+        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
+        mask_head=MaskRCNNHeads(_WIDTH, (_WIDTH,) * 3, 1),
+        mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(_WIDTH, _WIDTH, num_classes),
+    )
+
+
+def build_network(architecture: str, num_labels: int, input_px: int | None = None) -> GeneralizedRCNN:
+    """An untrained network for ``num_labels`` labels besides the background.
+
+    Args:
+        architecture: one of :data:`ARCHITECTURES`.
+        num_labels: labels without the background.
+        input_px: the long side that photos are resized to; None leaves torchvision's own sizes.
+
+    Raises:
+        ValueError: the architecture is not one of them.
+    """
+    if architecture in OURS:
+        return _mobilenet_v2(num_labels + 1, input_px or 512, masks=architecture.startswith("mask"))
+    if architecture not in TORCHVISION:
+        raise ValueError(f"detector architecture {architecture!r} is unknown; there are {', '.join(ARCHITECTURES)}")
+    builder = getattr(detection, architecture)
+    size = {} if input_px is None else {"min_size": input_px, "max_size": input_px}
+    network: GeneralizedRCNN = builder(weights=None, weights_backbone=None, num_classes=num_labels + 1, **size)
+    return network

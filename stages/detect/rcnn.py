@@ -1,0 +1,203 @@
+"""torchvision's R-CNN detectors behind the Detector protocol: boxes clipped, masks kept within their boxes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models import get_model_weights
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+
+from stages.detect.networks import TORCHVISION, build_network
+from stages.errors import WeightsError
+from stages.types import Box, Detection, Image, Mask
+from weights import Checkpoint
+
+COCO_LABELS = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
+"""What is kept of COCO's labels where torchvision's own weights are used."""
+
+_STRIDE = 32
+_BATCH = 4
+
+
+class RcnnDetector:
+    """A Mask R-CNN or Faster R-CNN of torchvision's making.
+
+    Masks are resized within their boxes; the dense ``(n, h, w)`` paste of torchvision is never made. Images of
+    one padded size are run together, so a result does not depend on the batch that it came in.
+
+    Args:
+        network: the network, its weights loaded.
+        labels: the label of each class index from 1; None for a class that is left out.
+        min_score: detections below it are left out.
+        device: where to run.
+    """
+
+    def __init__(
+        self,
+        network: GeneralizedRCNN,
+        labels: Sequence[str | None],
+        min_score: float = 0.5,
+        device: str = "cpu",
+    ) -> None:
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score lies in [0, 1], got {min_score}")
+        self._network = network.eval().to(device, memory_format=torch.channels_last)
+        self._network.roi_heads.score_thresh = min_score
+        self._names = tuple(labels)
+        self._device = device
+        transform = network.transform
+        self._min_px, self._max_px = int(max(transform.min_size)), int(transform.max_size)
+        self._mean = torch.tensor(transform.image_mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(transform.image_std, device=device).view(1, 3, 1, 1)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a detection can have."""
+        return tuple(name for name in self._names if name is not None)
+
+    @property
+    def input_px(self) -> int:
+        """The long side that photos are looked at in."""
+        return self._max_px
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """One list per image, by falling score."""
+        resized = [self._resize(image) for image in images]
+        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, image in enumerate(resized):
+            by_shape[_padded(image)].append(place)
+        results: list[list[Detection]] = [[] for _ in images]
+        for shape, places in by_shape.items():
+            for start in range(0, len(places), _BATCH):
+                batch = places[start : start + _BATCH]
+                found = self._run([resized[place] for place in batch], shape)
+                for place, raw in zip(batch, found, strict=True):
+                    results[place] = self._detections(raw, resized[place].shape, images[place].shape)
+        return results
+
+    def _resize(self, image: Image) -> Image:
+        height, width = image.shape[:2]
+        scale = min(self._min_px / min(height, width), self._max_px / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        if size == (width, height):
+            return image
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+    @torch.inference_mode()
+    def _run(self, images: list[Image], shape: tuple[int, int]) -> list[dict[str, NDArray[np.float32]]]:
+        batch = torch.stack([_padded_tensor(image, shape) for image in images]).to(self._device)
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        inside = torch.zeros(len(images), 1, *shape, device=self._device)
+        for mask, (height, width) in zip(inside, sizes, strict=True):
+            mask[:, :height, :width] = 1
+        batch = ((batch / 255 - self._mean) / self._std * inside).contiguous(memory_format=torch.channels_last)
+        features = self._network.backbone(batch)
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        proposals, _ = self._network.rpn(ImageList(batch, sizes), features)
+        found, _ = self._network.roi_heads(features, proposals, sizes)
+        return [{key: value.float().cpu().numpy() for key, value in raw.items()} for raw in found]
+
+    def _detections(
+        self, raw: dict[str, NDArray[np.float32]], resized: tuple[int, ...], full: tuple[int, ...]
+    ) -> list[Detection]:
+        scale = np.array([full[1] / resized[1], full[0] / resized[0]] * 2, np.float32)
+        detections = []
+        for place, corners in enumerate(raw["boxes"] * scale):
+            label = self._names[int(raw["labels"][place]) - 1]
+            box = Box.clipped(*map(float, corners), width=full[1], height=full[0])
+            if label is None or box is None:
+                continue
+            mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
+            detections.append(Detection(label, min(1.0, float(raw["scores"][place])), box, mask))
+        return sorted(detections, key=lambda detection: -detection.score)
+
+
+def mask_in_box(probabilities: NDArray[np.float32], corners: NDArray[np.float32], box: Box) -> Mask:
+    """A mask head's ``(m, m)`` output, which spans the real-valued corners, sampled at the box's pixels.
+
+    Where no pixel passes one half, the box itself is the mask.
+    """
+    side = probabilities.shape[0]
+    step_x = side / max(float(corners[2] - corners[0]), 1e-3)
+    step_y = side / max(float(corners[3] - corners[1]), 1e-3)
+    to_grid = np.array(
+        [
+            [step_x, 0, (box.x1 + 0.5 - corners[0]) * step_x - 0.5],
+            [0, step_y, (box.y1 + 0.5 - corners[1]) * step_y - 0.5],
+        ],
+        np.float64,
+    )
+    sampled = cv2.warpAffine(
+        probabilities,
+        to_grid,
+        (box.width, box.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    mask: Mask = sampled > 0.5
+    return mask if mask.any() else np.ones_like(mask)
+
+
+def from_checkpoint(checkpoint: Checkpoint, min_score: float = 0.5, device: str = "cpu") -> RcnnDetector:
+    """A detector from weights that describe themselves.
+
+    Raises:
+        WeightsError: the architecture is unknown or its tensors don't fit.
+    """
+    labels = checkpoint.describes("labels").split()
+    input_px = int(checkpoint.describes("input_px"))
+    try:
+        network = build_network(checkpoint.describes("architecture"), len(labels), input_px or None)
+        network.load_state_dict(checkpoint.tensors)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{checkpoint.name} does not fit its architecture: {reason}") from error
+    return RcnnDetector(network, labels, min_score, device)
+
+
+def from_torchvision(architecture: str, min_score: float = 0.5, device: str = "cpu") -> RcnnDetector:
+    """One of torchvision's detectors with its own COCO weights, downloaded on first use.
+
+    Raises:
+        ValueError: the architecture is not one of torchvision's.
+        WeightsError: the weights are not in torchvision's cache and cannot be downloaded.
+    """
+    if architecture not in TORCHVISION:
+        raise ValueError(f"{architecture!r} is not one of torchvision's; there are {', '.join(TORCHVISION)}")
+    coco = get_model_weights(architecture).DEFAULT  # type: ignore[attr-defined]
+    categories = coco.meta["categories"]  # the background is its first
+    network = build_network(architecture, len(categories) - 1)
+    try:
+        network.load_state_dict(coco.get_state_dict(check_hash=True))
+    except OSError as error:
+        raise WeightsError(
+            f"torchvision's weights for {architecture} cannot be downloaded ({error}); name a checkpoint of your"
+            " own with --detector-weights, or use maskrcnn_mobilenet_v2, whose weights are shipped"
+        ) from error
+    return RcnnDetector(network, [c if c in COCO_LABELS else None for c in categories[1:]], min_score, device)
+
+
+def read_detector(path: Path, min_score: float = 0.5, device: str = "cpu") -> RcnnDetector:
+    """A detector from a checkpoint file of the user's own, written by ``weights.save``."""
+    from weights import read  # noqa: PLC0415
+
+    return from_checkpoint(read(path), min_score, device)
+
+
+def _padded(image: Image) -> tuple[int, int]:
+    return -image.shape[0] // _STRIDE * -_STRIDE, -image.shape[1] // _STRIDE * -_STRIDE
+
+
+def _padded_tensor(image: Image, shape: tuple[int, int]) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return F.pad(tensor, (0, shape[1] - image.shape[1], 0, shape[0] - image.shape[0])).float()

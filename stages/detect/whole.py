@@ -1,0 +1,18 @@
+"""The photo itself as one detection: for catalogue photos that show one item, and for searches by a cut-out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.types import WHOLE, Box, Detection, Image
+
+
+class WholeDetector:
+    """Finds one thing in every photo: all of it."""
+
+    labels = (WHOLE,)
+    input_px = None
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """One detection per image, with score 1."""
+        return [[Detection(WHOLE, 1.0, Box(0, 0, image.shape[1], image.shape[0]))] for image in images]

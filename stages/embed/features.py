@@ -1,0 +1,143 @@
+"""Any torchvision classifier as an embedder: what it knows just before it names a class."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
+from stages.errors import WeightsError
+from stages.types import Image, Vectors
+from weights import read
+
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")
+"""The training-only classifiers of inception_v3 and googlenet."""
+
+
+class FeaturesEmbedder:
+    """The pooled features that a torchvision classifier's last layer sees, as unit vectors.
+
+    Needs no training; the baseline that a trained embedder has to beat.
+
+    Args:
+        architecture: a classifier of ``torchvision.models``, such as ``resnet50`` or ``vgg16``.
+        checkpoint: a safetensors file in torchvision's parameter names, any float type, with or without the last
+            layer. None: torchvision's own default weights, downloaded on first use.
+        device: where to run, as torch names it.
+        batch_size: images that are run at once; memory follows it.
+
+    Raises:
+        ValueError: torchvision has no such classifier.
+        WeightsError: the weights cannot be had or do not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "mobilenet_v2",
+        checkpoint: Path | None = None,
+        device: str = "cpu",
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        _check_name(architecture)
+        network = _downloaded(architecture) if checkpoint is None else _from_file(architecture, checkpoint)
+        self._network = network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
+        self._device, self._batch_size = device, batch_size
+        self._input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
+        self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
+        self._dim = self._run(torch.zeros(1, 3, self._input_px, self._input_px)).shape[1]
+        self._fingerprint = f"features-{architecture}-{_digest(network)[:12]}-{self._input_px}px"
+
+    @property
+    def dim(self) -> int:
+        """The width of its vectors."""
+        return self._dim
+
+    @property
+    def input_px(self) -> int:
+        """The side of the white square that images are letterboxed into."""
+        return self._input_px
+
+    @property
+    def fingerprint(self) -> str:
+        """The architecture, the start of its parameters' sha256, the input size."""
+        return self._fingerprint
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """``(len(images), dim)`` float32 unit rows."""
+        vectors = np.empty((len(images), self._dim), np.float32)
+        start = 0
+        for batch in letterboxed(images, self._input_px, self._batch_size, self._normalise):
+            vectors[start : start + len(batch)] = self._run(batch).cpu().numpy()
+            start += len(batch)
+        return vectors
+
+    @torch.inference_mode()
+    def _run(self, batch: Tensor) -> Tensor:
+        features: Tensor = self._network(batch.to(self._device))
+        return F.normalize(features.flatten(1))
+
+
+def _check_name(architecture: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, n=3) or ["mobilenet_v2", "resnet50", "vgg16"]
+        raise ValueError(f"torchvision has no classifier called {architecture!r}; try {', '.join(near)}")
+
+
+def _downloaded(architecture: str) -> nn.Module:
+    try:
+        network: nn.Module = torchvision.models.get_model(architecture, weights="DEFAULT")
+    except (OSError, RuntimeError) as error:  # no network, or a download that fails its checksum
+        raise WeightsError(
+            f"torchvision's weights of {architecture} cannot be downloaded ({error});"
+            " name a safetensors file of them as checkpoint"
+        ) from error
+    _behead(network)
+    return network
+
+
+def _from_file(architecture: str, path: Path) -> nn.Module:
+    scratch = {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}  # slow, and overwritten
+    network: nn.Module = torchvision.models.get_model(architecture, weights=None, **scratch)
+    last = _behead(network)
+    if hasattr(network, "transform_input"):
+        network.transform_input = True  # as torchvision sets it for its own weights of inception_v3 and googlenet
+    dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
+    tensors = {name: value for name, value in read(path).tensors.items() if not name.startswith(dropped)}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{path} does not fit torchvision's {architecture}: {reason}") from error
+    return network
+
+
+def _behead(network: nn.Module) -> str:
+    """Let the network end before its last scoring layer, and forget its auxiliary classifiers; the layer's name."""
+    for name in _AUXILIARY:
+        if hasattr(network, name):
+            setattr(network, name, None)
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
+    last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet scores by convolution, and pools after it
+    network.set_submodule(last, nn.Identity())
+    return last
+
+
+def _digest(network: nn.Module) -> str:
+    """The sha256 of all parameters, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

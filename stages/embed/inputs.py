@@ -1,0 +1,42 @@
+"""Images as an embedder's network looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.images import letterbox
+from stages.types import Image
+
+WHITE = (255, 255, 255)
+"""What letterboxing fills with: the ground of shop photos and of mask crops."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalise:
+    """``(n, side, side, 3)`` uint8 RGB → ``(n, 3, side, side)`` float32 channels-last of mean 0 and deviation 1.
+
+    Args:
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._scale = torch.tensor(std).mul(255).reciprocal().view(1, 3, 1, 1)
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
+
+    def __call__(self, pixels: Sequence[Image]) -> Tensor:
+        """Stack images of one size."""
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        return stacked.to(torch.float32, memory_format=torch.channels_last).mul_(self._scale).sub_(self._shift)
+
+
+def letterboxed(images: Sequence[Image], side: int, batch_size: int, normalise: Normalise) -> Iterator[Tensor]:
+    """Images of any size in chunks of at most ``batch_size``, each whole image in a white square."""
+    for start in range(0, len(images), batch_size):
+        yield normalise([letterbox(image, side, WHITE) for image in images[start : start + batch_size]])

@@ -1,0 +1,266 @@
+"""The one door by which pixels come in: files and folders to images, and images back to JPEG.
+
+An image is ``(h, w, 3)`` uint8 RGB (sRGB), upright, transparency over white. Whatever a file holds, reading it
+gives such an image or an :class:`~stages.errors.ImageError` of one line; nothing else, and no warning.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import stat
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import cv2
+import numpy as np
+from PIL import Image as PillowImage
+
+from stages import _pillow
+from stages._pillow import FORMATS
+from stages._walk import SUFFIXES, walk
+from stages.errors import ImageError
+from stages.types import Box, Image
+
+__all__ = [
+    "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES",
+    "Photo", "decode_photo", "encode_jpeg", "letterbox", "read_image", "read_photo", "walk", "write_jpeg",
+]  # fmt: skip
+
+MAX_PIXELS: Final = 180_000_000
+"""Larger photos are refused by their header, before anything is decoded."""
+
+MAX_SIDE: Final = 65_500
+"""In pixels: what a JPEG can hold, so that whatever is read can be written."""
+
+MAX_BYTES: Final = 2_000_000_000
+"""Larger files are refused unread."""
+
+_TRUNCATED = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """A photo as read: ``width`` and ``height`` are the full-size photo's, ``image`` may be reduced."""
+
+    image: Image
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> float:
+        """Full-size pixels along a side of a pixel of ``image``: 1 where it is not reduced."""
+        return max(self.width, self.height) / int(max(self.image.shape[:2]))
+
+    def to_full(self, box: Box) -> Box:
+        """The box of the full-size photo that a box of ``image`` covers, in whole pixels.
+
+        Raises:
+            ValueError: the box does not lie within ``image``.
+
+        >>> Photo(np.zeros((3, 4, 3), np.uint8), width=15, height=12).to_full(Box(1, 0, 4, 3))
+        Box(x1=3, y1=0, x2=15, y2=12)
+        """
+        height, width, _ = self.image.shape
+        if box.x2 > width or box.y2 > height:
+            raise ValueError(f"wanted a box within the photo's {width}x{height} pixels as read, got {box.corners}")
+        return Box(
+            box.x1 * self.width // width,
+            box.y1 * self.height // height,
+            -(-box.x2 * self.width // width),
+            -(-box.y2 * self.height // height),
+        )
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read a photo at full size.
+
+    Raises:
+        ImageError: it cannot be used; the message says why in one line and names no path.
+    """
+    return read_photo(path).image
+
+
+def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> Photo:
+    """Read a photo; a JPEG at 1/2, 1/4 or 1/8 where its long side keeps ``at_least_px``, which is much faster.
+
+    Raises:
+        ImageError: it cannot be used; the message says why in one line and names no path.
+        ValueError: ``at_least_px`` is less than 1.
+    """
+    _check_reduction(at_least_px)
+    try:
+        _check_file(path, Path(path).stat())
+        with Path(path).open("rb") as file:
+            return _decode(file, at_least_px)
+    except OSError as error:
+        raise ImageError(_why_unreadable(path, error)) from error
+    except ValueError as error:  # a null byte, or what the file system's encoding lacks
+        raise ImageError("has a name that no file can have") from error
+
+
+def decode_photo(data: bytes, at_least_px: int | None = None) -> Photo:
+    """Decode the bytes of a photo file, as :func:`read_photo` does.
+
+    Raises:
+        ImageError: they are no photo that can be used.
+        ValueError: ``at_least_px`` is less than 1.
+    """
+    _check_reduction(at_least_px)
+    return _decode(BytesIO(data), at_least_px)
+
+
+def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
+    """Fit an image into the middle of a square of ``side`` pixels without distorting it.
+
+    Raises:
+        ValueError: ``side`` is less than 1 or the image is not one.
+
+    >>> letterbox(np.zeros((10, 20, 3), np.uint8), side=4)[..., 0].tolist()
+    [[255, 255, 255, 255], [0, 0, 0, 0], [0, 0, 0, 0], [255, 255, 255, 255]]
+    """
+    if side < 1:
+        raise ValueError(f"a square has a side of at least 1 pixel, got {side}")
+    fitted = _fit(image, side)
+    height, width, _ = fitted.shape
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = fill
+    square[top : top + height, left : left + width] = fitted
+    return square
+
+
+def encode_jpeg(image: Image, quality: int = 90, max_side: int | None = None) -> bytes:
+    """The bytes of a JPEG of an image, its long side reduced to ``max_side`` pixels if it is longer.
+
+    Raises:
+        ValueError: the image is not one, or has a side of more than :data:`MAX_SIDE`.
+    """
+    if max_side is not None and max_side < max(image.shape[:2]):
+        image = _fit(image, max_side)
+    _check_image(image)
+    if max(image.shape) > MAX_SIDE:
+        raise ValueError(f"a JPEG has sides of at most {MAX_SIDE} pixels, got {image.shape}; pass max_side")
+    data = BytesIO()
+    PillowImage.fromarray(np.ascontiguousarray(image)).save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) -> None:
+    """Write an image to a JPEG file.
+
+    Raises:
+        ImageError: the file cannot be written.
+        ValueError: the image is not one, or has a side of more than :data:`MAX_SIDE`.
+    """
+    data = encode_jpeg(image, quality)
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise ImageError(f"cannot be written: {_reason(error)}") from error
+
+
+def _check_reduction(at_least_px: int | None) -> None:
+    if at_least_px is not None and at_least_px < 1:
+        raise ValueError(f"at_least_px is at least 1, got {at_least_px}; None reads at full size")
+
+
+def _check_image(image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"an image is (h, w, 3) uint8 RGB of at least one pixel, got {image.dtype} {image.shape}")
+
+
+def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    """Refuse without opening: what is no regular file might never end, or never begin."""
+    if stat.S_ISDIR(status.st_mode):
+        listable = os.access(path, os.R_OK | os.X_OK)
+        raise ImageError("is a folder, not a photo" if listable else "is a folder that cannot be listed")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("is not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(f"has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} are read")
+
+
+def _why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
+    """One line for what the file system says."""
+    if isinstance(error, FileNotFoundError):
+        return "is a broken link" if Path(path).is_symlink() else "was not found"
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself"
+    return f"cannot be read: {_reason(error)}"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _decode(file: BinaryIO, at_least_px: int | None) -> Photo:
+    head = file.read(16)
+    if not head:
+        raise ImageError("is empty (0 bytes)")
+    kind = _pillow.sniff(head)
+    if kind is None:
+        raise ImageError(f"is not a photo of a known format ({', '.join(FORMATS)})")
+    try:
+        with _pillow.silence():
+            return _decode_as(kind, file, at_least_px)
+    except ImageError:
+        raise
+    except Exception as error:  # of any kind: Pillow and its libraries meet arbitrary bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the photo's
+        raise ImageError(_why_undecodable(kind, error)) from error
+
+
+def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None) -> Photo:
+    photo = _pillow.open_header(kind, file)
+    width, height = photo.size
+    _check_size(width, height)
+    if at_least_px is not None:
+        _pillow.reduce_jpeg(photo, at_least_px)
+    reduced = photo.size != (width, height)
+    photo.load()
+    lies = _pillow.orientation(photo)
+    image = np.array(_pillow.upright(_pillow.to_rgb(photo), lies))
+    if not reduced:
+        height, width, _ = image.shape
+    elif lies in _pillow.SIDEWAYS:
+        height, width = width, height
+    return Photo(image, width, height)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        megapixels = math.ceil(width * height / 1e6)
+        raise ImageError(f"has {megapixels} megapixels; at most {MAX_PIXELS // 10**6} are read")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"is {width}x{height} pixels; sides of at most {MAX_SIDE} are read")
+
+
+def _why_undecodable(kind: str, error: Exception) -> str:
+    """One line for one of the many ways in which Pillow gives up."""
+    said = " ".join(str(error).split())[:100]
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    if isinstance(error, PillowImage.DecompressionBombError):
+        return f"has too many pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
+    if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(said):
+        return f"is truncated ({kind})"
+    return f"is a truncated, damaged or unsupported {kind} ({said or type(error).__name__})"
+
+
+def _fit(image: Image, side: int) -> Image:
+    """Resize to a long side of ``side`` pixels, both sides at least 1."""
+    _check_image(image)
+    height, width, _ = image.shape
+    longest = max(height, width)
+    size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
+    if size == (width, height):
+        return image
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if side < longest else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)

@@ -1,0 +1,69 @@
+"""What every index refuses: a caller's mistake is a ValueError that says wanted, got, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNIT_TOLERANCE = 1e-3
+"""How far a row's length may be from 1: float16 storage and float32 sums stay well within."""
+
+
+def check_dim(dim: int) -> None:
+    """Refuse a width of less than 1."""
+    if dim < 1:
+        raise ValueError(f"an index wants vectors at least 1 wide, got dim={dim}")
+
+
+def check_k(k: int) -> None:
+    """Refuse a search for less than one neighbour."""
+    if k < 1:
+        raise ValueError(f"a search wants at least k=1 neighbour, got k={k}")
+
+
+def check_vectors(vectors: NDArray[np.float32], dim: int) -> None:
+    """Refuse anything but ``(n, dim)`` float32 unit rows; NaN and infinity are no unit rows."""
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
+        got = getattr(vectors, "dtype", type(vectors).__name__)
+        raise ValueError(f"vectors are a float32 array, got {got}; convert them with astype(numpy.float32)")
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ValueError(f"wanted vectors of shape (n, {dim}), got {vectors.shape}; one vector is vector[None]")
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    good = np.abs(lengths - 1) <= UNIT_TOLERANCE  # false for NaN and infinity
+    if not good.all():
+        first = int(np.argmin(good))
+        raise ValueError(
+            f"vectors are unit rows: row {first} has length {lengths[first]:g};"
+            " divide each by its length, and leave out zero and non-finite ones"
+        )
+
+
+def check_rows(rows: NDArray[np.int64]) -> None:
+    """Refuse anything but ``(n,)`` int64 row numbers, each of them once and not negative."""
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.ndim != 1:
+        got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise ValueError(f"rows are an int64 array of shape (n,), got {got}")
+    if rows.size and rows.min() < 0:
+        raise ValueError(f"row numbers are 0 or more, got {rows.min()}")
+    if len(np.unique(rows)) != len(rows):
+        values, counts = np.unique(rows, return_counts=True)
+        raise ValueError(f"row {values[counts > 1][0]} is given twice in one call")
+
+
+def check_new(rows: NDArray[np.int64], vectors: NDArray[np.float32], dim: int, live: Container[int]) -> None:
+    """Refuse an addition that does not fit: as above, and rows that are there already."""
+    check_rows(rows)
+    check_vectors(vectors, dim)
+    if len(rows) != len(vectors):
+        raise ValueError(f"wanted one row number per vector, got {len(rows)} rows and {len(vectors)} vectors")
+    if known := [row for row in rows.tolist() if row in live]:
+        raise ValueError(f"row {known[0]} is in the index already ({len(known)} such); remove it first")
+
+
+def check_known(rows: NDArray[np.int64], live: Container[int]) -> None:
+    """Refuse the removal of rows that are not there."""
+    check_rows(rows)
+    if unknown := [row for row in rows.tolist() if row not in live]:
+        raise ValueError(f"row {unknown[0]} is not in the index ({len(unknown)} such)")

@@ -1,0 +1,176 @@
+"""The HNSW index: hnswlib, guarded where it fails silently.
+
+Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
+Small World graphs", TPAMI 2020.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import GalleryError
+from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
+from stages.index.exact import exact_search, merge, no_neighbors
+from stages.index.hnswfile import read_layout
+from stages.types import Neighbors, Vectors
+
+EXACT_BELOW: Final = 1000
+"""Live rows under which every search is exact: as fast there, and never wrong."""
+
+ALONE_UP_TO: Final = 1000
+"""Vectors that are added by one thread, so that small galleries come out the same each time."""
+
+BLOCK_ROWS: Final = 8192
+"""Rows copied out of hnswlib at once by an exact search."""
+
+
+class HnswIndex:
+    """A graph of neighbours, walked greedily: nearly exact, and fast for millions of rows.
+
+    ``m`` edges per node cost memory (about ``8 m`` bytes a row) and buy recall; ``ef_construction`` costs
+    building time, ``ef_search`` searching time, and both buy recall. Small indexes, searches for much of
+    the index, and walks that come back short are answered exactly. Searches may run at the same time, but
+    not beside an addition or a removal.
+
+    Raises:
+        ValueError: an impossible parameter, or whatever :mod:`stages.index.checks` refuses.
+
+    >>> index = HnswIndex(dim=2)
+    >>> index.add(np.array([7, 9]), np.eye(2, dtype=np.float32))
+    >>> index.search(np.eye(2, dtype=np.float32)[1:], k=3).rows
+    array([[ 9,  7, -1]])
+    """
+
+    def __init__(self, dim: int, m: int = 16, ef_construction: int = 200, ef_search: int = 64, seed: int = 0) -> None:
+        check_dim(dim)
+        if m < 2 or ef_construction < 1 or ef_search < 1:
+            raise ValueError(
+                "HNSW wants m >= 2, ef_construction >= 1 and ef_search >= 1,"
+                f" got m={m}, ef_construction={ef_construction}, ef_search={ef_search}"
+            )
+        self._dim, self._ef_search = dim, ef_search
+        self._graph: Any = hnswlib.Index(space="ip", dim=dim)
+        self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
+        self._live: set[int] = set()
+        self._removed: set[int] = set()
+        self._small: tuple[NDArray[np.int64], Vectors] | None = None  # all live rows, kept from search to search
+
+    @property
+    def dim(self) -> int:
+        """The width of its vectors."""
+        return self._dim
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
+        """Store vectors under new row numbers; a row that was removed before is moved within the graph."""
+        check_new(rows, vectors, self._dim, self._live)
+        self._reserve(len(self._live) + len(self._removed) + len(rows))
+        self._small = None
+        back = np.fromiter((row in self._removed for row in rows.tolist()), dtype=np.bool_, count=len(rows))
+        for row in rows[back].tolist():
+            self._graph.unmark_deleted(row)
+        # hnswlib's replace_deleted is left alone: it has returned one label twice.
+        for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else _cores())):
+            if part.any():
+                self._graph.add_items(vectors[part], rows[part], num_threads=threads)
+        self._removed.difference_update(rows.tolist())
+        self._live.update(rows.tolist())
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Forget rows: searches pass through them and never return them; their memory stays taken."""
+        check_known(rows, self._live)
+        self._small = None
+        for row in rows.tolist():
+            self._graph.mark_deleted(row)
+        self._live.difference_update(rows.tolist())
+        self._removed.update(rows.tolist())
+
+    def search(self, queries: Vectors, k: int) -> Neighbors:
+        """The k nearest live rows of each query, best first, padded with -1 where there are fewer."""
+        check_vectors(queries, self._dim)
+        check_k(k)
+        if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
+            return self._search_exactly(queries, k)
+        self._graph.set_ef(max(self._ef_search, k))
+        try:
+            rows, distances = self._graph.knn_query(queries, k=k, num_threads=_cores())
+        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk came back short
+            return self._search_exactly(queries, k)
+        similarities = np.clip(1 - distances, -1, 1).astype(np.float32, copy=False)
+        return merge(no_neighbors(len(queries), k), Neighbors(rows.astype(np.int64), similarities))
+
+    def save(self, path: Path) -> None:
+        """Write the index to a file, whole or not at all.
+
+        Raises:
+            GalleryError: the file cannot be written.
+        """
+        part = path.with_name(path.name + ".part")
+        try:
+            self._graph.save_index(os.fsencode(part))  # tells of no failure, thus:
+            with part.open("rb+") as file:
+                short = os.fstat(file.fileno()).st_size != self._graph.index_file_size()
+                os.fsync(file.fileno())
+            if not short:
+                part.replace(path)
+        except (OSError, RuntimeError) as error:
+            raise GalleryError(f"cannot write the index {path.name}: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        if short:
+            raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
+
+    def load(self, path: Path) -> None:
+        """Become what :meth:`save` wrote; ``m`` and ``ef_construction`` come from the file.
+
+        The caller verifies a checksum first: hnswlib dies on a damaged file. Here the header, the size, the
+        row numbers and the links between rows are verified before hnswlib sees the file.
+
+        Raises:
+            GalleryMismatch: the file's vectors have another width.
+            GalleryCorrupt: the file is missing or is not what :meth:`save` writes.
+        """
+        rows, removed = read_layout(path, self._dim)
+        graph = hnswlib.Index(space="ip", dim=self._dim)
+        graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
+        self._graph, self._small = graph, None
+        self._live, self._removed = set(rows[~removed].tolist()), set(rows[removed].tolist())
+
+    def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
+        """The oracle's answer, from the vectors that hnswlib holds."""
+        found = no_neighbors(len(queries), k)
+        for rows, vectors in self._blocks():
+            near = exact_search(vectors, queries, min(k, len(rows)))
+            found = merge(found, Neighbors(rows[near.rows], near.similarities))
+        return found
+
+    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+        """All live rows with their vectors: at once and remembered where they are few, else in blocks."""
+        rows = np.fromiter(self._live, dtype=np.int64, count=len(self))
+        if len(rows) >= EXACT_BELOW:
+            for start in range(0, len(rows), BLOCK_ROWS):
+                part = rows[start : start + BLOCK_ROWS]
+                yield part, self._graph.get_items(part)
+        elif len(rows):
+            small = self._small or (rows, self._graph.get_items(rows))
+            self._small = small
+            yield small
+
+    def _reserve(self, count: int) -> None:
+        """Make room by doubling, so that adding one by one stays linear."""
+        if count > self._graph.get_max_elements():
+            self._graph.resize_index(max(count, 2 * self._graph.get_max_elements()))
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,168 @@
+"""The hall: the few types that every stage and the pipeline share.
+
+Between stages everything is numpy and frozen dataclasses; torch stays within a stage.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image: TypeAlias = NDArray[np.uint8]
+"""``(h, w, 3)`` uint8 RGB, EXIF orientation applied; made by :mod:`stages.images`."""
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""``(box.height, box.width)`` bool: a mask lives inside its box."""
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""``(n, dim)`` float32, one unit row per image; similarity is the inner product, in [-1, 1]."""
+
+LABELS: tuple[str, ...] = (
+    "outerwear",
+    "top",
+    "dress",
+    "skirt",
+    "pants",
+    "shorts",
+    "shoes",
+    "bag",
+    "hat",
+    "eyewear",
+    "scarf",
+    "belt",
+    "hosiery",
+)
+"""The thirteen garment groups of the shipped detectors, in the order of their class indices (from 1)."""
+
+WHOLE = "whole"
+"""The label of a detection that is the whole photo."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Box:
+    """Half-open integer pixels: ``image[y1:y2, x1:x2]`` is the definition.
+
+    Raises:
+        ValueError: the box is empty or starts before the image does.
+
+    >>> Box(2, 3, 10, 5).width, Box(2, 3, 10, 5).height
+    (8, 2)
+    """
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.x1 < self.x2 and 0 <= self.y1 < self.y2):
+            raise ValueError(
+                f"a box needs 0 <= x1 < x2 and 0 <= y1 < y2, got ({self.x1}, {self.y1}, {self.x2}, {self.y2});"
+                " use Box.clipped to clip one to its photo"
+            )
+
+    @classmethod
+    def clipped(cls, x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Box | None:
+        """The smallest box of whole pixels around the given corners, within ``(width, height)``.
+
+        Returns None where nothing is left (also for NaN or infinite corners).
+
+        >>> Box.clipped(-3.5, 1.2, 4.1, 9.0, width=8, height=6)
+        Box(x1=0, y1=1, x2=5, y2=6)
+        """
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            return None
+        left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+        right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+        return cls(left, top, right, bottom) if left < right and top < bottom else None
+
+    @property
+    def width(self) -> int:
+        """In pixels, at least 1."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> int:
+        """In pixels, at least 1."""
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return self.width * self.height
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """``(x1, y1, x2, y2)``, as written to files."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index an image with it: ``image[box.slices]``."""
+        return slice(self.y1, self.y2), slice(self.x1, self.x2)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with another box, in [0, 1]."""
+        wide = min(self.x2, other.x2) - max(self.x1, other.x1)
+        high = min(self.y2, other.y2) - max(self.y1, other.y1)
+        both = max(0, wide) * max(0, high)
+        return both / (self.area + other.area - both)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detection:
+    """One garment in one photo.
+
+    Raises:
+        ValueError: the score is outside [0, 1] or the mask does not have the box's shape.
+    """
+
+    label: str
+    score: float
+    box: Box
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"a detection's score lies in [0, 1], got {self.score}")
+        wanted = (self.box.height, self.box.width)
+        if self.mask is not None and (self.mask.shape != wanted or self.mask.dtype != np.bool_):
+            raise ValueError(
+                f"a mask lives inside its box: wanted bool {wanted}, got {self.mask.dtype} {self.mask.shape};"
+                " cut it with mask[box.slices]"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """One garment cut out: its pixels, and the box of the photo that they cover (context included)."""
+
+    image: Image
+    box: Box
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbors:
+    """The nearest rows of an index for each query, best first.
+
+    ``rows`` ``(n, k)`` int64 and ``similarities`` ``(n, k)`` float32. Where the index holds fewer than k
+    rows, the rest is padded with row -1 and similarity -inf.
+    """
+
+    rows: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One catalogue item that looks like a garment, shown by its best photo."""
+
+    item: str
+    photo: str
+    similarity: float
+    label: str
+    metadata: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,360 @@
+"""The indexes against naive loops and against each other, through additions, removals, and save and load."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
+from stages.index import ExactIndex, HnswIndex, exact, exact_search
+from stages.index import hnsw as hnsw_module
+from stages.protocols import Index, StorableIndex
+
+INDEXES = [ExactIndex, HnswIndex]
+
+
+def unit_rows(count, dim=16, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def filled(kind, count=5, dim=4):
+    index = kind(dim)
+    index.add(np.arange(count), unit_rows(count, dim))
+    return index
+
+
+def naive(stored, query, k):
+    """The k best (row, similarity) of a dict of rows by sorting them all."""
+    scores = sorted(((float(np.dot(vector, query)), row) for row, vector in stored.items()), reverse=True)
+    return [row for _, row in scores[:k]], [score for score, _ in scores[:k]]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """2,000 rows in a graph, beyond the size that is searched exactly."""
+    vectors = unit_rows(2000)
+    index = HnswIndex(16)
+    index.add(np.arange(2000), vectors)
+    return index, vectors
+
+
+def recall(found, wanted):
+    return np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.rows, wanted.rows, strict=True)])
+
+
+def test_protocols():
+    assert isinstance(ExactIndex(3), Index)
+    assert isinstance(HnswIndex(3), StorableIndex)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_history_agrees_with_a_dict(kind, data):
+    index, stored, vectors = kind(4), {}, unit_rows(40, 4)
+    for _ in range(data.draw(st.integers(1, 8))):
+        rows = data.draw(st.lists(st.integers(0, 12), unique=True, max_size=6))
+        new = [row for row in rows if row not in stored]
+        old = [row for row in rows if row in stored]
+        picks = [data.draw(st.integers(0, 39)) for _ in new]
+        index.remove(np.asarray(old, dtype=np.int64))
+        for row in old:
+            del stored[row]
+        index.add(np.asarray(new, dtype=np.int64), vectors[picks].reshape(-1, 4))
+        stored.update({row: vectors[pick] for row, pick in zip(new, picks, strict=True)})
+    k = data.draw(st.integers(1, 15))
+    queries = unit_rows(3, 4, seed=1)
+    found = index.search(queries, k)
+    assert len(index) == len(stored)
+    assert found.rows.shape == found.similarities.shape == (3, k)
+    for query, rows, similarities in zip(queries, found.rows, found.similarities, strict=True):
+        _, wanted = naive(stored, query, k)
+        there = len(wanted)
+        np.testing.assert_allclose(similarities[:there], wanted, atol=1e-5)
+        assert (rows[there:] == -1).all()
+        assert np.isneginf(similarities[there:]).all()
+        assert len(set(rows[:there].tolist())) == there
+        np.testing.assert_allclose([stored[row] @ query for row in rows[:there]], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_empty_batches_and_an_empty_index(kind):
+    index = kind(4)
+    index.add(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32))
+    index.remove(np.empty(0, dtype=np.int64))
+    assert (index.search(unit_rows(2, 4), 3).rows == -1).all()
+    index.add(np.arange(2), unit_rows(2, 4))
+    assert index.search(np.empty((0, 4), dtype=np.float32), 3).rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_inputs_stay_untouched_and_are_copied(kind):
+    index, rows, vectors = kind(4), np.array([5, 3]), unit_rows(2, 4)
+    kept = vectors.copy()
+    index.add(rows, vectors)
+    vectors[:] = vectors[::-1].copy()
+    rows[:] = 0
+    assert index.search(kept, 1).rows[:, 0].tolist() == [5, 3]
+    queries = kept.copy()
+    index.search(queries, 2)
+    np.testing.assert_array_equal(queries, kept)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (unit_rows(2, 4) * np.nan, "length nan"),
+        (unit_rows(2, 4) * np.float32(np.inf), "unit rows"),
+        (np.zeros((2, 4), dtype=np.float32), "length 0"),
+        (unit_rows(2, 4) * np.float32(1.01), "unit rows"),
+        (unit_rows(2, 5), r"shape \(n, 4\)"),
+        (unit_rows(2, 4).astype(np.float64), "float64"),
+        (unit_rows(2, 4)[0], r"vector\[None\]"),
+        ([[1.0, 0, 0, 0]] * 2, "list"),
+    ],
+)
+def test_bad_vectors_are_refused(kind, vectors, message):
+    index = filled(kind)
+    with pytest.raises(ValueError, match=message):
+        index.add(np.array([10, 11]), vectors)
+    with pytest.raises(ValueError, match=message):
+        index.search(vectors, 1)
+    assert len(index) == 5
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([10, 10]), "row 10 is given twice"),
+        (np.array([10, 2]), "row 2 is in the index already"),
+        (np.array([10, -1]), "0 or more"),
+        (np.array([10]), "1 rows and 2 vectors"),
+        (np.array([[10, 11]]), "int64 array"),
+        (np.array([10.0, 11.0]), "float64"),
+        ([10, 11], "list"),
+    ],
+)
+def test_bad_rows_are_refused_and_nothing_is_added(kind, rows, message):
+    index = filled(kind)
+    with pytest.raises(ValueError, match=message):
+        index.add(rows, unit_rows(2, 4))
+    assert len(index) == 5
+    assert set(index.search(unit_rows(1, 4), 9).rows[0].tolist()) == {0, 1, 2, 3, 4, -1}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_bad_removals_are_refused_and_nothing_is_removed(kind):
+    index = filled(kind)
+    for rows in ([1, 7], [1, 1]):
+        with pytest.raises(ValueError, match=r"row 7 is not in the index|row 1 is given twice"):
+            index.remove(np.array(rows))
+    assert len(index) == 5
+    index.remove(np.array([1]))
+    with pytest.raises(ValueError, match="row 1 is not"):
+        index.remove(np.array([1]))
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_bad_numbers_are_refused(kind):
+    with pytest.raises(ValueError, match="dim=0"):
+        kind(0)
+    with pytest.raises(ValueError, match="k=0"):
+        filled(kind).search(unit_rows(1, 4), 0)
+
+
+def test_hnsw_parameters_are_refused():
+    with pytest.raises(ValueError, match="m=1"):
+        HnswIndex(4, m=1)
+
+
+def test_exact_search_in_many_blocks_is_the_same(monkeypatch):
+    vectors, queries = unit_rows(300), unit_rows(7, seed=1)
+    wanted = exact_search(vectors, queries, 20)
+    monkeypatch.setattr(exact, "BLOCK", 30)
+    monkeypatch.setattr(exact, "QUERIES", 3)
+    found = exact_search(vectors, queries, 20)
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_array_equal(wanted.rows, np.argsort(-(queries @ vectors.T), axis=1)[:, :20])
+
+
+def test_equal_similarities_are_ordered_by_position():
+    vectors = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
+    assert exact_search(vectors, vectors[3:4], 6).rows.tolist() == [[3, 4, 5, 0, 1, 2]]
+
+
+def test_similarities_stay_within_one():
+    vectors = unit_rows(50) * np.float32(1.0009)
+    similarities = exact_search(vectors, vectors, 1).similarities
+    assert similarities.max() == 1.0
+
+
+def test_hnsw_finds_what_exact_finds(large):
+    index, vectors = large
+    queries = unit_rows(100, seed=2)
+    found, wanted = index.search(queries, 10), exact_search(vectors, queries, 10)
+    assert recall(found, wanted) > 0.97
+    assert (np.diff(found.similarities, axis=1) <= 0).all()
+    picked = np.einsum("qd,qkd->qk", queries, vectors[found.rows])
+    np.testing.assert_allclose(found.similarities, picked, atol=1e-5)
+
+
+def test_hnsw_is_walked_not_scanned(large, monkeypatch):
+    index, _ = large
+    monkeypatch.setattr(index, "_search_exactly", None)
+    assert index.search(unit_rows(3), 10).rows.shape == (3, 10)
+
+
+@pytest.mark.parametrize("k", [900, 1500, 2500])
+def test_large_k_is_complete(large, k):
+    index, vectors = large
+    found, wanted = index.search(vectors[:3], k), exact_search(vectors, vectors[:3], k)
+    assert recall(found, wanted) > 0.99
+    assert ((found.rows >= 0).sum(axis=1) == min(k, 2000)).all()
+
+
+def test_a_walk_that_comes_back_short_is_repeated_exactly():
+    """With two edges per node much of the graph cannot be reached."""
+    vectors = unit_rows(1500)
+    index = HnswIndex(16, m=2, ef_construction=2, ef_search=1)
+    index.add(np.arange(1500), vectors)
+    found, wanted = index.search(vectors[:20], 700), exact_search(vectors, vectors[:20], 700)
+    index._graph.set_ef(700)
+    with pytest.raises(RuntimeError):
+        index._graph.knn_query(vectors[:20], k=700)
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+
+
+def test_removed_rows_come_back_with_their_new_vectors():
+    vectors, others = unit_rows(2400), unit_rows(2400, seed=3)
+    index = HnswIndex(16)
+    index.add(np.arange(2400), vectors)
+    index.remove(np.arange(0, 2400, 2))
+    queries = unit_rows(50, seed=4)
+    assert (index.search(queries, 10).rows % 2 == 1).all()
+    index.add(np.arange(0, 2400, 4), others[::4])
+    index.add(np.arange(2400, 2500), unit_rows(100, seed=5))
+    now = vectors.copy()
+    now[::4] = others[::4]
+    live = np.concatenate([np.setdiff1d(np.arange(2400), np.arange(2, 2400, 4)), np.arange(2400, 2500)])
+    wanted = exact_search(np.concatenate([now, unit_rows(100, seed=5)])[live], queries, 10)
+    found = index.search(queries, 10)
+    assert len(index) == len(live)
+    assert recall(found, type(found)(live[wanted.rows], wanted.similarities)) > 0.95
+    assert index.search(others[:400:4], 1).rows[:, 0].tolist() == list(range(0, 400, 4))
+
+
+def test_small_builds_are_deterministic():
+    indexes = [HnswIndex(16, seed=7) for _ in range(2)]
+    for index in indexes:
+        index.add(np.arange(1000), unit_rows(1000))
+        index.add(np.arange(1000, 1500), unit_rows(500, seed=1))
+    first, second = (index.search(unit_rows(20, seed=2), 5) for index in indexes)
+    np.testing.assert_array_equal(first.rows, second.rows)
+
+
+@pytest.mark.parametrize("name", ["index.hnsw", "größe.hnsw"])
+def test_saved_and_loaded_it_is_the_same(large, tmp_path, name):
+    index = HnswIndex(16)
+    index.add(np.arange(100, 1700), unit_rows(1600))
+    index.remove(np.arange(100, 200))
+    index.save(tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    other = HnswIndex(16, m=4)
+    other.load(tmp_path / name)
+    queries = unit_rows(20, seed=1)
+    np.testing.assert_array_equal(index.search(queries, 7).rows, other.search(queries, 7).rows)
+    assert len(other) == 1500
+    other.add(np.arange(100, 300, 2)[:50], unit_rows(50, seed=6))
+    other.add(np.arange(5000, 7000), unit_rows(2000, seed=5))
+    assert other.search(unit_rows(1, seed=5), 1).rows.tolist() == [[5000]]
+    with pytest.raises(ValueError, match="row 200 is in the index"):
+        other.add(np.array([200]), unit_rows(1))
+
+
+def test_an_empty_index_is_saved_and_loaded(tmp_path):
+    HnswIndex(4).save(tmp_path / "index")
+    index = filled(HnswIndex)
+    index.load(tmp_path / "index")
+    assert len(index) == 0
+    index.add(np.arange(3), unit_rows(3, 4))
+    assert len(index) == 3
+
+
+def test_save_tells_of_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(GalleryError, match="cannot write the index"):
+        filled(HnswIndex).save(tmp_path / "no" / "index")
+
+
+def test_load_refuses_another_width_and_keeps_what_it_has(tmp_path):
+    filled(HnswIndex, dim=8).save(tmp_path / "index")
+    index = filled(HnswIndex, count=3, dim=4)
+    with pytest.raises(GalleryMismatch, match="8 wide, wanted 4"):
+        index.load(tmp_path / "index")
+    assert index.search(unit_rows(3, 4), 1).rows[:, 0].tolist() == [0, 1, 2]
+
+
+def test_load_refuses_what_is_missing_or_cut_short(tmp_path):
+    path = tmp_path / "index"
+    with pytest.raises(GalleryCorrupt, match="cannot read"):
+        HnswIndex(4).load(path)
+    filled(HnswIndex, count=50).save(path)
+    whole = path.read_bytes()
+    for size in (0, 50, 96, 1000, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(GalleryCorrupt):
+            HnswIndex(4).load(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(GalleryCorrupt):
+        HnswIndex(4).load(path)
+
+
+def test_load_refuses_every_flipped_bit_of_the_header(tmp_path):
+    """hnswlib by itself dies by SIGSEGV on some of these."""
+    path = tmp_path / "index"
+    filled(HnswIndex, count=200).save(path)
+    whole = path.read_bytes()
+    harmless = {
+        *range(8, 16),  # max_elements: replaced at load
+        *range(88, 96),  # ef_construction: another valid number
+        *range(80, 84),  # the lowest bits of the level factor
+    }
+    for place in sorted(set(range(96)) - harmless):
+        for bit in range(8):
+            bad = bytearray(whole)
+            bad[place] ^= 1 << bit
+            path.write_bytes(bad)
+            if struct.unpack_from("<I", bad, 52)[0] < 200 and 52 <= place < 56:
+                continue  # the entry: another element, checked against its level
+            with pytest.raises((GalleryCorrupt, GalleryMismatch)):
+                HnswIndex(4).load(path)
+
+
+def test_a_damaged_body_never_crashes(tmp_path):
+    path, draw = tmp_path / "index", np.random.default_rng(0)
+    filled(HnswIndex, count=300).save(path)
+    whole, queries, refused = path.read_bytes(), unit_rows(5, 4), 0
+    for _ in range(150):
+        bad = bytearray(whole)
+        bad[draw.integers(96, len(bad))] ^= 1 << draw.integers(8)
+        path.write_bytes(bad)
+        index = HnswIndex(4)
+        try:
+            index.load(path)
+        except GalleryCorrupt:
+            refused += 1
+            continue
+        index._graph.set_ef(50)
+        index._graph.knn_query(queries, k=min(5, len(index)))
+    assert refused > 20
+
+
+def test_the_exact_answer_in_blocks(large, monkeypatch):
+    index, vectors = large
+    monkeypatch.setattr(hnsw_module, "BLOCK_ROWS", 300)
+    found, wanted = index._search_exactly(vectors[:4], 30), exact_search(vectors, vectors[:4], 30)
+    np.testing.assert_array_equal(found.rows, wanted.rows)

@@ -1,0 +1,107 @@
+"""The shipped checkpoints: load one by name, verified, as tensors and the words that describe it.
+
+``manifest.toml`` names each file, its sha256 and what it is for; ``NAME.md`` beside it is its card. Files are
+safetensors: reading one runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Float32 tensors by parameter name, and the metadata of the file's own header."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+    def describes(self, key: str) -> str:
+        """One entry of the metadata.
+
+        Raises:
+            WeightsError: the file does not say.
+        """
+        try:
+            return self.metadata[key]
+        except KeyError:
+            raise WeightsError(f"{self.name} does not say its {key!r}; it was not saved by weights.save") from None
+
+
+@cache
+def manifest() -> dict[str, dict[str, Any]]:
+    """What each shipped checkpoint is, by name."""
+    return tomllib.loads((FOLDER / "manifest.toml").read_text(encoding="utf-8"))
+
+
+def load(name: str) -> Checkpoint:
+    """A shipped checkpoint.
+
+    Raises:
+        ValueError: there is none of that name.
+        WeightsError: its file is missing or its sha256 is not the manifest's.
+    """
+    try:
+        entry = manifest()[name]
+    except KeyError:
+        raise ValueError(f"no shipped weights are called {name!r}; there are {', '.join(sorted(manifest()))}") from None
+    checkpoint = read(FOLDER / entry["file"], name)
+    if checkpoint.sha256 != entry["sha256"]:
+        raise WeightsError(
+            f"{entry['file']} is damaged: sha256 {checkpoint.sha256[:12]}…, the manifest says"
+            f" {entry['sha256'][:12]}…; install outfinder again"
+        )
+    return checkpoint
+
+
+def read(path: Path, name: str | None = None) -> Checkpoint:
+    """Any checkpoint that :func:`save` wrote, or a plain safetensors file.
+
+    Raises:
+        WeightsError: the file is missing or not safetensors.
+    """
+    import torch  # noqa: PLC0415  not needed to list what there is
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  no mapping
+    except OSError as error:
+        raise WeightsError(f"weights {path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise WeightsError(f"weights {path} are not a safetensors file: {error}") from error
+    floats = {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    return Checkpoint(name or path.stem, floats, dict(metadata), sha256)
+
+
+def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Write tensors in float16 with their description, atomically; returns the file's sha256."""
+    import torch  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    halves = {
+        key: (tensor.detach().to(torch.float16) if tensor.is_floating_point() else tensor.detach()).contiguous()
+        for key, tensor in tensors.items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file(halves, partial, metadata=metadata)
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.replace(path)
+    return digest
