@@ -9,16 +9,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from pipeline.report_page import (
-    Overview,
-    Pictures,
-    overview_html,
-    page,
-    page_name,
-    pages_html,
-    photo_html,
-    replace_marked,
-)
+from pipeline.report_page import Overview, overview_html, page, page_name, pages_html, replace_marked
+from pipeline.report_photo import Pictures, photo_html
 from pipeline.results import Garment, PhotoResult
 from stages.crop.cutting import cut
 from stages.errors import ImageError
@@ -130,8 +122,7 @@ class Report:
         key = hashlib.sha256(repr((match.item, match.photo)).encode()).hexdigest()[:20]
         if key not in self._products:
             image = self._product(match)
-            found = image is not None
-            self._products[key] = self._write_picture(f"item-{key}", image, PICTURE_PX) if found else None
+            self._products[key] = None if image is None else self._write_picture(f"item-{key}", image, PICTURE_PX)
         return self._products[key]
 
     def _write_picture(self, name: str, image: Image, max_side: int) -> str:

@@ -65,25 +65,25 @@ h3 { font-size: .84rem; font-weight: 600; line-height: 1.35 }
 .soft { color: var(--soft) }
 .number { font-variant-numeric: tabular-nums }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 16px; box-shadow: var(--shadow) }
-.masthead { margin-bottom: 1.6rem }
-.masthead p { margin-top: .35rem }
+.state { margin: .35rem 0 1.6rem }
 
-.overview { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); margin-bottom: 2rem }
-.overview > * { padding: 1.3rem 1.5rem }
-.overview h2 { font-size: .8rem; color: var(--soft); font-weight: 600; margin-bottom: .8rem }
+.overview { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); margin-bottom: 1.75rem }
+.overview > *, .failures { padding: 1.3rem 1.5rem }
+.overview h2, .failures h2 { font-size: .8rem; color: var(--soft); font-weight: 600; margin-bottom: .8rem }
 .totals { display: grid; grid-template-columns: repeat(2, 1fr); gap: 1.1rem 1rem }
 .totals dt { color: var(--soft); font-size: .82rem }
 .totals dd { font-size: 1.7rem; font-weight: 650; letter-spacing: -.03em; line-height: 1.15 }
 .totals .bad dd { color: var(--bad) }
 .labels li {
-  display: grid; grid-template-columns: 5.6rem 1fr 3.2rem; gap: .7rem; align-items: center; font-size: .86rem;
+  display: grid; grid-template-columns: 5.6rem 1fr 2.6rem; gap: .7rem; align-items: center; font-size: .86rem;
 }
 .bar { height: 8px; border-radius: 4px; background: var(--track); overflow: hidden }
 .bar i { display: block; height: 100%; border-radius: 4px; background: var(--color) }
 .labels .number { text-align: right }
 .settings { display: grid; grid-template-columns: auto 1fr; gap: .25rem 1rem; font-size: .86rem }
 .settings dt { color: var(--soft) }
-.failures { grid-column: 1 / -1; border-top: 1px solid var(--line); font-size: .86rem }
+.settings dd { overflow-wrap: break-word; min-width: 0 }
+.failures { font-size: .86rem; margin-bottom: 1.75rem }
 .failures li { padding: .15rem 0 }
 
 .photo { margin-bottom: 1.75rem; padding: 1.3rem 1.5rem 1.5rem; scroll-margin-top: 1rem }
@@ -93,7 +93,7 @@ h3 { font-size: .84rem; font-weight: 600; line-height: 1.35 }
 .failed > header { margin: 0 }
 .failed p { color: var(--bad) }
 .look { display: grid; grid-template-columns: minmax(0, 340px) minmax(0, 1fr); gap: 1.75rem; align-items: start }
-.scene { position: relative; border-radius: 10px; overflow: hidden; background: var(--track) }
+.scene { position: sticky; top: 1rem; border-radius: 10px; overflow: hidden; background: var(--track) }
 .scene img { width: 100%; height: auto }
 .scene svg { position: absolute; inset: 0; width: 100%; height: 100% }
 .scene rect { fill: none; stroke: var(--color); stroke-width: 2px; vector-effect: non-scaling-stroke }
@@ -104,7 +104,7 @@ h3 { font-size: .84rem; font-weight: 600; line-height: 1.35 }
 }
 .tag {
   position: absolute; background: var(--color); color: #fff; font-size: 11px; line-height: 18px; font-weight: 600;
-  padding: 0 6px; border-radius: 0 0 5px 0; white-space: nowrap; text-decoration: none; max-width: 100%;
+  padding: 0 6px; border-radius: 4px 4px 4px 0; white-space: nowrap; text-decoration: none; max-width: 100%;
 }
 .garment {
   display: grid; grid-template-columns: 104px minmax(0, 1fr); gap: 1.1rem; padding: 1.1rem 0;
@@ -115,10 +115,10 @@ h3 { font-size: .84rem; font-weight: 600; line-height: 1.35 }
 .garment:target h3 { text-decoration: underline }
 .cut img {
   width: 104px; height: 128px; object-fit: contain; background: var(--track); border-radius: 10px;
-  border-bottom: 4px solid var(--color);
 }
-.cut h3 { margin-top: .45rem; display: flex; gap: .4rem; align-items: center; justify-content: space-between }
-.cut h3 span { font-weight: 400 }
+.cut h3 { margin-top: .5rem; display: grid; grid-template-columns: auto 1fr; gap: 0 .4rem; align-items: center }
+.cut h3::before { content: ""; width: 9px; height: 9px; border-radius: 3px; background: var(--color) }
+.cut h3 span { font-weight: 400; grid-column: 2 }
 .matches { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 1rem .9rem }
 .match { font-size: .8rem; line-height: 1.4; min-width: 0 }
 .product {
@@ -144,11 +144,9 @@ footer { color: var(--soft); font-size: .82rem; text-align: center; margin-top: 
   body { padding-top: 1.5rem }
   .photo { padding: 1rem; border-radius: 14px }
   .look { grid-template-columns: minmax(0, 1fr); gap: 1.3rem }
-  .scene { max-width: 460px; width: 100%; margin-inline: auto }
+  .scene { position: relative; top: 0; max-width: 460px; width: 100%; margin-inline: auto }
   .garment { grid-template-columns: 84px minmax(0, 1fr); gap: .9rem }
   .cut img { width: 84px; height: 104px }
-  .cut h3 { display: block }
-  .cut h3 span { display: block }
   .matches { display: flex; overflow-x: auto; gap: .8rem; padding-bottom: .5rem; scroll-snap-type: x proximity }
   .match { flex: 0 0 118px; scroll-snap-align: start }
 }

@@ -57,7 +57,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--validation-too", is_flag=True, help="Train on the validation SKUs as well, for the last run.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def main(  # noqa: PLR0913  one parameter per option
+def main(  # noqa: PLR0913, PLR0917  one parameter per option
     data: Path,
     init: Path,
     ccp_coco: Path,
@@ -80,7 +80,8 @@ def main(  # noqa: PLR0913  one parameter per option
     splits: tuple[Split, ...] = ("train", "val") if validation_too else ("train",)
     items = read_items(data, ccp_coco, splits)
     sampler = MixedSampler(items, TRAIN_PX, seed)
-    recipe = planned(out, network, sampler, epochs, minutes, style_weight)
+    steps = 50 * epochs if epochs else round((minutes or 0) * 60 / seconds_per_step(network, sampler))
+    recipe = planned(out, Recipe(steps=max(1, steps), style_weight=style_weight))
     validation = read_luma(data / "luma" / "product", ("val",))
 
     def report(line: dict[str, float]) -> None:
@@ -109,22 +110,13 @@ def read_items(data: Path, ccp_coco: Path, splits: tuple[Split, ...]) -> list[It
     return [item for items in sets.values() for item in items]
 
 
-def planned(
-    out: Path,
-    network: SiameseNetwork,
-    sampler: MixedSampler,
-    epochs: int | None,
-    minutes: float | None,
-    style_weight: float,
-) -> Recipe:
-    """The recipe of this run; one that goes on keeps the number of steps that it began with."""
+def planned(out: Path, recipe: Recipe) -> Recipe:
+    """The recipe of this run; one that goes on keeps what it began with."""
     plan = out / "plan.json"
     if plan.exists():
         recipe = Recipe(**json.loads(plan.read_text(encoding="utf-8")))
         click.echo(f"going on with {plan}")
     else:
-        steps = round(minutes * 60 / seconds_per_step(network, sampler)) if minutes else 50 * (epochs or 0)
-        recipe = Recipe(steps=max(1, steps), style_weight=style_weight)
         out.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
     click.echo(f"{recipe.steps} steps")

@@ -16,6 +16,7 @@ def example_images() -> list[Image]:
     shapes = plain.copy()
     shapes[8:56, 4:20] = (200, 30, 30)
     shapes[20:30, 24:44] = (20, 40, 160)
+    shapes[25:30, 30:38] = 255
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     ramp = np.linspace(0, 255, 300).astype(np.uint8)
     return [
@@ -44,7 +45,7 @@ class FakeDetector:
         return [sorted(self._find(image), key=lambda found: -found.score) for image in images]
 
     def _find(self, image: Image) -> list[Detection]:
-        coloured = (image < 250).any(axis=2)
+        coloured: NDArray[np.bool_] = np.any(image < 250, axis=2)
         columns = np.concatenate([[False], coloured.any(axis=0), [False]])
         starts_and_ends = np.flatnonzero(columns[1:] != columns[:-1]).reshape(-1, 2)
         return [self._detection(coloured, int(x1), int(x2)) for x1, x2 in starts_and_ends]
@@ -83,7 +84,8 @@ class FakeEmbedder:
         small = image[np.ix_(grid * height // 16, grid * width // 16)] / 255 - 0.5
         means = small.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
         vector = np.append(means.ravel(), 0.5)
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
+        unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
 
 
 class FakeIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,15 @@ _FAR = 10_000_019
 """A row number that no check stores."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """An index, and how well it is to search."""
+
+    index: Index
+    k: int
+    min_recall: float
+
+
 def check_index(
     make_index: Callable[[int], Index], dim: int = 16, size: int = 200, k: int = 10, min_recall: float = 0.95
 ) -> None:
@@ -22,18 +32,22 @@ def check_index(
     Args:
         make_index: makes an empty index of a given dim.
         dim: the width of the vectors to try, at least 2.
-        size: how many vectors to try, at least 4 * k.
+        size: how many vectors to try, at least 6 * k.
         k: how many neighbours to ask for.
         min_recall: the share of the true k nearest that must be found; 1.0 for an exact index.
 
     Raises:
         AssertionError: a clause is broken.
+        ValueError: there are too few dimensions or vectors to tell.
     """
+    if dim < 2 or k < 1 or size < 6 * k:
+        raise ValueError(f"wanted dim >= 2, k >= 1 and size >= 6 * k, got dim={dim}, k={k}, size={size}")
     rng = np.random.default_rng(0)
     vectors = _unit(rng.normal(size=(size, dim)))
     queries = _unit(vectors[: 4 * k] + 0.2 * _unit(rng.normal(size=(4 * k, dim))))
     rows = rng.permutation(np.arange(size, dtype=np.int64) * 7)
     index = make_index(dim)
+    trial = _Trial(index, k, min_recall)
     _law(index.dim == dim, f"dim is what it was made with, {dim}, got {index.dim}")
     _check_empty(index, queries[:3])
     _check_refusals_of_an_empty_index(index, vectors)
@@ -41,9 +55,9 @@ def check_index(
     _untouched(index.add, rows[size // 2 :], vectors[size // 2 :])
     _law(len(index) == size, f"len counts live rows, {size} were added, got {len(index)}")
     _check_refusals(index, rows, vectors)
-    _check_search(index, rows, vectors, queries, k, min_recall)
+    _check_search(trial, rows, vectors, queries)
     _check_padding(index, queries[:3], size)
-    _check_removal(index, rows, vectors, queries, k, min_recall)
+    _check_removal(trial, rows, vectors, queries)
 
 
 def _law(holds: bool, clause: str) -> None:
@@ -128,21 +142,19 @@ def _check_refusals(index: Index, rows: NDArray[np.int64], vectors: Vectors) -> 
     size = len(index)
     taken_and_new = np.array([_FAR, rows[0]], np.int64)
     _refuses("a row that is there, added again,", index.add, taken_and_new, vectors[:2])
+    _law(len(index) == size, f"a refused add changes nothing, len was {size}, got {len(index)}")
     _refuses("a row that is not there, removed,", index.remove, np.array([rows[0], _FAR], np.int64))
-    _law(len(index) == size, f"what is refused changes nothing, len was {size}, got {len(index)}")
+    _law(len(index) == size, f"a refused removal changes nothing, len was {size}, got {len(index)}")
     found = _search(index, vectors[:1], 1).rows[0, 0]
-    _law(found == rows[0], f"what is refused changes nothing, row {rows[0]} is no longer found")
+    _law(found == rows[0], f"what is refused changes nothing, row {rows[0]} of the first vector is no longer found")
 
 
-def _check_search(
-    index: Index, rows: NDArray[np.int64], vectors: Vectors, queries: Vectors, k: int, min_recall: float
-) -> None:
+def _check_search(trial: _Trial, rows: NDArray[np.int64], vectors: Vectors, queries: Vectors) -> None:
     """Against brute force; and each vector finds itself."""
+    index, k, min_recall = trial.index, trial.k, trial.min_recall
     found = _search(index, queries, k)
     every = queries @ vectors.T
     nearest = rows[np.argsort(-every, axis=1)[:, :k]]
-    recall = np.mean([len(set(ours) & set(true)) / k for ours, true in zip(found.rows, nearest, strict=True)])
-    _law(bool(recall >= min_recall), f"at least {min_recall} of the nearest are found, got {recall:.3f}")
     place = {row: number for number, row in enumerate(rows.tolist())} | {-1: 0}
     known = np.isin(found.rows, [*rows, -1])
     _law(bool(known.all()), f"rows are those that were added, got {found.rows[~known][:5].tolist()}")
@@ -151,6 +163,8 @@ def _check_search(
     _law(bool(error < 1e-3), f"a similarity is the inner product, off by {error:.4f}")
     twice = [row for row in found.rows.tolist() if len(set(row)) < len(row) and -1 not in row]
     _law(not twice, "no row is found twice by a query")
+    recall = np.mean([len(set(ours) & set(true)) / k for ours, true in zip(found.rows, nearest, strict=True)])
+    _law(bool(recall >= min_recall), f"at least {min_recall} of the nearest are found, got {recall:.3f}")
     own = _search(index, vectors, 1)
     selves = float((own.rows[:, 0] == rows).mean())
     _law(selves >= min_recall, f"a vector is its own nearest neighbour, {selves:.3f} of them are")
@@ -163,20 +177,19 @@ def _check_padding(index: Index, queries: Vectors, size: int) -> None:
     _law(bool((found.rows[:, size:] == -1).all()), f"beyond the {size} rows there are, rows are -1")
 
 
-def _check_removal(
-    index: Index, rows: NDArray[np.int64], vectors: Vectors, queries: Vectors, k: int, min_recall: float
-) -> None:
+def _check_removal(trial: _Trial, rows: NDArray[np.int64], vectors: Vectors, queries: Vectors) -> None:
     """The rows nearest to the queries go, and come back in another order."""
+    index = trial.index
     gone = len(queries)
     _untouched(index.remove, rows[:gone])
     _law(len(index) == len(rows) - gone, f"len counts live rows, wanted {len(rows) - gone}, got {len(index)}")
-    for width in (k, len(rows)):
+    for width in (trial.k, len(rows)):
         back = np.isin(_search(index, queries, width).rows, rows[:gone])
         _law(not back.any(), "a removed row never comes back, search found one")
-    _check_search(index, rows[gone:], vectors[gone:], queries, k, min_recall)
+    _check_search(trial, rows[gone:], vectors[gone:], queries)
     _refuses("a removed row, removed again,", index.remove, rows[:1])
     other_way_round = rows[:gone][::-1].copy()
     _untouched(index.add, other_way_round, vectors[:gone])
     _law(len(index) == len(rows), f"a removed row can be added again, len should be {len(rows)}, got {len(index)}")
     again = np.concatenate([other_way_round, rows[gone:]])
-    _check_search(index, again, vectors, queries, k, min_recall)
+    _check_search(trial, again, vectors, queries)

@@ -13,7 +13,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import BinaryIO, Final, cast
 
@@ -89,7 +89,9 @@ _FILTER = ("ignore", None, Warning, _SILENT, 0)
 def silence() -> Iterator[None]:
     """Let no warning of Pillow's out of this thread: corrupt EXIF, odd TIFF tags, broken animations."""
     filters = cast("list[object]", warnings.filters)
-    if _FILTER not in filters:
+    if not filters or filters[0] is not _FILTER:  # filters that the host program set later stand before it
+        with suppress(ValueError):
+            filters.remove(_FILTER)
         filters.insert(0, _FILTER)
     _SILENT.decoding = True
     try:

@@ -234,7 +234,8 @@ def _check_crop(crop: object, detection: Detection, image: Image) -> None:
         raise AssertionError(f"the law of stages: wanted a Crop, got {type(crop).__name__}")  # noqa: TRY004
     height, width, _ = image.shape
     pixels, box, inner = crop.image, crop.box, detection.box
-    shape, dtype = getattr(pixels, "shape", ()), getattr(pixels, "dtype", None)
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    dtype = getattr(pixels, "dtype", None)
     sound = len(shape) == 3 and shape[2] == 3 and min(shape) > 0 and dtype == np.uint8
     _law(sound, f"a crop is (h, w, 3) uint8 of at least one pixel, got {dtype} {shape}")
     _check_box(box, width, height)

@@ -1,0 +1,54 @@
+"""The command ``outfinder``: parse, call, print. Each subcommand is a module, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "index": "Add a catalogue to a gallery, making it if absent.",
+    "search": "Similar items for every garment in every photo.",
+    "detect": "Stage one alone: the garments of every photo.",
+    "embed": "Stage two alone: a vector for every image.",
+    "compare": "How similar two pictures are.",
+    "gallery": "What a gallery holds; remove items; check it.",
+    "sample": "Render a small shop and street scenes to try things on.",
+}
+"""Every subcommand and its one line; its module has the same name, and so has the command in it."""
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand when it is run, so that ``--help`` answers at once."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """In the order that they are used in."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand, its module imported."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"pipeline.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of subcommands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="outfinder")
+def main() -> None:
+    """Find every garment in every photo, and the most similar items of a catalogue.
+
+    \b
+    Try it on rendered pictures:
+      outfinder sample demo
+      outfinder index demo/gallery demo/shop.csv
+      outfinder search demo/gallery demo/street --report demo/report
+
+    Results are JSON lines on standard output, messages go to standard error. Exit status: 0 everything was
+    read, 1 some photos failed, 2 nothing could run.
+    """  # noqa: D301  \b is click's mark for lines to keep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.sample.canvas import Canvas, Patch
@@ -127,9 +129,8 @@ def draw_strap(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     canvas.tube(figure.at(strap), [0.0052 * s] * 4, plain_cloth(dim(item.rgb, 0.85), gloss=0.1), owner, amount=0.02)
 
 
-def draw_bag(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
-    """The bag: at the hand, or at the hip where it has a strap."""
-    s, side = figure.scale_px, bag_side(figure)
+def _bag_size(item: Item) -> tuple[float, float, float]:
+    """Half width, height, and how far the bag hangs below the hand, in body heights."""
     wide, high, hang = {
         "handbag": (0.082, 0.115, 0.05),
         "tote": (0.090, 0.17, 0.075),
@@ -137,13 +138,26 @@ def draw_bag(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
         "clutch": (0.075, 0.075, -0.03),
         "shoulder": (0.072, 0.115, 0.0),
     }[item.style]
-    wide, high = wide * item.vary("wide", 0.88, 1.15), high * item.vary("high", 0.9, 1.12)
+    return wide * item.vary("wide", 0.88, 1.15), high * item.vary("high", 0.9, 1.12), hang
+
+
+def bag_at(figure: Figure, item: Item) -> tuple[float, float]:
+    """The middle of the bag's upper edge, in pixels."""
+    side = bag_side(figure)
     if item.style in ("crossbody", "shoulder"):
-        x, y = figure.at([(side * 0.108, 0.47 if item.style == "crossbody" else 0.395)])[0]
+        at = figure.at([(side * 0.108, 0.47 if item.style == "crossbody" else 0.395)])[0]
     else:
-        x, y = figure.place(figure.arms[(side + 1) // 2].joints[3:])[0]
-        y += hang * s
-    top, base = 0.86 + 0.0 * wide, 1.0
+        at = figure.place(figure.arms[(side + 1) // 2].joints[3:])[0] + (0, _bag_size(item)[2] * figure.scale_px)
+    return float(at[0]), float(at[1])
+
+
+def draw_bag(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
+    """The bag: at the hand, or at the hip where it has a strap."""
+    s = figure.scale_px
+    wide, high, hang = _bag_size(item)
+    x, y = bag_at(figure, item)
+    top, base = (0.86, 1.0) if item.style in ("handbag", "shoulder") else (1.0, 0.97)
+
 
     def at(points: list[tuple[float, float]]) -> Points:
         return np.array([(x + u * wide * s, y + v * high * s) for u, v in points], np.float32)
@@ -156,9 +170,8 @@ def draw_bag(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     canvas.panel(smooth(at(body)), item.cloth, owner, amount=0.07, details=lambda p: _bag_details(p, item, at, s, back=figure.back))
 
 
-def _bag_details(patch: Patch, item: Item, at: object, s: float, *, back: bool) -> None:
+def _bag_details(patch: Patch, item: Item, at: Callable[[list[tuple[float, float]]], Points], s: float, *, back: bool) -> None:
     dark = dim(item.rgb, 0.55)
-    assert callable(at)
     patch.line(smooth(at([(-0.92, 0.93), (0, 0.965), (0.92, 0.93)]), closed=False), dark, s * 0.0014)
     if back:
         patch.line(at([(-0.7, 0.3), (0.7, 0.3)]), (0.6, 0.6, 0.6), s * 0.002)

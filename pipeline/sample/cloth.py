@@ -60,9 +60,12 @@ def fold_noise(kind: str) -> NDArray[np.float32]:
     fy, fx = np.meshgrid(np.fft.fftfreq(512) * 512, np.fft.fftfreq(512) * 512, indexing="ij")
     if kind == "crease":  # creases lie aslant
         fx, fy = fx + 0.35 * fy, fy - 0.35 * fx
-    weight = np.exp(-((fy / down) ** 2) - (fx / across) ** 2) * (fy**2 + fx**2 > 2)
-    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((512, 512))) * weight).real
-    return np.tanh(noise / noise.std() * 0.9).astype(np.float32)
+    total = np.zeros((512, 512))
+    for octave, part in ((1.0, 1.0), (2.3, 0.55)):
+        weight = np.exp(-((fy / down / octave) ** 2) - (fx / across / octave) ** 2) * (fy**2 + fx**2 > 2)
+        noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((512, 512))) * weight).real
+        total += part * np.tanh(noise / noise.std() * 0.9)
+    return total.astype(np.float32)
 
 
 def plain_cloth(colour: Colour, *, gloss: float = 0.0, folds: float = 1.0, sheer: float = 0.0) -> Cloth:

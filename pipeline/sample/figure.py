@@ -116,7 +116,7 @@ def still_figure(*, arms_deg: float = 16.0, back: bool = False) -> Figure:
     body = Body()
     sides = (-1, 1)
     arms = tuple(Limb(_arm(s, body, arms_deg, 6.0)) for s in sides)
-    legs = tuple(Limb(_leg(s, (s * 0.058, 0.945), 0.0, (s * 0.012, 0.042))) for s in sides)
+    legs = tuple(Limb(_leg(s, (s * 0.085, 0.945), 0.0, (s * 0.012, 0.042))) for s in sides)
     return Figure(body, (arms[0], arms[1]), (legs[0], legs[1]), back=back)
 
 
@@ -150,11 +150,12 @@ def random_figure(rng: np.random.Generator, *, holds: int = 0) -> Figure:
     lean = float(rng.normal(0, 0.025))
     arms = tuple(_pose_arm(rng, side, body, lean, sway, carries=holds == side) for side in (-1, 1))
     legs = _pose_legs(rng, sway, body)
-    return Figure(body, (arms[0], arms[1]), legs, lean, sway, float(rng.uniform(-1, 1)))
+    turn = abs(float(rng.uniform(-1, 1))) * (holds or int(rng.choice([-1, 1])))
+    return Figure(body, (arms[0], arms[1]), legs, lean, sway, turn)
 
 
 def _pose_arm(rng: np.random.Generator, side: int, body: Body, lean: float, sway: float, *, carries: bool) -> Limb:
-    kind = "carry" if carries else str(rng.choice(["hang", "bent", "hip", "pocket", "raised"], p=[0.42, 0.2, 0.13, 0.2, 0.05]))
+    kind = "carry" if carries else str(rng.choice(["hang", "bent", "hip", "pocket", "raised"], p=[0.5, 0.17, 0.11, 0.2, 0.02]))
     swing, bend, short = {
         "carry": (rng.uniform(8, 18), rng.uniform(2, 16), 1.0),
         "hang": (rng.uniform(5, 15), rng.uniform(0, 18), 1.0),

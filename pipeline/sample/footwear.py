@@ -26,9 +26,9 @@ def draw_hosiery(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None
                 patch.line(spine[0] + np.array([(-0.06 * s, k * s), (0.06 * s, k * s)]), item.accent_rgb, s * 0.002)
 
         half = limb_half(LEG_HALF, figure, 1.0, ease=0.0015, start=start)
-        canvas.tube(spine, half, cloth, owner, amount=0.07, details=details)
+        canvas.tube(spine, half, cloth, owner, amount=0.07, blunt=(True, True), details=details)
         ankle, toe = figure.place(limb.joints[2:])
-        canvas.tube(np.stack([ankle, (ankle + toe) / 2, toe]), [w * s for w in (0.016, 0.020, 0.014)], cloth, owner)
+        canvas.tube(np.stack([ankle, (ankle + toe) / 2, toe]), [w * s for w in (0.016, 0.020, 0.014)], cloth, owner, blunt=(False, False))
 
 
 def draw_shoes(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
@@ -50,12 +50,29 @@ def _draw_shoe(canvas: Canvas, figure: Figure, limb: Limb, item: Item, owner: in
     if item.style == "pump" or (item.style.endswith("boot") and item.vary("heel", 0, 1) > 0.4):
         stilt = heel + np.array([(-0.007, 0), (0.007, 0), (0.005, 0.032), (-0.005, 0.032)], np.float32) * s
         canvas.panel(stilt.astype(np.float32), plain_cloth(dim(item.rgb, 0.5)), owner, amount=0)
-    canvas.tube(spine + drop, [w * 1.03 for w in spread], plain_cloth(sole, gloss=0.05), owner, amount=0.02)
+    mouth = _mouth(spine, s) if item.style in ("pump", "flat", "loafer") else None
+    canvas.tube(spine + drop, [w * 1.03 for w in spread], plain_cloth(sole, gloss=0.05), owner, amount=0.02, blunt=(False, False), hole=mouth)
     shaft = {"ankle boot": 0.86, "knee boot": 0.54}.get(item.style)
     if shaft is not None:
         half = limb_half(LEG_HALF, figure, 1.0, ease=0.005, start=shaft)
-        canvas.tube(bone(figure, limb, 1.0, shaft), half, item.cloth, owner, amount=0.1)
-    canvas.tube(spine, spread, item.cloth, owner, amount=0.06, details=lambda p: _shoe_details(p, figure, item, spine))
+        canvas.tube(bone(figure, limb, 1.0, shaft), half, item.cloth, owner, amount=0.1, blunt=(True, True))
+    canvas.tube(spine, spread, item.cloth, owner, amount=0.06, blunt=(False, False), hole=mouth, details=lambda p: _shoe_details(p, figure, item, spine))
+
+
+def _mouth(spine: Points, s: float) -> Points:
+    """Where the foot goes in."""
+    heel, aim = spine[0], spine[-1] - spine[0]
+    across = np.array([-aim[1], aim[0]]) / max(1e-6, float(np.hypot(*aim))) * s
+    at = heel + aim * 0.14 + np.array([0, -0.006 * s])
+    return smooth(np.array([at + across * 0.0145, at + aim * 0.36, at - across * 0.0145, at - aim * 0.35], np.float32))
+
+
+def draw_linings(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
+    """The insides of a pair of shoes, as they show when nobody wears it; drawn before the shoes."""
+    for limb in figure.legs:
+        ankle, toe = figure.place(limb.joints[2:])
+        ends = np.stack([ankle + np.array([0.0, 0.012 * figure.scale_px]), ankle + (toe - ankle) * 0.6]).astype(np.float32)
+        canvas.tube(ends, [0.016 * figure.scale_px] * 2, plain_cloth(dim(item.accent_rgb, 0.6)), owner, amount=0)
 
 
 def _shoe_details(patch: Patch, figure: Figure, item: Item, spine: Points) -> None:
@@ -68,10 +85,6 @@ def _shoe_details(patch: Patch, figure: Figure, item: Item, spine: Points) -> No
         at = heel + aim * along
         return np.stack([at - across * reach, at + across * reach])
 
-    if item.style in ("pump", "flat", "loafer"):
-        mouth = heel + aim * 0.18 + np.array([0, -0.008 * s])
-        ring = np.array([mouth + across * 0.013, mouth + aim * 0.3, mouth - across * 0.013, mouth - aim * 0.3], np.float32)
-        patch.fill(smooth(ring), dim(item.rgb, 0.4) if item.style == "loafer" else dim(figure.body.skin, 0.9))
     if item.style == "loafer":
         patch.line(bar(0.66, 0.02), dim(item.rgb, 0.5), s * 0.006)
     if item.style in ("sneaker", "ankle boot"):

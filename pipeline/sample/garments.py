@@ -100,6 +100,14 @@ def draw_trunk_garment(canvas: Canvas, figure: Figure, item: Item, owner: int, *
         _shirt_collar(canvas, figure, item.cloth, owner, drop)
 
 
+def draw_inside(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
+    """The inside of the back, as it shows in the neck opening when nobody wears the garment."""
+    width, drop = CUTS[item.style].neck
+    lining = [(-width, 0.158), (0, 0.166), (width, 0.158), (width * 1.1, drop), (0, drop + 0.03), (-width * 1.1, drop)]
+    dark = plain_cloth(dim(item.rgb, 0.5))
+    canvas.panel(smooth(figure.at(lining)), dark, owner, amount=0.05)
+
+
 def _shirt_collar(canvas: Canvas, figure: Figure, cloth: Cloth, owner: int, drop: float) -> None:
     shift = figure.turn * 0.008
     for side in (-1, 1):
@@ -112,7 +120,7 @@ def _shirt_collar(canvas: Canvas, figure: Figure, cloth: Cloth, owner: int, drop
 
 def _trunk_details(patch: Patch, figure: Figure, item: Item, cut: Cut, hem: float, drop: float) -> None:
     s = figure.scale_px
-    dark, light = dim(item.rgb, 0.62), dim(item.accent_rgb, 1.0)
+    dark, light = dim(item.rgb, 0.72), dim(item.accent_rgb, 1.0)
     shift = figure.turn * 0.008
 
     def path(points: Pairs) -> Points:
@@ -145,7 +153,7 @@ def _trunk_details(patch: Patch, figure: Figure, item: Item, cut: Cut, hem: floa
 
 
 def _pockets(patch: Patch, figure: Figure, item: Item, hem: float) -> None:
-    s, dark = figure.scale_px, dim(item.rgb, 0.55)
+    s, dark = figure.scale_px, dim(item.rgb, 0.66)
     if item.style in ("shirt", "shirt-dress", "jacket"):
         sides = (-1, 1) if item.style == "jacket" else (1,)
         for side in sides:
@@ -173,7 +181,7 @@ def draw_open_coat(canvas: Canvas, figure: Figure, item: Item, owner: int, gap: 
         def details(patch: Patch, side: int = side, inner: Pairs = inner) -> None:
             s = figure.scale_px
             front = figure.at([(side * x, y) for x, y in inner])
-            patch.line(smooth(front, closed=False), (0.66, 0.65, 0.62) if cut.closure == "zip" else dim(item.rgb, 0.55), s * 0.004)
+            patch.line(smooth(front, closed=False), (0.66, 0.65, 0.62) if cut.closure == "zip" else dim(item.rgb, 0.66), s * 0.004)
             patch.line(smooth(figure.at([(side * (x + 0.012), y) for x, y in inner]), closed=False), dim(item.rgb, 0.7), s * 0.0014)
             patch.line(smooth(figure.at([(-0.13, hem - 0.008), (0, hem), (0.13, hem - 0.008)]), closed=False), dim(item.rgb, 0.65), s * 0.0014)
             _pockets(patch, figure, item, hem)
@@ -231,7 +239,8 @@ def draw_sleeve(canvas: Canvas, figure: Figure, limb: Limb, item: Item, owner: i
     upto = cut.sleeve * item.vary("sleeve", 0.94, 1.0)
     if upto < 0.05:
         return
-    half = limb_half(ARM_HALF, figure, upto, ease=0.003 + 0.42 * cut.ease)
+    snug, loose = (limb_half(ARM_HALF, figure, upto, ease=e) for e in (0.003, 0.003 + 0.42 * cut.ease))
+    half = [a + (b - a) * min(1.0, k / 2) for k, (a, b) in enumerate(zip(snug, loose, strict=True))]
     if cut.collar in ("rib", "band"):
         half[-1] *= 0.8
     s = figure.scale_px
@@ -243,7 +252,7 @@ def draw_sleeve(canvas: Canvas, figure: Figure, limb: Limb, item: Item, owner: i
             along /= max(1e-6, float(np.linalg.norm(along)))
             across = np.array([-along[1], along[0]]) * s * 0.05
             at = spine[-1] - along * s * back
-            patch.line(np.stack([at - across, at + across]), dim(item.rgb, 0.6), s * 0.0014)
+            patch.line(np.stack([at - across, at + across]), dim(item.rgb, 0.7), s * 0.0014)
 
     canvas.tube(bone(figure, limb, upto), half, item.cloth, owner, amount=0.15, details=details)
 
@@ -263,7 +272,7 @@ def draw_skirt(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     outline = smooth(figure.at([*side, *bottom, *[(-x, y) for x, y in reversed(side)]]))
 
     def details(patch: Patch) -> None:
-        s, dark = figure.scale_px, dim(item.rgb, 0.6)
+        s, dark = figure.scale_px, dim(item.rgb, 0.7)
         patch.line(smooth(figure.at([(-0.09, 0.402), (0, 0.407), (0.09, 0.402)]), closed=False), dark, s * 0.0015)
         if item.style == "pleated":
             for k in np.linspace(-1, 1, 13):
@@ -288,7 +297,7 @@ def draw_pants(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
         "long": (0.45, 0.016),
     }[item.style]
     upto += item.vary("length", -0.03, 0.0)
-    s, dark = figure.scale_px, dim(item.rgb, 0.58)
+    s, dark = figure.scale_px, dim(item.rgb, 0.68)
     for limb in sorted(figure.legs, key=lambda leg: not leg.behind):
         spine = bone(figure, limb, upto)
         half = limb_half(LEG_HALF, figure, upto, ease=0.004)
@@ -306,7 +315,7 @@ def draw_pants(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
 
 
 def _draw_seat(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
-    s, dark = figure.scale_px, dim(item.rgb, 0.55)
+    s, dark = figure.scale_px, dim(item.rgb, 0.66)
     waist = figure.half(0.4) + 0.005
     hips = max(figure.half(0.5) + 0.006, 0.043 * figure.body.girth + 0.052 * figure.body.girth + 0.003)
     side: Pairs = [(waist, 0.395), (waist, 0.395), (hips - 0.006, 0.45), (hips, 0.5), (hips, 0.525)]
@@ -329,7 +338,7 @@ def _draw_seat(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
         if not figure.back:
             patch.dot(figure.at((figure.turn * 0.006, 0.406))[0], s * 0.0035, (0.7, 0.66, 0.55))
 
-    canvas.panel(outline, item.cloth, owner, amount=0.08, details=details)
+    canvas.panel(outline, item.cloth, owner, amount=0.1, joined=True, details=details)
 
 
 Drawer = Callable[[Canvas, Figure, Item, int], None]

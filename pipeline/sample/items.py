@@ -122,7 +122,8 @@ def _make_item(rng: np.random.Generator, label: str, number: int) -> Item:
     pattern = str(rng.choice(choices if label in ("outerwear", "pants") else sorted(choices)))
     if number and label in ("top", "dress", "skirt") and style not in _MATERIALS:
         pattern = _CLOTHS[(number * 3 + int(rng.integers(3))) % len(_CLOTHS)]
-    names = [name for name in COLOURS if name != "indigo"]
+    quiet = ("black", "black", "white", "white", "grey", "navy", "beige", "black")
+    names = [name for name in COLOURS if name != "indigo"] + list(quiet)
     if pattern == "denim":
         names = ["indigo", "navy", "light blue", "black"]
     elif label in ("shoes", "bag", "belt", "eyewear", "outerwear", "hosiery"):

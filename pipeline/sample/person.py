@@ -9,7 +9,8 @@ from pipeline.sample.cloth import Cloth, Colour, plain_cloth
 from pipeline.sample.figure import Figure, Limb
 from pipeline.sample.shapes import Points, smooth
 
-ARM_HALF = (0.027, 0.025, 0.021, 0.018, 0.013)
+ARM_HALF = (0.017, 0.0255, 0.0245, 0.022, 0.0205, 0.019, 0.017, 0.0145, 0.012)
+_ROUND = (False, False)
 LEG_HALF = (0.050, 0.044, 0.032, 0.029, 0.030, 0.024, 0.0155)
 
 
@@ -47,7 +48,7 @@ def draw_legs(canvas: Canvas, figure: Figure) -> None:
         canvas.tube(bone(figure, limb, 1.0), limb_half(LEG_HALF, figure, 1.0), skin(figure), BODY, amount=0.05)
         ankle, toe = figure.place(limb.joints[2:])
         half = [w * figure.scale_px for w in (0.015, 0.019, 0.021, 0.012)]
-        canvas.tube(np.stack([ankle, (ankle + toe) / 2, toe]), half, skin(figure), BODY, amount=0.05)
+        canvas.tube(np.stack([ankle, (ankle + toe) / 2, toe]), half, skin(figure), BODY, amount=0.05, blunt=_ROUND)
 
 
 def draw_trunk(canvas: Canvas, figure: Figure) -> None:
@@ -82,8 +83,8 @@ def draw_hand(canvas: Canvas, figure: Figure, limb: Limb) -> None:
         for a, b in lines:
             patch.line(np.stack([a, b]), dim(figure.body.skin, 0.72), s * 0.0014)
 
-    canvas.tube(np.stack([wrist + along * 0.2, wrist + along * 0.4 + across * 0.6, wrist + along * 0.75 + across * 0.85]), [s * 0.007, s * 0.007, s * 0.005], skin(figure), BODY)
-    canvas.tube(spine, [s * 0.0125, s * 0.018, s * 0.010], skin(figure), BODY, amount=0.04, details=details)
+    canvas.tube(np.stack([wrist + along * 0.2, wrist + along * 0.4 + across * 0.6, wrist + along * 0.75 + across * 0.85]), [s * 0.007, s * 0.007, s * 0.005], skin(figure), BODY, blunt=_ROUND)
+    canvas.tube(spine, [s * 0.0125, s * 0.017, s * 0.009], skin(figure), BODY, amount=0.04, blunt=_ROUND, details=details)
 
 
 def _hair_cloth(figure: Figure) -> Cloth:

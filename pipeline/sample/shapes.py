@@ -49,8 +49,13 @@ def smooth(points: Sequence[Sequence[float]] | Points, *, closed: bool = True, s
     p = np.asarray(points, dtype=np.float32)
     q = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
     t = np.linspace(0.0, 1.0, steps, endpoint=False, dtype=np.float32)[:, None]
-    a, b, c, d = q[:-3, None], q[1:-2, None], q[2:-1, None], q[3:, None]
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    a, b, c, d = q[:-3], q[1:-2], q[2:-1], q[3:]
+    # A tangent longer than its piece of the curve would make it overshoot.
+    reach = np.linalg.norm(c - b, axis=1, keepdims=True)
+    leave, arrive = ((v * np.minimum(1, reach / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6)))[:, None] for v in ((c - a) / 2, (d - b) / 2))
+    b, c = b[:, None], c[:, None]
+    gap = c - b
+    curve = b + leave * t + (3 * gap - 2 * leave - arrive) * t**2 + (leave + arrive - 2 * gap) * t**3
     flat = curve.reshape(-1, 2)
     return flat if closed else np.concatenate([flat, p[-1:]])
 
@@ -117,13 +122,20 @@ def _extents(outline: Points, height: int) -> tuple[NDArray[np.float32], NDArray
     return edges[0], edges[1]
 
 
-def tube(spine: Sequence[Sequence[float]] | Points, half: Sequence[float], size: tuple[int, int]) -> Region | None:
+def tube(
+    spine: Sequence[Sequence[float]] | Points,
+    half: Sequence[float],
+    size: tuple[int, int],
+    *,
+    blunt: tuple[bool, bool] = (False, True),
+) -> Region | None:
     """A limb or sleeve around a curved spine; the cloth follows it.
 
     Args:
         spine: Points along the middle, from the top.
         half: Half of the width at each of them, in pixels.
         size: Height and width of the canvas.
+        blunt: Whether the start and the end are cut straight, as a hem is, and not round, as a toe is.
     """
     centre = smooth(spine, closed=False, steps=max(3, 24 // (len(spine) - 1)))
     radius = np.interp(np.linspace(0, 1, len(centre)), np.linspace(0, 1, len(half)), half).astype(np.float32)
@@ -139,7 +151,8 @@ def tube(spine: Sequence[Sequence[float]] | Points, half: Sequence[float], size:
     a, b = centre + normal * radius[:, None], centre - normal * radius[:, None]
     for i in range(len(centre) - 1):
         cv2.fillConvexPoly(mask, fixed(np.stack([a[i], a[i + 1], b[i + 1], b[i]])), 255, shift=_SHIFT)
-        if i:
+        ends = [end for end, flat in zip((centre[0], centre[-1]), blunt, strict=True) if flat]
+        if i and all(np.linalg.norm(centre[i] - end) >= radius[i] for end in ends):
             cv2.circle(mask, tuple(fixed(centre[i]).tolist()), int(radius[i] * 8), 255, -1, shift=_SHIFT)
     weft, warp, across = _along(centre, tangent, normal, radius, mask.shape)
     return Region(x1, y1, mask, across, weft, warp)

@@ -11,7 +11,7 @@ class WholeDetector:
     """Finds one thing in every photo: all of it."""
 
     labels = (WHOLE,)
-    input_px = None
+    input_px = 1  # any size will do
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """One detection per image, with score 1."""

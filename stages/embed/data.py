@@ -168,8 +168,8 @@ def _garments(image: Image, annotations: list[dict[str, Any]], names: dict[int, 
     return [Item("garments", f"{photo}/{piece}", "", str(photo), tuple(found)) for piece, found in crops.items()]
 
 
-def _two_crops(image: Image, mask: NDArray[np.bool_], corner_and_size: tuple[float, float, float, float]) -> list[Image]:
-    x, y, width, height = corner_and_size
+def _two_crops(image: Image, mask: NDArray[np.bool_], bbox: tuple[float, float, float, float]) -> list[Image]:
+    x, y, width, height = bbox
     margin_x, margin_y = _CONTEXT * width, _CONTEXT * height
     photo_h, photo_w = mask.shape
     box = Box.clipped(x - margin_x, y - margin_y, x + width + margin_x, y + height + margin_y, photo_w, photo_h)

@@ -84,7 +84,9 @@ class Description(NamedTuple):
         """
         architecture = checkpoint.describes("architecture")
         if architecture != ARCHITECTURE:
-            raise WeightsError(f"{checkpoint.name} holds {architecture!r} weights; SiameseEmbedder needs {ARCHITECTURE!r}")
+            raise WeightsError(
+                f"{checkpoint.name} holds {architecture!r} weights; SiameseEmbedder needs {ARCHITECTURE!r}"
+            )
         try:
             about = cls(
                 int(checkpoint.describes("dim")),

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pycocotools.mask
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
@@ -134,6 +134,7 @@ def test_csv_quotes_and_stays_utf8(tmp_path):
         assert [row["photo"] for row in csv.DictReader(file)] == [names[0], r"caf\udce9.jpg", names[2]]
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_full_rle_is_what_pycocotools_encodes(data):
     width, height = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.crop import BoxCrop, MaskCrop, WholeCrop
 from stages.protocols import Cropper
+from stages.testing import check_cropper
 from stages.types import Box, Detection
 
 CROPPERS = [BoxCrop(), BoxCrop(0), MaskCrop("mean"), MaskCrop("white", 0), MaskCrop("blur", 0.5), WholeCrop()]
@@ -29,6 +30,7 @@ def boxes(draw, width=30, height=40):
 
 
 @pytest.mark.parametrize("cropper", CROPPERS, ids=lambda cropper: cropper.fingerprint)
+@settings(max_examples=40, deadline=None)
 @given(box=boxes(), masked=st.booleans())
 def test_any_box_gives_the_pixels_of_the_box_it_names(cropper, box, masked):
     image = photo()
@@ -49,6 +51,7 @@ def test_any_box_gives_the_pixels_of_the_box_it_names(cropper, box, masked):
 @pytest.mark.parametrize("cropper", CROPPERS, ids=lambda cropper: cropper.fingerprint)
 def test_one_list_per_photo_and_one_crop_per_detection(cropper):
     assert isinstance(cropper, Cropper)
+    check_cropper(cropper)
     assert cropper([], []) == []
     found = [Detection("top", 0.5, Box(2, 3, 9, 12)), Detection("hat", 0.4, Box(0, 0, 1, 1))]
     crops = cropper([photo(), photo(50, 60), photo()], [found, [], found[:1]])

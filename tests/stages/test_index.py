@@ -1,7 +1,5 @@
 """The indexes against naive loops and against each other, through additions, removals, and save and load."""
 
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +9,7 @@ from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
 from stages.index import ExactIndex, HnswIndex, exact, exact_search
 from stages.index import hnsw as hnsw_module
 from stages.protocols import Index, StorableIndex
+from stages.testing import check_index
 
 INDEXES = [ExactIndex, HnswIndex]
 
@@ -43,6 +42,12 @@ def large():
 
 def recall(found, wanted):
     return np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.rows, wanted.rows, strict=True)])
+
+
+def test_the_law():
+    check_index(ExactIndex, min_recall=1.0)
+    check_index(HnswIndex)
+    check_index(HnswIndex, size=1500)
 
 
 def test_protocols():
@@ -313,32 +318,26 @@ def test_load_refuses_what_is_missing_or_cut_short(tmp_path):
         HnswIndex(4).load(path)
 
 
-def test_load_refuses_every_flipped_bit_of_the_header(tmp_path):
+def test_load_refuses_a_damaged_header(tmp_path):
     """hnswlib by itself dies by SIGSEGV on some of these."""
     path = tmp_path / "index"
-    filled(HnswIndex, count=200).save(path)
+    filled(HnswIndex, count=50).save(path)
     whole = path.read_bytes()
-    harmless = {
-        *range(8, 16),  # max_elements: replaced at load
-        *range(88, 96),  # ef_construction: another valid number
-        *range(80, 84),  # the lowest bits of the level factor
-    }
-    for place in sorted(set(range(96)) - harmless):
-        for bit in range(8):
-            bad = bytearray(whole)
-            bad[place] ^= 1 << bit
-            path.write_bytes(bad)
-            if struct.unpack_from("<I", bad, 52)[0] < 200 and 52 <= place < 56:
-                continue  # the entry: another element, checked against its level
-            with pytest.raises((GalleryCorrupt, GalleryMismatch)):
-                HnswIndex(4).load(path)
+    replaced = {*range(8, 16)}  # max_elements, which load gives anew
+    lowest = {*range(80, 84), *range(88, 92)}  # the level factor's last digits; another ef_construction
+    for place in sorted(set(range(96)) - replaced - lowest):
+        bad = bytearray(whole)
+        bad[place] ^= 0x40
+        path.write_bytes(bad)
+        with pytest.raises((GalleryCorrupt, GalleryMismatch)):
+            HnswIndex(4).load(path)
 
 
 def test_a_damaged_body_never_crashes(tmp_path):
     path, draw = tmp_path / "index", np.random.default_rng(0)
     filled(HnswIndex, count=300).save(path)
     whole, queries, refused = path.read_bytes(), unit_rows(5, 4), 0
-    for _ in range(150):
+    for _ in range(80):
         bad = bytearray(whole)
         bad[draw.integers(96, len(bad))] ^= 1 << draw.integers(8)
         path.write_bytes(bad)
@@ -350,7 +349,7 @@ def test_a_damaged_body_never_crashes(tmp_path):
             continue
         index._graph.set_ef(50)
         index._graph.knn_query(queries, k=min(5, len(index)))
-    assert refused > 20
+    assert refused > 10
 
 
 def test_the_exact_answer_in_blocks(large, monkeypatch):

@@ -1,0 +1,176 @@
+"""Names to stages: what each name means is one line of a dict, and ``package.module:Name`` is anyone's own.
+
+Nothing heavy is imported until a stage is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stages.errors import StageError
+from stages.protocols import Cropper, Detector, Embedder, Index
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Which stages, by name, and the few settings that they share.
+
+    ``detector_weights`` and ``embedder_weights`` name a safetensors file of the user's own; without it the
+    shipped weights are loaded, or torchvision's where it is torchvision's network.
+    """
+
+    detector: str = "maskrcnn_mobilenet_v2"
+    crop: str = "box"
+    embedder: str = "siamese"
+    index: str = "hnsw"
+    detector_weights: Path | None = None
+    embedder_weights: Path | None = None
+    min_score: float = 0.5
+    device: str = "cpu"
+
+
+def _shipped_detector(name: str, config: Config) -> Detector:
+    import weights  # noqa: PLC0415
+    from stages.detect.rcnn import from_checkpoint, read_detector  # noqa: PLC0415
+
+    if config.detector_weights:
+        return read_detector(config.detector_weights, config.min_score, config.device)
+    return from_checkpoint(weights.load(name), config.min_score, config.device)
+
+
+def _torchvision_detector(name: str, config: Config) -> Detector:
+    from stages.detect.rcnn import from_torchvision, read_detector  # noqa: PLC0415
+
+    if config.detector_weights:
+        return read_detector(config.detector_weights, config.min_score, config.device)
+    return from_torchvision(name, config.min_score, config.device)
+
+
+def _whole_detector(_name: str, _config: Config) -> Detector:
+    from stages.detect.whole import WholeDetector  # noqa: PLC0415
+
+    return WholeDetector()
+
+
+def _siamese(config: Config) -> Embedder:
+    import weights  # noqa: PLC0415
+    from stages.embed.siamese import SiameseEmbedder  # noqa: PLC0415
+
+    own = config.embedder_weights
+    return SiameseEmbedder(weights.read(own) if own else weights.load("siamese"), config.device)
+
+
+def _features(architecture: str, config: Config) -> Embedder:
+    from stages.embed.features import FeaturesEmbedder  # noqa: PLC0415
+
+    return FeaturesEmbedder(architecture, config.embedder_weights, config.device)
+
+
+def _crop(kind: str, *options: str) -> Cropper:
+    from stages import crop  # noqa: PLC0415
+
+    made: Cropper = getattr(crop, kind)(*options)
+    return made
+
+
+def _index(kind: str, dim: int) -> Index:
+    from stages import index  # noqa: PLC0415
+
+    made: Index = getattr(index, kind)(dim)
+    return made
+
+
+DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
+    "maskrcnn_mobilenet_v2": _shipped_detector,
+    "fasterrcnn_mobilenet_v2": _shipped_detector,
+    "maskrcnn_resnet50_fpn": _torchvision_detector,
+    "maskrcnn_resnet50_fpn_v2": _torchvision_detector,
+    "fasterrcnn_resnet50_fpn": _torchvision_detector,
+    "fasterrcnn_resnet50_fpn_v2": _torchvision_detector,
+    "fasterrcnn_mobilenet_v3_large_fpn": _torchvision_detector,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _torchvision_detector,
+    "whole": _whole_detector,
+}
+CROPPERS: dict[str, Callable[[], Cropper]] = {
+    "box": partial(_crop, "BoxCrop"),
+    "mask": partial(_crop, "MaskCrop", "white"),
+    "mask-mean": partial(_crop, "MaskCrop", "mean"),
+    "mask-white": partial(_crop, "MaskCrop", "white"),
+    "mask-blur": partial(_crop, "MaskCrop", "blur"),
+    "whole": partial(_crop, "WholeCrop"),
+}
+EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
+    "siamese": _siamese,
+    "features": partial(_features, "mobilenet_v2"),
+    # and features-NAME for any torchvision classifier
+}
+INDEXES: dict[str, Callable[[int], Index]] = {
+    "exact": partial(_index, "ExactIndex"),
+    "hnsw": partial(_index, "HnswIndex"),
+}
+
+
+def build_detector(config: Config) -> Detector:
+    """The detector that ``config.detector`` names.
+
+    Raises:
+        ValueError: no detector has that name.
+        StageError: a stage of the user's own cannot be imported or is no detector.
+        WeightsError: its weights cannot be had.
+    """
+    name = config.detector
+    if ":" in name:
+        return _own(name, Detector)
+    return _look_up(name, DETECTORS, "detector")(name, config)
+
+
+def build_cropper(config: Config) -> Cropper:
+    """The cropper that ``config.crop`` names; raises as :func:`build_detector` does."""
+    return _own(config.crop, Cropper) if ":" in config.crop else _look_up(config.crop, CROPPERS, "crop")()
+
+
+def build_embedder(config: Config) -> Embedder:
+    """The embedder that ``config.embedder`` names; raises as :func:`build_detector` does."""
+    name = config.embedder
+    if ":" in name:
+        return _own(name, Embedder)
+    if name.startswith("features-"):
+        return _features(name.removeprefix("features-"), config)
+    return _look_up(name, EMBEDDERS, "embedder")(config)
+
+
+def build_index(name: str, dim: int) -> Index:
+    """An empty index of the named kind for vectors of a width; raises as :func:`build_detector` does."""
+    return _own(name, Index, dim) if ":" in name else _look_up(name, INDEXES, "index")(dim)
+
+
+def _look_up(name: str, choices: dict[str, T], kind: str) -> T:
+    try:
+        return choices[name]
+    except KeyError:
+        raise ValueError(
+            f"no {kind} is called {name!r}; there are {', '.join(choices)}, or package.module:Name for your own"
+        ) from None
+
+
+def _own(name: str, protocol: type[T], *arguments: Any) -> T:
+    """A user's stage: what ``package.module:Name`` gives when called, looked for in the current folder too."""
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(module_name), attribute)(*arguments)
+    except Exception as error:  # noqa: BLE001  the user's code may raise anything
+        raise StageError(f"{name} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(made, protocol):
+        missing = [part for part in protocol.__protocol_attrs__ if not hasattr(made, part)]  # type: ignore[attr-defined]
+        raise StageError(f"{name} is no {protocol.__name__}: it lacks {', '.join(sorted(missing))}")
+    return made

@@ -1,0 +1,137 @@
+"""What the commands share: stage options, progress, errors as messages, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from pipeline.build import CROPPERS, DETECTORS, EMBEDDERS, INDEXES
+from stages.errors import OutfinderError
+
+if TYPE_CHECKING:
+    from pipeline.compose import Analysis
+    from pipeline.results import Garment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SOME_FAILED = 1
+NOTHING_RAN = 2
+TELL_EVERY_S = 10.0
+
+ANYWHERE = click.Path(path_type=Path)  # a missing photo has its own error line
+FILE_IN = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE_OUT = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _choice(names: Iterable[str], more: str = "") -> str:
+    return f"{', '.join(names)}{more}, or package.module:Name for your own."
+
+
+def stage_options(*wanted: str) -> Callable[[F], F]:
+    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and the device."""
+    options = {
+        "detector": [
+            click.option("--detector", metavar="NAME", help=_choice(DETECTORS)),
+            click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
+            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
+        ],
+        "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
+        "embedder": [
+            click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE")),
+            click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
+        ],
+        "index": [click.option("--index", metavar="NAME", help=_choice(INDEXES))],
+    }
+
+    def decorate(command: F) -> F:
+        for stage in reversed(wanted):
+            for option in reversed(options[stage]):
+                command = option(command)
+        return command
+
+    return decorate
+
+
+def chosen(**settings: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def friendly(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn faults that were foreseen into one line and exit status 2, and Ctrl-C into 130."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (OutfinderError, ValueError) as error:
+            click.echo(f"outfinder: {error}", err=True)
+            sys.exit(NOTHING_RAN)
+        except BrokenPipeError:  # a reader such as head has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:
+            click.echo(f"outfinder: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            sys.exit(NOTHING_RAN)
+
+    return run
+
+
+class Progress:
+    """Photos done, failed, and per second, on standard error: a live line on a terminal, else one now and then."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing, self._start, self._told = doing, monotonic(), monotonic()
+        self._live = sys.stderr.isatty()
+        self.done = self.failed = 0
+
+    def count(self, error: str | None = None, photo: str = "") -> None:
+        """One more photo; an error is told in a line of its own."""
+        self.done += 1
+        if error is not None:
+            self.failed += 1
+            click.echo(f"{self._clear()}{printable(photo)}: {error}", err=True)
+        if monotonic() - self._told > (0.2 if self._live else TELL_EVERY_S):
+            self._told = monotonic()
+            click.echo(f"{self._clear()}{self._line()}", err=True, nl=not self._live)
+
+    def finish(self) -> None:
+        """The last word."""
+        click.echo(f"{self._clear()}{self._line()}", err=True)
+
+    def status(self) -> int:
+        """The exit status: 2 where there was nothing to read."""
+        if not self.done:
+            click.echo("outfinder: no photos there (looked for .jpg, .png, .webp and the like)", err=True)
+            return NOTHING_RAN
+        return SOME_FAILED if self.failed else 0
+
+    def _line(self) -> str:
+        rate = self.done / max(monotonic() - self._start, 1e-9)
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{failed}, {rate:.1f}/s"
+
+    def _clear(self) -> str:
+        return "\r\x1b[K" if self._live else ""
+
+
+def printable(name: str) -> str:
+    """A file name for a message: one line, whatever bytes are in it."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+
+
+def garments_of(analysis: Analysis) -> tuple[Garment, ...]:
+    """An analysis' detections as results, without matches."""
+    from pipeline.results import Garment
+
+    return tuple(Garment(one.label, one.score, one.box, one.mask) for one in analysis.detections)

@@ -1,0 +1,99 @@
+"""``outfinder detect``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, Progress, chosen, friendly, garments_of, stage_options
+
+if TYPE_CHECKING:
+    from pipeline.compose import Analysis
+    from pipeline.results import PhotoResult
+
+
+@click.command()
+@click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=ANYWHERE)
+@stage_options("detector", "crop")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
+@click.option("--masks", is_flag=True, help="Add masks to JSON lines and COCO, as run lengths.")
+@click.option("--coco", type=FILE_OUT, help="Write a COCO file that pycocotools loads.")
+@click.option("--crops", type=FOLDER, help="Write each garment's crop into this folder.")
+@click.option("--overlays", type=FOLDER, help="Write each photo with its garments drawn into this folder.")
+@friendly
+def detect(
+    photos: tuple[Path, ...],
+    detector: str | None,
+    detector_weights: Path | None,
+    min_score: float | None,
+    crop: str | None,
+    device: str,
+    output: Path | None,
+    masks: bool,
+    coco: Path | None,
+    crops: Path | None,
+    overlays: Path | None,
+) -> None:
+    """Find the garments of every PHOTO (files or folders), a JSON line per photo.
+
+    \b
+    Examples:
+      outfinder detect photos/
+      outfinder detect photos/ --detector fasterrcnn_mobilenet_v2 -o found.csv
+      outfinder detect photos/ --masks --coco found.json --crops crops --overlays drawn
+    """  # noqa: D301
+    from pipeline.build import Config, build_cropper, build_detector
+    from pipeline.coco import CocoWriter
+    from pipeline.compose import Pipeline
+    from pipeline.writers import open_writer
+    from stages.images import walk
+
+    config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop), device=device)
+    pipeline = Pipeline(build_detector(config), build_cropper(config) if crops else None)
+    progress = Progress("detected garments in")
+    with ExitStack() as stack:
+        writers = [stack.enter_context(open_writer(output, masks=masks))]
+        if coco:
+            writers.append(stack.enter_context(CocoWriter(coco, pipeline.detector.labels)))
+        for analysis in pipeline(walk(photos)):
+            result = _result(analysis)
+            for writer in writers:
+                writer.write(result)
+            if crops:
+                _write_crops(crops, progress.done, analysis)
+            if overlays:
+                _write_overlay(overlays, progress.done, analysis, result)
+            progress.count(analysis.error, str(analysis.path))
+    progress.finish()
+    sys.exit(progress.status())
+
+
+def _result(analysis: Analysis) -> PhotoResult:
+    from pipeline.results import PhotoResult
+
+    if analysis.photo is None:
+        return PhotoResult(str(analysis.path), error=analysis.error)
+    return PhotoResult(str(analysis.path), analysis.photo.width, analysis.photo.height, garments_of(analysis))
+
+
+def _write_crops(folder: Path, number: int, analysis: Analysis) -> None:
+    """Names start with the photo's number in the run: equal names from different folders don't collide."""
+    from stages.images import write_jpeg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, (found, crop) in enumerate(zip(analysis.detections, analysis.crops, strict=True), 1):
+        write_jpeg(folder / f"{number + 1:05}-{analysis.path.stem}-{place}-{found.label}.jpg", crop.image)
+
+
+def _write_overlay(folder: Path, number: int, analysis: Analysis, result: PhotoResult) -> None:
+    from pipeline.overlay import draw
+    from stages.images import write_jpeg
+
+    if analysis.photo:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jpeg(folder / f"{number + 1:05}-{analysis.path.stem}.jpg", draw(analysis.photo.image, result))

@@ -1,0 +1,56 @@
+"""``outfinder embed``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, stage_options
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=ANYWHERE)
+@stage_options("embedder")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
+@friendly
+def embed(
+    images: tuple[Path, ...], embedder: str | None, embedder_weights: Path | None, device: str, output: Path
+) -> None:
+    """Embed every IMAGE (files or folders) as a whole: arrays `paths` (n,) and `vectors` (n, dim) float32.
+
+    \b
+    Example:
+      outfinder detect photos/ --crops crops && outfinder embed crops/ -o vectors.npz
+    """  # noqa: D301
+    import numpy as np
+
+    from pipeline.build import Config, build_embedder
+    from stages.errors import ImageError
+    from stages.images import read_photo, walk
+
+    if output.suffix.lower() != ".npz":
+        raise ValueError(f"vectors are written as .npz, got {output.name!r}")
+    stage = build_embedder(Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device))
+    progress = Progress("embedded")
+    paths, vectors, places = [], [np.zeros((0, stage.dim), np.float32)], iter(walk(images))
+    while batch := list(islice(places, 32)):
+        read = []
+        for path in batch:
+            try:
+                read.append(read_photo(path, stage.input_px).image)
+                paths.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
+                progress.count()
+            except ImageError as error:
+                progress.count(str(error), str(path))
+        vectors.append(stage(read))
+    partial = output.with_name(output.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))
+    partial.replace(output)
+    progress.finish()
+    sys.exit(progress.status())

@@ -1,0 +1,99 @@
+"""``outfinder search``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, Progress, chosen, friendly, garments_of, stage_options
+
+if TYPE_CHECKING:
+    from pipeline.compose import Analysis
+    from pipeline.gallery import Gallery
+    from pipeline.results import PhotoResult
+
+
+@click.command()
+@click.argument("folder", metavar="GALLERY", type=FOLDER)
+@click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=ANYWHERE)
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
+@click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
+@click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
+@click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
+@stage_options("detector", "crop", "embedder")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
+@click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
+@friendly
+def search(
+    folder: Path,
+    photos: tuple[Path, ...],
+    k: int,
+    same_label: bool,
+    min_similarity: float,
+    as_is: bool,
+    detector: str | None,
+    detector_weights: Path | None,
+    min_score: float | None,
+    crop: str | None,
+    embedder: str | None,
+    embedder_weights: Path | None,
+    device: str,
+    output: Path | None,
+    report: Path | None,
+) -> None:
+    """Find items of GALLERY similar to every garment in every PHOTO (files or folders).
+
+    The embedder and the crop are the gallery's own unless given, and others are refused.
+
+    \b
+    Examples:
+      outfinder search shop street.jpg
+      outfinder search shop photos/ -k 10 --same-label -o found.csv
+      outfinder search shop photos/ --report report
+    """  # noqa: D301
+    from pipeline.opening import open_for_search
+    from pipeline.report import Report
+    from pipeline.writers import open_writer
+    from stages.images import walk
+
+    given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
+                   crop=crop, embedder=embedder, embedder_weights=embedder_weights) | {"device": device}  # fmt: skip
+    gallery, pipeline, config = open_for_search(folder, given)
+    progress = Progress("searched")
+    with ExitStack() as stack:
+        writer = stack.enter_context(open_writer(output)) if output or not report else None
+        settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
+                    "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
+        page = stack.enter_context(Report(report, settings=settings)) if report else None
+        for analysis in pipeline(walk(photos)):
+            result = find(gallery, analysis, k, same_label=same_label, min_similarity=min_similarity)
+            if writer:
+                writer.write(result)
+            if page:
+                page.add(result, analysis.photo.image if analysis.photo else None)
+            progress.count(analysis.error, str(analysis.path))
+    progress.finish()
+    if report:
+        click.echo(f"report: {report / 'index.html'}", err=True)
+    sys.exit(progress.status())
+
+
+def find(gallery: Gallery, analysis: Analysis, k: int, *, same_label: bool, min_similarity: float) -> PhotoResult:
+    """A photo's garments with their matches."""
+    from pipeline.results import PhotoResult
+
+    if analysis.photo is None:
+        return PhotoResult(str(analysis.path), error=analysis.error)
+    labels: Sequence[str] | None = [found.label for found in analysis.detections] if same_label else None
+    matches = gallery.search(analysis.vectors, k, labels=labels, min_similarity=min_similarity) if analysis.detections else []
+    garments = tuple(
+        replace(garment, matches=tuple(own)) for garment, own in zip(garments_of(analysis), matches, strict=True)
+    )
+    return PhotoResult(str(analysis.path), analysis.photo.width, analysis.photo.height, garments)

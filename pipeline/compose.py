@@ -1,0 +1,193 @@
+"""The composition: photos → detections → crops → vectors, streamed, batched and overlapped.
+
+Photos are decoded ahead by worker threads while the networks compute; at most a few batches are in memory,
+however many photos there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stages.errors import ImageError
+from stages.images import Photo, read_photo
+from stages.protocols import Cropper, Detector, Embedder
+from stages.types import WHOLE, Box, Crop, Detection, Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """What the pipeline found in one photo.
+
+    ``photo`` may be decoded at a reduced scale; detections and crops are in full-size pixels. ``vectors`` has
+    a row for each detection. With an ``error`` there is nothing else.
+    """
+
+    path: Path
+    photo: Photo | None = None
+    detections: tuple[Detection, ...] = ()
+    crops: tuple[Crop, ...] = ()
+    vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    error: str | None = None
+
+
+class Pipeline:
+    """A detector, a cropper and an embedder, composed.
+
+    Args:
+        detector: finds garments.
+        cropper: cuts them out; None where only detections are wanted.
+        embedder: turns crops into vectors; None where only crops are wanted.
+        batch_size: photos that are looked at together.
+        workers: threads that decode photos ahead.
+        main_garment: keep only the largest confident detection of each photo, or the whole photo where there is
+            none: what a catalogue photo shows.
+
+    Raises:
+        ValueError: an embedder without a cropper, or a count below one.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        cropper: Cropper | None = None,
+        embedder: Embedder | None = None,
+        *,
+        batch_size: int = 4,
+        workers: int = 2,
+        main_garment: bool = False,
+    ) -> None:
+        if embedder is not None and cropper is None:
+            raise ValueError("an embedder needs a cropper before it, got none; pass stages.crop.BoxCrop()")
+        if min(batch_size, workers) < 1:
+            raise ValueError(f"batch_size and workers are at least 1, got {batch_size} and {workers}")
+        self.detector, self.cropper, self.embedder = detector, cropper, embedder
+        self._batch_size, self._workers, self._main_garment = batch_size, workers, main_garment
+
+    def __call__(self, paths: Iterable[Path]) -> Iterator[Analysis]:
+        """One analysis per path, in order; a photo that cannot be read has its error."""
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[list[Future[Analysis]]] = deque()
+            try:
+                for batch in self._decoded(paths, pool):
+                    waiting.append([pool.submit(self._cut, analysis) for analysis in self._detect(batch)])
+                    if len(waiting) > 1:  # while the pool cuts this batch, embed the one before
+                        yield from self._embed([future.result() for future in waiting.popleft()])
+                for futures in waiting:
+                    yield from self._embed([future.result() for future in futures])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _decoded(self, paths: Iterable[Path], pool: ThreadPoolExecutor) -> Iterator[list[Analysis]]:
+        remaining = iter(paths)
+        ahead: deque[Future[Analysis]] = deque()
+        while True:
+            short = 2 * self._batch_size - len(ahead)
+            ahead.extend(pool.submit(self._read, path) for path in islice(remaining, short))
+            if not ahead:
+                return
+            yield [ahead.popleft().result() for _ in range(min(self._batch_size, len(ahead)))]
+
+    def _read(self, path: Path) -> Analysis:
+        try:
+            return Analysis(path, read_photo(path, self._enough_px()))
+        except ImageError as error:
+            return Analysis(path, error=str(error))
+
+    def _enough_px(self) -> int | None:
+        """The long side to decode to: None (full size) where the detector asks for it, or crops are the result."""
+        if self.detector.input_px is None or (self.cropper and not self.embedder):
+            return None
+        return max(self.detector.input_px, self.embedder.input_px if self.embedder else 1)
+
+    def _detect(self, batch: list[Analysis]) -> list[Analysis]:
+        images = [analysis.photo.image for analysis in batch if analysis.photo]
+        found = iter(self.detector(images))
+        return [self._with_detections(one, next(found)) if one.photo else one for one in batch]
+
+    def _with_detections(self, analysis: Analysis, found: Sequence[Detection]) -> Analysis:
+        photo = analysis.photo
+        assert photo is not None  # noqa: S101  for the type checker: the caller has looked
+        if self._main_garment:
+            found = [main_garment(found, photo)]
+        return replace(analysis, detections=tuple(found))
+
+    def _cut(self, analysis: Analysis) -> Analysis:
+        """Crops in full-size pixels, from a larger decoding where the embedder needs it for a small garment."""
+        photo = analysis.photo
+        if photo is None:
+            return analysis
+        full = tuple(to_full(detection, photo) for detection in analysis.detections)
+        if self.cropper is None:
+            return replace(analysis, detections=full)
+        (crops,) = self.cropper([photo.image], [analysis.detections])
+        if photo.scale > 1:
+            crops = self._sharpened(analysis, crops)
+        return replace(analysis, detections=full, crops=tuple(crops))
+
+    def _sharpened(self, analysis: Analysis, crops: Sequence[Crop]) -> list[Crop]:
+        photo, cropper, embedder = analysis.photo, self.cropper, self.embedder
+        assert photo is not None and cropper is not None and embedder is not None  # noqa: S101, PT018
+        small = [place for place, crop in enumerate(crops) if max(crop.image.shape[:2]) < embedder.input_px]
+        if small:
+            shortest = min(max(crops[place].image.shape[:2]) for place in small)
+            wanted = max(photo.image.shape[:2]) * embedder.input_px // shortest
+            try:
+                larger = read_photo(analysis.path, min(wanted, max(photo.width, photo.height)))
+            except ImageError:  # it has vanished since: the reduced crops serve
+                larger = photo
+            moved = [between(analysis.detections[place], photo, larger) for place in small]
+            (sharp,) = cropper([larger.image], [moved])
+            by_place = dict(zip(small, sharp, strict=True))
+        else:
+            larger, by_place = photo, {}
+        return [
+            replace(by_place[place], box=larger.to_full(by_place[place].box))
+            if place in by_place
+            else replace(crop, box=photo.to_full(crop.box))
+            for place, crop in enumerate(crops)
+        ]
+
+    def _embed(self, batch: list[Analysis]) -> list[Analysis]:
+        """The crops of all photos of a batch go through the embedder together."""
+        if self.embedder is None:
+            return batch
+        vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
+        ends = np.cumsum([len(analysis.crops) for analysis in batch])
+        return [replace(one, vectors=rows) for one, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True)]
+
+
+def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:
+    """What a catalogue photo shows: the detection with most area for its score, else the whole photo."""
+    height, width = photo.image.shape[:2]
+    whole = Detection(WHOLE, 1.0, Box(0, 0, width, height))
+    return max(found, key=lambda detection: detection.score * detection.box.area, default=whole)
+
+
+def to_full(detection: Detection, photo: Photo) -> Detection:
+    """A detection of a reduced photo in the full-size photo's pixels."""
+    return detection if photo.scale == 1 else _resized(detection, photo.to_full(detection.box))
+
+
+def between(detection: Detection, photo: Photo, larger: Photo) -> Detection:
+    """A detection of one decoding of a photo in the pixels of a larger one."""
+    height, width = photo.image.shape[:2]
+    big_h, big_w = larger.image.shape[:2]
+    x1, y1, x2, y2 = detection.box.corners
+    box = Box(x1 * big_w // width, y1 * big_h // height, -(-x2 * big_w // width), -(-y2 * big_h // height))
+    return _resized(detection, box)
+
+
+def _resized(detection: Detection, box: Box) -> Detection:
+    mask = detection.mask
+    if mask is not None:
+        grown = cv2.resize(mask.astype(np.uint8) * 255, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+        mask = grown > 127
+    return replace(detection, box=box, mask=mask)

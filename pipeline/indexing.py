@@ -1,0 +1,111 @@
+"""Adding a catalogue to a gallery: what is new or changed is embedded, what is there is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+
+from pipeline.catalogue import CataloguePhoto
+from pipeline.compose import Analysis, Pipeline
+from pipeline.gallery import Gallery, Row
+
+SAVE_EVERY_S = 60.0
+"""Long runs save this often: what a kill costs."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a catalogue's photos, and the reasons of those that failed."""
+
+    added: int = 0
+    replaced: int = 0
+    redescribed: int = 0
+    unchanged: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        """How many photos were looked at."""
+        return self.added + self.replaced + self.redescribed + self.unchanged + len(self.failed)
+
+
+class Indexing:
+    """One run over a catalogue.
+
+    Args:
+        gallery: where to; the caller holds it for writing.
+        pipeline: with ``main_garment`` set, its embedder and cropper the gallery's own.
+        detector: the detector's name: photos that another one looked at are looked at again.
+        progress: called after each batch.
+    """
+
+    def __init__(
+        self, gallery: Gallery, pipeline: Pipeline, detector: str, progress: Callable[[Tally], None] | None = None
+    ) -> None:
+        self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
+        self._progress = progress
+        self._pending: deque[tuple[CataloguePhoto, str]] = deque()
+        self.tally = Tally()
+
+    def __call__(self, catalogue: Iterable[CataloguePhoto]) -> Tally:
+        """Add every photo of the catalogue and save; a photo that cannot be read is told and passed over."""
+        saved = monotonic()
+        for analysis in self._pipeline(self._to_embed(catalogue)):
+            entry, sha256 = self._pending.popleft()
+            self._add(entry, sha256, analysis)
+            if self._progress:
+                self._progress(self.tally)
+            if monotonic() - saved > SAVE_EVERY_S:
+                self._gallery.save()
+                saved = monotonic()
+        self._gallery.save()
+        return self.tally
+
+    def _to_embed(self, catalogue: Iterable[CataloguePhoto]) -> Iterator[Path]:
+        for entry in catalogue:
+            path = entry.path.absolute()
+            if entry.error:
+                self.tally.failed.append((entry.path, entry.error))
+                continue
+            sha256 = _digest(path)
+            known = self._gallery.photo_of(entry.item, str(path), sha256)
+            if known and (known.sha256, known.detector) == (sha256, self._detector):
+                self._describe(known, entry)
+            else:
+                self._pending.append((entry, sha256))
+                yield path
+
+    def _describe(self, known: Row, entry: CataloguePhoto) -> None:
+        if known.metadata == entry.metadata:
+            self.tally.unchanged += 1
+        else:
+            self._gallery.redescribe(known, replace(known, metadata=entry.metadata))
+            self.tally.redescribed += 1
+
+    def _add(self, entry: CataloguePhoto, sha256: str, analysis: Analysis) -> None:
+        if analysis.error:
+            self.tally.failed.append((entry.path, analysis.error))
+            return
+        (found,) = analysis.detections
+        row = Row(entry.item, str(analysis.path), sha256, self._detector, found.label, round(found.score, 4), found.box,
+                  entry.metadata)  # fmt: skip
+        if self._gallery.photo_of(row.item, row.photo, sha256):
+            self.tally.replaced += 1
+        else:
+            self.tally.added += 1
+        self._gallery.add([row], analysis.vectors)
+
+
+def _digest(path: Path) -> str:
+    """The file's sha256; empty where it cannot be read, which reading it as a photo will tell."""
+    try:
+        if not path.is_file():  # a pipe or a device would block
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,71 @@
+"""A gallery with the pipeline that made it: made on the first day, opened with the same stages ever after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.build import Config, build_cropper, build_detector, build_embedder
+from pipeline.compose import Pipeline
+from pipeline.gallery import Gallery
+from pipeline.storage import MANIFEST, Manifest
+
+_KEPT = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
+
+
+def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
+    """The config of a gallery: what is given, else what it was made with, else the defaults.
+
+    A stage that is given by name does not inherit the weights of the gallery's other one.
+    """
+    kept: dict[str, Any] = dict(manifest.settings) if manifest else {}
+    for stage in ("detector", "embedder"):
+        if stage in given and given[stage] != kept.get(stage):
+            kept.pop(f"{stage}_weights", None)
+    kept = {name: Path(value) if name.endswith("_weights") else value for name, value in kept.items() if name in _KEPT}
+    if "min_score" in kept:
+        kept["min_score"] = float(kept["min_score"])
+    return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
+
+
+def open_or_create(folder: Path, given: dict[str, Any], *, main_garment: bool, batch_size: int = 4) -> tuple[Gallery, Pipeline, Config]:
+    """The gallery of a folder, made if absent, and its pipeline.
+
+    Raises:
+        GalleryMismatch: a given stage is not the one that the gallery was made with.
+    """
+    old = Gallery.open(folder) if (folder / MANIFEST).exists() else None
+    config = config_for(old.manifest if old else None, given)
+    pipeline = Pipeline(
+        build_detector(config), cropper := build_cropper(config), embedder := build_embedder(config),
+        batch_size=batch_size, main_garment=main_garment,
+    )  # fmt: skip
+    if old is None:
+        settings = {name: str(value) for name in _KEPT if (value := getattr(config, name)) is not None}
+        if config.embedder_weights:
+            settings["embedder_weights"] = str(config.embedder_weights.absolute())
+        if config.detector_weights:
+            settings["detector_weights"] = str(config.detector_weights.absolute())
+        old = Gallery.create(folder, embedder, cropper, config.index, settings)
+    old.check_made_with(embedder, cropper)
+    return old, pipeline, config
+
+
+def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipeline, Config]:
+    """A gallery and the pipeline that looks at query photos for it.
+
+    Photos are looked at by the detector that is given, else by the one of the catalogue, but never taken whole
+    just because the catalogue was.
+
+    Raises:
+        GalleryError: there is no gallery.
+        GalleryMismatch: a given stage is not the one that the gallery was made with.
+    """
+    gallery = Gallery.open(folder)
+    config = config_for(gallery.manifest, given)
+    if config.detector == "whole" and "detector" not in given:
+        config = replace(config, detector=Config.detector)
+    pipeline = Pipeline(build_detector(config), cropper := build_cropper(config), embedder := build_embedder(config))
+    gallery.check_made_with(embedder, cropper)
+    return gallery, pipeline, config
