@@ -171,6 +171,7 @@ def _own(name: str, protocol: type[T], *arguments: Any) -> T:
     except Exception as error:  # noqa: BLE001  the user's code may raise anything
         raise StageError(f"{name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(made, protocol):
-        missing = [part for part in protocol.__protocol_attrs__ if not hasattr(made, part)]  # type: ignore[attr-defined]
-        raise StageError(f"{name} is no {protocol.__name__}: it lacks {', '.join(sorted(missing))}")
+        wanted = (part for part in vars(protocol) if not part.startswith("_") or part in ("__call__", "__len__"))
+        missing = sorted(part for part in wanted if not hasattr(made, part))
+        raise StageError(f"{name} is no {protocol.__name__}: it lacks {', '.join(missing)}")
     return made

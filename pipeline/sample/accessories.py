@@ -1,8 +1,8 @@
-"""Bags, hats, eyewear, scarves and belts, fitted to a figure."""
+"""Hats, eyewear, scarves and belts, fitted to a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +21,9 @@ def draw_belt(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     s, half = figure.scale_px, 0.011 if item.style == "wide" else 0.0065
     y = 0.404
     w = figure.half(y) + 0.0085
-    outline = figure.at([(-w, y - half), (0, y - half + 0.004), (w, y - half), (w, y + half), (0, y + half + 0.004), (-w, y + half)])
+    outline = figure.at(
+        [(-w, y - half), (0, y - half + 0.004), (w, y - half), (w, y + half), (0, y + half + 0.004), (-w, y + half)]
+    )
 
     def details(patch: Patch) -> None:
         for edge in (-0.75, 0.75):
@@ -43,14 +45,35 @@ def draw_scarf(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     if item.style == "long" and not figure.back:
         for k, low in ((-side, 0.40), (side, 0.47)):
             tail = figure.at([(k * 0.026, 0.17), (k * 0.03, 0.25), (k * 0.034, 0.33), (k * 0.036, low)])
-            canvas.tube(tail, [w * s for w in (0.018, 0.024, 0.027, 0.029)], item.cloth, owner, fold="drape", amount=0.16, details=lambda p, t=tail: _fringe(p, t, item, s))
+            canvas.tube(
+                tail,
+                [w * s for w in (0.018, 0.024, 0.027, 0.029)],
+                item.cloth,
+                owner,
+                fold="drape",
+                amount=0.16,
+                details=partial(_fringe, tail=tail, item=item, s=s),
+            )
     if item.style == "neckerchief" and not figure.back:
         point = [(-0.042, 0.165), (0.042, 0.165), (0.004, 0.215), (-0.004, 0.215)]
         canvas.panel(smooth(figure.at(point)), item.cloth, owner, fold="drape", amount=0.15)
     for drop, width, y in ((0.045, 0.019 * big, 0.150), (0.022, 0.017 * big, 0.142)):
         reach = 0.040 + 0.012 * big
-        loop = [(-reach, y), (-reach * 0.72, y + drop * 0.75 * big), (0, y + drop * big), (reach * 0.72, y + drop * 0.75 * big), (reach, y)]
-        canvas.tube(figure.at(loop), [w * s for w in (width * 0.75, width, width * 1.1, width, width * 0.75)], item.cloth, owner, fold="drape", amount=0.2)
+        loop = [
+            (-reach, y),
+            (-reach * 0.72, y + drop * 0.75 * big),
+            (0, y + drop * big),
+            (reach * 0.72, y + drop * 0.75 * big),
+            (reach, y),
+        ]
+        canvas.tube(
+            figure.at(loop),
+            [w * s for w in (width * 0.75, width, width * 1.1, width, width * 0.75)],
+            item.cloth,
+            owner,
+            fold="drape",
+            amount=0.2,
+        )
 
 
 def _fringe(patch: Patch, tail: Points, item: Item, s: float) -> None:
@@ -63,27 +86,76 @@ def draw_hat(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
     """A hat on the head."""
     band, s, c = plain_cloth(dim(item.accent_rgb, 0.8)), figure.scale_px, figure.turn * 0.006
     if item.style == "beanie":
-        dome = [(-0.05, 0.038), (-0.048, 0.0), (-0.028, -0.025), (0, -0.034), (0.028, -0.025), (0.048, 0.0), (0.05, 0.038), (0, 0.046)]
+        dome = [
+            (-0.05, 0.038),
+            (-0.048, 0.0),
+            (-0.028, -0.025),
+            (0, -0.034),
+            (0.028, -0.025),
+            (0.048, 0.0),
+            (0.05, 0.038),
+            (0, 0.046),
+        ]
         canvas.panel(smooth(figure.at(dome)), item.cloth, owner, fold="drape", amount=0.08)
         cuff = [(-0.052, 0.014), (0, 0.022), (0.052, 0.014), (0.052, 0.04), (0, 0.049), (-0.052, 0.04)]
         canvas.panel(smooth(figure.at(cuff)), item.cloth, owner, fold="drape", amount=0.08)
         return
     if item.style == "cap":
-        dome = [(-0.049, 0.035), (-0.047, 0.002), (-0.025, -0.02), (0, -0.025), (0.025, -0.02), (0.047, 0.002), (0.049, 0.035), (0, 0.04)]
+        dome = [
+            (-0.049, 0.035),
+            (-0.047, 0.002),
+            (-0.025, -0.02),
+            (0, -0.025),
+            (0.025, -0.02),
+            (0.047, 0.002),
+            (0.049, 0.035),
+            (0, 0.04),
+        ]
 
         def seams(patch: Patch) -> None:
             for x in (-0.02, 0.0, 0.02):
-                patch.line(smooth(figure.at([(x * 0.3 + c, -0.025), (x + c, 0.0), (x * 1.5 + c, 0.04)]), closed=False), dim(item.rgb, 0.6), s * 0.0013)
+                patch.line(
+                    smooth(figure.at([(x * 0.3 + c, -0.025), (x + c, 0.0), (x * 1.5 + c, 0.04)]), closed=False),
+                    dim(item.rgb, 0.6),
+                    s * 0.0013,
+                )
 
         canvas.panel(smooth(figure.at(dome)), item.cloth, owner, amount=0.04, details=seams)
         if not figure.back:
-            visor = [(-0.044 + c, 0.03), (0 + c, 0.022), (0.044 + c, 0.03), (0.05 + 3 * c, 0.047), (0 + 3 * c, 0.053), (-0.05 + 3 * c, 0.047)]
+            visor = [
+                (-0.044 + c, 0.03),
+                (0 + c, 0.022),
+                (0.044 + c, 0.03),
+                (0.05 + 3 * c, 0.047),
+                (0 + 3 * c, 0.053),
+                (-0.05 + 3 * c, 0.047),
+            ]
             canvas.panel(smooth(figure.at(visor)), plain_cloth(dim(item.rgb, 0.8)), owner, amount=0.03)
         return
     wide = 0.105 if item.style == "wide-brim" else 0.078
-    brim = [(-wide, 0.026), (-wide * 0.5, 0.010), (0, 0.007), (wide * 0.5, 0.010), (wide, 0.026), (wide * 0.55, 0.043), (0, 0.05), (-wide * 0.55, 0.043)]
+    brim = [
+        (-wide, 0.026),
+        (-wide * 0.5, 0.010),
+        (0, 0.007),
+        (wide * 0.5, 0.010),
+        (wide, 0.026),
+        (wide * 0.55, 0.043),
+        (0, 0.05),
+        (-wide * 0.55, 0.043),
+    ]
     canvas.panel(smooth(figure.at(brim)), plain_cloth(dim(item.rgb, 0.85), folds=0.5), owner, amount=0.06)
-    crown = [(-0.048, 0.03), (-0.045, -0.005), (-0.034, -0.036), (-0.012, -0.043), (0, -0.036), (0.012, -0.043), (0.034, -0.036), (0.045, -0.005), (0.048, 0.03), (0, 0.038)]
+    crown = [
+        (-0.048, 0.03),
+        (-0.045, -0.005),
+        (-0.034, -0.036),
+        (-0.012, -0.043),
+        (0, -0.036),
+        (0.012, -0.043),
+        (0.034, -0.036),
+        (0.045, -0.005),
+        (0.048, 0.03),
+        (0, 0.038),
+    ]
     canvas.panel(smooth(figure.at(crown)), item.cloth, owner, amount=0.05)
     ribbon = [(-0.0475, 0.008), (0, 0.016), (0.0475, 0.008), (0.049, 0.028), (0, 0.036), (-0.049, 0.028)]
     canvas.panel(smooth(figure.at(ribbon)), band, owner, amount=0.02)
@@ -93,7 +165,9 @@ def draw_eyewear(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None
     """Sunglasses: two lenses, a bridge and the temples."""
     s, c, y = figure.scale_px, figure.turn * 0.007, 0.066
     lens = plain_cloth(dim(item.accent_rgb, 0.16), gloss=0.45)
-    bridge = figure.at([(-0.045, y - 0.006), (c - 0.02, y - 0.007), (c, y - 0.006), (c + 0.02, y - 0.007), (0.045, y - 0.006)])
+    bridge = figure.at(
+        [(-0.045, y - 0.006), (c - 0.02, y - 0.007), (c, y - 0.006), (c + 0.02, y - 0.007), (0.045, y - 0.006)]
+    )
     canvas.tube(bridge, [0.0022 * s] * 5, item.cloth, owner, amount=0)
     shape = {
         "wayfarer": [(-1, -0.8), (0.2, -0.95), (1, -0.8), (0.95, 0.35), (0.3, 0.95), (-0.5, 0.9), (-0.95, 0.2)],
@@ -105,81 +179,14 @@ def draw_eyewear(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None
         glass = smooth(figure.at([(side * (0.021 + 0.0138 * u) + c, y + 0.0098 * v) for u, v in shape]))
 
         def shine(patch: Patch, side: int = side) -> None:
-            gleam = figure.at([(side * 0.021 + c - 0.006, y - 0.01), (side * 0.021 + c + 0.001, y - 0.01), (side * 0.021 + c - 0.006, y + 0.004)])
+            gleam = figure.at(
+                [
+                    (side * 0.021 + c - 0.006, y - 0.01),
+                    (side * 0.021 + c + 0.001, y - 0.01),
+                    (side * 0.021 + c - 0.006, y + 0.004),
+                ]
+            )
             patch.fill(gleam, dim(item.accent_rgb, 0.4))
 
         canvas.panel(rim, item.cloth, owner, amount=0)
         canvas.panel(glass, lens, owner, amount=0, details=shine)
-
-
-def bag_side(figure: Figure) -> int:
-    """The side on which a bag is worn."""
-    return 1 if figure.turn >= 0 else -1
-
-
-def draw_strap(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
-    """The strap of a bag that hangs from a shoulder."""
-    side, s = bag_side(figure), figure.scale_px
-    if item.style == "crossbody":
-        strap = [(-side * 0.055, 0.168), (-side * 0.02, 0.26), (side * 0.05, 0.40), (side * 0.105, 0.475)]
-    elif item.style == "shoulder":
-        strap = [(side * 0.066, 0.172), (side * 0.082, 0.25), (side * 0.10, 0.33), (side * 0.112, 0.40)]
-    else:
-        return
-    canvas.tube(figure.at(strap), [0.0052 * s] * 4, plain_cloth(dim(item.rgb, 0.85), gloss=0.1), owner, amount=0.02)
-
-
-def _bag_size(item: Item) -> tuple[float, float, float]:
-    """Half width, height, and how far the bag hangs below the hand, in body heights."""
-    wide, high, hang = {
-        "handbag": (0.082, 0.115, 0.05),
-        "tote": (0.090, 0.17, 0.075),
-        "crossbody": (0.056, 0.078, 0.0),
-        "clutch": (0.075, 0.075, -0.03),
-        "shoulder": (0.072, 0.115, 0.0),
-    }[item.style]
-    return wide * item.vary("wide", 0.88, 1.15), high * item.vary("high", 0.9, 1.12), hang
-
-
-def bag_at(figure: Figure, item: Item) -> tuple[float, float]:
-    """The middle of the bag's upper edge, in pixels."""
-    side = bag_side(figure)
-    if item.style in ("crossbody", "shoulder"):
-        at = figure.at([(side * 0.108, 0.47 if item.style == "crossbody" else 0.395)])[0]
-    else:
-        at = figure.place(figure.arms[(side + 1) // 2].joints[3:])[0] + (0, _bag_size(item)[2] * figure.scale_px)
-    return float(at[0]), float(at[1])
-
-
-def draw_bag(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
-    """The bag: at the hand, or at the hip where it has a strap."""
-    s = figure.scale_px
-    wide, high, hang = _bag_size(item)
-    x, y = bag_at(figure, item)
-    top, base = (0.86, 1.0) if item.style in ("handbag", "shoulder") else (1.0, 0.97)
-
-
-    def at(points: list[tuple[float, float]]) -> Points:
-        return np.array([(x + u * wide * s, y + v * high * s) for u, v in points], np.float32)
-
-    if hang > 0:
-        for k, tone in ((0.0, 0.7), (0.06, 0.9)):
-            arc = at([(-0.5 + k, 0.04), (-0.4 + k, -hang / high * 0.75), (0 + k, -hang / high - 0.06), (0.4 + k, -hang / high * 0.75), (0.5 + k, 0.04)])
-            canvas.tube(arc, [0.0042 * s] * 5, plain_cloth(dim(item.rgb, tone), gloss=0.1), owner, amount=0)
-    body = [(-top, 0), (-top, 0), (0, 0.015), (top, 0), (top, 0), (base * 0.98, 0.5), (base, 0.96), (base, 0.96), (0, 1.0), (-base, 0.96), (-base, 0.96), (-base * 0.98, 0.5)]
-    canvas.panel(smooth(at(body)), item.cloth, owner, amount=0.07, details=lambda p: _bag_details(p, item, at, s, back=figure.back))
-
-
-def _bag_details(patch: Patch, item: Item, at: Callable[[list[tuple[float, float]]], Points], s: float, *, back: bool) -> None:
-    dark = dim(item.rgb, 0.55)
-    patch.line(smooth(at([(-0.92, 0.93), (0, 0.965), (0.92, 0.93)]), closed=False), dark, s * 0.0014)
-    if back:
-        patch.line(at([(-0.7, 0.3), (0.7, 0.3)]), (0.6, 0.6, 0.6), s * 0.002)
-        return
-    if item.style == "tote":
-        patch.line(at([(-0.9, 0.1), (0.9, 0.1)]), dark, s * 0.002)
-        patch.fill(at([(-0.3, 0.42), (0.3, 0.42), (0.3, 0.6), (-0.3, 0.6)]), item.accent_rgb)
-        return
-    flap = smooth(at([(-1, 0.02), (-0.9, 0.42), (0, 0.56), (0.9, 0.42), (1, 0.02)]), closed=False)
-    patch.line(flap, dark, s * 0.0028)
-    patch.fill(smooth(at([(-0.09, 0.48), (0.09, 0.48), (0.09, 0.62), (-0.09, 0.62)])), METAL)

@@ -107,7 +107,7 @@ class Canvas:
             cv2.fillPoly(region.mask, [fixed(hole - np.array([region.x, region.y], np.float32))], 0, shift=3)
         self._paint(region, cloth, owner, fold, amount, details)
 
-    def _paint(  # noqa: PLR0913 - as above
+    def _paint(  # noqa: PLR0913, PLR0917 - as above
         self,
         region: Region | None,
         cloth: Cloth,
@@ -156,7 +156,7 @@ class Canvas:
         )
         if cloth.block is not None:
             rgb[region.warp > 0.15 * self.scale_px] = cloth.block
-        return rgb
+        return np.asarray(rgb, np.float32)
 
     def _shade(self, region: Region, fold: str, amount: float, *, joined: bool) -> NDArray[np.float32]:
         """Brightness around 1: roundness under the light, folds, and darker edges."""
@@ -172,11 +172,11 @@ class Canvas:
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_WRAP,
         )
-        shade += 1.35 * amount * folds
+        shade += 1.1 * amount * folds
         reach = max(3, int(self.scale_px * 0.012)) | 1
         if not joined:
             shade *= 0.84 + 0.16 * np.clip(cv2.blur(region.mask, (reach, reach)).astype(np.float32) / 127.5 - 1, 0, 1)
-        return np.clip(shade, 0.25, 1.4)
+        return np.asarray(np.clip(shade, 0.25, 1.4), np.float32)
 
 
 def _grey(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -151,7 +151,7 @@ def _petals(rng: np.random.Generator, count: int, size: float) -> NDArray[np.flo
                     a = np.deg2rad(spin + 72 * k)
                     at = (int(cx + dx + scale * np.cos(a)), int(cy + dy + scale * np.sin(a)))
                     cv2.ellipse(ink, at, (int(scale), max(1, int(scale * 0.6))), spin + 72 * k, 0, 360, 255, -1)
-    return cv2.blur(ink, (3, 3)).astype(np.float32) / 255
+    return np.asarray(cv2.blur(ink, (3, 3)) / np.float32(255), np.float32)
 
 
 def _floral(rng: np.random.Generator) -> NDArray[np.float32]:

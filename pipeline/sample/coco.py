@@ -20,7 +20,13 @@ def coco_categories() -> list[dict[str, Any]]:
 def coco_image(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:
     """An entry of ``images``."""
     height, width = scene.image.shape[:2]
-    return {"id": image_id, "file_name": file_name, "width": width, "height": height, "clutter": round(scene.clutter, 4)}
+    return {
+        "id": image_id,
+        "file_name": file_name,
+        "width": width,
+        "height": height,
+        "clutter": round(scene.clutter, 4),
+    }
 
 
 def coco_annotation(piece: Piece, annotation_id: int, image_id: int, size: tuple[int, int]) -> dict[str, Any]:

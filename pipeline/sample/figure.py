@@ -95,7 +95,7 @@ class Figure:
 
 def _arm(side: int, body: Body, swing: float, bend: float, *, short: float = 1.0) -> tuple[tuple[float, float], ...]:
     """An arm hanging at ``swing`` degrees outwards, its elbow bent inwards by ``bend`` degrees."""
-    x, y = side * 0.083 * body.shoulders * body.girth, 0.197
+    x, y = side * 0.081 * body.shoulders * body.girth, 0.192
     joints = [(x, y)]
     angle = swing
     for length, turn in ((0.155, 0.0), (0.135 * short, bend), (0.058 * short, bend * 0.12)):
@@ -105,7 +105,9 @@ def _arm(side: int, body: Body, swing: float, bend: float, *, short: float = 1.0
     return tuple(joints)
 
 
-def _leg(side: int, foot: tuple[float, float], knee_out: float, toe: tuple[float, float]) -> tuple[tuple[float, float], ...]:
+def _leg(
+    side: int, foot: tuple[float, float], knee_out: float, toe: tuple[float, float]
+) -> tuple[tuple[float, float], ...]:
     hip = (side * 0.043, 0.50)
     knee = ((hip[0] + foot[0]) / 2 + side * knee_out, hip[1] + (foot[1] - hip[1]) * 0.53)
     return (hip, knee, foot, (foot[0] + toe[0], foot[1] + toe[1]))
@@ -154,8 +156,14 @@ def random_figure(rng: np.random.Generator, *, holds: int = 0) -> Figure:
     return Figure(body, (arms[0], arms[1]), legs, lean, sway, turn)
 
 
-def _pose_arm(rng: np.random.Generator, side: int, body: Body, lean: float, sway: float, *, carries: bool) -> Limb:
-    kind = "carry" if carries else str(rng.choice(["hang", "bent", "hip", "pocket", "raised"], p=[0.5, 0.17, 0.11, 0.2, 0.02]))
+def _pose_arm(  # noqa: PLR0913 - the body, how it leans, and what the arm does
+    rng: np.random.Generator, side: int, body: Body, lean: float, sway: float, *, carries: bool
+) -> Limb:
+    kind = (
+        "carry"
+        if carries
+        else str(rng.choice(["hang", "bent", "hip", "pocket", "raised"], p=[0.5, 0.17, 0.11, 0.2, 0.02]))
+    )
     swing, bend, short = {
         "carry": (rng.uniform(8, 18), rng.uniform(2, 16), 1.0),
         "hang": (rng.uniform(5, 15), rng.uniform(0, 18), 1.0),

@@ -28,7 +28,13 @@ def draw_hosiery(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None
         half = limb_half(LEG_HALF, figure, 1.0, ease=0.0015, start=start)
         canvas.tube(spine, half, cloth, owner, amount=0.07, blunt=(True, True), details=details)
         ankle, toe = figure.place(limb.joints[2:])
-        canvas.tube(np.stack([ankle, (ankle + toe) / 2, toe]), [w * s for w in (0.016, 0.020, 0.014)], cloth, owner, blunt=(False, False))
+        canvas.tube(
+            np.stack([ankle, (ankle + toe) / 2, toe]),
+            [w * s for w in (0.016, 0.020, 0.014)],
+            cloth,
+            owner,
+            blunt=(False, False),
+        )
 
 
 def draw_shoes(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None:
@@ -51,12 +57,29 @@ def _draw_shoe(canvas: Canvas, figure: Figure, limb: Limb, item: Item, owner: in
         stilt = heel + np.array([(-0.007, 0), (0.007, 0), (0.005, 0.032), (-0.005, 0.032)], np.float32) * s
         canvas.panel(stilt.astype(np.float32), plain_cloth(dim(item.rgb, 0.5)), owner, amount=0)
     mouth = _mouth(spine, s) if item.style in ("pump", "flat", "loafer") else None
-    canvas.tube(spine + drop, [w * 1.03 for w in spread], plain_cloth(sole, gloss=0.05), owner, amount=0.02, blunt=(False, False), hole=mouth)
+    canvas.tube(
+        spine + drop,
+        [w * 1.03 for w in spread],
+        plain_cloth(sole, gloss=0.05),
+        owner,
+        amount=0.02,
+        blunt=(False, False),
+        hole=mouth,
+    )
     shaft = {"ankle boot": 0.86, "knee boot": 0.54}.get(item.style)
     if shaft is not None:
         half = limb_half(LEG_HALF, figure, 1.0, ease=0.005, start=shaft)
         canvas.tube(bone(figure, limb, 1.0, shaft), half, item.cloth, owner, amount=0.1, blunt=(True, True))
-    canvas.tube(spine, spread, item.cloth, owner, amount=0.06, blunt=(False, False), hole=mouth, details=lambda p: _shoe_details(p, figure, item, spine))
+    canvas.tube(
+        spine,
+        spread,
+        item.cloth,
+        owner,
+        amount=0.06,
+        blunt=(False, False),
+        hole=mouth,
+        details=lambda p: _shoe_details(p, figure, item, spine),
+    )
 
 
 def _mouth(spine: Points, s: float) -> Points:
@@ -71,7 +94,9 @@ def draw_linings(canvas: Canvas, figure: Figure, item: Item, owner: int) -> None
     """The insides of a pair of shoes, as they show when nobody wears it; drawn before the shoes."""
     for limb in figure.legs:
         ankle, toe = figure.place(limb.joints[2:])
-        ends = np.stack([ankle + np.array([0.0, 0.012 * figure.scale_px]), ankle + (toe - ankle) * 0.6]).astype(np.float32)
+        ends = np.stack([ankle + np.array([0.0, 0.012 * figure.scale_px]), ankle + (toe - ankle) * 0.6]).astype(
+            np.float32
+        )
         canvas.tube(ends, [0.016 * figure.scale_px] * 2, plain_cloth(dim(item.accent_rgb, 0.6)), owner, amount=0)
 
 
@@ -89,5 +114,7 @@ def _shoe_details(patch: Patch, figure: Figure, item: Item, spine: Points) -> No
         patch.line(bar(0.66, 0.02), dim(item.rgb, 0.5), s * 0.006)
     if item.style in ("sneaker", "ankle boot"):
         for along in (0.3, 0.45, 0.6):
-            patch.line(bar(along, 0.009), (0.9, 0.9, 0.88) if item.style == "sneaker" else dim(item.rgb, 0.5), s * 0.0025)
+            patch.line(
+                bar(along, 0.009), (0.9, 0.9, 0.88) if item.style == "sneaker" else dim(item.rgb, 0.5), s * 0.0025
+            )
         patch.line(bar(0.82, 0.03), dim(item.rgb, 0.6), s * 0.0016)

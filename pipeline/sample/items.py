@@ -92,7 +92,9 @@ def _cloth_of(item: Item) -> Cloth:
 
 def _shade_of(name: str, seed: int) -> Colour:
     rng = np.random.default_rng(seed)
-    red, green, blue = np.clip(np.array(COLOURS[name]) * rng.uniform(0.86, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.03, 0.97)
+    red, green, blue = np.clip(
+        np.array(COLOURS[name]) * rng.uniform(0.86, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.03, 0.97
+    )
     return float(red), float(green), float(blue)
 
 
@@ -131,4 +133,13 @@ def _make_item(rng: np.random.Generator, label: str, number: int) -> Item:
     colour = str(rng.choice(names))
     far = [n for n in COLOURS if abs(sum(COLOURS[n]) - sum(COLOURS[colour])) > 0.7]
     price = round(_PRICES[label] * float(rng.uniform(0.6, 1.8))) - 0.05
-    return Item(f"{label}-{number + 1:02d}", label, style, colour, str(rng.choice(far)), pattern, price, int(rng.integers(1 << 30)))
+    return Item(
+        f"{label}-{number + 1:02d}",
+        label,
+        style,
+        colour,
+        str(rng.choice(far)),
+        pattern,
+        price,
+        int(rng.integers(1 << 30)),
+    )

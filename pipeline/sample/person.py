@@ -30,7 +30,9 @@ def bone(figure: Figure, limb: Limb, upto: float, start: float = 0.0) -> Points:
     return figure.place(np.stack([x, y], axis=1) + bow)
 
 
-def limb_half(halves: tuple[float, ...], figure: Figure, upto: float, ease: float = 0.0, start: float = 0.0) -> list[float]:
+def limb_half(
+    halves: tuple[float, ...], figure: Figure, upto: float, ease: float = 0.0, start: float = 0.0
+) -> list[float]:
     """Half widths in pixels along :func:`bone`."""
     ts = np.linspace(start, upto, 7)
     widths = np.interp(ts, np.linspace(0, 1, len(halves)), halves)
@@ -53,13 +55,19 @@ def draw_legs(canvas: Canvas, figure: Figure) -> None:
 
 def draw_trunk(canvas: Canvas, figure: Figure) -> None:
     """Neck and trunk."""
-    right = [(0.027, 0.10), (0.027, 0.145), (0.045, 0.165)] + [(figure.half(y), y) for y in (0.19, 0.25, 0.32, 0.385, 0.47, 0.54)]
+    right = [(0.027, 0.10), (0.027, 0.145), (0.045, 0.165)] + [
+        (figure.half(y), y) for y in (0.19, 0.25, 0.32, 0.385, 0.47, 0.54)
+    ]
     outline = smooth(figure.at(right + [(-x, y) for x, y in reversed(right)]))
     tone = dim(figure.body.skin, 0.8)
 
     def details(patch: Patch) -> None:
         for side in (-1, 1):
-            patch.line(smooth(figure.at([(side * 0.012, 0.182), (side * 0.04, 0.178), (side * 0.07, 0.184)]), closed=False), tone, figure.scale_px * 0.002)
+            patch.line(
+                smooth(figure.at([(side * 0.012, 0.182), (side * 0.04, 0.178), (side * 0.07, 0.184)]), closed=False),
+                tone,
+                figure.scale_px * 0.002,
+            )
         patch.fill(smooth(figure.at([(-0.03, 0.1), (0.03, 0.1), (0.024, 0.138), (0, 0.15), (-0.024, 0.138)])), tone)
 
     canvas.panel(outline, skin(figure), BODY, amount=0.05, details=details)
@@ -83,8 +91,16 @@ def draw_hand(canvas: Canvas, figure: Figure, limb: Limb) -> None:
         for a, b in lines:
             patch.line(np.stack([a, b]), dim(figure.body.skin, 0.72), s * 0.0014)
 
-    canvas.tube(np.stack([wrist + along * 0.2, wrist + along * 0.4 + across * 0.6, wrist + along * 0.75 + across * 0.85]), [s * 0.007, s * 0.007, s * 0.005], skin(figure), BODY, blunt=_ROUND)
-    canvas.tube(spine, [s * 0.0125, s * 0.017, s * 0.009], skin(figure), BODY, amount=0.04, blunt=_ROUND, details=details)
+    canvas.tube(
+        np.stack([wrist + along * 0.2, wrist + along * 0.4 + across * 0.6, wrist + along * 0.75 + across * 0.85]),
+        [s * 0.007, s * 0.007, s * 0.005],
+        skin(figure),
+        BODY,
+        blunt=_ROUND,
+    )
+    canvas.tube(
+        spine, [s * 0.0125, s * 0.017, s * 0.009], skin(figure), BODY, amount=0.04, blunt=_ROUND, details=details
+    )
 
 
 def _hair_cloth(figure: Figure) -> Cloth:
@@ -100,7 +116,13 @@ def draw_back_hair(canvas: Canvas, figure: Figure) -> None:
     if length < 0.1:
         return
     w = 0.056
-    right = [(w * 0.9, 0.03), (w, 0.08), (w * 1.15, (0.1 + length) / 2 + 0.02), (w * 1.05, length - 0.02), (w * 0.5, length)]
+    right = [
+        (w * 0.9, 0.03),
+        (w, 0.08),
+        (w * 1.15, (0.1 + length) / 2 + 0.02),
+        (w * 1.05, length - 0.02),
+        (w * 0.5, length),
+    ]
     outline = figure.at([(0, 0.0), *right, *[(-x, y + 0.006) for x, y in reversed(right)]])
     canvas.panel(smooth(outline), _hair_cloth(figure), BODY, fold="drape", amount=0.22)
 
@@ -125,30 +147,112 @@ def _face(patch: Patch, figure: Figure) -> None:
         return smooth(figure.at([(x + c, y) for x, y in points]), closed=False)
 
     for side in (-1, 1):
-        patch.fill(smooth(figure.at([(side * 0.009 + c, 0.063), (side * 0.019 + c, 0.056), (side * 0.030 + c, 0.064), (side * 0.019 + c, 0.071)])), dim(tone, 0.88))
-        patch.fill(smooth(figure.at([(side * 0.0105 + c, 0.0655), (side * 0.019 + c, 0.0615), (side * 0.0275 + c, 0.0655), (side * 0.019 + c, 0.069)])), (0.88, 0.86, 0.84))
+        patch.fill(
+            smooth(
+                figure.at(
+                    [
+                        (side * 0.009 + c, 0.063),
+                        (side * 0.019 + c, 0.056),
+                        (side * 0.030 + c, 0.064),
+                        (side * 0.019 + c, 0.071),
+                    ]
+                )
+            ),
+            dim(tone, 0.88),
+        )
+        patch.fill(
+            smooth(
+                figure.at(
+                    [
+                        (side * 0.0105 + c, 0.0655),
+                        (side * 0.019 + c, 0.0615),
+                        (side * 0.0275 + c, 0.0655),
+                        (side * 0.019 + c, 0.069),
+                    ]
+                )
+            ),
+            (0.88, 0.86, 0.84),
+        )
         patch.dot(figure.at((side * 0.019 + c, 0.0652))[0], s * 0.0037, (0.13, 0.09, 0.07))
-        patch.line(curve([(side * 0.0095, 0.0655), (side * 0.019, 0.061), (side * 0.0285, 0.065)]), dim(tone, 0.3), s * 0.0018)
-        patch.line(curve([(side * 0.009, 0.055), (side * 0.02, 0.0505), (side * 0.031, 0.055)]), dim(figure.body.hair, 0.8), s * 0.0032)
-        patch.fill(smooth(figure.at([(side * 0.018 + c, 0.082), (side * 0.031, 0.08), (side * 0.030, 0.1), (side * 0.02 + c, 0.098)])), tuple(np.clip(np.array(tone) * (1.01, 0.95, 0.94), 0, 1)))
-    patch.line(curve([(0.004, 0.066), (0.006, 0.083), (0.0085, 0.0885), (0.0, 0.0915), (-0.0075, 0.0885)]), dim(tone, 0.78), s * 0.0022)
+        patch.line(
+            curve([(side * 0.0095, 0.0655), (side * 0.019, 0.061), (side * 0.0285, 0.065)]), dim(tone, 0.3), s * 0.0018
+        )
+        patch.line(
+            curve([(side * 0.009, 0.055), (side * 0.02, 0.0505), (side * 0.031, 0.055)]),
+            dim(figure.body.hair, 0.8),
+            s * 0.0032,
+        )
+        patch.fill(
+            smooth(
+                figure.at(
+                    [(side * 0.018 + c, 0.082), (side * 0.031, 0.08), (side * 0.030, 0.1), (side * 0.02 + c, 0.098)]
+                )
+            ),
+            tuple(np.clip(np.array(tone) * (1.01, 0.95, 0.94), 0, 1)),
+        )
+    patch.line(
+        curve([(0.004, 0.066), (0.006, 0.083), (0.0085, 0.0885), (0.0, 0.0915), (-0.0075, 0.0885)]),
+        dim(tone, 0.78),
+        s * 0.0022,
+    )
     lip = (min(1.0, tone[0] * 0.86), tone[1] * 0.55, tone[2] * 0.58)
-    patch.fill(smooth(figure.at([(-0.0155 + c, 0.1065), (-0.004 + c, 0.1035), (0.004 + c, 0.1035), (0.0155 + c, 0.1065), (0 + c, 0.1135)])), lip)
+    patch.fill(
+        smooth(
+            figure.at(
+                [
+                    (-0.0155 + c, 0.1065),
+                    (-0.004 + c, 0.1035),
+                    (0.004 + c, 0.1035),
+                    (0.0155 + c, 0.1065),
+                    (0 + c, 0.1135),
+                ]
+            )
+        ),
+        lip,
+    )
     patch.line(curve([(-0.0155, 0.1065), (0, 0.108), (0.0155, 0.1065)]), dim(lip, 0.5), s * 0.0014)
 
 
 def _front_hair(canvas: Canvas, figure: Figure) -> None:
     cloth = _hair_cloth(figure)
     if figure.back:
-        outline = [(0, -0.008), (0.047, 0.02), (0.05, 0.08), (0.036, 0.128), (0, 0.135), (-0.036, 0.128), (-0.05, 0.08), (-0.047, 0.02)]
+        outline = [
+            (0, -0.008),
+            (0.047, 0.02),
+            (0.05, 0.08),
+            (0.036, 0.128),
+            (0, 0.135),
+            (-0.036, 0.128),
+            (-0.05, 0.08),
+            (-0.047, 0.02),
+        ]
         canvas.panel(smooth(figure.at(outline)), cloth, BODY, fold="drape", amount=0.2)
         return
     length, part = figure.body.hair_length, 0.018 * np.sign(figure.turn)
     side_y = 0.07 if length < 0.1 else min(length, 0.2)
     for side in (-1, 1):
-        outer = [(part, -0.007), (side * 0.034, 0.004), (side * 0.052, 0.04), (side * 0.055, side_y * 0.6 + 0.03), (side * 0.056, side_y)]
-        inner = [(side * 0.046, side_y), (side * 0.041, 0.075), (side * 0.036, 0.045), (side * 0.02, 0.026), (part, 0.02)]
+        outer = [
+            (part, -0.007),
+            (side * 0.034, 0.004),
+            (side * 0.052, 0.04),
+            (side * 0.055, side_y * 0.6 + 0.03),
+            (side * 0.056, side_y),
+        ]
+        inner = [
+            (side * 0.046, side_y),
+            (side * 0.041, 0.075),
+            (side * 0.036, 0.045),
+            (side * 0.02, 0.026),
+            (part, 0.02),
+        ]
         canvas.panel(smooth(figure.at(outer + inner)), cloth, BODY, fold="drape", amount=0.25)
         if length > 0.22:
             lock = [(side * 0.05, 0.06), (side * 0.056, 0.15), (side * 0.066, length * 0.75), (side * 0.06, length)]
-            canvas.tube(figure.at(lock), [figure.scale_px * w for w in (0.008, 0.014, 0.018, 0.006)], cloth, BODY, fold="drape", amount=0.25)
+            canvas.tube(
+                figure.at(lock),
+                [figure.scale_px * w for w in (0.008, 0.014, 0.018, 0.006)],
+                cloth,
+                BODY,
+                fold="drape",
+                amount=0.25,
+            )

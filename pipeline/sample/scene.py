@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sample.background import Pixels, draw_background
+from pipeline.sample.background import draw_background
 from pipeline.sample.canvas import Canvas, Light
 from pipeline.sample.dress import HELD, draw_person
 from pipeline.sample.figure import Figure, random_figure
 from pipeline.sample.items import Item
+from pipeline.sample.props import Pixels
 from stages.types import Box, Image, Mask
 
 SIZE = (720, 480)
@@ -70,7 +71,11 @@ def choose_outfit(rng: np.random.Generator, items: Sequence[Item], wanted: Item 
     if need == "dress" or (need not in ("top", "skirt", "pants", "shorts", "belt") and rng.random() < 0.3):
         labels += ["dress"]
     else:
-        lower = need if need in ("skirt", "pants", "shorts") else str(rng.choice(["skirt", "pants", "shorts"], p=[0.3, 0.5, 0.2]))
+        lower = (
+            need
+            if need in ("skirt", "pants", "shorts")
+            else str(rng.choice(["skirt", "pants", "shorts"], p=[0.3, 0.5, 0.2]))
+        )
         labels += ["top", lower if need != "hosiery" else "skirt"]
     bare = "pants" not in labels
     chances = {"outerwear": 0.45, "bag": 0.55, "hat": 0.2, "eyewear": 0.3, "scarf": 0.15, "belt": 0.3}
@@ -85,8 +90,13 @@ def _pick(rng: np.random.Generator, items: list[Item]) -> Item:
     return items[int(rng.integers(len(items)))]
 
 
-def draw_standing(
-    rng: np.random.Generator, outfit: Sequence[Item], size: tuple[int, int], foot: tuple[float, float], tall_px: float, light: Light
+def draw_standing(  # noqa: PLR0913, PLR0917 - who, where and in which light
+    rng: np.random.Generator,
+    outfit: Sequence[Item],
+    size: tuple[int, int],
+    foot: tuple[float, float],
+    tall_px: float,
+    light: Light,
 ) -> Standing:
     """Somebody in an outfit, standing with the feet at a place (x, y) of a scene of that size (height, width)."""
     held = any(item.style in HELD for item in outfit)
@@ -98,11 +108,14 @@ def draw_standing(
     draw_person(canvas, figure, outfit, owners, rng)
     _light_up(canvas, figure, rng)
     shape = (size[1], size[0])
-    alpha = cv2.resize((canvas.owner > 0).astype(np.float32), shape, interpolation=cv2.INTER_AREA)
-    rgb = cv2.resize(canvas.rgb, shape, interpolation=cv2.INTER_AREA)
+    alpha = np.asarray(
+        cv2.resize((canvas.owner > 0).astype(np.float32), shape, interpolation=cv2.INTER_AREA), np.float32
+    )
+    rgb = np.asarray(cv2.resize(canvas.rgb, shape, interpolation=cv2.INTER_AREA), np.float32)
     masks, free = [], np.ones(size, np.bool_)
     for item in outfit:
-        share = cv2.resize((canvas.owner == owners[item.item_id]).view(np.uint8) * np.uint8(255), shape, interpolation=cv2.INTER_AREA)
+        mine = (canvas.owner == owners[item.item_id]).view(np.uint8) * np.uint8(255)
+        share = cv2.resize(mine, shape, interpolation=cv2.INTER_AREA)
         masks.append((item, (share > 127) & free))  # a pixel shared by halves goes to the first
         free &= ~masks[-1][1]
     return Standing(rgb, alpha, tuple(masks), figure)
@@ -135,10 +148,13 @@ def render_scene(
     if not 0 <= clutter <= 1:
         raise ValueError(f"clutter lies in [0, 1], got {clutter}")
     place, crowd, camera = rng.spawn(3)
-    image, base = draw_background(place, *size, clutter)
+    image = draw_background(place, *size, clutter)
     light = Light(float(crowd.uniform(-0.7, 0.7)), -0.45, float(crowd.uniform(0.1, 1.0)))
     spots = _spots(crowd, len(outfits), size)
-    people = [draw_standing(crowd, outfit, size, spot[:2], spot[2], light) for outfit, spot in zip(outfits, spots, strict=True)]
+    people = [
+        draw_standing(crowd, outfit, size, spot[:2], spot[2], light)
+        for outfit, spot in zip(outfits, spots, strict=True)
+    ]
     for person in people:
         _cast_shadow(image, person, light)
     worn: list[tuple[Item, NDArray[np.bool_]]] = []
@@ -174,7 +190,16 @@ def _cast_shadow(image: Pixels, person: Standing, light: Light) -> None:
     contact = np.zeros((height, width), np.float32)
     for limb in figure.legs:
         at = figure.place(limb.joints[2:]).mean(axis=0) / _OVER
-        cv2.ellipse(contact, (int(at[0]), int(at[1] + 0.02 * figure.scale_px / _OVER)), (int(0.04 * figure.scale_px / _OVER), 6), 0, 0, 360, 1.0, -1)
+        cv2.ellipse(
+            contact,
+            (int(at[0]), int(at[1] + 0.02 * figure.scale_px / _OVER)),
+            (int(0.04 * figure.scale_px / _OVER), 6),
+            0,
+            0,
+            360,
+            1.0,
+            -1,
+        )
     image *= 1 - 0.55 * cv2.GaussianBlur(contact, (0, 0), 4.0)[..., None]
 
 
@@ -187,7 +212,7 @@ def _photograph(rng: np.random.Generator, image: Pixels) -> Image:
     image = image * (1 - np.float32(rng.uniform(0, 0.12)) * (x**2 + y**2))[..., None]
     grey = image.mean(axis=2, keepdims=True)
     image = grey + (image - grey) * np.float32(rng.uniform(0.68, 1.0))
-    image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 0.75)))
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 0.75))), np.float32)
     image = image + rng.standard_normal((height, width, 1), dtype=np.float32) * float(rng.uniform(0.004, 0.018))
     curve = np.clip(image, 0, 1)
     curve = curve + float(rng.uniform(0.0, 0.35)) * (curve * curve * (3 - 2 * curve) - curve)

@@ -52,7 +52,10 @@ def smooth(points: Sequence[Sequence[float]] | Points, *, closed: bool = True, s
     a, b, c, d = q[:-3], q[1:-2], q[2:-1], q[3:]
     # A tangent longer than its piece of the curve would make it overshoot.
     reach = np.linalg.norm(c - b, axis=1, keepdims=True)
-    leave, arrive = ((v * np.minimum(1, reach / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6)))[:, None] for v in ((c - a) / 2, (d - b) / 2))
+    leave, arrive = (
+        (v * np.minimum(1, reach / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-6)))[:, None]
+        for v in ((c - a) / 2, (d - b) / 2)
+    )
     b, c = b[:, None], c[:, None]
     gap = c - b
     curve = b + leave * t + (3 * gap - 2 * leave - arrive) * t**2 + (leave + arrive - 2 * gap) * t**3
@@ -176,4 +179,5 @@ def _along(
     fields = np.stack([weft, warp, weft / radius[near]], axis=1).reshape(*grid.shape[:2], 3).astype(np.float32)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32) / step, np.arange(height, dtype=np.float32) / step)
     full = cv2.remap(fields, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return full[..., 0].copy(), full[..., 1].copy(), np.clip(full[..., 2], -1, 1)
+    weft, warp, across = (np.array(full[..., k], np.float32) for k in range(3))
+    return weft, warp, np.clip(across, -1, 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from pipeline.sample import accessories, footwear, garments
+from pipeline.sample import accessories, bags, coats, footwear, lower, tops
 from pipeline.sample.canvas import Canvas, Light
 from pipeline.sample.figure import Figure, Limb, still_figure
 from pipeline.sample.items import Item
@@ -37,7 +38,7 @@ def render_item(item: Item, view: str = "front", side_px: int = SIDE_PX) -> Imag
     figure = _mannequin(item, back=back).placed(side * roomy / 2, 0, side * zoom)
     figure = figure.placed(side * roomy / 2, side * roomy / 2 - _MIDDLES[item.label] * figure.scale_px, figure.scale_px)
     if item.label == "bag":
-        x = accessories.bag_at(figure, item)[0]
+        x = bags.bag_at(figure, item)[0]
         figure = figure.placed(side * roomy - x, figure.y_px, figure.scale_px)
     _draw(canvas, figure, item)
     return _on_ground(canvas, side_px, rng)
@@ -75,26 +76,26 @@ def _draw(canvas: Canvas, figure: Figure, item: Item) -> None:
     """Only the item; the body stays invisible."""
     if item.label in ("outerwear", "top", "dress"):
         if not figure.back:
-            garments.draw_inside(canvas, figure, item, 2)
-        draw = garments.draw_closed_coat if item.label == "outerwear" else garments.draw_trunk_garment
+            tops.draw_inside(canvas, figure, item, 2)
+        draw = coats.draw_closed_coat if item.label == "outerwear" else tops.draw_trunk_garment
         draw(canvas, figure, item, 2)
         for limb in figure.arms:
-            garments.draw_sleeve(canvas, figure, limb, item, 2)
+            tops.draw_sleeve(canvas, figure, limb, item, 2)
     elif item.label == "shoes":
         if item.style in ("pump", "flat", "loafer"):
             footwear.draw_linings(canvas, figure, item, 2)
         footwear.draw_shoes(canvas, figure, item, 2)
     elif item.label == "bag":
-        accessories.draw_strap(canvas, figure, item, 2)
-        accessories.draw_bag(canvas, figure, item, 2)
+        bags.draw_strap(canvas, figure, item, 2)
+        bags.draw_bag(canvas, figure, item, 2)
     else:
         _DRAWERS[item.label](canvas, figure, item, 2)
 
 
-_DRAWERS: dict[str, garments.Drawer] = {
-    "skirt": garments.draw_skirt,
-    "pants": garments.draw_pants,
-    "shorts": garments.draw_pants,
+_DRAWERS: dict[str, Callable[[Canvas, Figure, Item, int], None]] = {
+    "skirt": lower.draw_skirt,
+    "pants": lower.draw_pants,
+    "shorts": lower.draw_pants,
     "hosiery": footwear.draw_hosiery,
     "hat": accessories.draw_hat,
     "eyewear": accessories.draw_eyewear,
@@ -111,7 +112,10 @@ def _on_ground(canvas: Canvas, side_px: int, rng: np.random.Generator) -> Image:
     rgb, alpha = canvas.rgb[cut] * alpha[cut][..., None], alpha[cut]
     scale = side_px * 0.86 / max(alpha.shape)
     shape = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
-    rgb, alpha = (cv2.resize(a, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC) for a in (rgb, alpha))
+    rgb, alpha = (
+        np.asarray(cv2.resize(a, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.float32)
+        for a in (rgb, alpha)
+    )
     alpha = np.clip(alpha, 0, 1)
     tone = np.array([1.0, 1.0, 1.0], np.float32) * np.float32(rng.uniform(0.9, 0.97))
     image = np.empty((side_px, side_px, 3), np.float32)

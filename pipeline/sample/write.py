@@ -75,7 +75,7 @@ def render_sample(
         raise ValueError(f"a sample has at least one scene, got scenes={scenes}")
     shop = make_items(seed, items)
     total = len(shop) * len(VIEWS) + scenes
-    tell = progress or (lambda done, of: None)
+    tell = progress or (lambda _done, _total: None)
     _write_shop(folder, shop, lambda done: tell(done, total))
     document: dict[str, Any] = {"images": [], "annotations": [], "categories": coco_categories()}
     (folder / "street").mkdir(parents=True)

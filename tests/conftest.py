@@ -1,0 +1,44 @@
+"""Pictures and stages for the tests: small, made on the fly, without a network or a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.images import write_jpeg
+from stages.types import Image
+
+COLORS = {"red": (200, 30, 30), "green": (20, 150, 40), "blue": (30, 40, 190), "black": (20, 20, 20)}
+
+
+def draw(*colors: str, side: int = 64) -> Image:
+    """Blocks of colour side by side on white: what FakeDetector finds."""
+    image = np.full((side, side * len(colors), 3), 255, np.uint8)
+    for place, color in enumerate(colors):
+        left = place * side
+        image[side // 8 : -side // 8, left + side // 4 : left + 3 * side // 4] = COLORS[color]
+    return image
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A catalogue folder: one photo per colour, and two of red in a sub-folder."""
+    folder = tmp_path / "catalogue"
+    (folder / "red").mkdir(parents=True)
+    for color in ("green", "blue", "black"):
+        write_jpeg(folder / f"{color}.jpg", draw(color))
+    write_jpeg(folder / "red" / "front.jpg", draw("red"))
+    write_jpeg(folder / "red" / "back.jpg", draw("red", side=80))
+    return folder
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """Query photos: two garments, none, and one after the other every kind of file that is no photo."""
+    folder = tmp_path / "street"
+    folder.mkdir()
+    write_jpeg(folder / "a two.jpg", draw("red", "blue"))
+    write_jpeg(folder / "b none.jpg", np.full((40, 40, 3), 255, np.uint8))
+    return folder

@@ -1,0 +1,86 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.build import CROPPERS, DETECTORS, INDEXES, Config, build_cropper, build_detector, build_embedder, build_index
+from stages.crop import MaskCrop
+from stages.errors import StageError
+from stages.testing import FakeDetector, check_cropper, check_detector
+
+MINE = """
+from stages.types import Box, Detection
+
+class Middle:
+    labels = ("top",)
+    input_px = 64
+
+    def __call__(self, images):
+        return [[Detection("top", 0.5, Box(0, 0, *image.shape[1::-1]))] for image in images]
+
+class NoDetector:
+    pass
+
+def broken():
+    raise RuntimeError("no GPU in this house")
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+@pytest.mark.parametrize("name", CROPPERS)
+def test_every_named_cropper_keeps_the_law(name: str) -> None:
+    check_cropper(build_cropper(Config(crop=name)))
+
+
+def test_mask_is_mask_on_white() -> None:
+    assert build_cropper(Config(crop="mask")) == MaskCrop("white")
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_every_named_index_has_the_width_asked_for(name: str) -> None:
+    assert build_index(name, 7).dim == 7
+
+
+def test_whole_keeps_the_law() -> None:
+    check_detector(build_detector(Config(detector="whole")))
+
+
+def test_a_stage_of_the_users_own_is_found_beside_them(mine: None) -> None:
+    check_detector(build_detector(Config(detector="mine:Middle")))
+
+
+def test_a_stage_from_an_installed_package() -> None:
+    assert isinstance(build_detector(Config(detector="stages.testing:FakeDetector")), FakeDetector)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mine:NoDetector", "lacks __call__, input_px, labels"),
+        ("mine:broken", "no GPU in this house"),
+        ("mine:Absent", "Absent"),
+        ("nowhere:Detector", "nowhere"),
+    ],
+)
+def test_a_stage_that_cannot_be_built_says_why(mine: None, name: str, says: str) -> None:
+    with pytest.raises(StageError, match=says):
+        build_detector(Config(detector=name))
+
+
+def test_an_unknown_name_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"no detector is called 'yolo'; there are maskrcnn_mobilenet_v2"):
+        build_detector(Config(detector="yolo"))
+    with pytest.raises(ValueError, match="no crop"):
+        build_cropper(Config(crop="circle"))
+    with pytest.raises(ValueError, match="no embedder"):
+        build_embedder(Config(embedder="clip"))
+    with pytest.raises(ValueError, match="no index"):
+        build_index("tree", 3)
+    assert len(DETECTORS) == 9

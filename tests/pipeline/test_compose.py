@@ -1,0 +1,113 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import draw
+from pipeline.compose import Pipeline, main_garment
+from stages.crop import BoxCrop, MaskCrop
+from stages.detect.whole import WholeDetector
+from stages.images import read_photo, walk, write_jpeg
+from stages.testing import FakeDetector, FakeEmbedder
+from stages.types import WHOLE, Detection, Image
+
+
+class SmallDetector(FakeDetector):
+    """Looks at photos in 64 pixels."""
+
+    input_px = 64
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = []
+    for number, colors in enumerate((["red"], ["red", "blue"], [], ["green"], ["black", "red", "blue"])):
+        path = tmp_path / f"{number}.jpg"
+        write_jpeg(path, draw(*colors) if colors else np.full((50, 50, 3), 255, np.uint8))
+        paths.append(path)
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no photo")
+    return [*paths[:2], bad, *paths[2:]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
+def test_results_come_in_order_whatever_the_batch(photos: list[Path], batch_size: int) -> None:
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), batch_size=batch_size)
+    analyses = list(pipeline(photos))
+    assert [one.path for one in analyses] == photos
+    assert [len(one.detections) for one in analyses] == [1, 2, 0, 0, 1, 3]
+    assert [one.error is not None for one in analyses] == [False, False, True, False, False, False]
+    for one in analyses:
+        assert len(one.crops) == len(one.vectors) == len(one.detections)
+        alone = FakeEmbedder()([crop.image for crop in one.crops])
+        np.testing.assert_array_equal(one.vectors.reshape(-1, 49), alone)
+
+
+def test_photos_are_read_as_they_are_needed(photos: list[Path]) -> None:
+    asked = []
+
+    def endless() -> Iterator[Path]:
+        while True:
+            asked.append(1)
+            yield photos[0]
+
+    stream = Pipeline(FakeDetector(), batch_size=2)(endless())
+    for _ in range(20):
+        next(stream)
+    stream.close()
+    assert len(asked) < 40
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert list(Pipeline(FakeDetector())([])) == []
+
+
+@pytest.mark.parametrize("cropper", [BoxCrop(), MaskCrop()])
+def test_a_large_jpeg_is_looked_at_small_and_cropped_sharp(tmp_path: Path, cropper: BoxCrop | MaskCrop) -> None:
+    image = np.full((1024, 768, 3), 255, np.uint8)
+    image[400:480, 96:160] = (200, 30, 30)
+    path = tmp_path / "large.jpg"
+    write_jpeg(path, image)
+    embedder = FakeEmbedder()
+    embedder.input_px = 48
+    (small,) = Pipeline(SmallDetector(), cropper, embedder)([path])
+    assert small.photo is not None
+    assert small.photo.image.shape[0] < 200
+    (detection,), (crop,) = small.detections, small.crops
+    assert (small.photo.width, small.photo.height) == (768, 1024)
+    assert max(np.abs(np.subtract(detection.box.corners, (96, 400, 160, 480)))) <= 8
+    assert max(crop.image.shape) >= 48, "cut from a larger decoding"
+    assert crop.box.width >= detection.box.width
+    assert detection.mask is not None
+    assert detection.mask.mean() > 0.7
+
+
+def test_a_catalogue_photo_shows_its_main_garment_or_is_taken_whole(photos: list[Path]) -> None:
+    analyses = [one for one in Pipeline(FakeDetector(), main_garment=True)(photos) if not one.error]
+    assert [len(one.detections) for one in analyses] == [1] * 5
+    assert analyses[2].detections[0].label == WHOLE
+    photo = read_photo(photos[0])
+    assert main_garment([], photo).box.corners == (0, 0, photo.width, photo.height)
+
+
+def test_closing_early_stops_the_workers(photos: list[Path]) -> None:
+    stream = Pipeline(WholeDetector())(walk([photos[0].parent]))
+    next(stream)
+    stream.close()
+
+
+def test_a_detector_that_breaks_ends_the_run_with_its_own_error(photos: list[Path]) -> None:
+    class Broken(FakeDetector):
+        def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(Pipeline(Broken())(photos))
+
+
+def test_impossible_compositions_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs a cropper"):
+        Pipeline(FakeDetector(), None, FakeEmbedder())
+    with pytest.raises(ValueError, match="at least 1"):
+        Pipeline(FakeDetector(), batch_size=0)

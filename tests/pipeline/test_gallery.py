@@ -1,0 +1,269 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import draw
+from pipeline.catalogue import CataloguePhoto, read_catalogue
+from pipeline.compose import Pipeline
+from pipeline.gallery import Gallery, Row, verify
+from pipeline.indexing import Indexing, Tally
+from pipeline.storage import writing
+from stages.crop import BoxCrop, MaskCrop
+from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
+from stages.images import write_jpeg
+from stages.testing import FakeDetector, FakeEmbedder
+from stages.types import Box, Vectors
+
+
+def row(item: str, photo: str, label: str = "top", **metadata: str) -> Row:
+    return Row(item, photo, f"sha of {photo}", "fake", label, 0.9, Box(0, 0, 5, 5), tuple(metadata.items()))
+
+
+def vectors(*seeds: int) -> Vectors:
+    rows = np.array([np.random.default_rng(seed).normal(size=49) for seed in seeds], np.float32).reshape(-1, 49)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def new(folder: Path, index: str = "exact") -> Gallery:
+    return Gallery.create(folder, FakeEmbedder(), BoxCrop(), index)
+
+
+def run(gallery: Gallery, shop: Path) -> Tally:
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), main_garment=True)
+    return Indexing(gallery, pipeline, "fake")(read_catalogue([shop]))
+
+
+@pytest.mark.parametrize("index", ["exact", "hnsw"])
+def test_what_is_saved_is_found_again_after_opening(tmp_path: Path, shop: Path, index: str) -> None:
+    tally = run(new(tmp_path / "g", index), shop)
+    assert (tally.added, tally.failed) == (5, [])
+    gallery = Gallery.open(tmp_path / "g")
+    assert gallery.items == ["black", "blue", "green", "red"]
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder())
+    (street,) = pipeline([shop / "red" / "front.jpg"])
+    (matches,) = gallery.search(street.vectors, k=10)
+    assert matches[0].item == "red"
+    assert matches[0].similarity == pytest.approx(1, abs=1e-4)
+    assert matches[0].photo.endswith("front.jpg")
+    assert [match.item for match in matches] == sorted((m.item for m in matches), key=[m.item for m in matches].index)
+    assert len({match.item for match in matches}) == 4
+
+
+def test_adding_again_changes_nothing_and_embeds_nothing(tmp_path: Path, shop: Path) -> None:
+    run(new(tmp_path / "g"), shop)
+    gallery = Gallery.open(tmp_path / "g")
+    generation = gallery.manifest.generation
+    tally = run(gallery, shop)
+    assert (tally.unchanged, tally.seen) == (5, 5)
+    assert Gallery.open(tmp_path / "g").manifest.generation == generation
+
+
+def test_a_copy_of_the_same_photo_under_another_name_changes_nothing(tmp_path: Path, shop: Path) -> None:
+    gallery = new(tmp_path / "g")
+    run(gallery, shop)
+    shutil.copy(shop / "red" / "front.jpg", shop / "red" / "front (1).jpg")
+    assert run(gallery, shop).unchanged == 6
+
+
+def test_a_changed_file_replaces_its_rows(tmp_path: Path, shop: Path) -> None:
+    gallery = new(tmp_path / "g")
+    run(gallery, shop)
+    write_jpeg(shop / "green.jpg", draw("blue", side=48))
+    tally = run(gallery, shop)
+    assert (tally.replaced, tally.unchanged, len(gallery)) == (1, 4, 5)
+    query = FakeEmbedder()([draw("blue", side=48)[6:-6, 12:36]])
+    assert gallery.search(query, k=1)[0][0].item in {"green", "blue"}
+    assert len(Gallery.open(tmp_path / "g")) == 5
+
+
+def test_new_metadata_is_taken_without_embedding(tmp_path: Path, shop: Path) -> None:
+    gallery = new(tmp_path / "g")
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), main_garment=True)
+    for price, outcome in (("5", "added"), ("6", "redescribed"), ("6", "unchanged")):
+        entry = CataloguePhoto(shop / "green.jpg", "green", (("price", price),))
+        assert getattr(Indexing(gallery, pipeline, "fake")([entry]), outcome) == 1
+    (match,) = gallery.search(FakeEmbedder()([draw("green")]), k=1)[0]
+    assert match.metadata == (("price", "6"),)
+
+
+def test_a_photo_that_cannot_be_read_costs_only_itself(tmp_path: Path, shop: Path) -> None:
+    (shop / "broken.jpg").write_bytes(b"")
+    tally = run(new(tmp_path / "g"), shop)
+    assert [(path.name, reason) for path, reason in tally.failed] == [("broken.jpg", "is empty (0 bytes)")]
+    assert tally.added == 5
+
+
+def test_same_label_keeps_to_the_group_and_the_catalogues_word_comes_first(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    gallery.add(
+        [row("a", "1"), row("b", "2", "bag"), row("c", "3", "whole", category="Bag"), row("d", "4", "whole")],
+        vectors(1, 2, 3, 4),
+    )
+    (found,) = gallery.search(vectors(1), 4, labels=["bag"])
+    assert {match.item for match in found} == {"b", "c"}
+    assert {match.label for match in found} == {"bag"}
+    assert gallery.search(vectors(1), 4, labels=["hat"]) == [[]]
+
+
+def test_an_item_of_many_photos_does_not_crowd_out_the_others(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    gallery.add([row("many", str(n)) for n in range(60)], vectors(*[1] * 60))
+    gallery.add([row("one", "x"), row("two", "y")], vectors(2, 3))
+    (found,) = gallery.search(vectors(1), k=3)
+    assert found[0].item == "many"
+    assert {match.item for match in found} == {"many", "one", "two"}
+
+
+def test_min_similarity_and_k_and_an_empty_gallery(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    assert gallery.search(vectors(1), k=3) == [[]]
+    gallery.add([row("a", "1"), row("b", "2")], vectors(1, 2))
+    assert [m.item for m in gallery.search(vectors(1), k=3, min_similarity=0.9)[0]] == ["a"]
+    assert gallery.search(vectors(), k=3) == []
+    with pytest.raises(ValueError, match="k is at least 1"):
+        gallery.search(vectors(1), k=0)
+    with pytest.raises(ValueError, match="label for each"):
+        gallery.search(vectors(1), k=1, labels=[])
+
+
+def test_remove_takes_all_photos_of_an_item_and_unknown_ones_are_told(tmp_path: Path, shop: Path) -> None:
+    gallery = new(tmp_path / "g", "hnsw")
+    run(gallery, shop)
+    with pytest.raises(ValueError, match="no item yellow; nothing was removed"):
+        gallery.remove(["red", "yellow"])
+    assert gallery.remove(["red"]) == 2
+    gallery.save()
+    again = Gallery.open(tmp_path / "g")
+    assert again.items == ["black", "blue", "green"]
+    assert "red" not in {match.item for match in again.search(FakeEmbedder()([draw("red")]), k=9)[0]}
+    assert run(again, shop).added == 2
+
+
+def test_another_embedder_or_crop_is_refused_by_both_names(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    gallery.check_made_with(FakeEmbedder(), BoxCrop())
+    other = FakeEmbedder()
+    other.fingerprint = "another net"
+    with pytest.raises(GalleryMismatch, match="'fake mean colours'.*'another net'"):
+        gallery.check_made_with(other, BoxCrop())
+    with pytest.raises(GalleryMismatch, match="'box margin=0.05'.*'mask background=white"):
+        gallery.check_made_with(FakeEmbedder(), MaskCrop())
+
+
+@pytest.mark.parametrize("role", ["photos", "vectors", "graph"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
+def test_a_damaged_file_is_told_and_never_parsed(tmp_path: Path, shop: Path, role: str, harm: str) -> None:
+    run(new(tmp_path / "g", "hnsw"), shop)
+    (path,) = (tmp_path / "g").glob(f"{role}-*")
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+    if harm == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-3] if harm == "cut" else data)
+    assert len(verify(tmp_path / "g")) == 1
+    with pytest.raises(GalleryCorrupt, match=path.name):
+        Gallery.open(tmp_path / "g").search(vectors(1), k=1)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 1, "files": {"photos": 3}}'])
+def test_a_manifest_that_makes_no_sense_is_told(tmp_path: Path, content: str) -> None:
+    new(tmp_path / "g")
+    (tmp_path / "g" / "manifest.json").write_text(content)
+    with pytest.raises(GalleryCorrupt, match=r"manifest\.json"):
+        Gallery.open(tmp_path / "g")
+    assert verify(tmp_path / "g")
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    new(tmp_path / "g")
+    manifest = json.loads((tmp_path / "g" / "manifest.json").read_text())
+    manifest["files"]["photos"]["name"] = "../secret"
+    (tmp_path / "g" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GalleryCorrupt, match="outside"):
+        Gallery.open(tmp_path / "g")
+
+
+def test_a_write_that_fails_leaves_the_old_generation(
+    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = new(tmp_path / "g")
+    run(gallery, shop)
+    before = sorted(path.name for path in (tmp_path / "g").iterdir())
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gallery.remove(["red"])
+    with monkeypatch.context() as patch, pytest.raises(GalleryError, match="No space left on device; nothing was changed"):
+        patch.setattr(np, "save", full)
+        gallery.save()
+    assert sorted(path.name for path in (tmp_path / "g").iterdir()) == before
+    assert "red" in Gallery.open(tmp_path / "g").items
+    gallery.save()
+    assert "red" not in Gallery.open(tmp_path / "g").items
+
+
+def test_a_second_writer_is_told(tmp_path: Path) -> None:
+    with writing(tmp_path / "g"), pytest.raises(GalleryError, match="another outfinder is writing"), writing(tmp_path / "g"):
+        pass
+
+
+def test_absent_and_present_galleries_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match=r"no gallery at .*; make one with: outfinder index"):
+        Gallery.open(tmp_path / "g")
+    new(tmp_path / "g")
+    with pytest.raises(GalleryError, match="a gallery at .* already"):
+        new(tmp_path / "g")
+
+
+def test_a_reader_outlives_a_write(tmp_path: Path) -> None:
+    writer = new(tmp_path / "g")
+    writer.add([row("a", "1")], vectors(1))
+    writer.save()
+    reader = Gallery.open(tmp_path / "g")
+    writer.remove(["a"])
+    writer.add([row("b", "2")], vectors(1))
+    writer.save()
+    assert reader.search(vectors(1), k=2)[0][0].item == "a"
+    assert Gallery.open(tmp_path / "g").search(vectors(1), k=2)[0][0].item == "b"
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "remove", "reopen"]), st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=STEPS, index=st.sampled_from(["exact", "hnsw"]))
+def test_any_history_gives_what_a_dictionary_would(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int, int]], index: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any") / "g"
+    gallery, truth = new(folder, index), dict[tuple[str, str], int]()
+    for action, item, photo, seed in steps:
+        if action == "add":
+            gallery.add([row(f"i{item}", f"p{photo}")], vectors(seed))
+            truth[f"i{item}", f"p{photo}"] = seed
+        elif action == "reopen":
+            gallery.save()
+            gallery = Gallery.open(folder)
+        elif f"i{item}" in gallery.items:
+            gallery.remove([f"i{item}"])
+            truth = {key: value for key, value in truth.items() if key[0] != f"i{item}"}
+    assert {(live.item, live.photo) for live in gallery.rows} == set(truth)
+    query = vectors(7)
+    best: dict[str, float] = {}
+    for (name, _), seed in truth.items():
+        best[name] = max(best.get(name, -1.0), float(query[0] @ vectors(seed)[0]))
+    found = {match.item: match.similarity for match in gallery.search(query, k=10)[0]}
+    assert found == pytest.approx(best, abs=1e-5)
