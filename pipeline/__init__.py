@@ -1,0 +1,1 @@
+"""The composition of the stages: pipeline, gallery, catalogue, report, and the command."""

@@ -168,7 +168,7 @@ def _own(name: str, protocol: type[T], *arguments: Any) -> T:
         sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module_name), attribute)(*arguments)
-    except Exception as error:  # noqa: BLE001  the user's code may raise anything
+    except Exception as error:
         raise StageError(f"{name} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(made, protocol):
         wanted = (part for part in vars(protocol) if not part.startswith("_") or part in ("__call__", "__len__"))

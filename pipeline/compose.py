@@ -114,7 +114,7 @@ class Pipeline:
 
     def _with_detections(self, analysis: Analysis, found: Sequence[Detection]) -> Analysis:
         photo = analysis.photo
-        assert photo is not None  # noqa: S101  for the type checker: the caller has looked
+        assert photo is not None
         if self._main_garment:
             found = [main_garment(found, photo)]
         return replace(analysis, detections=tuple(found))
@@ -134,7 +134,7 @@ class Pipeline:
 
     def _sharpened(self, analysis: Analysis, crops: Sequence[Crop]) -> list[Crop]:
         photo, cropper, embedder = analysis.photo, self.cropper, self.embedder
-        assert photo is not None and cropper is not None and embedder is not None  # noqa: S101, PT018
+        assert photo is not None and cropper is not None and embedder is not None  # noqa: PT018
         small = [place for place, crop in enumerate(crops) if max(crop.image.shape[:2]) < embedder.input_px]
         if small:
             shortest = min(max(crops[place].image.shape[:2]) for place in small)

@@ -65,7 +65,7 @@ def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipel
     gallery = Gallery.open(folder)
     config = config_for(gallery.manifest, given)
     if config.detector == "whole" and "detector" not in given:
-        config = replace(config, detector=Config.detector)
+        config = replace(config, detector=Config().detector)
     pipeline = Pipeline(build_detector(config), cropper := build_cropper(config), embedder := build_embedder(config))
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config

@@ -68,7 +68,9 @@ def main(architecture: str, data: tuple[tuple[Path, Path], ...], val: tuple[Path
         result = evaluate(RcnnDetector(network, LABELS, min_score=0.02), *val)
         return {"val": asdict(result)}
 
-    train(network, TrainingSet([CocoScenes(*pair) for pair in data], input_px, seed), recipe, output, after_epoch=finish)
+    train(
+        network, TrainingSet([CocoScenes(*pair) for pair in data], input_px, seed), recipe, output, after_epoch=finish
+    )
 
 
 if __name__ == "__main__":

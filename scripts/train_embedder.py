@@ -57,7 +57,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--validation-too", is_flag=True, help="Train on the validation SKUs as well, for the last run.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def main(  # noqa: PLR0913, PLR0917  one parameter per option
+def main(
     data: Path,
     init: Path,
     ccp_coco: Path,

@@ -1,0 +1,1 @@
+"""The stages, each usable alone: detect, crop, embed, index; none knows the pipeline."""

@@ -83,7 +83,9 @@ def test_shoes_come_in_two_pieces_and_other_groups_in_one():
     items = make_items(0, 13)
     pairs = 0
     for seed in range(6):
-        scene = render_scene(np.random.default_rng(seed), [choose_outfit(np.random.default_rng(seed), items)], 0.0)
+        scene = render_scene(
+            np.random.default_rng(seed), [choose_outfit(np.random.default_rng(seed), items)], 0.0, (480, 320)
+        )
         labels = [piece.item.label for piece in scene.pieces]
         pairs += labels.count("shoes") == 2
         for label in set(labels) - {"shoes", "hosiery"}:
@@ -125,7 +127,7 @@ def test_clutter_makes_edges():
         edges = []
         for seed in range(4):
             scene = render_scene(
-                np.random.default_rng(seed), [choose_outfit(np.random.default_rng(seed), items)], clutter
+                np.random.default_rng(seed), [choose_outfit(np.random.default_rng(seed), items)], clutter, (360, 240)
             )
             edges.append((cv2.Canny(cv2.cvtColor(scene.image, cv2.COLOR_RGB2GRAY), 60, 140) > 0).mean())
         means.append(np.mean(edges))

@@ -87,7 +87,9 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
         raise WeightsError(f"weights {path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise WeightsError(f"weights {path} are not a safetensors file: {error}") from error
-    floats = {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    floats = {
+        key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()
+    }
     return Checkpoint(name or path.stem, floats, dict(metadata), sha256)
 
 

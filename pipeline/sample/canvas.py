@@ -107,7 +107,7 @@ class Canvas:
             cv2.fillPoly(region.mask, [fixed(hole - np.array([region.x, region.y], np.float32))], 0, shift=3)
         self._paint(region, cloth, owner, fold, amount, details)
 
-    def _paint(  # noqa: PLR0913, PLR0917 - as above
+    def _paint(
         self,
         region: Region | None,
         cloth: Cloth,
@@ -145,6 +145,8 @@ class Canvas:
         np.copyto(self.owner[window], np.int16(owner), where=region.mask > 0)
 
     def _colour(self, region: Region, cloth: Cloth) -> NDArray[np.float32]:
+        if len(cloth.swatch) == 1:
+            return np.full((*region.mask.shape, 3), cloth.swatch[0, 0], np.float32)
         zoom = SWATCH_PX / (SWATCH_HEIGHTS * self.scale_px)
         shape = region.mask.shape
         rgb = cv2.remap(

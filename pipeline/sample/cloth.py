@@ -43,7 +43,7 @@ PATTERNS = ("plain", "stripes", "checks", "dots", "floral", "colour-block", "den
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cloth:
-    """What a garment is made of: a seamless ``(256, 256, 3)`` float32 swatch and how it behaves in the light."""
+    """What a garment is made of: a seamless ``(256, 256, 3)`` float32 swatch (``(1, 1, 3)`` if plain) and how it behaves in the light."""
 
     swatch: NDArray[np.float32]
     gloss: float = 0.0
@@ -70,7 +70,7 @@ def fold_noise(kind: str) -> NDArray[np.float32]:
 
 def plain_cloth(colour: Colour, *, gloss: float = 0.0, folds: float = 1.0, sheer: float = 0.0) -> Cloth:
     """Cloth of one colour, without a weave (skin, hair, metal, leather)."""
-    return Cloth(np.full((SWATCH_PX, SWATCH_PX, 3), colour, np.float32), gloss, folds, None, sheer)
+    return Cloth(np.full((1, 1, 3), colour, np.float32), gloss, folds, None, sheer)
 
 
 def make_cloth(pattern: str, colour: Colour, accent: Colour, seed: int) -> Cloth:

@@ -72,9 +72,6 @@ def _draw_upper(canvas: Canvas, figure: Figure, worn: Worn, gap: float) -> None:
         accessories.draw_belt(canvas, figure, *worn["belt"])
     if "outerwear" not in worn:
         return
-    for arm in figure.arms:
-        if not arm.behind:
-            _draw_arm(canvas, figure, arm, {k: v for k, v in worn.items() if k != "outerwear"}, hand=False)
     if gap or "belt" in worn:
         coats.draw_open_coat(canvas, figure, *worn["outerwear"], max(gap, 0.035))
     else:

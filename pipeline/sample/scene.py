@@ -90,7 +90,7 @@ def _pick(rng: np.random.Generator, items: list[Item]) -> Item:
     return items[int(rng.integers(len(items)))]
 
 
-def draw_standing(  # noqa: PLR0913, PLR0917 - who, where and in which light
+def draw_standing(
     rng: np.random.Generator,
     outfit: Sequence[Item],
     size: tuple[int, int],
@@ -148,7 +148,9 @@ def render_scene(
     if not 0 <= clutter <= 1:
         raise ValueError(f"clutter lies in [0, 1], got {clutter}")
     place, crowd, camera = rng.spawn(3)
-    image = draw_background(place, *size, clutter)
+    # Things have their size in pixels of a full-size scene.
+    full = draw_background(place, SIZE[0], round(SIZE[0] * size[1] / size[0]), clutter)
+    image: Pixels = np.asarray(cv2.resize(full, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
     light = Light(float(crowd.uniform(-0.7, 0.7)), -0.45, float(crowd.uniform(0.1, 1.0)))
     spots = _spots(crowd, len(outfits), size)
     people = [

@@ -1,0 +1,1 @@
+"""Detectors find the garments of a photo: R-CNN networks, their training and evaluation, and the whole photo."""

@@ -95,7 +95,8 @@ def to_coco(folder: Path, photo_ids: list[str]) -> dict[str, Any]:
     names = [str(entry[0]) for entry in loadmat(folder / "label_list.mat")["label_list"][0]]
     group_of = {name: 1 + LABELS.index(group) for group, members in GROUPS.items() for name in members}
     groups = np.array([group_of.get(name, 0) for name in names], dtype=np.uint8)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for photo_id in photo_ids:
         label_map = loadmat(folder / "annotations" / "pixel-level" / f"{photo_id}.mat")["groundtruth"]
         height, width = label_map.shape

@@ -97,17 +97,18 @@ def augment(scene: Scene, input_px: int, rng: np.random.Generator) -> Scene:
     centre = np.array([out_w, out_h]) / 2 - spare * rng.uniform(-0.5, 0.5, 2)
     offset = centre - linear @ (np.array([width, height]) / 2)
     warp = np.hstack([linear, offset[:, None]])
-    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     ground = tuple(map(float, scene.image.reshape(-1, 3)[:: max(1, height * width // 1000)].mean(0)))
-    shrunk, warp_image = scene.image, warp
+    shrunk: Image = scene.image
+    warp_image = warp
     if scale < 0.75:  # warpAffine does not average: shrink first
-        shrunk = cv2.resize(scene.image, None, fx=scale, fy=scale, interpolation=smooth)
+        shrunk = np.asarray(cv2.resize(scene.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
         back = np.array([width / shrunk.shape[1], height / shrunk.shape[0]])
         warp_image = np.hstack([linear * back, offset[:, None]])
-    image = cv2.warpAffine(shrunk, warp_image, (out_w, out_h), flags=cv2.INTER_LINEAR, borderValue=ground)
+    size = (out_w, out_h)
+    image = np.asarray(cv2.warpAffine(shrunk, warp_image, size, flags=cv2.INTER_LINEAR, borderValue=ground), np.uint8)
     masks = np.zeros((len(scene.masks), out_h, out_w), np.uint8)
     for mask, into in zip(scene.masks, masks, strict=True):
-        cv2.warpAffine(mask, warp, (out_w, out_h), dst=into, flags=cv2.INTER_NEAREST)
+        cv2.warpAffine(mask, warp, size, dst=into, flags=cv2.INTER_NEAREST)
     return Scene(_recolour(image, rng), masks, scene.labels)
 
 
@@ -121,10 +122,11 @@ def _recolour(image: Image, rng: np.random.Generator) -> Image:
     values = grey + (values - grey) * saturation
     values = (values - values.mean()) * float(np.exp(rng.normal(0, 0.15))) + values.mean()
     if rng.random() < 0.15:
-        values = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.5, 1.5))
+        values = np.asarray(cv2.GaussianBlur(values, (0, 0), rng.uniform(0.5, 1.5)), np.float32)
     if rng.random() < 0.15:
         values += rng.normal(0, rng.uniform(0.01, 0.05), values.shape).astype(np.float32)
-    return np.clip(values * 255, 0, 255).astype(np.uint8)
+    recoloured: Image = np.clip(values * 255, 0, 255).astype(np.uint8)
+    return recoloured
 
 
 Target = dict[str, Tensor]

@@ -94,7 +94,9 @@ def _judge(truth: COCO, results: list[dict[str, Any]], kind: str) -> AveragePrec
     if not results:
         return AveragePrecision(0.0, 0.0, 0.0, dict.fromkeys(names, 0.0))
     # loadRes writes an area and an id into what it is given
-    boxes = [{key: value for key, value in result.items() if kind == "segm" or key != "segmentation"} for result in results]
+    boxes = [
+        {key: value for key, value in result.items() if kind == "segm" or key != "segmentation"} for result in results
+    ]
     with _quiet():
         judge = COCOeval(truth, truth.loadRes(boxes), kind)
         judge.evaluate()
@@ -106,7 +108,8 @@ def _judge(truth: COCO, results: list[dict[str, Any]], kind: str) -> AveragePrec
         for name, values in zip(names, precision.T, strict=True)
         if (values >= 0).any()
     }
-    return AveragePrecision(*(round(float(value), 4) for value in judge.stats[:3]), by_label)
+    ap, ap50, ap75 = (round(float(value), 4) for value in judge.stats[:3])
+    return AveragePrecision(ap, ap50, ap75, by_label)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision.models import detection, mobilenet_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FasterRCNN, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -30,6 +30,7 @@ ARCHITECTURES = OURS + TORCHVISION
 
 _LEVELS = {6: 32, 13: 96, 17: 320}  # MobileNetV2 block -> channels, at strides 8, 16 and 32
 _WIDTH = 128
+_BOX_WIDTH = 512
 _ANCHOR_PX = ((16, 26, 42), (64, 96, 140), (200, 270, 360))
 _RATIOS = ((0.5, 1.0, 2.0),) * 3
 
@@ -46,7 +47,7 @@ class MobileNetV2FPN(nn.Module):
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """``(n, 3, h, w)`` to three maps ``(n, 128, h / s, w / s)``, keyed "0", "1", "2" by rising stride s."""
-        maps = OrderedDict()
+        maps: OrderedDict[str, Tensor] = OrderedDict()
         for block, layer in enumerate(self.body):
             x = layer(x)
             if block in _LEVELS:
@@ -55,39 +56,29 @@ class MobileNetV2FPN(nn.Module):
         return pyramid
 
 
-def _box_head(resolution: int) -> nn.Module:
-    head: nn.Module = TwoMLPHead(_WIDTH * resolution**2, 512)
-    return head
-
-
 def _mobilenet_v2(num_classes: int, input_px: int, *, masks: bool) -> GeneralizedRCNN:
-    levels = [str(i) for i in range(len(_LEVELS))]
-    backbone = MobileNetV2FPN()
-    anchors = AnchorGenerator(_ANCHOR_PX, _RATIOS)
-    box_pool = MultiScaleRoIAlign(levels, 7, 2)
-    proposals = {
+    levels = [str(level) for level in range(len(_LEVELS))]
+    parts = {
+        "backbone": MobileNetV2FPN(),
+        "min_size": input_px,
+        "max_size": input_px,
+        "rpn_anchor_generator": AnchorGenerator(_ANCHOR_PX, _RATIOS),
         "rpn_pre_nms_top_n_train": 1000,
         "rpn_post_nms_top_n_train": 1000,
         "rpn_pre_nms_top_n_test": 400,
         "rpn_post_nms_top_n_test": 300,
+        "box_roi_pool": MultiScaleRoIAlign(levels, 7, 2),
+        "box_head": TwoMLPHead(_WIDTH * 7**2, _BOX_WIDTH),
+        "box_predictor": FastRCNNPredictor(_BOX_WIDTH, num_classes),
         "box_batch_size_per_image": 128,  # RoIAlign's backward is the slowest part of a training step on a CPU
     }
-    size = {"min_size": input_px, "max_size": input_px}
-    box_args = {"box_roi_pool": box_pool, "box_head": _box_head(7), "box_predictor": None}
     if not masks:
-        predictor = detection.faster_rcnn.FastRCNNPredictor(512, num_classes)
-        return FasterRCNN(
-            backbone, rpn_anchor_generator=anchors, **proposals, **size, **(box_args | {"box_predictor": predictor})
-        )
+        return FasterRCNN(**parts)
     return MaskRCNN(
-        backbone,
-        rpn_anchor_generator=anchors,
-        **proposals,
-        **size,
-        **(box_args | {"box_predictor": detection.faster_rcnn.FastRCNNPredictor(512, num_classes)}),
+        **parts,
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
         mask_head=MaskRCNNHeads(_WIDTH, (_WIDTH,) * 3, 1),
-        mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(_WIDTH, _WIDTH, num_classes),
+        mask_predictor=MaskRCNNPredictor(_WIDTH, _WIDTH, num_classes),
     )
 
 

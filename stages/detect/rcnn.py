@@ -90,7 +90,8 @@ class RcnnDetector:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         if size == (width, height):
             return image
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        return np.asarray(resized, np.uint8)
 
     @torch.inference_mode()
     def _run(self, images: list[Image], shape: tuple[int, int]) -> list[dict[str, NDArray[np.float32]]]:
@@ -114,7 +115,8 @@ class RcnnDetector:
         detections = []
         for place, corners in enumerate(raw["boxes"] * scale):
             label = self._names[int(raw["labels"][place]) - 1]
-            box = Box.clipped(*map(float, corners), width=full[1], height=full[0])
+            x1, y1, x2, y2 = map(float, corners)
+            box = Box.clipped(x1, y1, x2, y2, width=full[1], height=full[0])
             if label is None or box is None:
                 continue
             mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
@@ -174,7 +176,7 @@ def from_torchvision(architecture: str, min_score: float = 0.5, device: str = "c
     """
     if architecture not in TORCHVISION:
         raise ValueError(f"{architecture!r} is not one of torchvision's; there are {', '.join(TORCHVISION)}")
-    coco = get_model_weights(architecture).DEFAULT  # type: ignore[attr-defined]
+    coco = get_model_weights(architecture).DEFAULT
     categories = coco.meta["categories"]  # the background is its first
     network = build_network(architecture, len(categories) - 1)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +82,10 @@ def train(
                 log(f"epoch {epoch + 1}/{recipe.epochs} step {place}/{per_epoch} loss {total / (place + 1):.3f}"
                     f" left {left / 60:.0f} min")  # fmt: skip
         line = {"epoch": epoch + 1, "loss": round(total / per_epoch, 4), "seconds": round(perf_counter() - start)}
-        _save(folder / "last.pt", {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1})
+        _save(
+            folder / "last.pt",
+            {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1},
+        )
         line |= after_epoch(epoch + 1) if after_epoch else {}
         with (folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line | {"recipe": asdict(recipe)}) + "\n")
@@ -93,7 +95,8 @@ def train(
 
 def _groups(network: GeneralizedRCNN, recipe: Recipe) -> list[dict[str, Any]]:
     """The body learns slower than the heads; what is frozen is left out."""
-    body, heads = [], []
+    body: list[torch.nn.Parameter] = []
+    heads: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (body if name.startswith("backbone.body") else heads).append(parameter)
@@ -128,7 +131,7 @@ def _step(network: GeneralizedRCNN, optimizer: torch.optim.Optimizer, batch: Bat
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
     optimizer.step()
     return loss.item()
@@ -137,7 +140,7 @@ def _step(network: GeneralizedRCNN, optimizer: torch.optim.Optimizer, batch: Bat
 def _save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _resume(path: Path, network: GeneralizedRCNN, optimizer: torch.optim.Optimizer) -> int:

@@ -48,11 +48,11 @@ class Tint:
     def apply(self, image: Image) -> Image:
         """The photo with pixels near the source colour moved towards the target; a white ground stays."""
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-        source = np.float32(self.source)
-        away = (lab - source) * np.float32([_LIGHTNESS_WEIGHT, 1, 1])
+        source, target = np.array([self.source, self.target], np.float32)
+        away = (lab - source) * np.array([_LIGHTNESS_WEIGHT, 1, 1], np.float32)
         share = np.exp(-(away**2).sum(axis=2) / (2 * _TINT_REACH**2))
         share[white_ground(image)] = 0
-        lab += share[..., None] * (np.float32(self.target) - source)
+        lab += share[..., None] * (target - source)
         moved = cv2.cvtColor(lab.clip(0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
         return np.asarray(moved, np.uint8)
 
@@ -69,10 +69,8 @@ def garment_colour(image: Image) -> tuple[float, float, float]:
 
 def white_ground(image: Image) -> NDArray[np.bool_]:
     """The near-white pixels that are connected with the border, ``(h, w)``."""
-    near_white = (image.min(axis=2) >= WHITE_LEVEL).astype(np.uint8)
-    if not near_white.any():
-        return near_white.astype(np.bool_)
-    _, pieces = cv2.connectedComponents(near_white, connectivity=4)
+    near_white = image.min(axis=2) >= WHITE_LEVEL
+    _, pieces = cv2.connectedComponents(near_white.astype(np.uint8), connectivity=4)
     border = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
     touching = np.zeros(int(pieces.max()) + 1, np.bool_)
     touching[border] = True

@@ -50,7 +50,9 @@ class FeaturesEmbedder:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         _check_name(architecture)
         network = _downloaded(architecture) if checkpoint is None else _from_file(architecture, checkpoint)
-        self._network = network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
+        self._network = (
+            network.eval().requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
+        )
         self._device, self._batch_size = device, batch_size
         self._input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
@@ -111,7 +113,9 @@ def _from_file(architecture: str, path: Path) -> nn.Module:
     network: nn.Module = torchvision.models.get_model(architecture, weights=None, **scratch)
     last = _behead(network)
     if hasattr(network, "transform_input"):
-        network.transform_input = True  # as torchvision sets it for its own weights of inception_v3 and googlenet
+        vars(network)["transform_input"] = (
+            True  # as torchvision sets it for its own weights of inception_v3 and googlenet
+        )
     dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
     tensors = {name: value for name, value in read(path).tensors.items() if not name.startswith(dropped)}
     try:
@@ -137,7 +141,8 @@ def _behead(network: nn.Module) -> str:
 def _digest(network: nn.Module) -> str:
     """The sha256 of all parameters, in the order of their names."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    tensors: dict[str, Tensor] = network.state_dict()
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

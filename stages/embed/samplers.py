@@ -54,13 +54,14 @@ class MixedSampler:
         items: of any kinds.
         side: of the views, pixels.
         seed: of everything random.
-        quota: groups of each kind in a batch; kinds without items are left out.
+        quota: groups of each kind in a batch; items of other kinds are left out.
     """
 
     def __init__(self, items: Sequence[Item], side: int, seed: int = 0, quota: Mapping[str, int] = QUOTA) -> None:
         self._side, self._seed, self._quota = side, seed, dict(quota)
         groups: dict[str, dict[str, list[Item]]] = {kind: defaultdict(list) for kind in quota}
-        for item in items:
+        wanted = [item for item in items if item.kind in quota]
+        for item in wanted:
             groups[item.kind][item.source if item.kind == "shoes" else item.style].append(item)
         self._groups = {kind: list(of_kind.values()) for kind, of_kind in groups.items() if of_kind}
         self._scenery = [item.photos[0] for item in items if item.kind in ("shoes", "clothing", "garments")]

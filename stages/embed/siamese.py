@@ -35,7 +35,9 @@ class SiameseEmbedder:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         about = Description.read(checkpoint)
         network = _network(checkpoint, about.dim)
-        self._network = network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
+        self._network = (
+            network.eval().requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
+        )
         self._device, self._batch_size = device, batch_size
         self._input_px = about.input_px
         self._normalise = Normalise(about.mean, about.std)

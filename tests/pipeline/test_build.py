@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import CROPPERS, DETECTORS, INDEXES, Config, build_cropper, build_detector, build_embedder, build_index
+from pipeline.build import (
+    CROPPERS,
+    DETECTORS,
+    INDEXES,
+    Config,
+    build_cropper,
+    build_detector,
+    build_embedder,
+    build_index,
+)
 from stages.crop import MaskCrop
 from stages.errors import StageError
 from stages.testing import FakeDetector, check_cropper, check_detector

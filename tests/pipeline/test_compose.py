@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import draw
+
 from pipeline.compose import Pipeline, main_garment
 from stages.crop import BoxCrop, MaskCrop
 from stages.detect.whole import WholeDetector

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import draw
 from pipeline.catalogue import CataloguePhoto, read_catalogue
 from pipeline.compose import Pipeline
 from pipeline.gallery import Gallery, Row, verify

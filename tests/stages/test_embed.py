@@ -47,11 +47,22 @@ def random_images(count: int, seed: int = 0) -> list[np.ndarray]:
     return [cv2.resize(block, (60, 80), interpolation=cv2.INTER_NEAREST) for block in blocks]
 
 
+def settled(network: torch.nn.Module, side: int) -> torch.nn.Module:
+    """A random network whose batch norm knows the spread of its inputs: its outputs differ from image to image."""
+    images = [cv2.resize(image, (side, side)) for image in random_images(8, seed=1)]
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network.train()(Normalise(IMAGENET_MEAN, IMAGENET_STD)(images))
+    return network.eval()
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> weights.Checkpoint:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    weights.save(path, SiameseNetwork(16).state_dict(), METADATA)
+    weights.save(path, settled(SiameseNetwork(16), side=64).state_dict(), METADATA)
     return weights.read(path)
 
 
@@ -66,6 +77,7 @@ class TestSiameseEmbedder:
     def test_vectors_do_not_depend_on_the_batch(self, checkpoint):
         images = random_images(7)
         together = SiameseEmbedder(checkpoint)(images)
+        assert (together[:-1] * together[1:]).sum(axis=1).max() < 0.99
         in_twos = SiameseEmbedder(checkpoint, batch_size=2)(images)
         alone = np.concatenate([SiameseEmbedder(checkpoint)([image]) for image in images])
         assert ((together * in_twos).sum(axis=1) > 0.9999).all()
@@ -102,7 +114,7 @@ class TestSiameseEmbedder:
 class TestFeaturesEmbedder:
     def saved(self, architecture: str, folder: Path, **options: bool) -> tuple[torch.nn.Module, Path]:
         torch.manual_seed(0)
-        network = torchvision.models.get_model(architecture, weights=None, **options)
+        network = settled(torchvision.models.get_model(architecture, weights=None, **options), side=96)
         path = folder / f"{architecture}.safetensors"
         weights.save(path, network.state_dict(), {})
         network.load_state_dict(weights.read(path).tensors)
@@ -356,7 +368,7 @@ class TestTraining:
     @staticmethod
     def network(seed: int) -> SiameseNetwork:
         torch.manual_seed(seed)
-        return SiameseNetwork(8)
+        return settled(SiameseNetwork(8), side=32)
 
     def test_resuming_is_not_seen_in_the_result(self, items, tmp_path):
         batches = MixedSampler(items, side=32, quota={"luma": 1})
@@ -438,8 +450,7 @@ class TestData:
         assert {item.colour for item in by_split["train"]} == {"red", "blue"}
 
     def test_the_test_split_is_the_agreed_one(self):
-        assert [luma_split(sku) for sku in ("mh01", "wt09", "MH01")].count("test") in {0, 1, 2, 3}
-        assert percentile_of("mh01") == int("7ae8", 16) % 100 or luma_split("mh01") == luma_split("MH01")
+        assert [luma_split(sku) for sku in ("mh01", "MH01", "wt09", "wp01")] == ["test", "test", "val", "train"]
 
     def test_shoes_are_pairs_of_a_photographer(self, tmp_path):
         self.write(
@@ -461,6 +472,7 @@ class TestData:
         assert {item.style for item in read_clothing(tmp_path, ["val"])} == wanted
         assert len(read_clothing(tmp_path)) == sum(percentile_of(name) >= 20 for name in ids)
 
+    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
     def test_garments_are_cut_by_box_and_by_mask(self, tmp_path):
         self.write(tmp_path, "1.jpg")
         masks = {label: np.zeros((90, 60), np.uint8) for label in ("top", "left", "right")}
