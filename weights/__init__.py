@@ -105,5 +105,6 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> st
     partial = path.with_suffix(".partial")
     save_file(halves, partial, metadata=metadata)
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     partial.replace(path)
     return digest

@@ -131,7 +131,8 @@ def _behead(network: nn.Module) -> str:
     for name in _AUXILIARY:
         if hasattr(network, name):
             setattr(network, name, None)
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    modules: list[tuple[str, nn.Module]] = list(network.named_modules())
+    layers = [(name, layer) for name, layer in modules if isinstance(layer, nn.Linear | nn.Conv2d)]
     linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
     last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet scores by convolution, and pools after it
     network.set_submodule(last, nn.Identity())
