@@ -37,21 +37,35 @@ class Config:
     device: str = "cpu"
 
 
+def _device(config: Config) -> str:
+    """The device, once torch has used it."""
+    import torch  # noqa: PLC0415
+
+    try:
+        torch.zeros(1, device=config.device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each for one way of not having it
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {config.device!r} cannot be used ({reason}); cpu always can") from error
+    return config.device
+
+
 def _shipped_detector(name: str, config: Config) -> Detector:
     import weights  # noqa: PLC0415
     from stages.detect.rcnn import from_checkpoint, read_detector  # noqa: PLC0415
 
+    device = _device(config)
     if config.detector_weights:
-        return read_detector(config.detector_weights, config.min_score, config.device)
-    return from_checkpoint(weights.load(name), config.min_score, config.device)
+        return read_detector(config.detector_weights, config.min_score, device)
+    return from_checkpoint(weights.load(name), config.min_score, device)
 
 
 def _torchvision_detector(name: str, config: Config) -> Detector:
     from stages.detect.rcnn import from_torchvision, read_detector  # noqa: PLC0415
 
+    device = _device(config)
     if config.detector_weights:
-        return read_detector(config.detector_weights, config.min_score, config.device)
-    return from_torchvision(name, config.min_score, config.device)
+        return read_detector(config.detector_weights, config.min_score, device)
+    return from_torchvision(name, config.min_score, device)
 
 
 def _whole_detector(_name: str, _config: Config) -> Detector:
@@ -64,14 +78,14 @@ def _siamese(config: Config) -> Embedder:
     import weights  # noqa: PLC0415
     from stages.embed.siamese import SiameseEmbedder  # noqa: PLC0415
 
-    own = config.embedder_weights
-    return SiameseEmbedder(weights.read(own) if own else weights.load("siamese"), config.device)
+    own, device = config.embedder_weights, _device(config)
+    return SiameseEmbedder(weights.read(own) if own else weights.load("siamese"), device)
 
 
 def _features(architecture: str, config: Config) -> Embedder:
     from stages.embed.features import FeaturesEmbedder  # noqa: PLC0415
 
-    return FeaturesEmbedder(architecture, config.embedder_weights, config.device)
+    return FeaturesEmbedder(architecture, config.embedder_weights, _device(config))
 
 
 def _crop(kind: str, *options: str) -> Cropper:

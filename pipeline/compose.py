@@ -138,7 +138,7 @@ class Pipeline:
         small = [place for place, crop in enumerate(crops) if max(crop.image.shape[:2]) < embedder.input_px]
         if small:
             shortest = min(max(crops[place].image.shape[:2]) for place in small)
-            wanted = max(photo.image.shape[:2]) * embedder.input_px // shortest
+            wanted = -(-max(photo.image.shape[:2]) * embedder.input_px // shortest)
             try:
                 larger = read_photo(analysis.path, min(wanted, max(photo.width, photo.height)))
             except ImageError:  # it has vanished since: the reduced crops serve

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.build import build_index
+from pipeline.rows import Row, read_rows, write_rows
 from pipeline.storage import Manifest, checked, read_manifest, write_generation
 from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
 from stages.protocols import Cropper, Embedder, Index, StorableIndex
-from stages.types import LABELS, Box, Match, Vectors
+from stages.types import Match, Vectors
 
 _OPEN_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One catalogue photo: what it shows and what it was made from.
-
-    ``sha256`` is the photo file's; ``detector`` names what found ``box``, in full-size pixels.
-    """
-
-    item: str
-    photo: str
-    sha256: str
-    detector: str
-    label: str
-    score: float
-    box: Box
-    metadata: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def group(self) -> str:
-        """The garment group: the catalogue's own word for it (a column label or category) before the detector's."""
-        told = [value.casefold() for key, value in self.metadata if key.casefold() in ("label", "category")]
-        return next((value for value in told if value in LABELS), self.label)
 
 
 class Gallery:
@@ -55,11 +31,17 @@ class Gallery:
         self._by_photo = {(row.item, row.photo): place for place, row in enumerate(rows) if row}
         self._by_content = {(row.item, row.sha256): place for place, row in enumerate(rows) if row}
         self._index: Index | None = None
+        self._by_group: dict[str, NDArray[np.int64]] | None = None
         self._dirty = False
 
     @classmethod
     def create(
-        cls, folder: Path, embedder: Embedder, cropper: Cropper, index: str = "hnsw", settings: dict[str, str] | None = None
+        cls,
+        folder: Path,
+        embedder: Embedder,
+        cropper: Cropper,
+        index: str = "hnsw",
+        settings: dict[str, str] | None = None,
     ) -> Gallery:
         """A new, empty gallery, on disk at once; ``settings`` are kept in its manifest for whoever opens it.
 
@@ -86,7 +68,7 @@ class Gallery:
         for attempt in range(_OPEN_TRIES):
             manifest = read_manifest(folder)
             try:
-                rows = _read_rows(checked(folder, manifest.files["photos"]))
+                rows = read_rows(checked(folder, manifest.files["photos"]))
                 vectors = np.load(checked(folder, manifest.files["vectors"]), mmap_mode="r", allow_pickle=False)
                 break
             except (GalleryCorrupt, OSError) as error:  # perhaps a writer has moved on since the manifest was read
@@ -149,13 +131,14 @@ class Gallery:
             self._forget((row.item, row.photo))
             self._by_photo[row.item, row.photo] = self._by_content[row.item, row.sha256] = len(self._rows)
             self._rows.append(row)
-        self._dirty = self._dirty or bool(rows)
+            self._changed()
 
     def redescribe(self, old: Row, new: Row) -> None:
-        """Give a photo other metadata; its vector stays."""
-        place = self._by_photo[old.item, old.photo]
+        """Give a photo of an item another place or other metadata; its vector stays."""
+        place = self._by_photo.pop((old.item, old.photo))
+        self._by_photo[new.item, new.photo] = place
         self._rows[place] = new
-        self._dirty = True
+        self._changed()
 
     def remove(self, items: Iterable[str]) -> int:
         """Remove items with all their photos; returns how many photos went.
@@ -196,7 +179,7 @@ class Gallery:
             label = labels[place] if labels is not None else None
             matches = self._items(found.rows[place], found.similarities[place], k, label)
             if len(matches) < k and len(found.rows[place]) < len(self):  # many photos of few items, or a rare label
-                matches = self._items(*self._all_by_similarity(query), k, label)
+                matches = self._items(*self._by_similarity(query, label), k, label)
             results.append([match for match in matches if match.similarity >= min_similarity])
         return results
 
@@ -210,7 +193,7 @@ class Gallery:
             return
         index, vectors = self._load_index(), self._all_vectors()
         writers = {
-            "photos": (".jsonl", lambda path: _write_rows(path, self._rows)),
+            "photos": (".jsonl", lambda path: write_rows(path, self._rows)),
             "vectors": (".npy", lambda path: np.save(path, vectors, allow_pickle=False)),
         }
         if isinstance(index, StorableIndex):
@@ -223,17 +206,19 @@ class Gallery:
         self._dirty = False
 
     def _forget(self, key: tuple[str, str]) -> None:
-        place = self._by_photo.pop(key, None)
-        if place is None:
+        if key not in self._by_photo:
             return
-        row = self._rows[place]
-        self._load_index().remove(np.array([place]))
-        self._rows[place] = None
-        self._dirty = True
+        index = self._load_index()  # while it agrees with the rows
+        place = self._by_photo.pop(key)
+        index.remove(np.array([place]))
+        row, self._rows[place] = self._rows[place], None
+        self._changed()
         if row and self._by_content.get((row.item, row.sha256)) == place:
             del self._by_content[row.item, row.sha256]
 
-    def _items(self, rows: NDArray[np.int64], similarities: NDArray[np.float32], k: int, label: str | None) -> list[Match]:
+    def _items(
+        self, rows: NDArray[np.int64], similarities: NDArray[np.float32], k: int, label: str | None
+    ) -> list[Match]:
         best: dict[str, Match] = {}
         for place, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
             row = self._rows[place] if place >= 0 else None
@@ -244,10 +229,23 @@ class Gallery:
                 break
         return list(best.values())
 
-    def _all_by_similarity(self, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        similarities = self._all_vectors() @ query
+    def _by_similarity(
+        self, query: NDArray[np.float32], label: str | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Every row of a garment group, or of all, and its similarity, best first."""
+        rows = np.arange(len(self._rows)) if label is None else self._rows_of(label)
+        similarities = (self._all_vectors() if label is None else self._all_vectors()[rows]) @ query
         order = np.argsort(-similarities, kind="stable")
-        return order, similarities[order]
+        return rows[order], similarities[order]
+
+    def _rows_of(self, label: str) -> NDArray[np.int64]:
+        if self._by_group is None:
+            groups = np.array([row.group if row else "" for row in self._rows], dtype=np.str_)
+            self._by_group = {str(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+        return self._by_group.get(label, np.zeros(0, np.int64))
+
+    def _changed(self) -> None:
+        self._dirty, self._by_group = True, None
 
     def _all_vectors(self) -> Vectors:
         if self._added:
@@ -255,18 +253,28 @@ class Gallery:
         return self._vectors
 
     def _load_index(self) -> Index:
-        """The index, from its cache where that is sound, else made anew from the vectors."""
+        """The index as it was saved, else made anew from the vectors."""
         if self._index is None:
             index = build_index(self.manifest.index, self.manifest.dim)
-            if "graph" in self.manifest.files and isinstance(index, StorableIndex):
-                index.load(checked(self.folder, self.manifest.files["graph"]))
-            elif self._by_photo:
+            if not self._load_graph(index) and self._by_photo:
                 live = np.array(sorted(self._by_photo.values()), np.int64)
                 index.add(live, np.ascontiguousarray(self._all_vectors()[live]))
             if len(index) != len(self):
                 raise GalleryCorrupt(f"gallery {self.folder}: the index holds {len(index)} of {len(self)} photos")
             self._index = index
         return self._index
+
+    def _load_graph(self, index: Index) -> bool:
+        """Load the saved index; False where there is none, or none any more since someone has saved the gallery."""
+        if "graph" not in self.manifest.files or not isinstance(index, StorableIndex):
+            return False
+        try:
+            index.load(checked(self.folder, self.manifest.files["graph"]))
+        except GalleryCorrupt:
+            if read_manifest(self.folder).generation == self.manifest.generation:
+                raise
+            return False
+        return True
 
 
 def verify(folder: Path) -> list[str]:
@@ -286,7 +294,8 @@ def verify(folder: Path) -> list[str]:
         except GalleryCorrupt as error:
             problems.append(str(error))
     if problems:
-        return problems
+        moved_on = read_manifest(folder).generation != manifest.generation
+        return verify(folder) if moved_on else problems
     try:
         gallery = Gallery.open(folder)
         gallery._load_index()  # noqa: SLF001  its own
@@ -299,22 +308,3 @@ def verify(folder: Path) -> list[str]:
     if gone:
         problems.append(f"{len(gone)} photos are no longer where they were, such as {gone[0]}")
     return problems
-
-
-def _write_rows(path: Path, rows: Iterable[Row | None]) -> None:
-    with path.open("w", encoding="ascii") as file:
-        for row in rows:
-            plain = row and asdict(row) | {"box": row.box.corners}
-            file.write(json.dumps(plain) + "\n")
-
-
-def _read_rows(path: Path) -> list[Row | None]:
-    with path.open(encoding="ascii") as file:
-        return [_row(json.loads(line)) for line in file]
-
-
-def _row(plain: dict[str, object] | None) -> Row | None:
-    if plain is None:
-        return None
-    metadata = tuple((str(key), str(value)) for key, value in plain.pop("metadata"))  # type: ignore[attr-defined]
-    return Row(**plain | {"box": Box(*plain["box"]), "metadata": metadata})  # type: ignore[arg-type, misc]

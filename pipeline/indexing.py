@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,8 @@ from time import monotonic
 
 from pipeline.catalogue import CataloguePhoto
 from pipeline.compose import Analysis, Pipeline
-from pipeline.gallery import Gallery, Row
+from pipeline.gallery import Gallery
+from pipeline.rows import Row
 
 SAVE_EVERY_S = 60.0
 """Long runs save this often: what a kill costs."""
@@ -40,7 +42,7 @@ class Indexing:
         gallery: where to; the caller holds it for writing.
         pipeline: with ``main_garment`` set, its embedder and cropper the gallery's own.
         detector: the detector's name: photos that another one looked at are looked at again.
-        progress: called after each batch.
+        progress: called after each photo.
     """
 
     def __init__(
@@ -57,8 +59,7 @@ class Indexing:
         for analysis in self._pipeline(self._to_embed(catalogue)):
             entry, sha256 = self._pending.popleft()
             self._add(entry, sha256, analysis)
-            if self._progress:
-                self._progress(self.tally)
+            self._tell()
             if monotonic() - saved > SAVE_EVERY_S:
                 self._gallery.save()
                 saved = monotonic()
@@ -67,37 +68,68 @@ class Indexing:
 
     def _to_embed(self, catalogue: Iterable[CataloguePhoto]) -> Iterator[Path]:
         for entry in catalogue:
-            path = entry.path.absolute()
             if entry.error:
                 self.tally.failed.append((entry.path, entry.error))
+                self._tell()
                 continue
+            path = _true_path(entry.path)
             sha256 = _digest(path)
-            known = self._gallery.photo_of(entry.item, str(path), sha256)
-            if known and (known.sha256, known.detector) == (sha256, self._detector):
-                self._describe(known, entry)
+            if known := self._known(entry.item, path, sha256):
+                self._describe(known, entry, path)
+                self._tell()
             else:
                 self._pending.append((entry, sha256))
                 yield path
 
-    def _describe(self, known: Row, entry: CataloguePhoto) -> None:
-        if known.metadata == entry.metadata:
+    def _known(self, item: str, path: Path, sha256: str) -> Row | None:
+        """The row of a photo that need not be embedded again."""
+        known = self._gallery.photo_of(item, str(path), sha256)
+        return known if known and (known.sha256, known.detector) == (sha256, self._detector) else None
+
+    def _describe(self, known: Row, entry: CataloguePhoto, path: Path) -> None:
+        """Note new metadata, and the new place of a photo that has moved."""
+        new = replace(known, photo=_place(known, path), metadata=entry.metadata)
+        if new == known:
             self.tally.unchanged += 1
         else:
-            self._gallery.redescribe(known, replace(known, metadata=entry.metadata))
+            self._gallery.redescribe(known, new)
             self.tally.redescribed += 1
 
     def _add(self, entry: CataloguePhoto, sha256: str, analysis: Analysis) -> None:
         if analysis.error:
             self.tally.failed.append((entry.path, analysis.error))
             return
+        if known := self._known(entry.item, analysis.path, sha256):  # a copy of one that came just before
+            self._describe(known, entry, analysis.path)
+            return
         (found,) = analysis.detections
-        row = Row(entry.item, str(analysis.path), sha256, self._detector, found.label, round(found.score, 4), found.box,
-                  entry.metadata)  # fmt: skip
-        if self._gallery.photo_of(row.item, row.photo, sha256):
+        photo = str(analysis.path)
+        if old := self._gallery.photo_of(entry.item, photo, sha256):
+            photo = _place(old, analysis.path)
+            self._gallery.redescribe(old, replace(old, photo=photo))  # adding replaces what is at that place
             self.tally.replaced += 1
         else:
             self.tally.added += 1
+        row = Row(entry.item, photo, sha256, self._detector, found.label, round(found.score, 4), found.box,
+                  entry.metadata)  # fmt: skip
         self._gallery.add([row], analysis.vectors)
+
+    def _tell(self) -> None:
+        if self._progress:
+            self._progress(self.tally)
+
+
+def _place(known: Row, path: Path) -> str:
+    """Where a photo is: where it was, unless it has moved."""
+    return known.photo if Path(known.photo).exists() else str(path)
+
+
+def _true_path(path: Path) -> Path:
+    """Absolute, the folder's links followed: the same from wherever a photo is named."""
+    try:
+        return Path(os.path.realpath(path.parent), path.name)
+    except ValueError:  # a null byte, which reading it as a photo will tell
+        return path
 
 
 def _digest(path: Path) -> str:

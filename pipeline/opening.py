@@ -29,7 +29,9 @@ def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
     return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
 
 
-def open_or_create(folder: Path, given: dict[str, Any], *, main_garment: bool, batch_size: int = 4) -> tuple[Gallery, Pipeline, Config]:
+def open_or_create(
+    folder: Path, given: dict[str, Any], *, main_garment: bool, batch_size: int = 4
+) -> tuple[Gallery, Pipeline, Config]:
     """The gallery of a folder, made if absent, and its pipeline.
 
     Raises:

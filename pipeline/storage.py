@@ -6,7 +6,7 @@
         manifest.json       what made the gallery, and the current files with their sha256
         photos-N.jsonl      a line per catalogue photo: the truth, with
         vectors-N.npy       (rows, dim) float32, in the order of the photos
-        graph-N.bin         the index: a cache, made anew from the vectors when missing
+        graph-N.bin         the index, where it is one worth keeping
         lock                held by whoever writes
 
 A save writes new files, syncs them, and replaces the manifest by a rename: a kill at any moment leaves the old
@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,23 @@ from stages.errors import GalleryCorrupt, GalleryError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_OURS = re.compile(r"(photos|vectors|graph)-[0-9]+\.(jsonl|npy|bin)")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of the current generation."""
+    """A file of the current generation.
+
+    Raises:
+        ValueError: it lies outside the gallery.
+    """
 
     name: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:
+            raise ValueError(f"{self.name!r} lies outside the gallery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,11 @@ def read_manifest(folder: Path) -> Manifest:
         if raw.pop("format") != FORMAT:
             raise GalleryError(f"{folder} was written by another version of outfinder; index the catalogue again")
         files = {role: StoredFile(**stored) for role, stored in raw.pop("files").items()}
-        if any(Path(stored.name).name != stored.name for stored in files.values()):
-            raise ValueError("a file lies outside the gallery")
         return Manifest(**raw, files=files)
     except FileNotFoundError:
-        raise GalleryError(f"there is no gallery at {folder}; make one with: outfinder index {folder} CATALOGUE") from None
+        raise GalleryError(
+            f"there is no gallery at {folder}; make one with: outfinder index {folder} CATALOGUE"
+        ) from None
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -94,7 +104,9 @@ def checked(folder: Path, stored: StoredFile) -> Path:
     return path
 
 
-def write_generation(folder: Path, manifest: Manifest, writers: dict[str, tuple[str, Callable[[Path], None]]]) -> Manifest:
+def write_generation(
+    folder: Path, manifest: Manifest, writers: dict[str, tuple[str, Callable[[Path], None]]]
+) -> Manifest:
     """Write a new generation and make it the current one; earlier files are deleted afterwards.
 
     Args:
@@ -118,19 +130,24 @@ def write_generation(folder: Path, manifest: Manifest, writers: dict[str, tuple[
         partial = folder / f"{MANIFEST}.partial"
         partial.write_text(json.dumps({"format": FORMAT} | asdict(current), indent=1), encoding="utf-8")
         _synced(partial)
-        os.replace(partial, folder / MANIFEST)
+        partial.replace(folder / MANIFEST)
         written.clear()  # the new generation is the current one
         _sync_folder(folder)
-    except OSError as error:
+    except (OSError, GalleryError) as error:
         for path in written:
             path.unlink(missing_ok=True)
-        raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}; nothing was changed") from error
-    keep = {stored.name for stored in files.values()}
-    for role in ("photos", "vectors", "graph"):
-        for path in folder.glob(f"{role}-*"):
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise GalleryError(f"gallery {folder} cannot be written: {reason}; nothing was changed") from error
+    _delete_all_but({stored.name for stored in files.values()}, folder)
     return current
+
+
+def _delete_all_but(current: set[str], folder: Path) -> None:
+    """Delete earlier generations, and no file of anyone else's; one that resists is left to the next save."""
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in current:
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager
@@ -142,12 +159,13 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=0):
-            yield
+        lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         raise GalleryError(f"another outfinder is writing gallery {folder}; wait until it has finished") from None
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        yield
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
@@ -162,9 +180,9 @@ def _synced(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system and the file system know how."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
+        with suppress(OSError):
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)

@@ -1,7 +1,9 @@
 """Average precision of a detector on COCO instances, as JSON.
 
+Usage:
+
     python scripts/evaluate_detector.py maskrcnn_mobilenet_v2 runs/ccp/val.json DATA/ccp/photos
-"""  # fmt: skip
+"""
 
 from __future__ import annotations
 

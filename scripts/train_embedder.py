@@ -1,4 +1,4 @@
-"""Train the shipped Siamese embedder, measure it, and write its weights.
+"""Train the shipped Siamese embedder, choose by validation, and write its weights; test is evaluate_embedder.py.
 
 Run it again with the same options after a kill: it goes on. Usage:
 
@@ -20,7 +20,6 @@ import torch
 import weights
 from stages.embed.data import Item, Split, read_clothing, read_garments, read_luma, read_shoes
 from stages.embed.evaluate import retrieval_figures
-from stages.embed.features import FeaturesEmbedder
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD
 from stages.embed.network import ARCHITECTURE, SiameseNetwork
 from stages.embed.samplers import MixedSampler
@@ -92,7 +91,7 @@ def main(
     train(network, sampler, recipe, out, report)
     path = out / "siamese.safetensors"
     sha256 = weights.save(path, network.state_dict(), METADATA | {"dim": str(network.dim)})
-    figures = measured(SiameseEmbedder(weights.read(path)), FeaturesEmbedder("mobilenet_v2", init), data)
+    figures = {"luma_val": retrieval_figures(SiameseEmbedder(weights.read(path)), validation)}
     about = {"sha256": sha256, "seed": seed, "validation_too": validation_too, "recipe": asdict(recipe)}
     (out / "figures.json").write_text(json.dumps(about | {"figures": figures}, indent=2) + "\n", encoding="utf-8")
     click.echo(json.dumps(figures, indent=2))
@@ -138,19 +137,6 @@ def embedder_of(network: SiameseNetwork) -> SiameseEmbedder:
     """The network as it stands, as an embedder."""
     metadata = METADATA | {"dim": str(network.dim)}
     return SiameseEmbedder(weights.Checkpoint("training", network.state_dict(), metadata, "0" * 64))
-
-
-def measured(embedder: SiameseEmbedder, baseline: FeaturesEmbedder, data: Path) -> dict[str, dict[str, float]]:
-    """Recall on photos that were not trained on, and that of the ImageNet features beside it."""
-    luma, shoes = data / "luma" / "product", data / "shoe-pairs"
-    test = read_luma(luma, ("test",))
-    return {
-        "luma_val": retrieval_figures(embedder, read_luma(luma, ("val",))),
-        "luma_test": retrieval_figures(embedder, test),
-        "luma_test_imagenet": retrieval_figures(baseline, test),
-        "shoes_test_m": retrieval_figures(embedder, read_shoes(shoes / "test_m")),
-        "shoes_test_w": retrieval_figures(embedder, read_shoes(shoes / "test_w")),
-    }
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SOME_FAILED = 1
 NOTHING_RAN = 2
+INTERRUPTED = 130
 TELL_EVERY_S = 10.0
 
 ANYWHERE = click.Path(path_type=Path)  # a missing photo has its own error line
@@ -77,6 +78,9 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
         except (OutfinderError, ValueError) as error:
             click.echo(f"outfinder: {error}", err=True)
             sys.exit(NOTHING_RAN)
+        except KeyboardInterrupt:
+            click.echo("outfinder: interrupted", err=True)
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:  # a reader such as head has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)

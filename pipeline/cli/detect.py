@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, Progress, chosen, fr
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
     from pipeline.results import PhotoResult
+    from stages.types import Image
 
 
 @click.command()
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 @stage_options("detector", "crop")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
-@click.option("--masks", is_flag=True, help="Add masks to JSON lines and COCO, as run lengths.")
+@click.option("--masks", is_flag=True, help="Add masks to the JSON lines, as COCO run lengths.")
 @click.option("--coco", type=FILE_OUT, help="Write a COCO file that pycocotools loads.")
 @click.option("--crops", type=FOLDER, help="Write each garment's crop into this folder.")
 @click.option("--overlays", type=FOLDER, help="Write each photo with its garments drawn into this folder.")
@@ -53,7 +55,9 @@ def detect(
     from pipeline.writers import open_writer
     from stages.images import walk
 
-    config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop), device=device)
+    config = Config(
+        **chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop), device=device
+    )
     pipeline = Pipeline(build_detector(config), build_cropper(config) if crops else None)
     progress = Progress("detected garments in")
     with ExitStack() as stack:
@@ -64,11 +68,11 @@ def detect(
             result = _result(analysis)
             for writer in writers:
                 writer.write(result)
+            progress.count(analysis.error, str(analysis.path))
             if crops:
                 _write_crops(crops, progress.done, analysis)
             if overlays:
                 _write_overlay(overlays, progress.done, analysis, result)
-            progress.count(analysis.error, str(analysis.path))
     progress.finish()
     sys.exit(progress.status())
 
@@ -83,17 +87,30 @@ def _result(analysis: Analysis) -> PhotoResult:
 
 def _write_crops(folder: Path, number: int, analysis: Analysis) -> None:
     """Names start with the photo's number in the run: equal names from different folders don't collide."""
-    from stages.images import write_jpeg
-
-    folder.mkdir(parents=True, exist_ok=True)
     for place, (found, crop) in enumerate(zip(analysis.detections, analysis.crops, strict=True), 1):
-        write_jpeg(folder / f"{number + 1:05}-{analysis.path.stem}-{place}-{found.label}.jpg", crop.image)
+        label = re.sub(r"\W+", "-", found.label)
+        _write_picture(folder, f"{_stem(number, analysis.path)}-{place}-{label}", crop.image)
 
 
 def _write_overlay(folder: Path, number: int, analysis: Analysis, result: PhotoResult) -> None:
     from pipeline.overlay import draw
-    from stages.images import write_jpeg
 
     if analysis.photo:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_jpeg(folder / f"{number + 1:05}-{analysis.path.stem}.jpg", draw(analysis.photo.image, result))
+        _write_picture(folder, _stem(number, analysis.path), draw(analysis.photo.image, result))
+
+
+def _stem(number: int, path: Path) -> str:
+    """The photo's number and name, short enough for any file system."""
+    return f"{number:05}-{path.stem[:50]}"
+
+
+def _write_picture(folder: Path, stem: str, image: Image) -> None:
+    from stages.errors import ImageError
+    from stages.images import write_jpeg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}.jpg"
+    try:
+        write_jpeg(path, image)
+    except ImageError as error:
+        raise ImageError(f"{path} {error}") from error

@@ -48,6 +48,8 @@ def embed(
             except ImageError as error:
                 progress.count(str(error), str(path))
         vectors.append(stage(read))
+    if not progress.done:
+        sys.exit(progress.status())
     partial = output.with_name(output.name + ".partial")
     with partial.open("wb") as file:
         np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))

@@ -9,12 +9,19 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FOLDER, NOTHING_RAN, SOME_FAILED, friendly
+from pipeline.cli.common import FOLDER, SOME_FAILED, friendly
 
 
 @click.group()
 def gallery() -> None:
-    """What a gallery holds; remove items; check its integrity."""
+    """What a gallery holds; remove items; check its integrity.
+
+    \b
+    Examples:
+      outfinder gallery info shop
+      outfinder gallery remove shop 24-WB04
+      outfinder gallery verify shop
+    """  # noqa: D301
 
 
 @gallery.command()
@@ -57,7 +64,10 @@ def remove(folder: Path, items: tuple[str, ...]) -> None:
         opened = Gallery.open(folder)
         gone = opened.remove(items)
         opened.save()
-    click.echo(f"removed {len(set(items))} items in {gone} photos; {len(opened.items)} items are left", err=True)
+    count = len(set(items))
+    click.echo(
+        f"removed {count} item{'s' * (count != 1)} in {gone} photos; {len(opened.items)} items are left", err=True
+    )
 
 
 @gallery.command()
@@ -66,13 +76,8 @@ def remove(folder: Path, items: tuple[str, ...]) -> None:
 def verify(folder: Path) -> None:
     """Check every file of GALLERY against its checksum, and its rows against each other; exit 1 if unsound."""
     from pipeline.gallery import verify as problems_of
-    from stages.errors import GalleryError
 
-    try:
-        problems = problems_of(folder)
-    except GalleryError as error:
-        click.echo(f"outfinder: {error}", err=True)
-        sys.exit(NOTHING_RAN)
+    problems = problems_of(folder)
     for problem in problems:
         click.echo(problem)
     click.echo(f"gallery {folder} is {'unsound' if problems else 'sound'}", err=True)

@@ -21,7 +21,9 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=ANYWHERE)
-@click.option("--item-pattern", metavar="REGEX", callback=_pattern, help="Finds the item id in a file name (its group 1).")
+@click.option(
+    "--item-pattern", metavar="REGEX", callback=_pattern, help="Finds the item id in a file name (its group 1)."
+)
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @stage_options("detector", "crop", "embedder", "index")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
@@ -68,7 +70,9 @@ def index(
     with writing(folder):
         gallery, pipeline, config = open_or_create(folder, given, main_garment=True)
         if index and index != gallery.manifest.index:
-            raise ValueError(f"gallery {folder} has the index {gallery.manifest.index!r}; make another gallery for {index!r}")
+            raise ValueError(
+                f"gallery {folder} has the index {gallery.manifest.index!r}; make another gallery for {index!r}"
+            )
         progress = Progress("indexed")
         told = 0
 

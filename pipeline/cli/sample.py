@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -27,9 +28,13 @@ def sample(folder: Path, seed: int, items: int, scenes: int) -> None:
     """  # noqa: D301
     from pipeline.sample.write import render_sample
 
-    with click.progressbar(length=1000, label="rendering", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=1000, label="rendering", file=sys.stderr) as bar:
         summary = render_sample(
-            folder, seed=seed, items=items, scenes=scenes, progress=lambda done, of: bar.update(done * 1000 // of - bar.pos)
+            folder,
+            seed=seed,
+            items=items,
+            scenes=scenes,
+            progress=lambda done, of: bar.update(done * 1000 // of - bar.pos),
         )
     click.echo(
         f"{summary.items} items in {summary.photos} photos ({summary.shop_csv}),"

@@ -68,14 +68,13 @@ def search(
     gallery, pipeline, config = open_for_search(folder, given)
     progress = Progress("searched")
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writer(output)) if output or not report else None
+        writer = stack.enter_context(open_writer(output))
         settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
                     "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
         page = stack.enter_context(Report(report, settings=settings)) if report else None
         for analysis in pipeline(walk(photos)):
             result = find(gallery, analysis, k, same_label=same_label, min_similarity=min_similarity)
-            if writer:
-                writer.write(result)
+            writer.write(result)
             if page:
                 page.add(result, analysis.photo.image if analysis.photo else None)
             progress.count(analysis.error, str(analysis.path))
@@ -92,7 +91,9 @@ def find(gallery: Gallery, analysis: Analysis, k: int, *, same_label: bool, min_
     if analysis.photo is None:
         return PhotoResult(str(analysis.path), error=analysis.error)
     labels: Sequence[str] | None = [found.label for found in analysis.detections] if same_label else None
-    matches = gallery.search(analysis.vectors, k, labels=labels, min_similarity=min_similarity) if analysis.detections else []
+    matches = (
+        gallery.search(analysis.vectors, k, labels=labels, min_similarity=min_similarity) if analysis.detections else []
+    )
     garments = tuple(
         replace(garment, matches=tuple(own)) for garment, own in zip(garments_of(analysis), matches, strict=True)
     )

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.catalogue import CataloguePhoto, read_catalogue
 from pipeline.compose import Pipeline
-from pipeline.gallery import Gallery, Row, verify
+from pipeline.gallery import Gallery, verify
 from pipeline.indexing import Indexing, Tally
+from pipeline.rows import Row
 from pipeline.storage import writing
 from stages.crop import BoxCrop, MaskCrop
 from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
@@ -223,8 +224,9 @@ def test_absent_and_present_galleries_are_told_apart(tmp_path: Path) -> None:
         new(tmp_path / "g")
 
 
-def test_a_reader_outlives_a_write(tmp_path: Path) -> None:
-    writer = new(tmp_path / "g")
+@pytest.mark.parametrize("index", ["exact", "hnsw"])
+def test_a_reader_outlives_a_write(tmp_path: Path, index: str) -> None:
+    writer = new(tmp_path / "g", index)
     writer.add([row("a", "1")], vectors(1))
     writer.save()
     reader = Gallery.open(tmp_path / "g")

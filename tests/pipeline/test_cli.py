@@ -1,0 +1,150 @@
+"""The command as a whole, ``detect``, ``embed``, ``compare`` and ``sample``, in-process, with fake stages."""
+
+import csv
+import os
+from pathlib import Path
+
+import click
+import numpy as np
+import pycocotools.mask
+import pytest
+from cli_runs import DETECTOR, EMBEDDER, bad_files, check_bad_lines, lines, run
+from conftest import draw
+from pycocotools.coco import COCO
+
+from pipeline.cli import COMMANDS, main
+from stages.images import read_image, read_photo, write_jpeg
+from stages.testing import FakeDetector, FakeEmbedder
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) -> None:
+    assert "Example" in run(name, "--help").stdout
+    assert f"outfinder {name}" in README.read_text(encoding="utf-8")
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    if isinstance(command, click.Group):
+        for part in command.commands:
+            assert f"{name} {part}" in README.read_text(encoding="utf-8")
+            assert run(name, part, "--help").stdout.startswith("Usage: ")
+
+
+def test_help_and_version_and_unknown_commands() -> None:
+    told = run("--help").stdout
+    assert all(name in told and says in told for name, says in COMMANDS.items())
+    assert run("--version").stdout.startswith("outfinder, version ")
+    assert "No such command" in run("serach", status=2).stderr
+
+
+class TestDetect:
+    def test_lines(self, street: Path) -> None:
+        two, none = lines(run("detect", street, *DETECTOR))
+        assert list(two) == ["photo", "width", "height", "garments"]
+        assert [list(garment) for garment in two["garments"]] == [["label", "score", "box"]] * 2
+        assert none["garments"] == []
+
+    def test_masks_are_those_of_the_detector(self, street: Path) -> None:
+        (found,) = lines(run("detect", street / "a two.jpg", "--masks", *DETECTOR))
+        image = read_image(street / "a two.jpg")
+        (truth,) = FakeDetector()([image])
+        for garment, detection in zip(found["garments"], truth, strict=True):
+            mask = np.zeros(image.shape[:2], np.bool_)
+            mask[detection.box.slices] = detection.mask
+            np.testing.assert_array_equal(pycocotools.mask.decode(garment["mask"]).astype(np.bool_), mask)
+
+    def test_coco_loads(self, tmp_path: Path, street: Path) -> None:
+        reasons = bad_files(street)
+        result = run("detect", street, "--coco", tmp_path / "found.json", *DETECTOR, status=1)
+        check_bad_lines(lines(result), street, reasons)
+        truth = COCO(tmp_path / "found.json")
+        assert {image["file_name"] for image in truth.dataset["images"]} == {
+            str(street / "a two.jpg"),
+            str(street / "b none.jpg"),
+        }
+        assert [category["name"] for category in truth.dataset["categories"]] == ["top", "dress"]
+        results = truth.loadRes(truth.dataset["annotations"])
+        assert len(results.getAnnIds()) == 2
+
+    def test_crops_and_overlays(self, tmp_path: Path, street: Path) -> None:
+        long = street / ("c" + "é" * 120 + ".jpg")
+        write_jpeg(long, draw("green"))
+        run("detect", street, "--crops", tmp_path / "crops", "--overlays", tmp_path / "drawn", *DETECTOR)
+        crops = sorted(path.name for path in (tmp_path / "crops").iterdir())
+        assert crops[:2] == ["00001-a two-1-dress.jpg", "00001-a two-2-dress.jpg"]
+        assert [name[:5] for name in crops] == ["00001", "00001", "00003"]
+        height, width, _ = read_image(tmp_path / "crops" / crops[0]).shape
+        assert (width, height) == pytest.approx((36, 52), abs=4)
+        drawn = sorted((tmp_path / "drawn").iterdir())
+        assert [path.name[:5] for path in drawn] == ["00001", "00002", "00003"]
+        assert read_image(drawn[0]).shape == (64, 128, 3)
+        assert (read_image(drawn[0]) != read_image(street / "a two.jpg")).any()
+
+    def test_every_bad_file_has_its_line(self, street: Path) -> None:
+        reasons = bad_files(street)
+        check_bad_lines(lines(run("detect", street, *DETECTOR, status=1)), street, reasons)
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads every file")
+    def test_an_unreadable_file_has_its_line(self, street: Path) -> None:
+        write_jpeg(street / "locked.jpg", draw("red"))
+        (street / "locked.jpg").chmod(0)
+        check_bad_lines(lines(run("detect", street, *DETECTOR, status=1)), street, {"locked.jpg": "cannot be read"})
+
+    def test_nothing_to_read(self, tmp_path: Path) -> None:
+        assert "no photos there" in run("detect", tmp_path, *DETECTOR, status=2).stderr
+        (told,) = lines(run("detect", tmp_path / "gone.jpg", *DETECTOR, status=1))
+        assert told == {"photo": str(tmp_path / "gone.jpg"), "error": "was not found"}
+
+    def test_no_photo_named_is_a_usage_error(self) -> None:
+        assert "Missing argument" in run("detect", status=2).stderr
+
+
+class TestEmbed:
+    def test_arrays(self, tmp_path: Path, shop: Path) -> None:
+        (shop / "zero.jpg").write_bytes(b"")
+        result = run("embed", shop, *EMBEDDER, "-o", tmp_path / "v.npz", status=1)
+        assert f"{shop / 'zero.jpg'}: is empty" in result.stderr
+        with np.load(tmp_path / "v.npz") as saved:
+            paths, vectors = saved["paths"], saved["vectors"]
+        assert vectors.shape == (5, FakeEmbedder.dim)
+        assert vectors.dtype == np.float32
+        assert paths.dtype.kind == "U"
+        assert len(paths) == 5
+        images = [read_photo(path, FakeEmbedder.input_px).image for path in paths]
+        np.testing.assert_array_equal(vectors, FakeEmbedder()(images))
+
+    def test_bad_calls(self, tmp_path: Path, shop: Path) -> None:
+        assert ".npz" in run("embed", shop, *EMBEDDER, "-o", tmp_path / "v.csv", status=2).stderr
+        (tmp_path / "empty").mkdir()
+        run("embed", tmp_path / "empty", *EMBEDDER, "-o", tmp_path / "v.npz", status=2)
+        assert not (tmp_path / "v.npz").exists()
+
+
+class TestCompare:
+    def test_three_views_of_one_similarity(self, shop: Path) -> None:
+        (same,) = lines(run("compare", shop / "blue.jpg", shop / "blue.jpg", *EMBEDDER))
+        assert list(same) == ["a", "b", "cosine", "angular_percent", "euclidean"]
+        assert (same["cosine"], same["angular_percent"], same["euclidean"]) == pytest.approx((1, 100, 0), abs=0.1)
+        (other,) = lines(run("compare", shop / "blue.jpg", shop / "black.jpg", *EMBEDDER))
+        assert other["cosine"] < 0.99
+        assert other["angular_percent"] == pytest.approx(100 * (1 - np.arccos(other["cosine"]) / np.pi), abs=0.1)
+        assert other["euclidean"] == pytest.approx(np.sqrt(2 - 2 * other["cosine"]), abs=0.01)
+
+    def test_a_device_that_is_not_there(self, shop: Path) -> None:
+        command = ("compare", shop / "blue.jpg", shop / "blue.jpg", "--embedder", "features", "--device", "abacus")
+        assert "outfinder: device 'abacus' cannot be used" in run(*command, status=2).stderr
+
+    def test_a_picture_that_cannot_be_read(self, shop: Path) -> None:
+        (shop / "zero.jpg").write_bytes(b"")
+        told = run("compare", shop / "blue.jpg", shop / "zero.jpg", *EMBEDDER, status=2).stderr
+        assert told == f"outfinder: {shop / 'zero.jpg'} is empty (0 bytes)\n"
+
+
+def test_sample(tmp_path: Path) -> None:
+    told = run("sample", tmp_path / "demo", "--items", 13, "--scenes", 1).stderr
+    assert "13 items in 26 photos" in told
+    with (tmp_path / "demo" / "shop.csv").open(newline="") as file:
+        assert len({row["item_id"] for row in csv.DictReader(file)}) == 13
+    assert len(COCO(tmp_path / "demo" / "street.json").dataset["images"]) == 1
+    assert "empty" in run("sample", tmp_path / "demo", status=2).stderr

@@ -1,0 +1,260 @@
+"""``outfinder index``, ``search`` and ``gallery``, with fake stages that are named as a user names his own."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_runs import DETECTOR, EMBEDDER, bad_files, check_bad_lines, lines, run
+from click.testing import Result
+from conftest import draw
+
+from stages.images import write_jpeg
+
+MINE = """
+from stages.testing import FakeEmbedder
+
+class Other(FakeEmbedder):
+    fingerprint = "another net"
+"""
+
+
+def index(folder: Path, *more: object, status: int = 0) -> Result:
+    return run("index", folder, *more, *DETECTOR, *EMBEDDER, status=status)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, shop: Path) -> Path:
+    index(tmp_path / "gallery", shop)
+    return tmp_path / "gallery"
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's module in the current folder."""
+    (tmp_path / "my_stages.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+class TestIndex:
+    def test_a_folder(self, tmp_path: Path, shop: Path) -> None:
+        result = index(tmp_path / "g", shop)
+        assert result.stdout == ""
+        assert "indexed 5 photos" in result.stderr
+        assert "4 items in 5 photos (5 added, 0 replaced, 0 redescribed, 0 unchanged, 0 failed)" in result.stderr
+
+    def test_again_and_with_one_photo_changed(self, gallery: Path, shop: Path) -> None:
+        assert "(0 added, 0 replaced, 0 redescribed, 5 unchanged, 0 failed)" in run("index", gallery, shop).stderr
+        write_jpeg(shop / "green.jpg", draw("blue", side=48))
+        assert "(0 added, 1 replaced, 0 redescribed, 4 unchanged, 0 failed)" in run("index", gallery, shop).stderr
+
+    def test_a_csv_and_its_metadata(self, tmp_path: Path, shop: Path, street: Path) -> None:
+        rows = "item_id;image;category;price\nR1;red/front.jpg;Bag;9,90\nG1;green.jpg;;\n;blue.jpg;;\nB2;gone.jpg;;\n"
+        (shop / "catalogue.csv").write_text(rows)
+        result = index(tmp_path / "g", shop / "catalogue.csv", status=1)
+        assert f"{shop / 'catalogue.csv'}: line 4 lacks an item_id" in result.stderr
+        assert f"{shop / 'gone.jpg'}: was not found" in result.stderr
+        assert "2 items in 2 photos (2 added, 0 replaced, 0 redescribed, 0 unchanged, 2 failed)" in result.stderr
+        best = lines(run("search", tmp_path / "g", street / "a two.jpg"))[0]["garments"][0]["matches"][0]
+        assert (best["item"], best["label"]) == ("R1", "bag")
+        assert best["metadata"] == {"category": "Bag", "price": "9,90"}
+
+    def test_a_csv_without_the_columns(self, tmp_path: Path) -> None:
+        (tmp_path / "c.csv").write_text("sku,file\n1,a.jpg\n")
+        assert "lacks the column item_id and image" in index(tmp_path / "g", tmp_path / "c.csv", status=2).stderr
+
+    def test_item_ids_by_pattern(self, tmp_path: Path) -> None:
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        for name in ("A1_front", "A1_back", "B2_front", "nameless"):
+            write_jpeg(photos / f"{name}.jpg", draw("red", side=40 + len(name)))
+        result = index(tmp_path / "g", photos, "--item-pattern", "^([A-Z][0-9])_", status=1)
+        assert "nameless.jpg: has no item id" in result.stderr
+        assert "2 items in 3 photos" in result.stderr
+        assert "not a regular expression" in index(tmp_path / "g", photos, "--item-pattern", "(", status=2).stderr
+
+    def test_as_is(self, tmp_path: Path, shop: Path) -> None:
+        index(tmp_path / "g", shop, "--as-is")
+        assert lines(run("gallery", "info", tmp_path / "g"))[0]["labels"] == {"whole": 5}
+
+    def test_another_crop_index_or_embedder_is_refused_by_both_names(
+        self, gallery: Path, shop: Path, mine: None
+    ) -> None:
+        before = lines(run("gallery", "info", gallery))
+        told = run("index", gallery, shop, "--crop", "mask", status=2).stderr
+        assert "'box margin=0.05'" in told
+        assert "'mask background=white margin=0.05'" in told
+        told = run("index", gallery, shop, "--embedder", "my_stages:Other", status=2).stderr
+        assert "'fake mean colours'" in told
+        assert "'another net'" in told
+        told = run("index", gallery, shop, "--index", "exact", status=2).stderr
+        assert "'hnsw'" in told
+        assert "'exact'" in told
+        assert lines(run("gallery", "info", gallery)) == before
+
+    def test_what_is_not_there_or_has_no_photos(self, tmp_path: Path, shop: Path) -> None:
+        assert "there is no" in index(tmp_path / "g", shop, tmp_path / "nowhere", status=2).stderr
+        assert not (tmp_path / "g").exists()
+        (tmp_path / "empty").mkdir()
+        assert "no photos there" in index(tmp_path / "g", tmp_path / "empty", status=2).stderr
+
+    @pytest.mark.parametrize("stage", ["detector", "crop", "embedder", "index"])
+    def test_stages_that_are_unknown_or_cannot_be_built(self, tmp_path: Path, shop: Path, stage: str) -> None:
+        told = run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER, f"--{stage}", "nosuch", status=2).stderr
+        assert f"no {stage} is called 'nosuch'; there are" in told
+        own = run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER, f"--{stage}", "no.such:Thing", status=2).stderr
+        assert "no.such:Thing cannot be built: ModuleNotFoundError" in own
+
+    def test_bad_photos_cost_themselves_only(self, tmp_path: Path, street: Path) -> None:
+        reasons = bad_files(street)
+        result = index(tmp_path / "g", street, status=1)
+        for name, reason in reasons.items():
+            assert sum(line.startswith(f"{street / name}: {reason}") for line in result.stderr.splitlines()) == 1
+        assert "2 items in 2 photos (2 added, 0 replaced, 0 redescribed, 0 unchanged, 5 failed)" in result.stderr
+
+    def test_a_copy_is_not_added_even_in_the_same_run(self, tmp_path: Path, shop: Path) -> None:
+        shutil.copy(shop / "red" / "back.jpg", shop / "red" / "copy.jpg")
+        assert (
+            "4 items in 5 photos (5 added, 0 replaced, 0 redescribed, 1 unchanged" in index(tmp_path / "g", shop).stderr
+        )
+
+    def test_a_catalogue_that_has_moved_is_found_at_its_new_place(
+        self, gallery: Path, shop: Path, street: Path
+    ) -> None:
+        shop.rename(shop.with_name("moved"))
+        run("gallery", "verify", gallery, status=1)
+        assert "5 redescribed" in run("index", gallery, shop.with_name("moved")).stderr
+        run("gallery", "verify", gallery)
+        first = lines(run("search", gallery, street / "a two.jpg"))[0]["garments"][0]["matches"][0]
+        assert Path(first["photo"]).is_file()
+
+    def test_another_detector_replaces_rows_wherever_the_photos_are_now(
+        self, tmp_path: Path, gallery: Path, shop: Path
+    ) -> None:
+        shop.rename(shop.with_name("moved"))
+        told = index(gallery, shop.with_name("moved"), "--as-is").stderr
+        assert "4 items in 5 photos (0 added, 5 replaced" in told
+        run("gallery", "verify", gallery)
+        assert lines(run("gallery", "info", gallery))[0]["labels"] == {"whole": 5}
+
+    def test_a_photo_is_the_same_from_wherever_it_is_named(
+        self, gallery: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_jpeg(shop / "green.jpg", draw("blue", side=48))
+        monkeypatch.chdir(shop / "red")
+        assert "4 items in 5 photos (0 added, 1 replaced" in run("index", gallery, Path("..")).stderr
+
+    def test_files_of_the_users_own_in_the_gallerys_folder_are_left_alone(self, tmp_path: Path, shop: Path) -> None:
+        folder = tmp_path / "g"
+        (folder / "photos-2024").mkdir(parents=True)
+        for name in ("photos-1.jpg", "vectors-old.npy"):
+            (folder / name).write_bytes(b"mine")
+        index(folder, shop)
+        assert {"photos-2024", "photos-1.jpg", "vectors-old.npy"} <= {path.name for path in folder.iterdir()}
+
+
+class TestSearch:
+    def test_one_line_per_photo_in_the_promised_shape(self, gallery: Path, shop: Path, street: Path) -> None:
+        two, none = lines(run("search", gallery, street))  # the stages are the gallery's own
+        assert list(two) == ["photo", "width", "height", "garments"]
+        assert (two["photo"], two["width"], two["height"]) == (str(street / "a two.jpg"), 128, 64)
+        assert none == {"photo": str(street / "b none.jpg"), "width": 40, "height": 40, "garments": []}
+        assert {garment["matches"][0]["item"] for garment in two["garments"]} == {"red", "blue"}
+        for garment in two["garments"]:
+            assert list(garment) == ["label", "score", "box", "matches"]
+            assert garment["label"] == "dress"
+            assert len({match["item"] for match in garment["matches"]}) == 4
+            best = garment["matches"][0]
+            assert list(best) == ["item", "photo", "similarity", "label"]
+            assert shop in Path(best["photo"]).parents
+            similarities = [match["similarity"] for match in garment["matches"]]
+            assert similarities == sorted(similarities, reverse=True)
+            x1, y1, x2, y2 = garment["box"]
+            assert (x2 - x1, y2 - y1) == pytest.approx((32, 48), abs=3)
+
+    def test_k_and_min_similarity(self, gallery: Path, street: Path) -> None:
+        (found,) = lines(run("search", gallery, street / "a two.jpg", "-k", 2))
+        assert [len(garment["matches"]) for garment in found["garments"]] == [2, 2]
+        (found,) = lines(run("search", gallery, street / "a two.jpg", "--min-similarity", 0.97))
+        matches = [match for garment in found["garments"] for match in garment["matches"]]
+        assert {match["item"] for match in matches} == {"red", "blue"}
+        assert min(match["similarity"] for match in matches) >= 0.97
+        run("search", gallery, street, "-k", 0, status=2)
+
+    def test_same_label(self, tmp_path: Path, shop: Path, street: Path) -> None:
+        write_jpeg(shop / "wide.jpg", draw("red").transpose(1, 0, 2))
+        index(tmp_path / "g", shop)
+        (found,) = lines(run("search", tmp_path / "g", street / "a two.jpg", "-k", 9))
+        assert "wide" in {match["item"] for garment in found["garments"] for match in garment["matches"]}
+        (kept,) = lines(run("search", tmp_path / "g", street / "a two.jpg", "-k", 9, "--same-label"))
+        for garment in kept["garments"]:
+            assert {match["label"] for match in garment["matches"]} == {"dress"}
+            assert {match["item"] for match in garment["matches"]} == {"red", "green", "blue", "black"}
+
+    def test_as_is_searches_by_the_whole_photo(self, gallery: Path, street: Path) -> None:
+        for found in lines(run("search", gallery, street, "--as-is")):
+            (garment,) = found["garments"]
+            assert (garment["label"], garment["box"]) == ("whole", [0, 0, found["width"], found["height"]])
+
+    def test_files_by_suffix(self, tmp_path: Path, gallery: Path, street: Path) -> None:
+        printed = run("search", gallery, street).stdout
+        assert run("search", gallery, street, "-o", tmp_path / "found.jsonl").stdout == ""
+        assert (tmp_path / "found.jsonl").read_text() == printed
+        run("search", gallery, street, "-o", tmp_path / "found.csv")
+        with (tmp_path / "found.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] * 2 + [""]
+        assert ".jsonl or .csv" in run("search", gallery, street, "-o", tmp_path / "found.txt", status=2).stderr
+        assert "No such file" in run("search", gallery, street, "-o", tmp_path / "no" / "f.csv", status=2).stderr
+
+    def test_a_report_beside_the_lines(self, tmp_path: Path, gallery: Path, street: Path) -> None:
+        reasons = bad_files(street)
+        result = run("search", gallery, street, "--report", tmp_path / "report", status=1)
+        check_bad_lines(lines(result), street, reasons)
+        page = (tmp_path / "report" / "index.html").read_text()
+        assert "a two.jpg" in page
+        assert "red" in page
+        assert reasons["bomb.png"] in page
+        assert f"report: {tmp_path / 'report' / 'index.html'}" in result.stderr
+        again = run("search", gallery, street, "--report", tmp_path / "report", status=2)
+        assert "is not empty" in again.stderr
+
+    def test_without_a_gallery_or_with_another_ones_embedder(
+        self, tmp_path: Path, gallery: Path, street: Path, mine: None
+    ) -> None:
+        told = run("search", tmp_path / "nowhere", street, status=2).stderr
+        assert f"make one with: outfinder index {tmp_path / 'nowhere'}" in told
+        assert not (tmp_path / "nowhere").exists()
+        told = run("search", gallery, street, "--embedder", "my_stages:Other", status=2).stderr
+        assert "'fake mean colours'" in told
+        assert "'another net'" in told
+
+
+class TestGallery:
+    def test_info(self, gallery: Path) -> None:
+        (about,) = lines(run("gallery", "info", gallery))
+        assert (about["items"], about["photos"], about["labels"], about["dim"]) == (4, 5, {"dress": 5}, 49)
+        assert (about["embedder"], about["crop"], about["index"]) == ("fake mean colours", "box margin=0.05", "hnsw")
+        assert "there is no gallery" in run("gallery", "info", gallery / "no", status=2).stderr
+
+    def test_remove(self, gallery: Path, shop: Path) -> None:
+        assert (
+            "no item yellow; nothing was removed" in run("gallery", "remove", gallery, "red", "yellow", status=2).stderr
+        )
+        assert "removed 1 item in 2 photos; 3 items are left" in run("gallery", "remove", gallery, "red").stderr
+        assert lines(run("gallery", "info", gallery))[0]["photos"] == 3
+        assert (shop / "red" / "front.jpg").exists()
+        run("gallery", "remove", gallery / "no", "red", status=2)
+        assert not (gallery / "no").exists()
+
+    def test_verify(self, gallery: Path) -> None:
+        assert "is sound" in run("gallery", "verify", gallery).stderr
+        (vectors,) = gallery.glob("vectors-*")
+        data = bytearray(vectors.read_bytes())
+        data[-1] ^= 1
+        vectors.write_bytes(data)
+        result = run("gallery", "verify", gallery, status=1)
+        assert vectors.name in result.stdout
+        assert "is unsound" in result.stderr
+        run("gallery", "verify", gallery / "no", status=2)

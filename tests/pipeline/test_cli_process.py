@@ -1,0 +1,115 @@
+"""The command as a process: how fast help is, closed pipes, Ctrl-C."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import draw
+
+from pipeline.gallery import Gallery, verify
+from stages.images import encode_jpeg
+
+resource = pytest.importorskip("resource")
+
+OUTFINDER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from pipeline.cli import main
+main(sys.argv[1:], prog_name="outfinder")
+"""
+
+SLOW = """
+from pathlib import Path
+from time import sleep
+from stages.testing import FakeDetector
+
+class Slow(FakeDetector):
+    calls = 0
+
+    def __call__(self, images):
+        self.calls += 1
+        if self.calls == 3:
+            Path("busy").touch()
+        sleep(0.05)
+        return super().__call__(images)
+"""
+
+
+def outfinder(*arguments: object, folder: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", OUTFINDER, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """CPU time of a Python process, the least of three."""
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(took)
+
+
+def many_photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:04}.jpg").write_bytes(encode_jpeg(draw("red", side=16 + number % 16), 80 + number % 16))
+    return folder
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pipeline.cli import main; main(['--help'], standalone_mode=False);"
+        "heavy = {'torch', 'torchvision', 'numpy', 'cv2', 'PIL', 'hnswlib', 'stages', 'weights'} & sys.modules.keys();"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Commands:" in done.stdout
+
+
+def test_help_answers_at_once() -> None:
+    own = cpu_seconds("-c", "pass")
+    assert cpu_seconds("-c", "from pipeline.cli import main; main(['--help'])") - own < 0.3
+
+
+def test_a_reader_that_has_had_enough_ends_the_run_quietly(tmp_path: Path) -> None:
+    photos = many_photos(tmp_path / ("long name " * 20), 400)  # more lines than a pipe holds
+    process = outfinder("detect", photos, "--detector", "stages.testing:FakeDetector", folder=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process, process.stderr:
+        first = json.loads(process.stdout.readline())
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert first["photo"].endswith("0000.jpg")
+    assert process.returncode == 0, said
+    assert said == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_ctrl_c_leaves_a_sound_gallery_that_goes_on(tmp_path: Path) -> None:
+    photos = many_photos(tmp_path / "photos", 200)
+    (tmp_path / "slow.py").write_text(SLOW)
+    stages = ("--detector", "slow:Slow", "--embedder", "stages.testing:FakeEmbedder")
+    process = outfinder("index", "gallery", photos, *stages, folder=tmp_path)
+    with process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "busy").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert verify(tmp_path / "gallery") == []
+    for path in sorted(photos.iterdir())[5:]:
+        path.unlink()
+    again = outfinder("index", "gallery", photos, *stages, folder=tmp_path)
+    _, said = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert len(Gallery.open(tmp_path / "gallery")) >= 5
