@@ -252,6 +252,18 @@ class Gallery:
             self._vectors, self._added = np.concatenate([self._vectors, *self._added]), []
         return self._vectors
 
+    def check(self) -> None:
+        """Hold rows, vectors and index against each other.
+
+        Raises:
+            GalleryCorrupt: they do not agree.
+        """
+        self._load_index()
+        lengths = np.linalg.norm(self._all_vectors(), axis=1)
+        crooked = int((~np.isclose(lengths, 1, atol=1e-3)).sum())
+        if crooked:
+            raise GalleryCorrupt(f"gallery {self.folder}: {crooked} vectors are not unit rows")
+
     def _load_index(self) -> Index:
         """The index as it was saved, else made anew from the vectors."""
         if self._index is None:
@@ -275,36 +287,3 @@ class Gallery:
                 raise
             return False
         return True
-
-
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a gallery, a line each; nothing where it is sound.
-
-    Raises:
-        GalleryError: there is no gallery.
-    """
-    try:
-        manifest = read_manifest(folder)
-    except GalleryCorrupt as error:
-        return [str(error)]
-    problems = []
-    for stored in manifest.files.values():
-        try:
-            checked(folder, stored)
-        except GalleryCorrupt as error:
-            problems.append(str(error))
-    if problems:
-        moved_on = read_manifest(folder).generation != manifest.generation
-        return verify(folder) if moved_on else problems
-    try:
-        gallery = Gallery.open(folder)
-        gallery._load_index()  # noqa: SLF001  its own
-    except GalleryError as error:
-        return [str(error)]
-    lengths = np.linalg.norm(gallery._all_vectors(), axis=1)  # noqa: SLF001
-    if not np.allclose(lengths, 1, atol=1e-3):
-        problems.append(f"{int((~np.isclose(lengths, 1, atol=1e-3)).sum())} vectors are not unit rows")
-    gone = [row.photo for row in gallery.rows if not Path(row.photo).exists()]
-    if gone:
-        problems.append(f"{len(gone)} photos are no longer where they were, such as {gone[0]}")
-    return problems

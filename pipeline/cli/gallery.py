@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FOLDER, SOME_FAILED, friendly
+from pipeline.cli.common import FOLDER, SOME_FAILED, friendly, printable
 
 
 @click.group()
@@ -75,10 +75,15 @@ def remove(folder: Path, items: tuple[str, ...]) -> None:
 @friendly
 def verify(folder: Path) -> None:
     """Check every file of GALLERY against its checksum, and its rows against each other; exit 1 if unsound."""
-    from pipeline.gallery import verify as problems_of
+    from pipeline.gallery import Gallery
+    from pipeline.integrity import moved_photos
+    from pipeline.integrity import verify as problems_of
 
     problems = problems_of(folder)
     for problem in problems:
         click.echo(problem)
+    moved = [] if problems else moved_photos(Gallery.open(folder))
+    if moved:
+        click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
     click.echo(f"gallery {folder} is {'unsound' if problems else 'sound'}", err=True)
     sys.exit(SOME_FAILED if problems else 0)

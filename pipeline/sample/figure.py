@@ -156,9 +156,7 @@ def random_figure(rng: np.random.Generator, *, holds: int = 0) -> Figure:
     return Figure(body, (arms[0], arms[1]), legs, lean, sway, turn)
 
 
-def _pose_arm(
-    rng: np.random.Generator, side: int, body: Body, lean: float, sway: float, *, carries: bool
-) -> Limb:
+def _pose_arm(rng: np.random.Generator, side: int, body: Body, lean: float, sway: float, *, carries: bool) -> Limb:
     kind = (
         "carry"
         if carries

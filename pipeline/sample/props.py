@@ -49,17 +49,13 @@ def random_grey(rng: Rng) -> NDArray[np.float32]:
     return (rng.uniform(0.34, 0.74) + rng.uniform(-0.03, 0.03, 3)).astype(np.float32)
 
 
-def fill_rect(
-    image: Pixels, x: float, y: float, w: float, h: float, colour: NDArray[np.float32]
-) -> None:
+def fill_rect(image: Pixels, x: float, y: float, w: float, h: float, colour: NDArray[np.float32]) -> None:
     """An upright rectangle, ``w`` by ``h`` pixels from ``x``, ``y``."""
     a, b = (int(x), int(y)), (int(x + w), int(y + h))
     cv2.rectangle(image, a, b, tuple(map(float, colour)), -1)
 
 
-def fill_window(
-    image: Pixels, rng: Rng, x: float, y: float, w: float, h: float, frame: NDArray[np.float32]
-) -> None:
+def fill_window(image: Pixels, rng: Rng, x: float, y: float, w: float, h: float, frame: NDArray[np.float32]) -> None:
     """A window with its frame, glass, bars and sill."""
     glass = np.array([0.2, 0.25, 0.3], np.float32) * rng.uniform(0.5, 2.2)
     fill_rect(image, x - 3, y - 3, w + 6, h + 6, frame)
@@ -183,9 +179,7 @@ def draw_walker(image: Pixels, rng: Rng, base: int) -> None:
     skin = np.array([0.72, 0.53, 0.43], np.float32) * np.float32(rng.uniform(0.5, 1.15))
     upper, lower = random_tone(rng, VIVID), random_tone(rng, WALLS) * 0.55
 
-    def blob(
-        u: float, v: float, a: float, b: float, colour: NDArray[np.float32], spin: float = 0.0
-    ) -> None:
+    def blob(u: float, v: float, a: float, b: float, colour: NDArray[np.float32], spin: float = 0.0) -> None:
         cv2.ellipse(
             image,
             (int(x + u * s), int(y + v * s)),

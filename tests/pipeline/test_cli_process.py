@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import draw
 
-from pipeline.gallery import Gallery, verify
+from pipeline.gallery import Gallery
+from pipeline.integrity import verify
 from stages.images import encode_jpeg
 
 resource = pytest.importorskip("resource")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.catalogue import CataloguePhoto, read_catalogue
 from pipeline.compose import Pipeline
-from pipeline.gallery import Gallery, verify
+from pipeline.gallery import Gallery
 from pipeline.indexing import Indexing, Tally
+from pipeline.integrity import verify
 from pipeline.rows import Row
 from pipeline.storage import writing
 from stages.crop import BoxCrop, MaskCrop
@@ -150,9 +151,9 @@ def test_another_embedder_or_crop_is_refused_by_both_names(tmp_path: Path) -> No
     gallery.check_made_with(FakeEmbedder(), BoxCrop())
     other = FakeEmbedder()
     other.fingerprint = "another net"
-    with pytest.raises(GalleryMismatch, match="'fake mean colours'.*'another net'"):
+    with pytest.raises(GalleryMismatch, match=r"'fake mean colours'.*'another net'"):
         gallery.check_made_with(other, BoxCrop())
-    with pytest.raises(GalleryMismatch, match="'box margin=0.05'.*'mask background=white"):
+    with pytest.raises(GalleryMismatch, match=r"'box margin=0.05'.*'mask background=white"):
         gallery.check_made_with(FakeEmbedder(), MaskCrop())
 
 
@@ -202,9 +203,10 @@ def test_a_write_that_fails_leaves_the_old_generation(
         raise OSError(28, "No space left on device")
 
     gallery.remove(["red"])
-    with monkeypatch.context() as patch, pytest.raises(GalleryError, match="No space left on device; nothing was changed"):
+    with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        gallery.save()
+        with pytest.raises(GalleryError, match="No space left on device; nothing was changed"):
+            gallery.save()
     assert sorted(path.name for path in (tmp_path / "g").iterdir()) == before
     assert "red" in Gallery.open(tmp_path / "g").items
     gallery.save()
@@ -212,7 +214,11 @@ def test_a_write_that_fails_leaves_the_old_generation(
 
 
 def test_a_second_writer_is_told(tmp_path: Path) -> None:
-    with writing(tmp_path / "g"), pytest.raises(GalleryError, match="another outfinder is writing"), writing(tmp_path / "g"):
+    with (
+        writing(tmp_path / "g"),
+        pytest.raises(GalleryError, match="another outfinder is writing"),
+        writing(tmp_path / "g"),
+    ):
         pass
 
 
@@ -220,7 +226,7 @@ def test_absent_and_present_galleries_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"no gallery at .*; make one with: outfinder index"):
         Gallery.open(tmp_path / "g")
     new(tmp_path / "g")
-    with pytest.raises(GalleryError, match="a gallery at .* already"):
+    with pytest.raises(GalleryError, match=r"a gallery at .* already"):
         new(tmp_path / "g")
 
 
