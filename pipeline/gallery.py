@@ -156,14 +156,14 @@ class Gallery:
         return len(keys)
 
     def search(
-        self, queries: Vectors, k: int = 10, *, labels: Sequence[str] | None = None, min_similarity: float = -1.0
+        self, queries: Vectors, k: int = 10, *, labels: Sequence[str | None] | None = None, min_similarity: float = -1.0
     ) -> list[list[Match]]:
         """For each query the k most similar items, each by its best photo, best first.
 
         Args:
             queries: ``(n, dim)`` unit rows.
             k: items wanted.
-            labels: one per query; only photos of that garment group are searched.
+            labels: one per query; only photos of that garment group are searched, or all for None.
             min_similarity: matches below it are left out.
 
         Raises:

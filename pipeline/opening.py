@@ -29,26 +29,19 @@ def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
     return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
 
 
-def open_or_create(
-    folder: Path, given: dict[str, Any], *, main_garment: bool, batch_size: int = 4
-) -> tuple[Gallery, Pipeline, Config]:
-    """The gallery of a folder, made if absent, and its pipeline.
+def open_or_create(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipeline, Config]:
+    """The gallery of a folder, made if absent, and the pipeline that looks at catalogue photos for it.
 
     Raises:
         GalleryMismatch: a given stage is not the one that the gallery was made with.
     """
     old = Gallery.open(folder) if (folder / MANIFEST).exists() else None
     config = config_for(old.manifest if old else None, given)
-    pipeline = Pipeline(
-        build_detector(config), cropper := build_cropper(config), embedder := build_embedder(config),
-        batch_size=batch_size, main_garment=main_garment,
-    )  # fmt: skip
+    cropper, embedder = build_cropper(config), build_embedder(config)
+    pipeline = Pipeline(build_detector(config), cropper, embedder, main_garment=True)
     if old is None:
-        settings = {name: str(value) for name in _KEPT if (value := getattr(config, name)) is not None}
-        if config.embedder_weights:
-            settings["embedder_weights"] = str(config.embedder_weights.absolute())
-        if config.detector_weights:
-            settings["detector_weights"] = str(config.detector_weights.absolute())
+        chosen = {name: value for name in _KEPT if (value := getattr(config, name)) is not None}
+        settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
         old = Gallery.create(folder, embedder, cropper, config.index, settings)
     old.check_made_with(embedder, cropper)
     return old, pipeline, config
@@ -68,6 +61,7 @@ def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipel
     config = config_for(gallery.manifest, given)
     if config.detector == "whole" and "detector" not in given:
         config = replace(config, detector=Config().detector)
-    pipeline = Pipeline(build_detector(config), cropper := build_cropper(config), embedder := build_embedder(config))
+    cropper, embedder = build_cropper(config), build_embedder(config)
+    pipeline = Pipeline(build_detector(config), cropper, embedder)
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config

@@ -25,7 +25,7 @@ rendered="--data $runs/rendered/street.json $runs/rendered/street"
 detector maskrcnn_mobilenet_v2 mask-constant "$imagenet" --epochs 5 --decay 0
 detector maskrcnn_mobilenet_v2 mask "$runs/mask-constant/weights.safetensors" --epochs 6 $rendered
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
-detector fasterrcnn_mobilenet_v2 box "$runs/mask/weights.safetensors" --epochs 3 --input-px 448 $rendered
+detector fasterrcnn_mobilenet_v2 box "$runs/mask/weights.safetensors" --epochs 2 --input-px 448 $rendered
 # The Siamese embedder: 700 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
 $python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$runs/ccp/train.json" --out "$runs/siamese" \
     --epochs 14

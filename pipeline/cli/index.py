@@ -68,7 +68,7 @@ def index(
     if as_is:
         given["detector"] = "whole"
     with writing(folder):
-        gallery, pipeline, config = open_or_create(folder, given, main_garment=True)
+        gallery, pipeline, config = open_or_create(folder, given)
         if index and index != gallery.manifest.index:
             raise ValueError(
                 f"gallery {folder} has the index {gallery.manifest.index!r}; make another gallery for {index!r}"

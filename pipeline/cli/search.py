@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -87,10 +86,12 @@ def search(
 def find(gallery: Gallery, analysis: Analysis, k: int, *, same_label: bool, min_similarity: float) -> PhotoResult:
     """A photo's garments with their matches."""
     from pipeline.results import PhotoResult
+    from stages.types import WHOLE
 
     if analysis.photo is None:
         return PhotoResult(str(analysis.path), error=analysis.error)
-    labels: Sequence[str] | None = [found.label for found in analysis.detections] if same_label else None
+    groups = [None if found.label == WHOLE else found.label for found in analysis.detections]
+    labels = groups if same_label else None
     matches = (
         gallery.search(analysis.vectors, k, labels=labels, min_similarity=min_similarity) if analysis.detections else []
     )
