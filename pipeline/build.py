@@ -33,7 +33,7 @@ class Config:
     index: str = "hnsw"
     detector_weights: Path | None = None
     embedder_weights: Path | None = None
-    min_score: float = 0.5
+    min_score: float = 0.7
     device: str = "cpu"
 
 

@@ -44,7 +44,7 @@ def stage_options(*wanted: str) -> Callable[[F], F]:
         "detector": [
             click.option("--detector", metavar="NAME", help=_choice(DETECTORS)),
             click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
-            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
+            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.7]"),
         ],
         "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
         "embedder": [

@@ -37,8 +37,14 @@ def test_our_mask_rcnn_keeps_the_law(checkpoint_file: Path) -> None:
     assert any(found.mask is not None for found in detector([draw("red", "blue")])[0])
 
 
-@pytest.mark.parametrize("architecture", ["fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn"])
-def test_box_detectors_keep_the_law(architecture: str) -> None:
+QUICK = ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]],
+)
+def test_every_architecture_keeps_the_law(architecture: str) -> None:
     torch.manual_seed(0)
     detector = RcnnDetector(build_network(architecture, 3, 128), ["top", None, "bag"], min_score=0.0)
     check_detector(detector)
