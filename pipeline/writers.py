@@ -130,8 +130,7 @@ def _garment_record(garment: Garment, photo: PhotoResult, *, masks: bool) -> dic
     }
     if masks and garment.mask is not None:
         record["mask"] = full_rle(garment.mask, garment.box, photo.width, photo.height)
-    if garment.matches is not None:
-        record["matches"] = [_match_record(match) for match in garment.matches]
+    record["matches"] = [_match_record(match) for match in garment.matches or ()]  # empty where none were searched
     return record
 
 

@@ -42,7 +42,7 @@ class TestDetect:
     def test_lines(self, street: Path) -> None:
         two, none = lines(run("detect", street, *DETECTOR))
         assert list(two) == ["photo", "width", "height", "garments"]
-        assert [list(garment) for garment in two["garments"]] == [["label", "score", "box"]] * 2
+        assert [list(garment) for garment in two["garments"]] == [["label", "score", "box", "matches"]] * 2
         assert none["garments"] == []
 
     def test_masks_are_those_of_the_detector(self, street: Path) -> None:

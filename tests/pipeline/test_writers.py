@@ -59,7 +59,7 @@ def test_a_json_line_of_a_search_is_exactly_this(tmp_path):
 
 def test_a_detection_has_no_matches_and_an_error_no_garments(tmp_path):
     first, second = lines(tmp_path / "a.JSONL", [DETECTED, FAILED])
-    assert json.loads(first)["garments"] == [{"label": "top", "score": 0.9877, "box": [2, 3, 6, 9]}]
+    assert json.loads(first)["garments"] == [{"label": "top", "score": 0.9877, "box": [2, 3, 6, 9], "matches": []}]
     assert second == '{"photo": "no.jpg", "error": "not a photo"}'
 
 
