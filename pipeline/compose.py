@@ -21,6 +21,9 @@ from stages.images import Photo, read_photo
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE, Box, Crop, Detection, Vectors
 
+MAIN_SHARE = 0.05
+"""The least part of a catalogue photo that its garment covers."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
@@ -165,10 +168,15 @@ class Pipeline:
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:
-    """What a catalogue photo shows: the detection with most area for its score, else the whole photo."""
+    """What a catalogue photo shows: the detection with most area for its score, else the whole photo.
+
+    What covers less than :data:`MAIN_SHARE` of the photo is not what it sells: the shoes under a pair of shorts
+    that were not found, a zip in a close-up.
+    """
     height, width = photo.image.shape[:2]
     whole = Detection(WHOLE, 1.0, Box(0, 0, width, height))
-    return max(found, key=lambda detection: detection.score * detection.box.area, default=whole)
+    large = [detection for detection in found if detection.box.area >= MAIN_SHARE * whole.box.area]
+    return max(large, key=lambda detection: detection.score * detection.box.area, default=whole)
 
 
 def to_full(detection: Detection, photo: Photo) -> Detection:
