@@ -121,3 +121,20 @@ def to_coco(folder: Path, photo_ids: list[str]) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(LABELS, 1)],
     }
+
+
+def tagged_labels(folder: Path) -> dict[str, list[str]]:
+    """The garment groups of each photo that has only tags, by photo id; CCP's upstream layout.
+
+    Needs scipy (extra ``train``).
+    """
+    from scipy.io import loadmat  # noqa: PLC0415  an extra, needed here alone
+
+    names = [str(entry[0]) for entry in loadmat(folder / "label_list.mat")["label_list"][0]]
+    group_of = {name: group for group, members in GROUPS.items() for name in members}
+    tags = {}
+    for path in sorted((folder / "annotations" / "image-level").glob("*.mat")):
+        named = {names[int(tag)] for tag in loadmat(path)["tags"].ravel()}
+        groups = {group_of[name] for name in named if name in group_of}
+        tags[path.stem] = [label for label in LABELS if label in groups]
+    return tags

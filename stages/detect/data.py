@@ -1,135 +1,58 @@
-"""COCO instance data for training detectors: photos with boxes and masks, augmented on the way."""
+"""Annotated photos for training detectors: which photo comes when, read and augmented on the way."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from stages.errors import CatalogueError
+from stages.detect.annotations import Annotations
+from stages.detect.augment import Scene, jitter, paste, recolour
+from stages.errors import CatalogueError, ImageError
 from stages.images import read_image
-from stages.types import LABELS, Image
+
+Target = dict[str, Tensor]
+Draw = tuple[int, int]
+"""A place in the run, which seeds the augmentation, and the photo that comes there."""
 
 _MIN_SIDE_PX = 4  # an instance smaller than this after augmentation teaches nothing
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scene:
-    """A photo and its garments: masks ``(n, h, w)`` uint8 of 0 and 1, labels ``(n,)`` int64 from 1."""
-
-    image: Image
-    masks: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-
-class CocoScenes:
-    """The photos of one COCO file, read when asked for.
+class LabelledPhotos:
+    """The photos of an annotation file as scenes, read when asked for.
 
     Args:
-        annotations: a COCO instances file whose category names are garment groups (others are left out).
-        photos: the folder that its file names are relative to.
-
-    Raises:
-        CatalogueError: the file is not COCO instances.
+        annotations: checked, as :func:`~stages.detect.coco.read_annotations` gives them.
+        folder: of the photos.
     """
 
-    def __init__(self, annotations: Path, photos: Path) -> None:
-        try:
-            coco = json.loads(annotations.read_text())
-            known = {category["id"]: category["name"] for category in coco["categories"]}
-            self.images: list[dict[str, Any]] = sorted(coco["images"], key=lambda image: int(image["id"]))
-            self._garments: dict[int, list[tuple[int, Any]]] = defaultdict(list)
-            for garment in coco["annotations"]:
-                if known[garment["category_id"]] in LABELS and not garment.get("iscrowd"):
-                    label = 1 + LABELS.index(known[garment["category_id"]])
-                    self._garments[garment["image_id"]].append((label, garment["segmentation"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CatalogueError(f"{annotations} is not a COCO instances file: {error!r}") from error
-        self.photos = photos
+    def __init__(self, annotations: Annotations, folder: Path) -> None:
+        self._photos, self._folder = annotations.photos, folder
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._photos)
+
+    def labels(self, place: int) -> set[int]:
+        """The labels in a photo, from 1, without reading it."""
+        return {instance.label for instance in self._photos[place].instances}
 
     def __getitem__(self, place: int) -> Scene:
-        record = self.images[place]
-        size = record["height"], record["width"]
-        garments = self._garments[record["id"]]
-        masks = [_decode(segmentation, *size) for _, segmentation in garments]
-        return Scene(
-            image=read_image(self.photos / record["file_name"]),
-            masks=np.stack(masks) if masks else np.zeros((0, *size), np.uint8),
-            labels=np.array([label for label, _ in garments], np.int64),
-        )
+        """One photo.
 
-
-def _decode(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
-    if isinstance(segmentation, list):  # polygons
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):  # uncompressed runs
-        segmentation = coco_mask.frPyObjects(segmentation, height, width)
-    mask: NDArray[np.uint8] = coco_mask.decode(segmentation)
-    return mask
-
-
-def augment(scene: Scene, input_px: int, rng: np.random.Generator) -> Scene:
-    """Another camera's view of the scene: scale, crop, slight turn, flip, colour, blur.
-
-    The result's long side is at most ``input_px``; masks follow the pixels.
-    """
-    height, width = scene.image.shape[:2]
-    scale = input_px / max(height, width) * float(np.exp(rng.uniform(np.log(0.6), np.log(1.7))))
-    out_h, out_w = (min(input_px, max(64, round(side * scale))) for side in (height, width))
-    turn = np.deg2rad(rng.normal(0, 4))
-    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
-    flip = -1.0 if rng.random() < 0.5 else 1.0
-    linear = np.array([[flip * cos, -sin], [flip * sin, cos]])
-    spare = np.array([width * scale - out_w, height * scale - out_h])
-    centre = np.array([out_w, out_h]) / 2 - spare * rng.uniform(-0.5, 0.5, 2)
-    offset = centre - linear @ (np.array([width, height]) / 2)
-    warp = np.hstack([linear, offset[:, None]])
-    ground = tuple(map(float, scene.image.reshape(-1, 3)[:: max(1, height * width // 1000)].mean(0)))
-    shrunk: Image = scene.image
-    warp_image = warp
-    if scale < 0.75:  # warpAffine does not average: shrink first
-        shrunk = np.asarray(cv2.resize(scene.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-        back = np.array([width / shrunk.shape[1], height / shrunk.shape[0]])
-        warp_image = np.hstack([linear * back, offset[:, None]])
-    size = (out_w, out_h)
-    image = np.asarray(cv2.warpAffine(shrunk, warp_image, size, flags=cv2.INTER_LINEAR, borderValue=ground), np.uint8)
-    masks = np.zeros((len(scene.masks), out_h, out_w), np.uint8)
-    for mask, into in zip(scene.masks, masks, strict=True):
-        cv2.warpAffine(mask, warp, size, dst=into, flags=cv2.INTER_NEAREST)
-    return Scene(_recolour(image, rng), masks, scene.labels)
-
-
-def _recolour(image: Image, rng: np.random.Generator) -> Image:
-    """Another exposure, white balance, saturation and contrast; sometimes blur, noise or no colour at all."""
-    values = image.astype(np.float32) / 255
-    values = np.clip(values, 0, 1) ** float(np.exp(rng.normal(0, 0.2)))
-    values *= np.exp(rng.normal(0, 0.07, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.15)))
-    grey = values.mean(2, keepdims=True)
-    saturation = 0.0 if rng.random() < 0.05 else float(np.exp(rng.normal(0, 0.25)))
-    values = grey + (values - grey) * saturation
-    values = (values - values.mean()) * float(np.exp(rng.normal(0, 0.15))) + values.mean()
-    if rng.random() < 0.15:
-        values = np.asarray(cv2.GaussianBlur(values, (0, 0), rng.uniform(0.5, 1.5)), np.float32)
-    if rng.random() < 0.15:
-        values += rng.normal(0, rng.uniform(0.01, 0.05), values.shape).astype(np.float32)
-    recoloured: Image = np.clip(values * 255, 0, 255).astype(np.uint8)
-    return recoloured
-
-
-Target = dict[str, Tensor]
+        Raises:
+            ImageError: it cannot be read.
+        """
+        photo = self._photos[place]
+        labels = np.array([instance.label for instance in photo.instances], np.int64)
+        return Scene(read_image(self._folder / photo.file_name), photo.masks(), labels)
 
 
 def to_target(scene: Scene) -> tuple[Tensor, Target]:
@@ -148,17 +71,85 @@ def to_target(scene: Scene) -> tuple[Tensor, Target]:
     }
 
 
-class TrainingSet(Dataset[tuple[Tensor, Target]]):
-    """Augmented scenes from several COCO files; the augmentation follows from seed, epoch and place."""
+def repeat_factors(labels: Sequence[set[int]], often: float) -> dict[int, float]:
+    """How many times as often photos with a label are to come: ``max(1, sqrt(often / f))``, f its share of photos.
 
-    def __init__(self, sources: list[CocoScenes], input_px: int, seed: int) -> None:
+    Repeat-factor sampling: Gupta, Dollár, Girshick, *LVIS*, CVPR 2019.
+
+    >>> repeat_factors([{1}, {1}, {1}, {1, 2}], often=1.0)
+    {1: 1.0, 2: 2.0}
+    """
+    share = {label: sum(label in each for each in labels) / len(labels) for label in sorted(set().union(*labels))}
+    return {label: max(1.0, (often / share[label]) ** 0.5) for label in share}
+
+
+class TrainingSet(Dataset[tuple[Tensor, Target]]):
+    """Augmented scenes from several sources; what a draw gives follows from the seed and the draw.
+
+    Args:
+        sources: whose photos.
+        input_px: the longest side after augmentation.
+        seed: of everything random.
+        often: the share of photos below which a label's photos are repeated; 0 repeats none.
+        pasting: the share of scenes that garments of another photo are pasted into.
+    """
+
+    def __init__(
+        self, sources: Sequence[LabelledPhotos], input_px: int, seed: int, often: float = 0.0, pasting: float = 0.0
+    ) -> None:
         self._places = [(source, place) for source in sources for place in range(len(source))]
-        self._input_px, self._seed, self.epoch = input_px, seed, 0
+        self._input_px, self._seed, self._pasting = input_px, seed, pasting
+        labels = [source.labels(place) for source, place in self._places]
+        factors = repeat_factors(labels, often)
+        self.repeats = np.array([max((factors[label] for label in each), default=1.0) for each in labels])
+        self._odds = np.zeros(1 + max(factors, default=0))
+        for label, factor in factors.items():
+            self._odds[label] = min(0.8, 0.3 * factor)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Target]:
-        source, within = self._places[place]
-        rng = np.random.default_rng((self._seed, self.epoch, place))
-        return to_target(augment(source[within], self._input_px, rng))
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Target]:
+        position, place = draw
+        rng = np.random.default_rng((self._seed, position))
+        scene = self._view(place, rng)
+        if rng.random() < self._pasting:
+            other = int(rng.choice(len(self), p=self.repeats / self.repeats.sum()))
+            scene = paste(scene, self._view(other, rng), self._odds, rng)
+        return to_target(Scene(recolour(scene.image, rng), scene.masks, scene.labels))
+
+    def _view(self, place: int, rng: np.random.Generator) -> Scene:
+        """A photo seen anew; the next one for a photo that cannot be read."""
+        for other in range(len(self)):
+            source, within = self._places[(place + other) % len(self)]
+            with suppress(ImageError):
+                return jitter(source[within], self._input_px, rng)
+        raise CatalogueError("none of the photos can be read; were they moved since the start?")
+
+
+class Rounds(Sampler[Draw]):
+    """Draws without end, in shuffled rounds that hold each photo as often as it is repeated on average.
+
+    Args:
+        repeats: ``(photos,)``, at least 1 each.
+        seed: of the order.
+        start: draws to leave out, where a run goes on.
+    """
+
+    def __init__(self, repeats: NDArray[np.float64], seed: int, start: int = 0) -> None:
+        self._repeats, self._seed, self._start = repeats, seed, start
+
+    @property
+    def per_round(self) -> int:
+        """How many draws a round has on average."""
+        return round(float(self._repeats.sum()))
+
+    def __iter__(self) -> Iterator[Draw]:
+        position = 0
+        for number in itertools.count():
+            rng = np.random.default_rng((self._seed, number))
+            times = np.floor(self._repeats + rng.random(len(self._repeats))).astype(int)
+            for place in rng.permutation(np.repeat(np.arange(len(times)), times)):
+                if position >= self._start:
+                    yield position, int(place)
+                position += 1

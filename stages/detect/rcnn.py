@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import get_model_weights
@@ -39,6 +39,8 @@ class RcnnDetector:
         labels: the label of each class index from 1; None for a class that is left out.
         min_score: detections below it are left out.
         device: where to run.
+        thresholds: for each label the network's own score that is to count as 0.5, in (0, 1); scores on either
+            side follow as odds. None leaves the scores as the network gives them.
     """
 
     def __init__(
@@ -47,12 +49,18 @@ class RcnnDetector:
         labels: Sequence[str | None],
         min_score: float = 0.5,
         device: str = "cpu",
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score lies in [0, 1], got {min_score}")
-        self._network = network.eval().to(device, memory_format=torch.channels_last)
-        self._network.roi_heads.score_thresh = min_score
         self._names = tuple(labels)
+        self._thresholds = np.asarray(thresholds or [0.5] * len(self._names), np.float64)
+        if self._thresholds.shape != (len(self._names),) or not ((self._thresholds > 0) & (self._thresholds < 1)).all():
+            raise ValueError(f"thresholds are one number in (0, 1) for each of {len(self._names)} labels")
+        self._min_score = min_score
+        self._network = network.eval().to(device, memory_format=torch.channels_last)
+        # what the least of the network's scores is that can count for min_score
+        self._network.roi_heads.score_thresh = float(odds_scaled(min_score, 1 - self._thresholds).min())
         self._device = device
         transform = network.transform
         self._min_px, self._max_px = int(max(transform.min_size)), int(transform.max_size)
@@ -113,15 +121,27 @@ class RcnnDetector:
     ) -> list[Detection]:
         scale = np.array([full[1] / resized[1], full[0] / resized[0]] * 2, np.float32)
         detections = []
+        scores = odds_scaled(raw["scores"], self._thresholds[raw["labels"].astype(int) - 1])
         for place, corners in enumerate(raw["boxes"] * scale):
-            label = self._names[int(raw["labels"][place]) - 1]
+            label, score = self._names[int(raw["labels"][place]) - 1], float(scores[place])
             x1, y1, x2, y2 = map(float, corners)
             box = Box.clipped(x1, y1, x2, y2, width=full[1], height=full[0])
-            if label is None or box is None:
+            if label is None or box is None or score < self._min_score:
                 continue
             mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
-            detections.append(Detection(label, min(1.0, float(raw["scores"][place])), box, mask))
+            detections.append(Detection(label, score, box, mask))
         return sorted(detections, key=lambda detection: -detection.score)
+
+
+def odds_scaled(scores: ArrayLike, threshold: ArrayLike) -> NDArray[np.float64]:
+    """Scores in [0, 1] with their odds divided by a threshold's, so that the threshold becomes 0.5.
+
+    >>> odds_scaled([0.0, 0.8, 0.9, 1.0], 0.8).round(3).tolist()
+    [0.0, 0.5, 0.692, 1.0]
+    """
+    score, at = np.asarray(scores, np.float64), np.asarray(threshold, np.float64)
+    scaled: NDArray[np.float64] = score * (1 - at) / np.maximum(score * (1 - at) + (1 - score) * at, 1e-12)
+    return scaled
 
 
 def mask_in_box(probabilities: NDArray[np.float32], corners: NDArray[np.float32], box: Box) -> Mask:
@@ -156,15 +176,16 @@ def from_checkpoint(checkpoint: Checkpoint, min_score: float = 0.5, device: str 
     Raises:
         WeightsError: the architecture is unknown or its tensors don't fit.
     """
-    labels = checkpoint.describes("labels").split()
+    labels = checkpoint.describes("labels").split("\n")
     input_px = int(checkpoint.describes("input_px"))
     try:
+        thresholds = [float(number) for number in checkpoint.metadata.get("thresholds", "").split()]
         network = build_network(checkpoint.describes("architecture"), len(labels), input_px or None)
         network.load_state_dict(checkpoint.tensors)
+        return RcnnDetector(network, labels, min_score, device, thresholds or None)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{checkpoint.name} does not fit its architecture: {reason}") from error
-    return RcnnDetector(network, labels, min_score, device)
 
 
 def from_torchvision(architecture: str, min_score: float = 0.5, device: str = "cpu") -> RcnnDetector:

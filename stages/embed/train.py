@@ -18,7 +18,7 @@ from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from stages.embed.losses import identity_loss, style_loss
 from stages.embed.network import SiameseNetwork
 from stages.embed.samplers import Batch
-from stages.embed.state import State
+from stages.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * recipe.rate(step)
         losses.append(train_step(network, optimizer, batch, recipe))
-        state.average()
+        state.average(step)
         if (step + 1) % recipe.steps_per_epoch == 0 or step + 1 == recipe.steps:
             state.save(folder / "state.safetensors", step + 1)
             per_step = (perf_counter() - began) / (step + 1 - first)

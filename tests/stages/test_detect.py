@@ -1,31 +1,38 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops import MultiScaleRoIAlign
 
 import weights
 from stages.detect.ccp import GROUPS, instances
-from stages.detect.data import CocoScenes, Scene, TrainingSet, augment, to_target
-from stages.detect.evaluate import evaluate
-from stages.detect.networks import ARCHITECTURES, OURS, build_network
+from stages.detect.networks import ARCHITECTURES, OURS, _folded, build_network
+from stages.detect.pooling import PyramidRoIAlign
 from stages.detect.rcnn import RcnnDetector, from_checkpoint, from_torchvision, mask_in_box, read_detector
-from stages.detect.train import Recipe, rate, train
-from stages.errors import CatalogueError, WeightsError
-from stages.images import write_jpeg
-from stages.testing import FakeDetector, check_detector
+from stages.errors import WeightsError
+from stages.testing import check_detector
 from stages.types import LABELS, Box
+
+
+def lively(architecture: str, labels: int, input_px: int) -> GeneralizedRCNN:
+    """Random weights whose activations neither vanish nor grow, so that no two scores are the same."""
+    torch.manual_seed(0)
+    network = build_network(architecture, labels, input_px)
+    for name, value in network.named_buffers():
+        if name.endswith("running_var"):
+            value.fill_(0.1)
+    return network
 
 
 @pytest.fixture(scope="module")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mask R-CNN with random weights."""
-    torch.manual_seed(0)
-    network = build_network("maskrcnn_mobilenet_v2", 13, 128)
+    network = lively("maskrcnn_mobilenet_v2", 13, 128)
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    about = {"architecture": "maskrcnn_mobilenet_v2", "labels": " ".join(LABELS), "input_px": "128"}
+    about = {"architecture": "maskrcnn_mobilenet_v2", "labels": "\n".join(LABELS), "input_px": "128"}
     weights.save(path, network.state_dict(), about)
     return path
 
@@ -45,8 +52,7 @@ QUICK = ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]],
 )
 def test_every_architecture_keeps_the_law(architecture: str) -> None:
-    torch.manual_seed(0)
-    detector = RcnnDetector(build_network(architecture, 3, 128), ["top", None, "bag"], min_score=0.0)
+    detector = RcnnDetector(lively(architecture, 3, 128), ["top", None, "bag"], min_score=0.0)
     check_detector(detector)
     assert detector.labels == ("top", "bag")
 
@@ -66,7 +72,7 @@ def test_every_architecture_of_torchvision_can_be_built() -> None:
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
-    about = {"architecture": "maskrcnn_mobilenet_v2", "labels": "top bag", "input_px": "128"}
+    about = {"architecture": "maskrcnn_mobilenet_v2", "labels": "top\nbag", "input_px": "128"}
     weights.save(path, {"nothing": torch.zeros(1)}, about)
     with pytest.raises(WeightsError, match="does not fit its architecture"):
         read_detector(path)
@@ -119,125 +125,68 @@ def test_ccp_classes_become_groups_and_shoes_two_pieces() -> None:
     assert len({name for members in GROUPS.values() for name in members}) == sum(map(len, GROUPS.values()))
 
 
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    """Two photos; segmentations as polygon and as uncompressed runs; a category that is no garment."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        write_jpeg(photos / name, draw("red", "blue"))
-    runs = np.zeros((64, 128), np.uint8)
-    runs[8:56, 80:112] = 1
-    flat = runs.ravel(order="F")
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]])))
-    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    made = {
-        "images": [
-            {"id": n, "file_name": name, "width": 128, "height": 64} for n, name in ((1, "a.jpg"), (2, "b.jpg"))
-        ],
-        "categories": [{"id": 1, "name": "dress"}, {"id": 2, "name": "person"}],
-        "annotations": [
-            {
-                "id": n,
-                "image_id": 1 + n // 4,
-                "category_id": category,
-                "bbox": [0, 0, 1, 1],
-                "area": 1536,
-                "iscrowd": 0,
-                "segmentation": segmentation,
-            }
-            for n, category, segmentation in (
-                (1, 1, [[16, 8, 48, 8, 48, 56, 16, 56]]),
-                (2, 1, {"size": [64, 128], "counts": counts}),
-                (3, 2, [[0, 0, 9, 0, 9, 9]]),
-            )
-        ],
+@pytest.mark.parametrize("cells", [7, 14])
+def test_pooling_is_torchvision_s_with_its_gradient(cells: int) -> None:
+    torch.manual_seed(0)
+    strides, size = (8, 16, 32), (256, 192)
+    maps = {
+        str(level): torch.randn(2, 5, size[0] // stride, size[1] // stride, requires_grad=True)
+        for level, stride in enumerate(strides)
     }
-    for annotation in made["annotations"][:2]:
-        x = 16 if annotation["id"] == 1 else 80
-        annotation["bbox"] = [x, 8, 32, 48]
-    path = tmp_path / "coco.json"
-    path.write_text(json.dumps(made))
-    return path
+    sides = torch.exp(torch.rand(2, 40, 1) * 6.6) * (0.8 + 0.4 * torch.rand(2, 40, 2))  # of every level
+    centres = torch.rand(2, 40, 2) * torch.tensor([192.0, 256.0])
+    boxes = list(torch.cat([centres - sides / 2, centres + sides / 2], 2))
+    pooled, gradients = [], []
+    for pooler in (MultiScaleRoIAlign(list(maps), cells, 2), PyramidRoIAlign(strides, cells)):
+        for level in maps.values():
+            level.grad = None
+        pooled.append(pooler(maps, boxes, [size, size]))
+        (pooled[-1] * torch.linspace(-1, 1, pooled[-1].numel()).view_as(pooled[-1])).sum().backward()
+        gradients.append([level.grad for level in maps.values()])
+    torch.testing.assert_close(pooled[1], pooled[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-3, rtol=1e-3)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[1])
 
 
-def test_coco_scenes_are_read_with_every_kind_of_mask(coco: Path) -> None:
-    scenes = CocoScenes(coco, coco.parent / "photos")
-    first, second = scenes[0], scenes[1]
-    assert first.masks.shape == (2, 64, 128)
-    assert first.masks.sum(axis=(1, 2)).tolist() == [1536, 1536]
-    assert first.labels.tolist() == [1 + LABELS.index("dress")] * 2
-    assert second.masks.shape == (0, 64, 128)
-    coco.write_text("{}")
-    with pytest.raises(CatalogueError, match="not a COCO instances file"):
-        CocoScenes(coco, coco.parent)
+def test_pooling_no_boxes_gives_none() -> None:
+    maps = {str(level): torch.ones(1, 3, 8, 8) for level in range(3)}
+    assert PyramidRoIAlign((8, 16, 32), 7)(maps, [torch.zeros(0, 4)], [(64, 64)]).shape == (0, 3, 7, 7)
 
 
-def test_masks_follow_the_pixels_through_augmentation() -> None:
-    image = draw("red")
-    red = (np.abs(image.astype(int) - (200, 30, 30)).max(axis=2) < 9).astype(np.uint8)
-    overlaps = []
-    for seed in range(30):
-        scene = augment(Scene(image, red[None], np.array([1])), 96, np.random.default_rng(seed))
-        assert scene.image.shape[:2] == scene.masks.shape[1:]
-        assert max(scene.image.shape) <= 96
-        inside, outside = scene.image[scene.masks[0] > 0], scene.image[scene.masks[0] == 0]
-        if len(inside) > 100 and len(outside) > 100 and np.ptp(scene.image.mean((0, 1))) > 5:  # not the grey ones
-            overlaps.append(outside[:, 1].mean() - inside[:, 1].mean())  # green: white ground against red cloth
-    assert len(overlaps) > 15
-    assert min(overlaps) > 20
+def test_folded_batch_norm_gives_the_same_maps_and_gradients() -> None:
+    torch.manual_seed(0)
+    body = build_network("maskrcnn_mobilenet_v2", 3, 64).backbone.body
+    for name, value in body.named_buffers():
+        value.uniform_(0.5, 1.5) if name.endswith(("weight", "var")) else value.uniform_(-0.5, 0.5)
+    pixels = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for run in (body, lambda x: _in_turn(body, x)):
+        body.zero_grad()
+        out = run(pixels)
+        out.square().mean().backward()
+        gradients.append((out.detach(), body[2].conv[0][0].weight.grad.clone()))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
-def test_targets_have_tight_boxes_and_no_slivers() -> None:
-    masks = np.zeros((2, 50, 50), np.uint8)
-    masks[0, 10:30, 5:25] = 1
-    masks[1, 0:2, 0:40] = 1
-    image, target = to_target(Scene(np.zeros((50, 50, 3), np.uint8), masks, np.array([3, 4])))
-    assert image.shape == (3, 50, 50)
-    assert target["boxes"].tolist() == [[5, 10, 25, 30]]
-    assert target["labels"].tolist() == [3]
+def _in_turn(body: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    for layer in body:
+        x = _folded(layer, x)
+    return x
 
 
-def test_a_perfect_detector_has_perfect_precision_and_a_blind_one_none(coco: Path) -> None:
-    class Sees(FakeDetector):
-        labels = ("dress",)
-
-    perfect = evaluate(Sees(), coco, coco.parent / "photos")
-    assert perfect.photos == 2
-    assert perfect.box.ap50 == pytest.approx(0.5, abs=0.2), "both in the first photo; two false alarms in the second"
-    assert perfect.mask is not None
-
-    class Blind(FakeDetector):
-        def __call__(self, images):
-            return [[] for _ in images]
-
-    blind = evaluate(Blind(), coco, coco.parent / "photos")
-    assert (blind.box.ap, blind.mask) == (0, None)
-
-
-def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
-    recipe = Recipe(warmup_steps=10, decay=0.5)
-    rates = [rate(step, 100, recipe) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[10:51] == [1.0] * 41
-    assert rates[-1] < 0.01
-    assert rates[50:] == sorted(rates[50:], reverse=True)
-    assert rate(99, 100, Recipe(decay=0, warmup_steps=1)) == 1
-
-
-def test_training_learns_and_goes_on_after_a_stop_as_if_it_had_not(coco: Path, tmp_path: Path) -> None:
-    def run(folder: Path, epochs: int) -> torch.Tensor:
-        torch.manual_seed(0)
-        network = build_network("fasterrcnn_mobilenet_v2", 13, 64)
-        data = TrainingSet([CocoScenes(coco, coco.parent / "photos")], 64, seed=0)
-        recipe = Recipe(epochs=epochs, batch_size=2, warmup_steps=1, decay=0)
-        train(network, data, recipe, folder, workers=0, log=lambda _: None)
-        return network.rpn.head.cls_logits.weight.detach()
-
-    straight = run(tmp_path / "straight", 10)
-    run(tmp_path / "stopped", 4)
-    resumed = run(tmp_path / "stopped", 10)
-    torch.testing.assert_close(resumed, straight)
-    lines = [json.loads(line) for line in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 11))
-    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+def test_thresholds_make_scores_honest_and_lose_no_detection() -> None:
+    network = lively("fasterrcnn_mobilenet_v2", 2, 128)
+    image = draw("red", "blue", side=128)
+    plain = RcnnDetector(network, ["top", "bag"], min_score=0.0)([image])[0]
+    honest = RcnnDetector(network, ["top", "bag"], min_score=0.0, thresholds=[0.3, 0.5])([image])[0]
+    assert len(plain) == len(honest) > 0
+    by_box = {(one.label, one.box): one.score for one in plain}
+    for one in honest:
+        score, at = by_box[one.label, one.box], {"top": 0.3, "bag": 0.5}[one.label]
+        assert one.score == pytest.approx(score * (1 - at) / (score * (1 - at) + (1 - score) * at), abs=1e-6)
+    for least in (0.4, 0.5, 0.6):
+        sure = RcnnDetector(network, ["top", "bag"], min_score=least, thresholds=[0.3, 0.5])([image])[0]
+        assert all(one.score >= least for one in sure)
+        assert {one.box for one in sure} <= {one.box for one in plain}
+    with pytest.raises(ValueError, match="one number in"):
+        RcnnDetector(network, ["top", "bag"], thresholds=[0.3])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,7 +22,7 @@ class State:
     Args:
         network: trained in place.
         optimizer: of its parameters.
-        ema: the share that the moving average keeps at each step; 0: it is the network itself.
+        ema: the share that the moving average keeps at each step, less at first; 0: it is the network itself.
     """
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, ema: float) -> None:
@@ -29,16 +32,29 @@ class State:
         self._averages = {name: value.detach().clone() for name, value in network.named_parameters()}
 
     @torch.no_grad()
-    def average(self) -> None:
-        """Let the moving average follow the parameters by one step."""
+    def average(self, step: int) -> None:
+        """Let the moving average follow the parameters after a step, counted from 0."""
+        keep = min(self._ema, (1 + step) / (10 + step))
         for name, value in self._network.named_parameters():
-            self._averages[name].lerp_(value, 1 - self._ema)
+            self._averages[name].lerp_(value, 1 - keep)
 
     @torch.no_grad()
     def take_average(self) -> None:
         """Give the network its moving average as parameters."""
         for name, value in self._network.named_parameters():
             value.copy_(self._averages[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its moving average as parameters, for as long as the context lasts."""
+        own = {name: value.detach().clone() for name, value in self._network.named_parameters()}
+        self.take_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in self._network.named_parameters():
+                    value.copy_(own[name])
 
     def save(self, path: Path, step: int) -> None:
         """Write everything, atomically."""
@@ -49,6 +65,8 @@ class State:
         partial = path.with_suffix(".partial")
         contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
         save_file(contiguous, partial, metadata={"step": str(step)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
 
     def resume(self, path: Path) -> int:

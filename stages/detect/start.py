@@ -1,0 +1,88 @@
+"""What a detection network starts its training from: an ImageNet body, torchvision's COCO weights, or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.models import detection, get_model_weights
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+import weights
+from stages.detect.networks import OURS, MobileNetV2FPN
+from stages.errors import WeightsError
+
+IMAGENET, COCO = "imagenet", "coco"
+_FROZEN_BLOCKS = 4  # of MobileNetV2: stem to stride 4, whose gradients cost most and change least
+
+
+def start_from(network: GeneralizedRCNN, architecture: str, start: str, labels: Sequence[str]) -> list[str]:
+    """Give a network all of a start that fits it; the rest stays as it is, random.
+
+    Args:
+        network: changed in place.
+        architecture: its name.
+        start: ``imagenet`` or ``coco`` for torchvision's own weights (downloaded on first use), the name of a shipped
+            checkpoint, or a safetensors file: a detector's checkpoint or an ImageNet classifier in torchvision's names.
+        labels: of the network; the predictors of a checkpoint with other labels do not fit.
+
+    Returns:
+        The names of the tensors that are still random.
+
+    Raises:
+        ValueError: there are no such weights for the architecture.
+        WeightsError: they cannot be read or downloaded, or nothing of them fits.
+    """
+    tensors = _tensors(architecture, start, labels)
+    own = network.state_dict()
+    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise WeightsError(f"nothing in {start} fits {architecture}; name an ImageNet classifier of its body instead")
+    network.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))
+
+
+def freeze_first_blocks(network: GeneralizedRCNN) -> None:
+    """Leave the first blocks of our body as they are; torchvision's networks freeze their own."""
+    if isinstance(network.backbone, MobileNetV2FPN):
+        for block in network.backbone.body[:_FROZEN_BLOCKS]:
+            block.requires_grad_(requires_grad=False)
+
+
+def _tensors(architecture: str, start: str, labels: Sequence[str]) -> dict[str, Tensor]:
+    if start in (IMAGENET, COCO):
+        return _torchvision(architecture, start)
+    if start in weights.manifest():
+        checkpoint = weights.load(start)
+    elif (path := Path(start)).is_file():
+        checkpoint = weights.read(path)
+    else:
+        raise ValueError(
+            f"cannot start from {start!r}: it is no file, none of the shipped weights"
+            f" ({', '.join(sorted(weights.manifest()))}), nor {IMAGENET} or {COCO}"
+        )
+    if not any(name.startswith("backbone.") for name in checkpoint.tensors):  # a classifier
+        return {f"backbone.body.{name.removeprefix('features.')}": value for name, value in checkpoint.tensors.items()}
+    if checkpoint.metadata.get("labels") == "\n".join(labels):
+        return checkpoint.tensors
+    return {name: value for name, value in checkpoint.tensors.items() if "_predictor." not in name}
+
+
+def _torchvision(architecture: str, start: str) -> dict[str, Tensor]:
+    try:
+        if architecture in OURS:
+            if start == COCO:
+                raise ValueError(f"there are no COCO weights for {architecture}; start from {IMAGENET} or a file")
+            classifier = get_model_weights("mobilenet_v2").DEFAULT.get_state_dict(check_hash=True)
+            return {f"backbone.body.{name.removeprefix('features.')}": value for name, value in classifier.items()}
+        if start == COCO:
+            trained = get_model_weights(architecture).DEFAULT.get_state_dict(check_hash=True)
+            return {name: value for name, value in trained.items() if "_predictor." not in name}
+        network = getattr(detection, architecture)(weights=None, weights_backbone="DEFAULT")
+        state: dict[str, Tensor] = network.backbone.state_dict()
+        return {f"backbone.{name}": value for name, value in state.items() if name.startswith("body.")}
+    except OSError as error:
+        raise WeightsError(
+            f"torchvision's {start} weights for {architecture} cannot be downloaded ({error}); name a safetensors file"
+        ) from error

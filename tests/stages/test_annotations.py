@@ -1,0 +1,340 @@
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+from pycocotools import mask as coco_mask
+
+from stages.detect.annotation_checks import Fault, check_photo
+from stages.detect.annotations import Annotations, Kind
+from stages.detect.coco import read_annotations
+from stages.errors import CatalogueError
+from stages.images import FORMATS, read_image, write_jpeg
+
+WIDTH, HEIGHT = 40, 30
+PIXELS = np.zeros((HEIGHT, WIDTH), np.uint8)
+PIXELS[4:20, 6:18] = 1
+BOX = [6, 4, 12, 16]
+POLYGON = [6, 4, 18, 4, 18, 20, 6, 20]
+COMPRESSED = coco_mask.encode(np.asfortranarray(PIXELS))["counts"].decode()
+RUNS = [184, *([16, 14] * 11), 16, 670]
+FORMS: dict[str, Any] = {
+    "compressed": {"size": [HEIGHT, WIDTH], "counts": COMPRESSED},
+    "runs": {"size": [HEIGHT, WIDTH], "counts": RUNS},
+    "polygon": [POLYGON],
+    "two polygons": [[6, 4, 12, 4, 12, 20, 6, 20], [12, 4, 18, 4, 18, 20, 12, 20]],
+    "box": [],
+}
+Coco = dict[str, Any]
+
+
+def valid() -> Coco:
+    """Three photos; the first has a garment of every form, the second one and a crowd and a person."""
+    garments = [(1, 1, form, 0) for form in FORMS.values()]
+    garments += [(2, 1, FORMS["polygon"], 0), (2, 1, "a crowd's may be anything", 1), (2, 7, None, 0)]
+    return {
+        "images": [
+            {"id": n, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT} for n, name in enumerate("abc", 1)
+        ],
+        "categories": [{"id": 1, "name": "dress"}, {"id": 2, "name": "bag"}, {"id": 7, "name": "person"}],
+        "annotations": [
+            {"id": n, "image_id": photo, "category_id": category, "bbox": BOX, "iscrowd": crowd, "segmentation": form}
+            for n, (photo, category, form, crowd) in enumerate(garments, 10)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "photos" / "sub").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        write_jpeg(folder / "photos" / f"{name}.jpg", np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
+    write_jpeg(folder / "photos" / "large.jpg", np.full((HEIGHT * 2, WIDTH, 3), 90, np.uint8))
+    write_jpeg(folder / "outside.jpg", np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
+    (folder / "photos" / "text.jpg").write_text("no photo")
+    (folder / "photos" / "cut.jpg").write_bytes((folder / "photos" / "a.jpg").read_bytes()[:40])
+    return folder
+
+
+def read(folder: Path, coco: object) -> Annotations:
+    path = folder / "coco.json"
+    path.write_text(json.dumps(coco))
+    return read_annotations(path, folder / "photos", ["bag", "dress"])
+
+
+def test_every_form_of_a_garment_gives_the_same_mask_and_box(folder: Path) -> None:
+    annotations = read(folder, valid())
+    annotations.raise_on_problems()
+    assert [(photo.id, photo.file_name, len(photo.instances)) for photo in annotations.photos] == [
+        (1, "a.jpg", 5),
+        (2, "b.jpg", 1),
+        (3, "c.jpg", 0),
+    ]
+    assert annotations.categories == {1: "dress", 2: "bag", 7: "person"}
+    first = annotations.photos[0]
+    assert {instance.label for instance in first.instances} == {2}, "the place in the labels given, from 1"
+    assert {instance.box for instance in first.instances} == {(6.0, 4.0, 18.0, 20.0)}
+    assert [instance.has_mask for instance in first.instances] == [True] * 4 + [False]
+    assert first.masks().dtype == np.uint8
+    for mask in first.masks():
+        np.testing.assert_array_equal(mask, PIXELS)
+    assert annotations.photos[2].masks().shape == (0, HEIGHT, WIDTH)
+
+
+def test_what_is_left_out_rightly_is_told_once(folder: Path) -> None:
+    assert read(folder, valid()).notes == (
+        "category 7 (person) is none of the labels; annotations left out: 1",
+        "crowds (iscrowd), left out: 1",
+        "photos without a garment: 1 of 3",
+        "garments with a box but no segmentation: 1",
+    )
+
+
+def test_masks_are_not_learnt_from_boxes(folder: Path) -> None:
+    coco = valid()
+    with pytest.raises(CatalogueError, match="1 garment with a box but no segmentation"):
+        read(folder, coco).raise_on_boxes_only()
+    del coco["annotations"][4]
+    read(folder, coco).raise_on_boxes_only()
+
+
+def test_a_box_that_is_not_given_is_the_masks(folder: Path) -> None:
+    coco = valid()
+    del coco["annotations"][5]["bbox"]
+    assert read(folder, coco).photos[1].instances[0].box == (6, 4, 18, 20)
+
+
+def photo(**changes: object) -> Callable[[Coco], None]:
+    return lambda coco: coco["images"][1].update(changes)
+
+
+def garment(**changes: object) -> Callable[[Coco], None]:
+    return lambda coco: coco["annotations"][5].update(changes)
+
+
+def outline(form: object) -> Callable[[Coco], None]:
+    return garment(segmentation=form)
+
+
+def add(part: str, record: object) -> Callable[[Coco], None]:
+    return lambda coco: coco[part].append(record)
+
+
+def counts(value: object, size: object = (HEIGHT, WIDTH)) -> Callable[[Coco], None]:
+    return outline({"size": size, "counts": value})
+
+
+AGAIN = {"id": 9, "file_name": "./b.jpg", "width": WIDTH, "height": HEIGHT}
+OTHER = {"id": 2, "file_name": "c2.jpg", "width": WIDTH, "height": HEIGHT}
+SAME = {"id": 2, "file_name": "b.jpg", "width": WIDTH, "height": HEIGHT}
+WRONG: list[tuple[Kind, Callable[[Coco], None], str, int]] = [  # and how many garments are left, of 6
+    (Kind.PHOTO_RECORD, add("images", 5), r"images\[3\]: has no whole number as its id: 5", 6),
+    (Kind.PHOTO_RECORD, photo(file_name=None), "image 2: has no file_name, but None", 5),
+    (Kind.PHOTO_RECORD, photo(width="40"), "image 2: has no width and height in pixels, but 40 and 30", 5),
+    (Kind.PHOTO_RECORD, photo(height=-30), "but 40 and -30", 5),
+    (Kind.PHOTO_RECORD, photo(width=10**8), "larger than photos that are read", 5),
+    (Kind.PHOTO_ID, add("images", OTHER), "image 2: has 2 records: b.jpg, c2.jpg", 5),
+    (Kind.PHOTO_ID, add("images", SAME), "image 2: has 2 records: b.jpg$", 6),
+    (Kind.PHOTO_TWICE, add("images", AGAIN), "b.jpg: is recorded as the images 2, 9", 5),
+    (Kind.PHOTO_ASTRAY, photo(file_name="../outside.jpg"), "image 2: wanted a path within the photos folder", 5),
+    (Kind.PHOTO_ASTRAY, photo(file_name=str(Path.cwd() / "b.jpg")), "wanted a path within the photos folder", 5),
+    (Kind.PHOTO_MISSING, photo(file_name="gone.jpg"), r"image 2 \(gone.jpg\): was not found", 5),
+    (Kind.PHOTO_MISSING, photo(file_name="sub"), "is not a file", 5),
+    (Kind.PHOTO_MISSING, photo(file_name="nul\0.jpg"), "was not found", 5),
+    (Kind.PHOTO_UNREADABLE, photo(file_name="text.jpg"), r"image 2 \(text.jpg\): is not a photo of a known format", 5),
+    (Kind.PHOTO_UNREADABLE, photo(file_name="cut.jpg"), "cannot be read: ", 5),
+    (Kind.PHOTO_UNREADABLE, photo(file_name="x" * 300), "cannot be read: ", 5),
+    (Kind.PHOTO_SIZE, photo(file_name="large.jpg"), "is 40x60, but recorded as 40x30", 5),
+    (Kind.CATEGORY, add("categories", {"id": "x"}), r"categories\[3\]: has no id and name: {'id': 'x'}", 6),
+    (Kind.CATEGORY, add("categories", {"id": 7, "name": "hat"}), r"category 7 \(hat\): has the id of another", 6),
+    (Kind.RECORD, add("annotations", None), r"annotations\[8\]: has no whole number as its id", 6),
+    (Kind.RECORD, garment(id=1.5), r"annotations\[5\] of b.jpg: has no whole number as its id", 5),
+    (Kind.RECORD, garment(bbox=None, segmentation=None), "annotation 15 of b.jpg: has neither bbox nor seg", 5),
+    (Kind.ID, garment(id=10), "annotation 10 of b.jpg: an annotation before it has the same id", 5),
+    (Kind.UNKNOWN_PHOTO, garment(image_id=99), "annotation 15: no image has the id 99", 5),
+    (Kind.UNKNOWN_PHOTO, garment(image_id=[1]), "no image has the id", 5),
+    (Kind.UNKNOWN_CATEGORY, garment(category_id=99), "annotation 15 of b.jpg: no category has the id 99", 5),
+    (Kind.BOX_MALFORMED, garment(bbox=[1, 2, 3]), "annotation 15 of b.jpg: wanted bbox", 5),
+    (Kind.BOX_MALFORMED, garment(bbox=[1, 2, 3, "4"]), "wanted bbox", 5),
+    (Kind.BOX_EMPTY, garment(bbox=[6, 4, 0, 16]), "is 0 px wide and 16 px high", 5),
+    (Kind.BOX_EMPTY, garment(bbox=[6, 4, 12, -1]), "is 12 px wide and -1 px high", 5),
+    (Kind.BOX_OUTSIDE, garment(bbox=[6, 4, 36, 16]), "reaches 2 px out of the 40x30 photo", 5),
+    (Kind.BOX_OUTSIDE, garment(bbox=[-0.9, 4, 0.5, 16]), "reaches 0.9 px out", 5),
+    (Kind.BOX_OUTSIDE, garment(bbox=[float("nan"), 4, 1, 1]), "is not finite", 5),
+    (Kind.BOX_OUTSIDE, garment(bbox=[6, 4, float("inf"), 10**400]), "is not finite", 5),
+    (Kind.MASK_MALFORMED, outline("polygon"), "annotation 15 of b.jpg: segmentation is neither polygons nor", 5),
+    (Kind.MASK_MALFORMED, outline(POLYGON), "is a list of numbers", 5),
+    (Kind.MASK_MALFORMED, outline([POLYGON, [[1, 2], [3, 4]]]), "a polygon that is no list of numbers", 5),
+    (Kind.MASK_MALFORMED, outline([POLYGON, POLYGON[:-1]]), "of 7 numbers, an odd count", 5),
+    (Kind.MASK_MALFORMED, outline([[1, 1, 9, 9]]), "of 2 points; it takes 3", 5),
+    (Kind.MASK_MALFORMED, outline([[1, 1, 9, 1, 9, 1e9]]), "reaches 1e[+]09 px out", 5),
+    (Kind.MASK_MALFORMED, outline([[1, 1, 9, 1, 9, float("nan")]]), "reaches nan px out", 5),
+    (Kind.MASK_MALFORMED, outline([[0, 0, 40, 30, 0, 30] * 99]), "outline is longer", 5),
+    (Kind.MASK_MALFORMED, counts(RUNS, [WIDTH, HEIGHT]), r"has the size \[40, 30\], its photo", 5),
+    (Kind.MASK_MALFORMED, counts(RUNS[:-1]), "runs of 530 pixels in all, its photo has 1200", 5),
+    (Kind.MASK_MALFORMED, counts([-1, *RUNS, 1]), "has a run of -1 pixels", 5),
+    (Kind.MASK_MALFORMED, counts([10**30]), "pixels in all", 5),
+    (Kind.MASK_MALFORMED, counts([True, 2.5]), "counts that are no run lengths", 5),
+    (Kind.MASK_MALFORMED, counts(None), "counts that are no run lengths: None", 5),
+    (Kind.MASK_MALFORMED, counts(COMPRESSED[:-1]), "pixels in all|no string of run lengths", 5),
+    (Kind.MASK_MALFORMED, counts(COMPRESSED + "T"), "no string of run lengths", 5),
+    (Kind.MASK_MALFORMED, counts(COMPRESSED + "~"), "no string of run lengths", 5),
+    (Kind.MASK_MALFORMED, counts("5\N{SNOWMAN}2"), "no string of run lengths", 5),
+    (Kind.MASK_MALFORMED, counts("\ud800"), "no string of run lengths", 5),
+    (Kind.MASK_MALFORMED, counts("PPPPPPP0"), "a run length of 8 characters", 5),
+    (Kind.MASK_MALFORMED, counts("O"), "has a run of -1 pixels", 5),
+    (Kind.MASK_MALFORMED, counts(""), "no string of run lengths", 5),
+    (Kind.MASK_EMPTY, counts([HEIGHT * WIDTH]), "annotation 15 of b.jpg: segmentation covers no pixel", 5),
+    (Kind.MASK_EMPTY, outline([[6.3, 4, 6.3, 5, 6.3, 6]]), "covers no pixel", 5),
+    (Kind.MASK_ASTRAY, garment(bbox=[20, 4, 10, 16]), "covers .6.0, 4.0, 18.0, 20.0., bbox .20.0, 4.0, 30.0", 5),
+]
+
+
+@pytest.mark.parametrize(("kind", "spoil", "said", "left"), WRONG, ids=lambda value: getattr(value, "name", None))
+def test_what_is_wrong_is_told_and_the_rest_can_be_used(
+    folder: Path, kind: Kind, spoil: Callable[[Coco], None], said: str, left: int
+) -> None:
+    coco = valid()
+    spoil(coco)
+    annotations = read(folder, coco)
+    (problem,) = annotations.problems
+    assert problem.kind == kind
+    assert re.search(said, str(problem))
+    assert str(problem).isprintable()
+    with pytest.raises(CatalogueError, match="pass --skip-bad") as raised:
+        annotations.raise_on_problems()
+    assert f"  {kind} (1):\n    {problem}\n" in str(raised.value)
+    annotations.raise_on_problems(skip_bad=True)
+    assert sum(1 for _ in annotations.instances) == left
+
+
+def test_every_kind_of_problem_is_tested() -> None:
+    assert {kind for kind, *_ in WRONG} == set(Kind)
+
+
+def test_many_problems_of_a_kind_are_counted(folder: Path) -> None:
+    coco = valid()
+    coco["annotations"] += [coco["annotations"][0]] * 33 + [coco["annotations"][0] | {"id": 99, "bbox": [1, 1, 0, 0]}]
+    said = read(folder, coco).describe()
+    assert said.startswith(f"{folder / 'coco.json'}: 34 problems; 6 garments in 3 photos can be used\n")
+    assert "  annotation ids used twice (33):\n" in said
+    assert said.count("annotation 10 of a.jpg: ") == 20
+    assert "    and 13 more\n  empty boxes (1):\n    annotation 99 of a.jpg: bbox [1, 1, 0, 0]" in said
+
+
+def test_annotations_of_a_photo_that_is_left_out_are_no_further_problems(folder: Path) -> None:
+    coco = valid()
+    coco["images"][0]["file_name"] = "gone.jpg"
+    coco["annotations"][0]["bbox"] = [1, 1, 0, 0]
+    annotations = read(folder, coco)
+    assert [problem.kind for problem in annotations.problems] == [Kind.PHOTO_MISSING]
+    assert [photo.id for photo in annotations.photos] == [2, 3]
+
+
+def test_nothing_left_is_an_error_even_if_the_bad_is_skipped(folder: Path) -> None:
+    coco = valid()
+    coco["annotations"] = coco["annotations"][6:]
+    with pytest.raises(CatalogueError, match="There is no garment to train on"):
+        read(folder, coco).raise_on_problems(skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("\xff", "is not JSON"),
+        ("[]", "has no list of images and annotations and categories"),
+        ('{"images": [], "annotations": {}}', "has no list of annotations and categories"),
+        (json.dumps(valid() | {"categories": []}), r"none of its categories \(there are none\)"),
+        (json.dumps(valid() | {"categories": [{"id": 1, "name": "Dress"}]}), r"\(Dress\) is a label to train on"),
+    ],
+)
+def test_what_is_no_coco_file_is_refused(folder: Path, text: str, said: str) -> None:
+    path = folder / "other.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CatalogueError, match=f"other.json.*{said}"):
+        read_annotations(path, folder / "photos")
+
+
+def test_missing_files_and_folders_are_refused(folder: Path) -> None:
+    with pytest.raises(CatalogueError, match="cannot be read: No such file"):
+        read_annotations(folder / "none.json", folder / "photos")
+    read(folder, valid())
+    with pytest.raises(CatalogueError, match="nowhere is not a folder"):
+        read_annotations(folder / "coco.json", folder / "nowhere")
+    unlooked = read_annotations(folder / "coco.json", folder / "nowhere", check_images=False)
+    assert len(unlooked.photos) == 3
+
+
+@pytest.mark.parametrize("lies", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", *(["avif"] if "AVIF" in FORMATS else [])])
+def test_the_size_is_that_of_the_upright_photo(tmp_path: Path, suffix: str, lies: int) -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = lies
+    path = tmp_path / f"photo.{suffix}"
+    PillowImage.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(path, exif=exif)
+    height, width, _ = read_image(path).shape
+    check_photo(path, width, height)
+    with pytest.raises(Fault, match=f"is {width}x{height}.* but recorded as {height}x{width}"):
+        check_photo(path, height, width)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from([COMPRESSED, 2**31, 40, 30, 1, 2]),
+    lambda inner: (
+        st.lists(inner, max_size=6) | st.dictionaries(st.sampled_from(["id", "name", "size", "counts"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: object) -> list[tuple[Any, Any]]:
+    """Every container of a JSON value with every key of it."""
+    keys = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@given(data=st.data())
+def test_any_spoilt_file_is_told_or_used(folder: Path, data: st.DataObject) -> None:
+    coco = copy.deepcopy(valid())
+    for _ in range(data.draw(st.integers(1, 4))):
+        container, key = data.draw(st.sampled_from(places(coco)))
+        how = data.draw(st.sampled_from(["replace", "shift", "drop", "double"]))
+        if how == "replace":
+            container[key] = data.draw(JSON)
+        elif how == "shift" and isinstance(container[key], int | float):
+            container[key] += data.draw(st.integers(-3, 3) | st.floats())
+        elif how == "drop":
+            del container[key]
+        elif how == "double" and isinstance(container, list):
+            container.append(copy.deepcopy(container[key]))
+    try:
+        annotations = read(folder, coco)
+    except CatalogueError:
+        return
+    assert all(line.isprintable() for line in annotations.describe().splitlines())
+    assert annotations.describe().count("\n    ") == len(annotations.problems) + len(annotations.notes)
+    for photo in annotations.photos:
+        assert read_image(folder / "photos" / photo.file_name).shape == (photo.height, photo.width, 3)
+        for instance, mask in zip(photo.instances, photo.masks(), strict=True):
+            x1, y1, x2, y2 = instance.box
+            assert 0 <= x1 < x2 <= photo.width
+            assert 0 <= y1 < y2 <= photo.height
+            assert mask.any()
+            assert mask.max() == 1

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import weights
+from pipeline.sample import render_sample
+from pipeline.training import DetectorPlan, DetectorRun, read_lines
+from stages.detect.calibrate import shrunk
+from stages.detect.networks import build_network
+from stages.detect.rcnn import read_detector
+from stages.detect.start import freeze_first_blocks, start_from
+from stages.detect.train import Recipe
+from stages.errors import CatalogueError, OutfinderError, WeightsError
+from stages.images import read_image
+from stages.types import LABELS
+
+PIXELS = 96
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered") / "sample"
+    render_sample(folder, seed=3, items=13, scenes=4)
+    return folder
+
+
+def plan(street: Path, **changes: object) -> DetectorPlan:
+    source = (street / "street.json", street / "street")
+    usual = {
+        "architecture": "fasterrcnn_mobilenet_v2",
+        "start": "fasterrcnn_mobilenet_v2",
+        "data": (source,),
+        "input_px": PIXELS,
+        "recipe": Recipe(rounds=8, batch_size=2, warmup_steps=5),
+    }
+    return DetectorPlan(**(usual | changes))
+
+
+def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
+    recipe = Recipe(warmup_steps=10, decay=0.5)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:51] == [1.0] * 41
+    assert rates[-1] < 0.01
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert Recipe(decay=0, warmup_steps=1).rate(99, 100) == 1
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from stages.detect import train
+train.SAVE_S = 0.0
+train.LOG_STEPS = 2
+sys.path.insert(0, {tests!r})
+from test_detect_train import DetectorRun, plan
+run = DetectorRun(plan(Path({street!r})), Path({folder!r}))
+run.run(lambda moment: print(moment.losses["step"], flush=True), workers=0)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.detect.train.LOG_STEPS", 2)
+    straight = DetectorRun(plan(street), tmp_path / "straight")
+    straight.run(lambda _: None, workers=0)
+    code = KILLED.format(tests=str(Path(__file__).parent), street=str(street), folder=str(tmp_path / "killed"))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if int(line) >= 6:
+                time.sleep(0.05)  # somewhere within a step or a save
+                process.kill()
+                break
+    resumed = DetectorRun(plan(street), tmp_path / "killed")
+    assert 5 <= resumed.done < resumed.steps
+    resumed.run(lambda _: None, workers=0)
+    one, other = (weights.read(tmp_path / name / "weights.safetensors") for name in ("straight", "killed"))
+    torch.testing.assert_close(other.tensors, one.tensors, atol=1e-3, rtol=1e-3)
+    lines = read_lines(tmp_path / "killed" / "log.jsonl")
+    assert [line["step"] for line in lines] == [
+        line["step"] for line in read_lines(tmp_path / "straight" / "log.jsonl")
+    ]
+
+
+def test_a_run_learns_validates_calibrates_and_draws(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (street / "street.json", street / "street")
+    wanted = plan(
+        street,
+        architecture="maskrcnn_mobilenet_v2",
+        start="maskrcnn_mobilenet_v2",
+        validation=source,
+        validate_rounds=4,
+    )
+    moments = []
+    monkeypatch.setattr("stages.detect.train.LOG_STEPS", 4)
+    DetectorRun(wanted, tmp_path).run(moments.append, workers=0)
+    assert moments[-1].losses["step"] == moments[-1].steps == 16
+    assert moments[-1].left_s == 0
+    lines = read_lines(tmp_path / "log.jsonl")
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    validations = read_lines(tmp_path / "validation.jsonl")
+    assert [line["step"] for line in validations] == [8, 16]
+    assert validations[-1]["box"]["ap50"] > 0.05
+    curves = json.loads((tmp_path / "curves.json").read_text())
+    assert curves == {"training": lines, "validation": validations}
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    described = weights.read(tmp_path / "weights.safetensors").metadata
+    thresholds = [float(number) for number in described["thresholds"].split()]
+    assert len(thresholds) == len(LABELS)
+    assert len(set(thresholds)) > 3
+    detector = read_detector(tmp_path / "weights.safetensors", min_score=0.3)
+    assert detector.labels == LABELS
+    assert detector([read_image(street / "street" / "0001.jpg")])[0]
+
+
+def test_labels_of_ones_own_are_learnt(street: Path, tmp_path: Path) -> None:
+    coco = json.loads((street / "street.json").read_text())
+    for category in coco["categories"]:
+        category["name"] = f"a kind of {category['name']}"
+    (tmp_path / "own.json").write_text(json.dumps(coco))
+    wanted = plan(
+        street,
+        data=((tmp_path / "own.json", street / "street"),),
+        labels=("a kind of shoes", "a kind of top"),
+        recipe=Recipe(rounds=1, batch_size=2),
+    )
+    notes = []
+    DetectorRun(wanted, tmp_path / "run", note=notes.append).run(lambda _: None, workers=0)
+    assert read_detector(tmp_path / "run" / "weights.safetensors").labels == wanted.labels
+    assert any("roi_heads.box_predictor" in note for note in notes), "it says what starts from nothing"
+
+
+def test_another_plan_does_not_go_on_with_a_run(street: Path, tmp_path: Path) -> None:
+    DetectorRun(plan(street), tmp_path)
+    DetectorRun(plan(street), tmp_path)
+    with pytest.raises(OutfinderError, match=r"pasting was 0\.4, is now 0\.9"):
+        DetectorRun(plan(street, pasting=0.9), tmp_path)
+
+
+def test_bad_annotations_stop_a_run_before_it_starts(street: Path, tmp_path: Path) -> None:
+    coco = json.loads((street / "street.json").read_text())
+    coco["annotations"][0]["bbox"] = [5, 5, 0, 0]
+    coco["images"].append({"id": 99, "file_name": "gone.jpg", "width": 5, "height": 5})
+    (tmp_path / "bad.json").write_text(json.dumps(coco))
+    bad = plan(street, data=((tmp_path / "bad.json", street / "street"),))
+    with pytest.raises(CatalogueError, match=r"(?s)gone\.jpg.*empty boxes \(1\).*--skip-bad"):
+        DetectorRun(bad, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    DetectorRun(bad, tmp_path / "run", skip_bad=True)
+    for annotation in coco["annotations"]:
+        annotation.pop("segmentation")
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    boxes = plan(street, architecture="maskrcnn_mobilenet_v2", data=((tmp_path / "boxes.json", street / "street"),))
+    with pytest.raises(CatalogueError, match="Mask R-CNN learns masks"):
+        DetectorRun(boxes, tmp_path / "masks", skip_bad=True)
+
+
+def test_a_start_gives_all_that_fits(tmp_path: Path) -> None:
+    network = build_network("fasterrcnn_mobilenet_v2", len(LABELS), 128)
+    assert start_from(network, "fasterrcnn_mobilenet_v2", "maskrcnn_mobilenet_v2", LABELS) == []
+    fresh = start_from(network, "fasterrcnn_mobilenet_v2", "maskrcnn_mobilenet_v2", LABELS[::-1])
+    assert {name.split(".")[1] for name in fresh} == {"box_predictor"}, "other labels, so another predictor"
+    classifier = {"features.0.0.weight": torch.randn(32, 3, 3, 3), "classifier.1.weight": torch.randn(5, 5)}
+    weights.save(tmp_path / "classifier.safetensors", classifier, {})
+    start_from(network, "fasterrcnn_mobilenet_v2", str(tmp_path / "classifier.safetensors"), LABELS)
+    started = network.backbone.body[0][0].weight
+    np.testing.assert_allclose(started.detach(), classifier["features.0.0.weight"], atol=2e-3)
+    weights.save(tmp_path / "other.safetensors", {"strange": torch.randn(3)}, {})
+    with pytest.raises(WeightsError, match="nothing in"):
+        start_from(network, "fasterrcnn_mobilenet_v2", str(tmp_path / "other.safetensors"), LABELS)
+    with pytest.raises(ValueError, match="cannot start from 'nowhere'"):
+        start_from(network, "fasterrcnn_mobilenet_v2", "nowhere", LABELS)
+    with pytest.raises(ValueError, match="no COCO weights"):
+        start_from(network, "fasterrcnn_mobilenet_v2", "coco", LABELS)
+
+
+def test_only_the_first_blocks_are_frozen() -> None:
+    network = build_network("fasterrcnn_mobilenet_v2", 3, 128)
+    freeze_first_blocks(network)
+    frozen = {name.split(".")[2] for name, value in network.named_parameters() if not value.requires_grad}
+    assert frozen == {"0", "1", "2", "3"}
+
+
+def test_thresholds_of_few_garments_lean_on_all() -> None:
+    thresholds = shrunk({"top": (0.8, 1000), "scarf": (0.1, 2), "belt": (None, 0)})
+    assert thresholds["top"] == pytest.approx(0.8, abs=0.01)
+    assert 0.6 < thresholds["scarf"] < thresholds["belt"] == pytest.approx(0.8, abs=0.01)
