@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from stages.errors import StageError
 from stages.protocols import Cropper, Detector, Embedder, Index
 
 T = TypeVar("T")
+
+MILVUS: Final = "milvus+"
+"""Begins the name of an index that lives in Milvus; its URI follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Config:
     index: str = "hnsw"
     detector_weights: Path | None = None
     embedder_weights: Path | None = None
-    min_score: float = 0.7
+    min_score: float = 0.5
     device: str = "cpu"
 
 
@@ -95,6 +98,12 @@ def _crop(kind: str, *options: str) -> Cropper:
     return made
 
 
+def _milvus(uri: str, dim: int) -> Index:
+    from stages.index.milvus import MilvusIndex  # noqa: PLC0415
+
+    return MilvusIndex(dim, uri)
+
+
 def _index(kind: str, dim: int) -> Index:
     from stages import index  # noqa: PLC0415
 
@@ -129,6 +138,7 @@ EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
 INDEXES: dict[str, Callable[[int], Index]] = {
     "exact": partial(_index, "ExactIndex"),
     "hnsw": partial(_index, "HnswIndex"),
+    # and milvus+URI for a Milvus server (milvus+http://host:19530), or milvus-lite in a file (milvus+shop.db)
 }
 
 
@@ -163,6 +173,8 @@ def build_embedder(config: Config) -> Embedder:
 
 def build_index(name: str, dim: int) -> Index:
     """An empty index of the named kind for vectors of a width; raises as :func:`build_detector` does."""
+    if name.startswith(MILVUS):
+        return _milvus(name.removeprefix(MILVUS), dim)
     return _own(name, Index, dim) if ":" in name else _look_up(name, INDEXES, "index")(dim)
 
 

@@ -72,12 +72,12 @@ def _shape(garment: Garment) -> str:
     box = garment.box
     frame = f'x="{box.x1}" y="{box.y1}" width="{box.width}" height="{box.height}"'
     return (
-        f'<g style="--color: {color_of(garment.label)}">{_outline(garment)}'
+        f'<g style="--color: {color_of(garment.label)}">{outline(garment)}'
         f'<rect class="halo" {frame}/><rect {frame}/></g>'
     )
 
 
-def _outline(garment: Garment) -> str:
+def outline(garment: Garment) -> str:
     """The mask as a path in the photo's pixels, simplified to about a pixel on the screen."""
     if garment.mask is None or not garment.mask.any():
         return ""

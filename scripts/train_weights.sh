@@ -1,5 +1,5 @@
 #!/bin/sh
-# The recipes that made the shipped weights, start to finish (about two hours on two cores):
+# The recipes that made the shipped weights, start to finish (about four hours on two cores):
 #   sh scripts/train_weights.sh DATA IMAGENET RUNS
 # DATA holds ccp/, luma/, shoe-pairs/ and clothing/ in their upstream layouts; IMAGENET is a safetensors file of
 # torchvision's mobilenet_v2; RUNS gets checkpoints and logs, and a run that was killed goes on from there.
@@ -8,24 +8,43 @@ data=$1 imagenet=$2 runs=$3
 cd "$(dirname "$0")/.."
 extra=train
 . scripts/setup.sh
-python=.venv/bin/python photos=$data/ccp/photos
+python=.venv/bin/python outfinder=.venv/bin/outfinder
+photos=$data/ccp/photos ccp=$runs/ccp
 
-[ -e "$runs/ccp/val.json" ] || $python scripts/prepare_ccp.py "$data/ccp" "$runs/ccp"
-[ -e "$runs/rendered/street.json" ] || .venv/bin/outfinder sample "$runs/rendered" --seed 1000 --items 150 --scenes 160
+[ -e "$ccp/tags.csv" ] || $python scripts/prepare_ccp.py "$data/ccp" "$ccp"
+[ -e "$runs/clothing.json" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/clothing.json"
+[ -e "$runs/street/street.json" ] || $outfinder sample "$runs/street" --seed 1000 --items 150 --scenes 160
+[ -e "$runs/shop/street.json" ] || $outfinder sample "$runs/shop" --seed 1001 --items 65 --scenes 1
 
-detector() { # ARCHITECTURE RUN INIT, further options
-    architecture=$1 run=$2 init=$3
-    shift 3
-    $python scripts/train_detector.py --architecture "$architecture" --val "$runs/ccp/val.json" "$photos" \
-        --data "$runs/ccp/train.json" "$photos" --init "$init" -o "$runs/$run" "$@"
+detector() { # RUN START, further options and data
+    run=$1 start=$2
+    shift 2
+    $outfinder train detector "$ccp/train.json" "$photos" --val "$ccp/val.json" "$photos" --start "$start" \
+        --output "$runs/$run" --about "Clothing Co-Parsing (Apache-2.0), clothing-dataset (CC0), rendered scenes" "$@"
 }
-rendered="--data $runs/rendered/street.json $runs/rendered/street"
+rendered="$runs/street/street.json $runs/street/street"
 
-# Mask R-CNN: five epochs at a constant rate, then six of cosine decay with rendered scenes mixed in.
-detector maskrcnn_mobilenet_v2 mask-constant "$imagenet" --epochs 5 --decay 0
-detector maskrcnn_mobilenet_v2 mask "$runs/mask-constant/weights.safetensors" --epochs 6 $rendered
+# Mask R-CNN. A teacher: CCP at a constant rate, then rendered scenes too and a falling rate.
+detector mask-1 "$imagenet" --rounds 5 --decay 0 --rare 0 --paste 0
+detector mask-2 "$runs/mask-1/weights.safetensors" --rounds 6 --rare 0 --paste 0 $rendered
+# It labels the photos of which CCP has only tags.
+pseudo() { # FILE RUN
+    [ -e "$ccp/$1" ] || $python scripts/pseudo_label.py "$ccp/tags.csv" "$photos" "$ccp/$1" \
+        --detector-weights "$runs/$2/weights.safetensors"
+}
+pseudo pseudo-1.json mask-2
+# The student, which is shipped: a constant rate again, then all there is, rare labels more often, garments pasted.
+single="$runs/clothing.json $data/clothing/images $runs/shop/shop.json $runs/shop"
+detector mask-3 "$runs/mask-2/weights.safetensors" --rounds 8 --decay 0 --rare 0 --paste 0 --seed 1 $rendered
+detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --seed 2 $rendered $single \
+    "$ccp/pseudo-1.json" "$photos"
+# A little longer, with its own labels, at a larger input: no better, but what Faster R-CNN starts from.
+pseudo pseudo-2.json mask-4
+detector mask-5 "$runs/mask-4/weights.safetensors" --rounds 1.2 --lr 2e-4 --input-px 576 --seed 3 $rendered $single \
+    "$ccp/pseudo-2.json" "$photos"
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
-detector fasterrcnn_mobilenet_v2 box "$runs/mask/weights.safetensors" --epochs 2 --input-px 448 $rendered
+detector box "$runs/mask-5/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.5 \
+    --seed 4 $rendered $single "$ccp/pseudo-2.json" "$photos"
 # The Siamese embedder: 700 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
-$python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$runs/ccp/train.json" --out "$runs/siamese" \
+$python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$ccp/train.json" --out "$runs/siamese" \
     --epochs 14

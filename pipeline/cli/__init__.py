@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -13,32 +15,56 @@ COMMANDS = {
     "embed": "Stage two alone: a vector for every image.",
     "compare": "How similar two pictures are.",
     "gallery": "What a gallery holds; remove items; check it.",
+    "train": "Train a stage on your own data.",
+    "evaluate": "How good a stage is, on photos with known answers.",
+    "benchmark": "How fast, how good and how large, beside what others use.",
     "sample": "Render a small shop and street scenes to try things on.",
 }
-"""Every subcommand and its one line; its module has the same name, and so has the command in it."""
+"""Every subcommand and its one line; its module has the same name, and so has the command in it.
+
+A package among them is a group with COMMANDS of its own.
+"""
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand when it is run, so that ``--help`` answers at once."""
+    """Imports a subcommand when it is run, so that ``--help`` answers at once.
+
+    Args:
+        package: where the subcommands are: each in a module of its name, and called like it there.
+        summaries: every subcommand and its one line, in the order that they are used in.
+        name, click_options: as for any group.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, package: str, summaries: Mapping[str, str], **click_options: Any
+    ) -> None:
+        super().__init__(name, **click_options)
+        self.package, self.summaries = package, summaries
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """In the order that they are used in."""
-        return list(COMMANDS)
+        return list(self.summaries)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The subcommand, its module imported."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.summaries:
             return None
-        command: click.Command = getattr(importlib.import_module(f"pipeline.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"{self.package}.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of subcommands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self.summaries.items()))
 
 
-@click.group("outfinder", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "outfinder",
+    cls=LazyGroup,
+    package=__name__,
+    summaries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="outfinder")
 def main() -> None:
     """Find every garment in every photo, and the most similar items of a catalogue.

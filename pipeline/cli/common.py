@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from pipeline.build import CROPPERS, DETECTORS, EMBEDDERS, INDEXES
+from pipeline.build import CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
 
 if TYPE_CHECKING:
@@ -38,20 +38,27 @@ def _choice(names: Iterable[str], more: str = "") -> str:
     return f"{', '.join(names)}{more}, or package.module:Name for your own."
 
 
+def _placed(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """An index' name, which a gallery remembers: the file of a Milvus one is found from any folder."""
+    if name is None or not name.startswith(MILVUS) or "://" in name:
+        return name
+    return MILVUS + str(Path(name.removeprefix(MILVUS)).absolute())
+
+
 def stage_options(*wanted: str) -> Callable[[F], F]:
     """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and the device."""
     options = {
         "detector": [
             click.option("--detector", metavar="NAME", help=_choice(DETECTORS)),
             click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
-            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.7]"),
+            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
         ],
         "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
         "embedder": [
             click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE")),
             click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
         ],
-        "index": [click.option("--index", metavar="NAME", help=_choice(INDEXES))],
+        "index": [click.option("--index", metavar="NAME", callback=_placed, help=_choice(INDEXES, ", milvus+URI"))],
     }
 
     def decorate(command: F) -> F:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,37 @@ from pipeline.sample.scene import Piece, Scene
 from stages.types import LABELS
 
 
-def coco_categories() -> list[dict[str, Any]]:
+class CocoDocument:
+    """Scenes gathered as COCO instances."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] = {"images": [], "annotations": [], "categories": _categories()}
+
+    @property
+    def annotations(self) -> int:
+        """How many there are so far."""
+        return len(self._document["annotations"])
+
+    def add(self, scene: Scene, file_name: str) -> None:
+        """One more photo and its pieces."""
+        images, annotations = self._document["images"], self._document["annotations"]
+        images.append(_image(scene, len(images) + 1, file_name))
+        for piece in scene.pieces:
+            annotations.append(_annotation(piece, len(annotations) + 1, len(images), scene.image.shape[:2]))
+
+    def write(self, path: Path) -> None:
+        """The file, whole or not at all."""
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(self._document, separators=(",", ":")) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def _categories() -> list[dict[str, Any]]:
     """The groups, numbered from 1 in their order."""
     return [{"id": k, "name": label, "supercategory": "garment"} for k, label in enumerate(LABELS, start=1)]
 
 
-def coco_image(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:
+def _image(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:
     """An entry of ``images``."""
     height, width = scene.image.shape[:2]
     return {
@@ -29,7 +56,7 @@ def coco_image(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:
     }
 
 
-def coco_annotation(piece: Piece, annotation_id: int, image_id: int, size: tuple[int, int]) -> dict[str, Any]:
+def _annotation(piece: Piece, annotation_id: int, image_id: int, size: tuple[int, int]) -> dict[str, Any]:
     """An entry of ``annotations``; ``size`` is the image's height and width."""
     full: NDArray[np.uint8] = np.zeros(size, np.uint8, order="F")
     full[piece.box.slices] = piece.mask

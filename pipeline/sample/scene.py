@@ -164,7 +164,7 @@ def render_scene(
         image = image * (1 - person.alpha[..., None]) + person.rgb
         free = person.alpha < 0.5
         worn = [(item, mask & free) for item, mask in worn] + list(person.masks)
-    return Scene(_photograph(camera, image), tuple(p for item, mask in worn for p in _pieces(item, mask)), clutter)
+    return Scene(_photograph(camera, image), tuple(p for item, mask in worn for p in pieces_of(item, mask)), clutter)
 
 
 def _spots(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[float, float, float]]:
@@ -221,7 +221,7 @@ def _photograph(rng: np.random.Generator, image: Pixels) -> Image:
     return np.asarray(np.round(curve * 255), np.uint8)
 
 
-def _pieces(item: Item, mask: NDArray[np.bool_]) -> list[Piece]:
+def pieces_of(item: Item, mask: NDArray[np.bool_]) -> list[Piece]:
     """The annotations of a garment: one, or one per connected piece of shoes and hosiery."""
     parts = [mask]
     if item.label in _SPLIT:

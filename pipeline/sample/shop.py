@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.sample import accessories, bags, coats, footwear, lower, tops
 from pipeline.sample.canvas import Canvas, Light
 from pipeline.sample.figure import Figure, Limb, still_figure
 from pipeline.sample.items import Item
+from pipeline.sample.scene import Scene, pieces_of
 from stages.types import Image
 
 VIEWS = ("front", "back")
@@ -27,6 +29,11 @@ def render_item(item: Item, view: str = "front", side_px: int = SIDE_PX) -> Imag
     Raises:
         ValueError: no such view.
     """
+    return render_lone(item, view, side_px).image
+
+
+def render_lone(item: Item, view: str = "front", side_px: int = SIDE_PX) -> Scene:
+    """The photo of an item with the pieces that are seen of it; raises as :func:`render_item` does."""
     if view not in VIEWS:
         raise ValueError(f"a view is one of {', '.join(VIEWS)}; got {view!r}")
     rng = np.random.default_rng([item.seed, *view.encode()])
@@ -41,7 +48,8 @@ def render_item(item: Item, view: str = "front", side_px: int = SIDE_PX) -> Imag
         x = bags.bag_at(figure, item)[0]
         figure = figure.placed(side * roomy - x, figure.y_px, figure.scale_px)
     _draw(canvas, figure, item)
-    return _on_ground(canvas, side_px, rng)
+    image, cover = _on_ground(canvas, side_px, rng)
+    return Scene(image, tuple(pieces_of(item, cover > 0.5)), clutter=0.0)
 
 
 _MIDDLES = {
@@ -104,8 +112,8 @@ _DRAWERS: dict[str, Callable[[Canvas, Figure, Item, int], None]] = {
 }
 
 
-def _on_ground(canvas: Canvas, side_px: int, rng: np.random.Generator) -> Image:
-    """Centre the item on a light ground with a soft shadow."""
+def _on_ground(canvas: Canvas, side_px: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
+    """The item centred on a light ground with a soft shadow, and how much of each pixel it covers."""
     alpha = (canvas.owner > 0).astype(np.float32)
     ys, xs = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     cut = slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1)
@@ -127,4 +135,4 @@ def _on_ground(canvas: Canvas, side_px: int, rng: np.random.Generator) -> Image:
     image *= 1 - cover[..., None]
     image[y : y + shape[1], x : x + shape[0]] += rgb
     image += rng.standard_normal((side_px, side_px, 1)).astype(np.float32) * 0.006
-    return np.asarray(np.round(np.clip(image, 0, 1) * 255), np.uint8)
+    return np.asarray(np.round(np.clip(image, 0, 1) * 255), np.uint8), cover

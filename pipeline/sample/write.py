@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image as PilImage
 
-from pipeline.sample.coco import coco_annotation, coco_categories, coco_image
+from pipeline.sample.coco import CocoDocument
 from pipeline.sample.items import Item, make_items
 from pipeline.sample.scene import Scene, choose_outfit, render_scene
-from pipeline.sample.shop import VIEWS, render_item
+from pipeline.sample.shop import VIEWS, render_lone
 from stages.types import LABELS, Image
 
 
@@ -54,7 +52,7 @@ def render_sample(
     scenes: int = 24,
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSummary:
-    """Write a shop (``shop/``, ``shop.csv``) and street scenes (``street/``, ``street.json``).
+    """Write a shop (``shop/``, ``shop.csv``, ``shop.json``) and street scenes (``street/``, ``street.json``).
 
     ``street.json`` comes last: a folder without it is not complete. The same seed gives the same bytes on
     the same machine.
@@ -77,37 +75,34 @@ def render_sample(
     total = len(shop) * len(VIEWS) + scenes
     tell = progress or (lambda _done, _total: None)
     _write_shop(folder, shop, lambda done: tell(done, total))
-    document: dict[str, Any] = {"images": [], "annotations": [], "categories": coco_categories()}
+    document = CocoDocument()
     (folder / "street").mkdir(parents=True)
     for k, scene in enumerate(render_scenes(shop, scenes, seed), start=1):
         name = f"{k:04d}.jpg"
         _save(scene.image, folder / "street" / name)
-        document["images"].append(coco_image(scene, k, name))
-        for piece in scene.pieces:
-            number = len(document["annotations"]) + 1
-            document["annotations"].append(coco_annotation(piece, number, k, scene.image.shape[:2]))
+        document.add(scene, name)
         tell(len(shop) * len(VIEWS) + k, total)
     written = folder / "street.json"
-    part = folder / "street.json.part"
-    part.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
-    part.replace(written)
-    return SampleSummary(
-        len(shop), len(shop) * len(VIEWS), scenes, len(document["annotations"]), folder / "shop.csv", written
-    )
+    document.write(written)
+    return SampleSummary(len(shop), len(shop) * len(VIEWS), scenes, document.annotations, folder / "shop.csv", written)
 
 
 def _write_shop(folder: Path, shop: Sequence[Item], tell: Callable[[int], None]) -> None:
+    document = CocoDocument()
     rows: list[tuple[str, ...]] = [("item_id", "image", "category", "colour", "pattern", "price")]
     for k, item in enumerate(shop):
         place = folder / "shop" / item.item_id
         place.mkdir(parents=True)
         for v, view in enumerate(VIEWS, start=1):
-            _save(render_item(item, view), place / f"{view}.jpg")
+            photo = render_lone(item, view)
             image = f"shop/{item.item_id}/{view}.jpg"
+            _save(photo.image, place / f"{view}.jpg")
+            document.add(photo, image)
             rows.append((item.item_id, image, item.label, item.colour, item.pattern, f"{item.price:.2f}"))
             tell(k * len(VIEWS) + v)
     with (folder / "shop.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+    document.write(folder / "shop.json")
 
 
 def _save(image: Image, path: Path) -> None:

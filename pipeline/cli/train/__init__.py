@@ -1,0 +1,21 @@
+"""``outfinder train``: a group; each of its commands is a module, imported when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.cli import LazyGroup
+
+COMMANDS = {
+    "detector": "Train a garment detector on COCO instances.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, summaries=COMMANDS)
+def train() -> None:
+    """Train a stage on your own data.
+
+    \b
+    Example:
+      outfinder train detector train.json photos/ -o run
+    """  # noqa: D301

@@ -1,0 +1,172 @@
+"""``outfinder evaluate detector``: the table, the JSON, the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import DETECTOR, run
+
+from pipeline.build import Config
+from pipeline.evaluation.mistakes import mistakes_html
+from pipeline.evaluation.subject import subject_of
+from stages.detect.evaluate import evaluate
+from stages.images import read_image, write_jpeg
+from stages.testing import FakeDetector
+
+HOSTILE = "<b>&'\".jpg"
+
+
+def garment(number: int, image: int, category: int, x: int, y: int, wide: int, high: int) -> dict[str, Any]:
+    outline = [[x, y, x + wide, y, x + wide, y + high, x, y + high]]
+    return {
+        "id": number, "image_id": image, "category_id": category, "iscrowd": 0,
+        "bbox": [x, y, wide, high], "area": wide * high, "segmentation": outline,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def truth(street: Path) -> Path:
+    """A dress that is found, a top that is called a dress, one that is not found, and a photo that is not there."""
+    (street / "b none.jpg").rename(street / HOSTILE)
+    dataset = {
+        "images": [
+            {"id": 1, "file_name": "a two.jpg", "width": 128, "height": 64},
+            {"id": 2, "file_name": HOSTILE, "width": 40, "height": 40},
+            {"id": 3, "file_name": "gone.jpg", "width": 40, "height": 40},
+        ],
+        "categories": [{"id": 1, "name": "top"}, {"id": 2, "name": "dress"}, {"id": 3, "name": "person"}],
+        "annotations": [
+            garment(1, 1, 2, 16, 8, 32, 48),
+            garment(2, 1, 1, 80, 8, 32, 48),
+            garment(3, 2, 1, 5, 5, 20, 25),
+            garment(4, 3, 1, 5, 5, 20, 20),
+        ],
+    }
+    path = street.parent / "truth.json"
+    path.write_text(json.dumps(dataset))
+    return path
+
+
+def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, street: Path) -> None:
+    result = run("evaluate", "detector", truth, street, *DETECTOR, status=1)
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert rows["dress"] == ["1", "1.000", "1.000", "1", "0", "1", *rows["dress"][-1:]]
+    assert rows["top"] == ["2", "0.000", "0.000", "0", "2", "0", "–"]
+    assert rows["all"] == ["3", "0.500", "0.500", "1", "2", "1"]
+    assert rows["box"][1] == "0.500"
+    assert "s per photo" in result.stdout
+    assert "gone.jpg: was not found" in result.stderr
+    assert "judged 3 photos, 1 failed" in result.stderr
+    assert "category 3 (person) is none of the labels" in result.stderr
+
+
+def test_json_on_standard_output_or_in_a_file(truth: Path, street: Path, tmp_path: Path) -> None:
+    out = json.loads(run("evaluate", "detector", truth, street, *DETECTOR, "--json", "-", status=1).stdout)
+    assert list(out)[:3] == ["detector", "detector_weights", "device"]
+    assert (out["detector"], out["weights_bytes"]) == (DETECTOR[1], None)
+    assert (out["photos"], out["garments"], out["missed"], out["false_alarms"]) == (2, 3, 2, 1)
+    assert list(out["box"]) == list(out["mask"]) == ["ap", "ap50", "ap75", "recall"]
+    assert out["box"]["ap50"] == out["mask"]["ap50"] == 0.5
+    assert out["labels"]["top"]["box"] == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, "recall": 0.0}
+    assert out["threshold"] == Config().min_score
+    assert out["failed"] == {"gone.jpg": "was not found"}
+    assert 0 < out["latency"]["median_s"] <= out["latency"]["p95_s"]
+    again = run("evaluate", "detector", truth, street, *DETECTOR, "--json", tmp_path / "f.json", status=1)
+    assert "s per photo" in again.stdout
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert written | {"latency": 0} == out | {"latency": 0}
+
+
+def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    run("evaluate", "detector", truth, street, *DETECTOR, "-o", page, status=1)
+    html = (page / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|@import|url\(", html)
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"', html)
+    assert sorted(pictures) == ["curves-dark.png", "curves.png", "mistakes/confusion-1.jpg", "mistakes/miss-1.jpg"]
+    assert all(read_image(page / name).size for name in pictures)
+    assert "annotated as top" in html
+    assert "nothing like it was found near" in html
+    assert "&lt;b&gt;&amp;&#x27;&quot;.jpg" in html
+    assert "<b>" not in html
+    assert "gone.jpg was not found" in html
+    figures = json.loads((page / "figures.json").read_text())
+    assert (figures["photos"], figures["labels"]["dress"]["box"]["ap50"]) == (2, 1.0)
+    curve = json.loads((page / "curves.json").read_text())["dress"]["box"]
+    assert (len(curve["recall"]), curve["precision"][-1]) == (101, 1.0)
+    assert not list(page.rglob("*.part"))
+    confusion = read_image(page / "mistakes" / "confusion-1.jpg")
+    height, width, _ = confusion.shape
+    assert (confusion[height // 2, width // 2] < (90, 90, 255)).all(), "the blue block is in the middle"
+    assert confusion[2, 2].min() > 200, "with what is around it"
+
+
+def test_so_many_mistakes_and_photos(truth: Path, street: Path, tmp_path: Path) -> None:
+    run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", "--mistakes", 0, "--limit", 1)
+    assert not list((tmp_path / "page" / "mistakes").iterdir())
+    assert json.loads((tmp_path / "page" / "figures.json").read_text())["photos"] == 1
+
+
+def test_what_cannot_run_says_so_before_anything_is_judged(
+    truth: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "full", status=2).stderr
+    assert told == f"outfinder: the page's folder {tmp_path / 'full'} is not empty; name a new one\n"
+    (tmp_path / "none.json").write_text("{}")
+    for _ in range(2):  # a run that fails leaves nothing in the way of the next
+        command = ("evaluate", "detector", tmp_path / "none.json", street, *DETECTOR, "-o", tmp_path / "page")
+        assert "is not a COCO instances file" in run(*command, status=2).stderr
+    told = run("evaluate", "detector", truth, tmp_path / "full", *DETECTOR, status=2).stderr
+    assert "the folder that its file names are relative to?" in told
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", status=2).stderr
+    assert told == "outfinder: drawing curves needs matplotlib; install it with: pip install 'outfinder[train]'\n"
+    run("evaluate", "detector", truth, street, *DETECTOR, status=1)
+
+
+def test_a_picture_shows_the_mistake_with_its_surroundings_within_the_photo(truth: Path, street: Path) -> None:
+    write_jpeg(street / "a two.jpg", read_image(street / "a two.jpg"))
+    (mistake,) = evaluate(FakeDetector(), truth, street, mistakes=1).mistakes.confusions
+    (street.parent / "mistakes").mkdir()
+    html = mistakes_html([mistake], "confusion", street, street.parent)
+    box = re.search(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', html)
+    assert box is not None
+    left, top, wide, high = map(int, box.groups())
+    assert 0 <= left < 80
+    assert left + wide <= 128
+    assert (top, high) == (0, 64)
+    picture = read_image(street.parent / "mistakes" / "confusion-1.jpg")
+    assert picture.shape == (high, wide, 3)
+    cut = read_image(street / "a two.jpg")[top : top + high, left : left + wide]
+    assert np.abs(picture.astype(int) - cut).mean() < 8
+    gone = mistakes_html([replace(mistake, photo="gone.jpg")], "confusion", street, street.parent)
+    assert "no picture" in gone
+
+
+def test_a_shipped_detector_tells_its_size(tmp_path: Path) -> None:
+    told = subject_of(Config(), tmp_path / "truth.json", tmp_path)
+    assert told.weights_bytes is not None
+    assert told.parameters == pytest.approx(6.5e6, rel=0.05)
+    assert "million parameters" in told.told()["size"]
+    assert subject_of(Config(detector="whole"), tmp_path, tmp_path).parameters is None
+
+
+def test_the_threshold_is_min_score(truth: Path, street: Path) -> None:
+    def judged(score: float) -> dict[str, Any]:
+        command = ("evaluate", "detector", truth, street, *DETECTOR, "--json", "-", "--min-score", score)
+        found: dict[str, Any] = json.loads(run(*command, status=1).stdout)
+        return found
+
+    every, none = judged(0.1), judged(1)
+    assert (every["threshold"], every["missed"], every["false_alarms"]) == (0.1, 2, 1)
+    assert (none["threshold"], none["missed"], none["false_alarms"]) == (1, 3, 0)
+    assert every["box"] == none["box"]
