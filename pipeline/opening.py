@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.build import Config, build_cropper, build_detector, build_embedder
 from pipeline.compose import Pipeline
-from pipeline.gallery import Gallery
-from pipeline.storage import MANIFEST, Manifest
+from pipeline.gallery import MANIFEST, Gallery, Manifest
+from stages.errors import GalleryMismatch
 
 _KEPT = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
 
@@ -29,11 +29,16 @@ def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
     return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
 
 
-def open_or_create(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipeline, Config]:
+def open_or_create(folder: Path, given: dict[str, Any], storage: str | None = None) -> tuple[Gallery, Pipeline, Config]:
     """The gallery of a folder, made if absent, and the pipeline that looks at catalogue photos for it.
 
+    Args:
+        folder: of the gallery.
+        given: fields of a config that were asked for.
+        storage: how vectors are kept, likewise: float32 (the default), float16 or int8.
+
     Raises:
-        GalleryMismatch: a given stage is not the one that the gallery was made with.
+        GalleryMismatch: a given stage, index or storage is not the one that the gallery was made with.
     """
     old = Gallery.open(folder) if (folder / MANIFEST).exists() else None
     config = config_for(old.manifest if old else None, given)
@@ -42,8 +47,14 @@ def open_or_create(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipeli
     if old is None:
         chosen = {name: value for name in _KEPT if (value := getattr(config, name)) is not None}
         settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
-        old = Gallery.create(folder, embedder, cropper, config.index, settings)
+        old = Gallery.create(folder, embedder, cropper, config.index, settings, storage or "float32")
     old.check_made_with(embedder, cropper)
+    for part, own, asked in (
+        ("index", old.manifest.index, given.get("index")),
+        ("vectors as", old.manifest.storage, storage),
+    ):
+        if asked not in (None, own):
+            raise GalleryMismatch(f"gallery {folder} has {part} {own!r}; make another gallery for {asked!r}")
     return old, pipeline, config
 
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.common import FOLDER, SOME_FAILED, friendly, printable
 
+if TYPE_CHECKING:
+    from pipeline.gallery import Row
+
+_folder = click.argument("folder", metavar="GALLERY", type=FOLDER)
+_where = click.option("--where", metavar="FILTER", help="Only photos that fulfil it, by label or any column.")
+
 
 @click.group()
 def gallery() -> None:
-    """What a gallery holds; remove items; check its integrity.
+    """What a gallery holds; remove items; check, compact and repair it.
 
     \b
     Examples:
       outfinder gallery info shop
+      outfinder gallery list shop --where "category = boots and price < 200"
       outfinder gallery remove shop 24-WB04
+      outfinder gallery duplicates shop --similarity 0.97
       outfinder gallery verify shop
     """  # noqa: D301
 
 
 @gallery.command()
-@click.argument("folder", metavar="GALLERY", type=FOLDER)
+@_folder
 @friendly
 def info(folder: Path) -> None:
     """Print what GALLERY holds and what made it, as a JSON line."""
@@ -39,51 +47,146 @@ def info(folder: Path) -> None:
                 "gallery": str(folder),
                 "items": len(opened.items),
                 "photos": len(opened),
-                "labels": dict(Counter(row.group for row in opened.rows).most_common()),
+                "labels": opened.labels,
+                "columns": opened.columns,
                 "dim": about.dim,
+                "vectors": about.storage,
                 "embedder": about.embedder,
                 "crop": about.crop,
                 "index": about.index,
                 "generation": about.generation,
+                "removed": opened.removed,
+                "bytes": sum(stored.size for stored in about.files),
             }
         )
     )
 
 
-@gallery.command()
-@click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.argument("items", metavar="ITEM...", nargs=-1, required=True)
+@gallery.command("list")
+@_folder
+@_where
 @friendly
-def remove(folder: Path, items: tuple[str, ...]) -> None:
-    """Remove each ITEM with all its photos from GALLERY; the photo files stay."""
+def list_(folder: Path, where: str | None) -> None:
+    """Print the photos of GALLERY, a JSON line each."""
     from pipeline.gallery import Gallery
-    from pipeline.storage import read_manifest, writing
 
+    opened = Gallery.open(folder)
+    for row in opened.rows if where is None else opened.select(where):
+        click.echo(json.dumps(_plain(row)))
+
+
+@gallery.command()
+@_folder
+@click.argument("item")
+@friendly
+def show(folder: Path, item: str) -> None:
+    """Print the photos of one ITEM, a JSON line each."""
+    from pipeline.gallery import Gallery
+
+    rows = Gallery.open(folder).of_item(item)
+    if not rows:
+        raise ValueError(f"gallery {folder} has no item {item}")
+    for row in rows:
+        click.echo(json.dumps(_plain(row)))
+
+
+@gallery.command()
+@_folder
+@click.argument("items", metavar="[ITEM]...", nargs=-1)
+@click.option("--where", metavar="FILTER", help="The items of which a photo fulfils it.")
+@friendly
+def remove(folder: Path, items: tuple[str, ...], where: str | None) -> None:
+    """Remove each ITEM with all its photos from GALLERY; the photo files stay."""
+    from pipeline.gallery import Gallery, read_manifest, writing
+
+    if not items and where is None:
+        raise click.UsageError("Give an ITEM or --where.")
     read_manifest(folder)
     with writing(folder):
         opened = Gallery.open(folder)
-        gone = opened.remove(items)
+        going = {*items, *(row.item for row in (opened.select(where) if where else ()))}
+        gone = opened.remove(going)
         opened.save()
-    count = len(set(items))
     click.echo(
-        f"removed {count} item{'s' * (count != 1)} in {gone} photos; {len(opened.items)} items are left", err=True
+        f"removed {len(going)} item{'s' * (len(going) != 1)} in {gone} photos; {len(opened.items)} items are left",
+        err=True,
     )
 
 
 @gallery.command()
-@click.argument("folder", metavar="GALLERY", type=FOLDER)
+@_folder
+@click.option("--similarity", default=0.97, show_default=True, type=click.FloatRange(-1, 1), help="At least this.")
+@_where
+@friendly
+def duplicates(folder: Path, similarity: float, where: str | None) -> None:
+    """Print groups of near-duplicate photos in GALLERY, a JSON line each, the largest first."""
+    from pipeline.gallery import Gallery
+
+    for group in Gallery.open(folder).duplicates(similarity, where):
+        photos = [{"item": row.item, "photo": row.photo, "similarity": round(near, 4)} for row, near in group]
+        click.echo(json.dumps({"photos": photos}))
+
+
+@gallery.command()
+@_folder
+@friendly
+def compact(folder: Path) -> None:
+    """Merge the files that many saves have left in GALLERY, without what was removed."""
+    from pipeline.gallery import Gallery, read_manifest, writing
+
+    read_manifest(folder)
+    with writing(folder):
+        opened = Gallery.open(folder)
+        before = sum(stored.size for stored in opened.manifest.files)
+        opened.compact()
+    after = sum(stored.size for stored in opened.manifest.files)
+    click.echo(f"gallery {folder}: {before} bytes before, {after} bytes now", err=True)
+
+
+@gallery.command()
+@_folder
+@friendly
+def rebuild(folder: Path) -> None:
+    """Make the index of GALLERY anew from its vectors, when its file is damaged."""
+    from pipeline.gallery import Gallery, read_manifest, writing
+
+    read_manifest(folder)
+    with writing(folder):
+        opened = Gallery.open(folder)
+        opened.rebuild()
+    graph = opened.manifest.graph
+    made = "its index is made anew" if graph else "it needs no index file: its vectors are searched directly"
+    click.echo(f"gallery {folder}: {made}", err=True)
+
+
+@gallery.command()
+@_folder
 @friendly
 def verify(folder: Path) -> None:
     """Check every file of GALLERY against its checksum, and its rows against each other; exit 1 if unsound."""
     from pipeline.gallery import Gallery
-    from pipeline.integrity import moved_photos
+    from pipeline.integrity import moved_photos, state
     from pipeline.integrity import verify as problems_of
 
     problems = problems_of(folder)
     for problem in problems:
         click.echo(problem)
-    moved = [] if problems else moved_photos(Gallery.open(folder))
+    if problems:
+        click.echo(f"gallery {folder} is unsound", err=True)
+        sys.exit(SOME_FAILED)
+    moved = moved_photos(Gallery.open(folder))
     if moved:
         click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
-    click.echo(f"gallery {folder} is {'unsound' if problems else 'sound'}", err=True)
-    sys.exit(SOME_FAILED if problems else 0)
+    click.echo(f"gallery {folder} is sound: {state(folder)}", err=True)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "item": row.item,
+        "photo": row.photo,
+        "label": row.group,
+        "score": row.score,
+        "box": row.box.corners,
+        "detector": row.detector,
+        "metadata": dict(row.metadata),
+    }

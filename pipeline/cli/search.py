@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=ANYWHERE)
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
 @click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
+@click.option("--where", metavar="FILTER", help="Only items that fulfil it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @stage_options("detector", "crop", "embedder")
@@ -35,6 +36,7 @@ def search(
     photos: tuple[Path, ...],
     k: int,
     same_label: bool,
+    where: str | None,
     min_similarity: float,
     as_is: bool,
     detector: str | None,
@@ -49,12 +51,14 @@ def search(
 ) -> None:
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders).
 
-    The embedder and the crop are the gallery's own unless given, and others are refused.
+    The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares
+    columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
 
     \b
     Examples:
       outfinder search shop street.jpg
       outfinder search shop photos/ -k 10 --same-label -o found.csv
+      outfinder search shop photos/ --where "category = boots and price < 200"
       outfinder search shop photos/ --report report
     """  # noqa: D301
     from pipeline.opening import open_for_search
@@ -65,6 +69,8 @@ def search(
     given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
                    crop=crop, embedder=embedder, embedder_weights=embedder_weights) | {"device": device}  # fmt: skip
     gallery, pipeline, config = open_for_search(folder, given)
+    if where is not None:
+        gallery.count(where)  # a wrong one is told before anything is written
     progress = Progress("searched")
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(output))
@@ -72,7 +78,7 @@ def search(
                     "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
         page = stack.enter_context(Report(report, settings=settings)) if report else None
         for analysis in pipeline(walk(photos)):
-            result = find(gallery, analysis, k, same_label=same_label, min_similarity=min_similarity)
+            result = find(gallery, analysis, k, same_label=same_label, where=where, min_similarity=min_similarity)
             writer.write(result)
             if page:
                 page.add(result, analysis.photo.image if analysis.photo else None)
@@ -83,7 +89,15 @@ def search(
     sys.exit(progress.status())
 
 
-def find(gallery: Gallery, analysis: Analysis, k: int, *, same_label: bool, min_similarity: float) -> PhotoResult:
+def find(
+    gallery: Gallery,
+    analysis: Analysis,
+    k: int,
+    *,
+    same_label: bool = False,
+    where: str | None = None,
+    min_similarity: float = -1.0,
+) -> PhotoResult:
     """A photo's garments with their matches."""
     from pipeline.results import PhotoResult
     from stages.types import WHOLE
@@ -92,8 +106,9 @@ def find(gallery: Gallery, analysis: Analysis, k: int, *, same_label: bool, min_
         return PhotoResult(str(analysis.path), error=analysis.error)
     groups = [None if found.label == WHOLE else found.label for found in analysis.detections]
     labels = groups if same_label else None
+    found = analysis.detections
     matches = (
-        gallery.search(analysis.vectors, k, labels=labels, min_similarity=min_similarity) if analysis.detections else []
+        gallery.search(analysis.vectors, k, labels=labels, where=where, min_similarity=min_similarity) if found else []
     )
     garments = tuple(
         replace(garment, matches=tuple(own)) for garment, own in zip(garments_of(analysis), matches, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
@@ -119,25 +120,43 @@ def _check_links(path: Path, links: NDArray[np.uint32], most: int, count: int) -
 def _check_upper(path: Path, header: Header, data: NDArray[np.uint8]) -> None:
     """Per element, a size and as many bytes of links, one list per level above 0."""
     level_bytes = 4 + 4 * header.m
-    raw, at, lists, levels = data.tobytes(), 0, [], []
-    for _ in range(header.elements):
-        if at + 4 > len(raw):
-            _refuse(path, "is cut short")
-        size = int.from_bytes(raw[at : at + 4], "little")
-        if size % level_bytes or at + 4 + size > len(raw):
-            _refuse(path, "has damaged levels")
-        lists.append(data[at + 4 : at + 4 + size])
-        levels.append(size // level_bytes)
-        at += 4 + size
-    if at != len(raw) or max(levels) != header.max_level or levels[header.entry] != header.max_level:
+    if len(data) % 4:
+        _refuse(path, "is cut short")
+    words = data.view("<u4")
+    above = _elements_above(path, words, header.elements, level_bytes)
+    levels = np.zeros(header.elements, dtype=np.int64)
+    for element, _, size in above:
+        levels[element] = size // level_bytes
+    if levels.max() != header.max_level or levels[header.entry] != header.max_level:
         _refuse(path, "has damaged levels")
-    links = np.concatenate(lists).reshape(-1, level_bytes).view("<u4")
+    lists = [words[:0], *(words[start : start + size // 4] for _, start, size in above)]
+    links = np.concatenate(lists).reshape(-1, level_bytes // 4)
     _check_links(path, links, header.m, header.elements)
     used = np.arange(header.m) < (links[:, :1] & 0xFFFF)
-    level = np.concatenate([np.arange(1, top + 1) for top in levels if top] or [np.empty(0, dtype=np.int64)])
-    reached = np.where(used, np.asarray(levels)[np.where(used, links[:, 1:], 0)], header.max_level)
+    level = np.concatenate([levels[:0], *(np.arange(1, 1 + size // level_bytes) for _, _, size in above)])
+    reached = np.where(used, levels[np.where(used, links[:, 1:], 0)], header.max_level)
     if (reached < level[:, None]).any():
         _refuse(path, "links elements above their level")
+
+
+def _elements_above(
+    path: Path, words: NDArray[np.uint32], elements: int, level_bytes: int
+) -> list[tuple[int, int, int]]:
+    """The few elements that have levels above 0: their number, where their links start, and how many bytes those take.
+
+    All others are one zero each, which are counted and not walked over.
+    """
+    some = np.flatnonzero(words).tolist()
+    element, at, above = 0, 0, []
+    while (place := bisect_left(some, at)) < len(some):
+        element, size = element + some[place] - at, int(words[some[place]])
+        if size % level_bytes or element >= elements:
+            _refuse(path, "has damaged levels")
+        above.append((element, some[place] + 1, size))
+        element, at = element + 1, some[place] + 1 + size // 4
+    if element + len(words) - at != elements or at > len(words):
+        _refuse(path, "is cut short")
+    return above
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:

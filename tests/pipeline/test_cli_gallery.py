@@ -182,6 +182,16 @@ class TestSearch:
         assert min(match["similarity"] for match in matches) >= 0.97
         run("search", gallery, street, "-k", 0, status=2)
 
+    def test_where(self, gallery: Path, street: Path) -> None:
+        (found,) = lines(run("search", gallery, street / "a two.jpg", "--where", "item in (green, 'black')"))
+        assert [{match["item"] for match in garment["matches"]} for garment in found["garments"]] == [
+            {"green", "black"}
+        ] * 2
+        told = run("search", gallery, street, "--where", "price < 3", "-o", street / "o.csv", status=2).stderr
+        assert "no column 'price'; there are item, photo, label" in told
+        assert not (street / "o.csv").exists()
+        assert "wanted = != <" in run("search", gallery, street, "--where", "label", status=2).stderr
+
     def test_same_label(self, tmp_path: Path, shop: Path, street: Path) -> None:
         write_jpeg(shop / "wide.jpg", draw("red").transpose(1, 0, 2))
         index(tmp_path / "g", shop)
@@ -248,8 +258,46 @@ class TestGallery:
         run("gallery", "remove", gallery / "no", "red", status=2)
         assert not (gallery / "no").exists()
 
+    def test_remove_by_a_filter(self, gallery: Path) -> None:
+        told = run("gallery", "remove", gallery, "green", "--where", "photo like '%back.jpg' or item = red").stderr
+        assert "removed 2 items in 3 photos; 2 items are left" in told
+        assert "removed 0 items" in run("gallery", "remove", gallery, "--where", "item = red").stderr
+        assert "Give an ITEM or --where" in run("gallery", "remove", gallery, status=2).stderr
+
+    def test_list_and_show(self, gallery: Path, shop: Path) -> None:
+        assert len(lines(run("gallery", "list", gallery))) == 5
+        (green,) = lines(run("gallery", "list", gallery, "--where", "item = GREEN"))
+        assert (green["item"], green["photo"], green["label"]) == ("green", str(shop / "green.jpg"), "dress")
+        assert [line["item"] for line in lines(run("gallery", "show", gallery, "red"))] == ["red", "red"]
+        assert "no item yellow" in run("gallery", "show", gallery, "yellow", status=2).stderr
+
+    def test_duplicates(self, tmp_path: Path, gallery: Path) -> None:
+        write_jpeg(tmp_path / "scarlet.jpg", draw("red"))
+        index(gallery, tmp_path / "scarlet.jpg")
+        (group,) = lines(run("gallery", "duplicates", gallery, "--similarity", 0.9999))
+        assert {photo["item"] for photo in group["photos"]} == {"red", "scarlet"}
+        assert lines(run("gallery", "duplicates", gallery, "--where", "item != red")) == []
+
+    def test_compact_and_rebuild(self, gallery: Path, street: Path) -> None:
+        run("gallery", "remove", gallery, "green")
+        before = run("search", gallery, street).stdout
+        assert "bytes now" in run("gallery", "compact", gallery).stderr
+        assert "its vectors are searched directly" in run("gallery", "rebuild", gallery).stderr
+        assert run("search", gallery, street).stdout == before
+        assert lines(run("gallery", "info", gallery))[0]["removed"] == 0
+        for command in ("compact", "rebuild"):
+            assert "there is no gallery" in run("gallery", command, gallery / "no", status=2).stderr
+
+    def test_vectors_of_int8(self, tmp_path: Path, shop: Path, street: Path) -> None:
+        index(tmp_path / "g", shop, "--vectors", "int8")
+        assert lines(run("gallery", "info", tmp_path / "g"))[0]["vectors"] == "int8"
+        (found,) = lines(run("search", tmp_path / "g", street / "a two.jpg", "-k", 1))
+        assert {garment["matches"][0]["item"] for garment in found["garments"]} == {"red", "blue"}
+        told = run("index", tmp_path / "g", shop, "--vectors", "float32", status=2).stderr
+        assert "has vectors as 'int8'; make another gallery for 'float32'" in told
+
     def test_verify(self, gallery: Path) -> None:
-        assert "is sound" in run("gallery", "verify", gallery).stderr
+        assert "is sound: generation 2" in run("gallery", "verify", gallery).stderr
         (vectors,) = gallery.glob("vectors-*")
         data = bytearray(vectors.read_bytes())
         data[-1] ^= 1

@@ -1,22 +1,16 @@
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import draw
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.catalogue import CataloguePhoto, read_catalogue
 from pipeline.compose import Pipeline
-from pipeline.gallery import Gallery
+from pipeline.gallery import Gallery, Row
 from pipeline.indexing import Indexing, Tally
-from pipeline.integrity import verify
-from pipeline.rows import Row
-from pipeline.storage import writing
 from stages.crop import BoxCrop, MaskCrop
-from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
+from stages.errors import GalleryError, GalleryMismatch
 from stages.images import write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 from stages.types import Box, Vectors
@@ -157,71 +151,6 @@ def test_another_embedder_or_crop_is_refused_by_both_names(tmp_path: Path) -> No
         gallery.check_made_with(FakeEmbedder(), MaskCrop())
 
 
-@pytest.mark.parametrize("role", ["photos", "vectors", "graph"])
-@pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
-def test_a_damaged_file_is_told_and_never_parsed(tmp_path: Path, shop: Path, role: str, harm: str) -> None:
-    run(new(tmp_path / "g", "hnsw"), shop)
-    (path,) = (tmp_path / "g").glob(f"{role}-*")
-    data = bytearray(path.read_bytes())
-    if harm == "flip":
-        data[len(data) // 2] ^= 1
-    if harm == "delete":
-        path.unlink()
-    else:
-        path.write_bytes(data[:-3] if harm == "cut" else data)
-    assert len(verify(tmp_path / "g")) == 1
-    with pytest.raises(GalleryCorrupt, match=path.name):
-        Gallery.open(tmp_path / "g").search(vectors(1), k=1)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', '{"format": 1, "files": {"photos": 3}}'])
-def test_a_manifest_that_makes_no_sense_is_told(tmp_path: Path, content: str) -> None:
-    new(tmp_path / "g")
-    (tmp_path / "g" / "manifest.json").write_text(content)
-    with pytest.raises(GalleryCorrupt, match=r"manifest\.json"):
-        Gallery.open(tmp_path / "g")
-    assert verify(tmp_path / "g")
-
-
-def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
-    new(tmp_path / "g")
-    manifest = json.loads((tmp_path / "g" / "manifest.json").read_text())
-    manifest["files"]["photos"]["name"] = "../secret"
-    (tmp_path / "g" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(GalleryCorrupt, match="outside"):
-        Gallery.open(tmp_path / "g")
-
-
-def test_a_write_that_fails_leaves_the_old_generation(
-    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gallery = new(tmp_path / "g")
-    run(gallery, shop)
-    before = sorted(path.name for path in (tmp_path / "g").iterdir())
-
-    def full(*_args: object, **_options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    gallery.remove(["red"])
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(GalleryError, match="No space left on device; nothing was changed"):
-            gallery.save()
-    assert sorted(path.name for path in (tmp_path / "g").iterdir()) == before
-    assert "red" in Gallery.open(tmp_path / "g").items
-    gallery.save()
-    assert "red" not in Gallery.open(tmp_path / "g").items
-
-
-def test_a_second_writer_is_told(tmp_path: Path) -> None:
-    with (
-        writing(tmp_path / "g"),
-        pytest.raises(GalleryError, match="another outfinder is writing"),
-        writing(tmp_path / "g"),
-    ):
-        pass
-
-
 def test_absent_and_present_galleries_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"no gallery at .*; make one with: outfinder index"):
         Gallery.open(tmp_path / "g")
@@ -241,37 +170,3 @@ def test_a_reader_outlives_a_write(tmp_path: Path, index: str) -> None:
     writer.save()
     assert reader.search(vectors(1), k=2)[0][0].item == "a"
     assert Gallery.open(tmp_path / "g").search(vectors(1), k=2)[0][0].item == "b"
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["add", "add", "remove", "reopen"]), st.integers(0, 5), st.integers(0, 2), st.integers(0, 50)
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=25, deadline=None)
-@given(steps=STEPS, index=st.sampled_from(["exact", "hnsw"]))
-def test_any_history_gives_what_a_dictionary_would(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int, int]], index: str
-) -> None:
-    folder = tmp_path_factory.mktemp("any") / "g"
-    gallery, truth = new(folder, index), dict[tuple[str, str], int]()
-    for action, item, photo, seed in steps:
-        if action == "add":
-            gallery.add([row(f"i{item}", f"p{photo}")], vectors(seed))
-            truth[f"i{item}", f"p{photo}"] = seed
-        elif action == "reopen":
-            gallery.save()
-            gallery = Gallery.open(folder)
-        elif f"i{item}" in gallery.items:
-            gallery.remove([f"i{item}"])
-            truth = {key: value for key, value in truth.items() if key[0] != f"i{item}"}
-    assert {(live.item, live.photo) for live in gallery.rows} == set(truth)
-    query = vectors(7)
-    best: dict[str, float] = {}
-    for (name, _), seed in truth.items():
-        best[name] = max(best.get(name, -1.0), float(query[0] @ vectors(seed)[0]))
-    found = {match.item: match.similarity for match in gallery.search(query, k=10)[0]}
-    assert found == pytest.approx(best, abs=1e-5)

@@ -1,0 +1,7 @@
+"""The gallery: a catalogue's photos and their vectors, durable, searched by similarity and by filters."""
+
+from pipeline.gallery.gallery import Gallery
+from pipeline.gallery.rows import Row
+from pipeline.gallery.storage import MANIFEST, Manifest, read_manifest, writing
+
+__all__ = ["MANIFEST", "Gallery", "Manifest", "Row", "read_manifest", "writing"]

@@ -1,0 +1,107 @@
+"""From similar rows to matches: per item the best photo, of one garment group or all, within a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.gallery import where as filters
+from pipeline.gallery.rowstore import Ids, RowStore
+from pipeline.gallery.searcher import Searcher
+from stages.index.checks import check_vectors
+from stages.types import Match, Neighbors, Vectors
+
+START: Final = 64
+"""Rows that are fetched at least: an item has several."""
+
+REMEMBERED: Final = 16
+"""Filters whose rows are remembered."""
+
+
+class Matcher:
+    """Answers searches of a gallery.
+
+    Args:
+        rows: the gallery's rows.
+        searching: gives the search of its vectors, which is made when it is first needed.
+        dim: the width of the vectors.
+    """
+
+    def __init__(self, rows: RowStore, searching: Callable[[], Searcher], dim: int) -> None:
+        self._rows, self._searching, self._dim = rows, searching, dim
+        self._pools: dict[tuple[str | None, str | None], Ids] = {}
+
+    def forget(self) -> None:
+        """The rows have changed."""
+        self._pools.clear()
+
+    def pool(self, label: str | None, where: str | None) -> Ids:
+        """The ids of a garment group's rows, or of all, that a filter lets through."""
+        if label is None and where is None:
+            return self._rows.live
+        if (label, where) not in self._pools:
+            if len(self._pools) >= REMEMBERED:
+                self._pools.clear()
+            self._pools[label, where] = self._select(label, where)
+        return self._pools[label, where]
+
+    def __call__(
+        self, queries: Vectors, k: int, labels: Sequence[str | None] | None, where: str | None, min_similarity: float
+    ) -> list[list[Match]]:
+        """For each query the k most similar items at least as similar as that, each by its best photo, best first."""
+        check_vectors(queries, self._dim)
+        if labels is not None and len(labels) != len(queries):
+            raise ValueError(f"wanted a label for each of {len(queries)} queries, got {len(labels)}")
+        every = labels if labels is not None else [None] * len(queries)
+        results: list[list[Match]] = [[] for _ in queries]
+        for label in dict.fromkeys(every):
+            places = np.array([place for place, own in enumerate(every) if own == label])
+            self._search(queries, places, k, self.pool(label, where), min_similarity, results)
+        return results
+
+    def _search(
+        self, queries: Vectors, places: Ids, k: int, pool: Ids, min_similarity: float, results: list[list[Match]]
+    ) -> None:
+        """Fill the results of some queries, looking at ever more rows while they have too few items."""
+        live, fetch = self._rows.live, min(max(START, 4 * k if k < len(pool) else 0), len(pool))
+        while len(places) and fetch:
+            found = self._searching().search(queries[places], fetch, live, None if pool is live else pool)
+            short = []
+            for row, place in enumerate(places.tolist()):
+                items = self._items(found, row, k, min_similarity)
+                results[place] = [self._rows.match(number, similarity) for number, similarity in items]
+                if len(items) < k and found.similarities[row, -1] >= min_similarity:
+                    short.append(place)
+            if fetch == len(pool):
+                return
+            places, fetch = np.array(short), min(8 * fetch, len(pool))
+
+    def _items(self, found: Neighbors, row: int, k: int, min_similarity: float) -> list[tuple[int, float]]:
+        """The best row of each item, best first."""
+        best: dict[str, tuple[int, float]] = {}
+        for number, similarity in zip(found.rows[row].tolist(), found.similarities[row].tolist(), strict=True):
+            if number < 0 or similarity < min_similarity or len(best) == k:
+                break
+            best.setdefault(self._rows.item(number), (number, min(1.0, similarity)))
+        return list(best.values())
+
+    def _select(self, label: str | None, where: str | None) -> Ids:
+        ids = np.concatenate([np.zeros(0, np.int64), *(table.ids[places] for table, places in self._rows.view())])
+        wanted = np.ones(len(ids), np.bool_)
+        if label is not None:
+            codes, values = self._rows.column("label")
+            wanted &= np.array([*(value == label for value in values), False], np.bool_)[codes]
+        if where is not None:
+            wanted &= filters.parse(where).mask(self._look)
+        return np.sort(ids[wanted])
+
+    def _look(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        names = self._rows.names()
+        folded = {known.casefold(): column for known, column in names.items()}
+        column = names.get(name) or folded.get(name.casefold())
+        if column is None:
+            raise ValueError(f"there is no column {name!r}; there are {', '.join(names)}")
+        return self._rows.column(column)
