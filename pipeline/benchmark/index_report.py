@@ -1,0 +1,67 @@
+"""What the benchmark of indexes found, as a table, as JSON lines and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.benchmark.engines import EF
+from pipeline.benchmark.index import IndexFigures
+from pipeline.plots import Line, Panel, draw
+
+HEADINGS = ("vectors", "engine", "ef", "recall", "q/s by 100", "q/s singly", "over hnswlib",
+            "build s", "open s", "memory B", "file B")  # fmt: skip
+
+
+def table(figures: Sequence[IndexFigures]) -> str:
+    """Every engine as it comes, one line each; memory and files in bytes per vector."""
+    lines = [_cells(one) for one in figures if one.ef in (None, EF)]
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (HEADINGS, *lines)
+    )
+
+
+def write(figures: Sequence[IndexFigures], folder: Path) -> None:
+    """Write ``index.jsonl``, every figure, and ``index.png``, recall against queries per second, into a folder.
+
+    Raises:
+        OutfinderError: matplotlib is not installed.
+        OSError: they cannot be written.
+    """
+    text = "".join(json.dumps(asdict(one)) + "\n" for one in figures)
+    (folder / "index.jsonl").write_text(text, encoding="ascii")
+    draw([_panel([one for one in figures if one.vectors == size]) for size in sizes(figures)], folder / "index.png")
+
+
+def sizes(figures: Sequence[IndexFigures]) -> list[int]:
+    """The counts of vectors that were measured."""
+    return sorted({one.vectors for one in figures})
+
+
+def _panel(figures: Sequence[IndexFigures]) -> Panel:
+    first = figures[0]
+    curves = []
+    for engine in dict.fromkeys(one.engine for one in figures):
+        points = sorted((one.recall, one.batch_qps) for one in figures if one.engine == engine)
+        curves.append(Line(engine, [recall for recall, _ in points], [qps for _, qps in points]))
+    return Panel(f"{first.vectors:,} × {first.dim}", f"recall@{first.k}", "queries per second, by 100", curves)
+
+
+def _cells(one: IndexFigures) -> tuple[str, ...]:
+    over, build, memory = one.over_bare_pct, one.build_s, one.memory
+    return (
+        f"{one.vectors:,}",
+        one.engine,
+        "–" if one.ef is None else str(one.ef),
+        f"{one.recall:.4f}",
+        f"{one.batch_qps:,.0f}",
+        f"{one.single_qps:,.0f}",
+        "–" if over is None else f"{over:+.1f} %",
+        "–" if build is None else f"{build:.1f}",
+        f"{one.open_s:.2f}",
+        "–" if memory is None else f"{memory:.0f}",
+        f"{one.file:.0f}",
+    )

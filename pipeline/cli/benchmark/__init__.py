@@ -1,0 +1,21 @@
+"""``outfinder benchmark``: a group; each of its commands is a module, imported when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.cli import LazyGroup
+
+COMMANDS = {
+    "index": "Recall, queries per second, memory and files of the index, beside others.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, summaries=COMMANDS)
+def benchmark() -> None:
+    """How fast, how good and how large, side by side with what others use, in one run.
+
+    \b
+    Example:
+      outfinder benchmark index --quick
+    """  # noqa: D301

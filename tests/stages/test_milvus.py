@@ -1,0 +1,134 @@
+"""The Milvus index on milvus-lite: the law, saving and loading, and processes that go on from the same save."""
+
+import gc
+import importlib.util
+
+import numpy as np
+import pytest
+
+from stages.errors import GalleryCorrupt, StageError
+from stages.index import ExactIndex
+from stages.index.milvus import MOST, MilvusIndex
+from stages.protocols import StorableIndex
+from stages.testing import check_index
+
+lite = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("pymilvus", "milvus_lite")),
+    reason="needs pymilvus and milvus-lite: pip install 'outfinder[milvus]'",
+)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of protobuf and grpc within pymilvus
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def unit_rows(count, dim=16, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("milvus") / "lite.db")
+
+
+@pytest.fixture
+def filled(uri):
+    index = MilvusIndex(16, uri)
+    index.add(np.arange(0, 1000, 5), unit_rows(200))
+    return index
+
+
+@lite
+def test_the_law(uri):
+    check_index(lambda dim: MilvusIndex(dim, uri))
+    assert isinstance(MilvusIndex(3, uri), StorableIndex)
+
+
+@lite
+def test_it_agrees_with_the_oracle(filled):
+    oracle = ExactIndex(16)
+    oracle.add(np.arange(0, 1000, 5), unit_rows(200))
+    queries = unit_rows(20, seed=1)
+    ours, wanted = filled.search(queries, 10), oracle.search(queries, 10)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(ours.rows, wanted.rows, strict=True)]) >= 9.9
+    np.testing.assert_allclose(ours.similarities[:, 0], wanted.similarities[:, 0], atol=1e-5)
+
+
+@lite
+def test_what_is_saved_comes_back_and_what_is_not_is_dropped(filled, uri, tmp_path):
+    filled.remove(np.array([0, 5]))
+    filled.save(tmp_path / "graph")
+    queries, kept = unit_rows(3, seed=1), filled.search(unit_rows(3, seed=1), 300)
+    client, saved = filled._client, filled._collection
+    again = MilvusIndex(16, uri)
+    again.load(tmp_path / "graph")
+    assert len(again) == 198
+    np.testing.assert_array_equal(again.search(queries, 300).rows, kept.rows)
+    with pytest.raises(ValueError, match="row 5 is not in the index"):
+        again.remove(np.array([5]))
+    passing = MilvusIndex(16, uri)
+    passing.add(np.arange(3), unit_rows(3))
+    unsaved = passing._collection
+    del passing, filled, again
+    gc.collect()  # pymilvus has held on to them
+    assert client.has_collection(saved)
+    assert not client.has_collection(unsaved)
+
+
+@lite
+def test_each_sees_its_own_rows_of_what_another_goes_on_with(filled, uri, tmp_path):
+    filled.save(tmp_path / "graph")
+    reader = MilvusIndex(16, uri)
+    reader.load(tmp_path / "graph")
+    queries = unit_rows(5, seed=1)
+    before = reader.search(queries, 10)
+    filled.add(np.arange(1001, 1401), np.repeat(queries, 80, axis=0))  # nearer than any
+    found = reader.search(queries, 10)
+    np.testing.assert_array_equal(found.rows, before.rows)
+    filled.remove(np.unique(before.rows))
+    assert not np.isin(reader.search(queries, 10).rows, before.rows).any()
+    gone = np.unique(before.rows)[:1]
+    reader.remove(gone)  # already gone from the server
+    reader.add(gone, queries[:1])
+
+
+@lite
+def test_damage_is_told(uri, tmp_path):
+    (tmp_path / "words").write_text("words")
+    with pytest.raises(GalleryCorrupt, match="cannot read the index words"):
+        MilvusIndex(16, uri).load(tmp_path / "words")
+    index = MilvusIndex(16, uri)
+    index.add(np.arange(2), unit_rows(2))
+    index.save(tmp_path / "graph")
+    index._client.drop_collection(index._collection)
+    with pytest.raises(GalleryCorrupt, match="is gone from"):
+        MilvusIndex(16, uri).load(tmp_path / "graph")
+
+
+@lite
+def test_more_neighbours_than_milvus_gives_are_padding(filled):
+    found = filled.search(unit_rows(1, seed=1), MOST + 5)
+    assert (found.rows[:, 200:] == -1).all()
+    assert (found.rows[:, :200] >= 0).all()
+
+
+@lite
+def test_a_server_that_does_not_answer_is_a_stage_error(monkeypatch):
+    monkeypatch.setattr("stages.index.milvus.TIMEOUT_S", 0.5)
+    with pytest.raises(StageError, match=r"Milvus at http://127\.0\.0\.1:9 "):
+        MilvusIndex(16, "http://127.0.0.1:9")
+
+
+def test_without_pymilvus_the_remedy_is_told(monkeypatch):
+    def refuse(name, *rest):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(StageError, match=r"pip install 'outfinder\[milvus\]'"):
+        MilvusIndex(16, "lite.db")
+
+
+def test_a_uri_is_a_server_or_a_file():
+    with pytest.raises(ValueError, match=r"ends in \.db"):
+        MilvusIndex(16, "localhost:19530")
