@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from pipeline.gallery.table import ABSENT, METADATA, Table, merged
 from stages.types import Match
 
 Ids = NDArray[np.int64]
+
+REMEMBERED: Final = 1 << 17
+"""Rows whose item is remembered once it was looked up: searches ask for the same ones again and again."""
 
 
 class RowStore:
@@ -40,6 +44,7 @@ class RowStore:
         self._keys: dict[tuple[str, str], set[int]] = {}  # of fresh rows, by item and photo and by item and content
         self._view: list[tuple[Table, Ids]] | None = None
         self._live: Ids | None = self._ids
+        self._items: dict[int, str] = {}  # of saved rows
 
     @property
     def changed(self) -> bool:
@@ -84,8 +89,12 @@ class RowStore:
         """The item of a live id."""
         if number in self._fresh:
             return self._fresh[number].item
-        table, place = self.locate(number)
-        return table.texts["item"].of_row(place) or ""
+        if number not in self._items:
+            if len(self._items) >= REMEMBERED:
+                self._items.clear()
+            table, place = self.locate(number)
+            self._items[number] = table.texts["item"].of_row(place) or ""
+        return self._items[number]
 
     def match(self, number: int, similarity: float) -> Match:
         """A live id as a search's answer."""
