@@ -62,6 +62,12 @@ def page(overview: Overview, number: int, pages: int, photos: Iterable[str]) -> 
         )
     turn = marked("pages", pages_html(number, pages))
     body = "\n".join(photos)
+    own = title if number == 1 else f"{title} – page {number}"
+    return frame(own, f"{top}\n<main>\n{body}\n</main>\n{turn}")
+
+
+def frame(title: str, body: str, style: str = STYLE) -> str:
+    """A whole document of ours: no scripts, nothing from outside; the title is escaped already."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -69,15 +75,11 @@ def page(overview: Overview, number: int, pages: int, photos: Iterable[str]) -> 
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <meta http-equiv="Content-Security-Policy" content="script-src 'none'; object-src 'none'; base-uri 'none'">
-<title>{title}{"" if number == 1 else f" – page {number}"}</title>
-<style>{STYLE}</style>
+<title>{title}</title>
+<style>{style}</style>
 </head>
 <body>
-{top}
-<main>
 {body}
-</main>
-{turn}
 <footer>Made by outfinder</footer>
 </body>
 </html>

@@ -11,6 +11,7 @@ from pipeline.evaluation.figures import curves
 from pipeline.evaluation.mistakes import Kind, mistakes_html
 from pipeline.evaluation.style import STYLE as OWN_STYLE
 from pipeline.plots import Line, Panel, draw, require_matplotlib
+from pipeline.report_page import frame
 from pipeline.report_photo import plural, text_html
 from pipeline.report_style import STYLE, color_of
 from stages.detect.evaluate import Evaluation, LabelEvaluation
@@ -75,26 +76,9 @@ def write_page(
 
 def _page(title: str, evaluation: Evaluation, body: str) -> str:
     state = f"{plural(evaluation.photos, 'photo')} with {plural(evaluation.garments, 'garment')}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="script-src 'none'; object-src 'none'; base-uri 'none'">
-<title>{text_html(title)}</title>
-<style>{STYLE}{OWN_STYLE}</style>
-</head>
-<body>
-<header><h1>{text_html(title)}</h1></header>
-<p class="state soft">{state}</p>
-<main>
-{body}
-</main>
-<footer>Made by outfinder</footer>
-</body>
-</html>
-"""
+    heading = text_html(title)
+    top = f'<header><h1>{heading}</h1></header>\n<p class="state soft">{state}</p>'
+    return frame(heading, f"{top}\n<main>\n{body}\n</main>", STYLE + OWN_STYLE)
 
 
 def _overview_html(evaluation: Evaluation, about: Mapping[str, str]) -> str:
