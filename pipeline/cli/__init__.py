@@ -17,6 +17,8 @@ COMMANDS = {
     "gallery": "What a gallery holds; remove items; check it.",
     "train": "Train a stage on your own data.",
     "evaluate": "How good a stage is, on photos with known answers.",
+    "calibrate": "From which similarity on two photos show the same item.",
+    "dedupe": "Near-duplicates in a photo set, and the set without them.",
     "benchmark": "How fast, how good and how large, beside what others use.",
     "sample": "Render a small shop and street scenes to try things on.",
 }

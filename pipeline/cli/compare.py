@@ -7,28 +7,45 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, chosen, friendly, stage_options
+from pipeline.cli.common import ANYWHERE, FILE_IN, chosen, friendly, stage_options
 
 
 @click.command()
 @click.argument("a", type=ANYWHERE)
 @click.argument("b", type=ANYWHERE)
 @stage_options("embedder")
+@click.option("--calibration", "calibration_file", type=FILE_IN,
+              help="What `outfinder calibrate` wrote.  [default: the one beside the weights, if any]")  # fmt: skip
+@click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @friendly
-def compare(a: Path, b: Path, embedder: str | None, embedder_weights: Path | None, device: str) -> None:
+def compare(
+    a: Path,
+    b: Path,
+    embedder: str | None,
+    embedder_weights: Path | None,
+    calibration_file: Path | None,
+    label: str,
+    device: str,
+) -> None:
     """Compare pictures A and B as wholes: cosine, angular similarity in percent, Euclidean distance.
 
+    With a calibration also the verdict: same item, not sure, or different.
+
     \b
-    Example:
+    Examples:
       outfinder compare boots-left.jpg boots-right.jpg
+      outfinder compare boots-left.jpg boots-right.jpg --calibration shop.calibration.json --label shoes
     """  # noqa: D301
     from pipeline.build import Config, build_embedder
+    from pipeline.verdicts import calibration_for
     from stages.errors import ImageError
     from stages.images import read_photo
     from stages.similarity import angular_percent, euclidean
 
-    stage = build_embedder(Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device))
+    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
+    stage = build_embedder(config)
+    calibration = calibration_for(stage.fingerprint, calibration_file, embedder_weights, config.embedder)
     images = []
     for path in (a, b):
         try:
@@ -37,14 +54,13 @@ def compare(a: Path, b: Path, embedder: str | None, embedder_weights: Path | Non
             raise ImageError(f"{path} {error}") from error
     one, other = stage(images)
     cosine = min(1.0, max(-1.0, float(one @ other)))
-    click.echo(
-        json.dumps(
-            {
-                "a": str(a),
-                "b": str(b),
-                "cosine": round(cosine, 4),
-                "angular_percent": round(angular_percent(cosine), 2),
-                "euclidean": round(euclidean(cosine), 4),
-            }
-        )
-    )
+    told = {
+        "a": str(a),
+        "b": str(b),
+        "cosine": round(cosine, 4),
+        "angular_percent": round(angular_percent(cosine), 2),
+        "euclidean": round(euclidean(cosine), 4),
+    }
+    if calibration:
+        told["verdict"] = calibration.verdict(cosine, label).value
+    click.echo(json.dumps(told))

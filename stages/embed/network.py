@@ -2,74 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
 
-ARCHITECTURE = "siamese-mobilenet_v2"
-"""What the metadata of a checkpoint of this network says."""
+from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
+from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
+from stages.embed.pooling import POOLINGS
+from stages.errors import WeightsError
+from weights import Checkpoint
 
-BACKBONE_CHANNELS = 1280
-"""Channels of the last feature map of MobileNetV2 at width 1.0."""
+PREFIX = "siamese-"
+"""The metadata of a checkpoint names its architecture ``siamese-BACKBONE``."""
 
 
-class GeM(nn.Module):
-    """Generalised-mean pooling (Radenovic, Tolias, Chum 2018, eq. 3): ``(mean(x ** p)) ** (1 / p)``.
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What a Siamese network is made of, each part by its name.
 
-    p = 1 is the average, p → ∞ the maximum; p is learned. Always computed in float32: powers overflow in less.
-    ``(n, channels, h, w)`` → ``(n, channels)``.
+    Attributes:
+        backbone: see :func:`~stages.embed.backbones.build_backbone`.
+        pooling: of :data:`~stages.embed.pooling.POOLINGS`.
+        head: of :data:`~stages.embed.heads.HEADS`.
+        dim: width of its vectors.
+        input_px: side of the square that it looks at.
+        pair_head: of :data:`~stages.embed.heads.PAIR_HEADS`; empty where cosine similarity compares.
+
+    Raises:
+        ValueError: there is no part of such a name, or a size is less than 1.
     """
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p = nn.Parameter(torch.tensor(p))
-        self.eps = eps
+    backbone: str = "mobilenet_v2"
+    pooling: str = "gem"
+    head: str = "linear"
+    dim: int = 128
+    input_px: int = 224
+    pair_head: str = ""
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool each channel over its positions."""
-        with torch.autocast(features.device.type, enabled=False):
-            powers = features.float().clamp(min=self.eps).pow(self.p)
-            return powers.mean(dim=(-2, -1)).pow(1.0 / self.p)
+    def __post_init__(self) -> None:
+        check_name(self.backbone)
+        for kind, name, known in (("pooling", self.pooling, POOLINGS), ("head", self.head, HEADS)):
+            if name not in known:
+                raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
+        if self.pair_head and self.pair_head not in PAIR_HEADS:
+            raise ValueError(f"no pair head is called {self.pair_head!r}; there are {', '.join(PAIR_HEADS)}")
+        if min(self.dim, self.input_px) < 1:
+            raise ValueError(f"dim and input_px are at least 1, got {self.dim} and {self.input_px}")
+
+    @property
+    def architecture(self) -> str:
+        """What the metadata of a checkpoint says."""
+        return PREFIX + self.backbone
+
+    @property
+    def stats(self) -> Stats:
+        """Mean and deviation that its input is normalised by in training."""
+        return STATS.get(self.backbone, IMAGENET)
+
+    def metadata(self) -> dict[str, str]:
+        """What a checkpoint has to say, for :meth:`of` to read."""
+        mean, std = (" ".join(map(str, values)) for values in self.stats)
+        return {
+            "architecture": self.architecture,
+            "pooling": self.pooling,
+            "head": self.head,
+            "pair_head": self.pair_head,
+            "dim": str(self.dim),
+            "input_px": str(self.input_px),
+            "mean": mean,
+            "std": std,
+        }
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """The design of a checkpoint's network; what the oldest ones do not say is GeM, linear, no pair head.
+
+        Raises:
+            WeightsError: the checkpoint is of something else, or describes itself with what is no number.
+        """
+        architecture, says = checkpoint.describes("architecture"), checkpoint.metadata
+        if not architecture.startswith(PREFIX):
+            raise WeightsError(f"{checkpoint.name} holds {architecture!r} weights; a SiameseEmbedder needs {PREFIX}…")
+        dim, input_px = checkpoint.describes("dim"), checkpoint.describes("input_px")
+        try:
+            return cls(
+                architecture.removeprefix(PREFIX),
+                says.get("pooling", "gem"),
+                says.get("head", "linear"),
+                int(dim),
+                int(input_px),
+                says.get("pair_head", ""),
+            )
+        except ValueError as error:
+            raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
 
 
 class SiameseNetwork(nn.Module):
-    """MobileNetV2 features → GeM pooling → linear head → unit vectors.
+    """Backbone → pooling → head → vectors, of unit length unless the head says otherwise.
 
     Siamese (Bromley et al. 1993): the two towers are this one network, applied twice with shared weights. The two
     photos of a pair, anchor and positive, simply stand in one batch, and each loss compares rows of its output;
     so the network that is trained on pairs is the network that embeds single photos.
 
-    ``(n, 3, h, w)`` normalised float → ``(n, dim)`` float32 unit rows. The weights start random, but for the
-    backbone's by :meth:`load_backbone`.
+    ``(n, 3, h, w)`` normalised float → ``(n, dim)`` float32. The weights start random.
     """
 
-    def __init__(self, dim: int = 128) -> None:
+    def __init__(self, design: Design) -> None:
         super().__init__()
-        self.features: nn.Module = mobilenet_v2(weights=None).features
-        self.pool = GeM()
-        self.head = nn.Linear(BACKBONE_CHANNELS, dim)
-        nn.init.orthogonal_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.design = design
+        self.features = build_backbone(design.backbone)
+        self.pool = POOLINGS[design.pooling]()
+        self.head = HEADS[design.head](_pooled_width(self.features, self.pool, design), design.dim)
+        self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
 
     @property
     def dim(self) -> int:
         """The width of its vectors."""
-        return self.head.out_features
+        return self.design.dim
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed one side of the pairs, or both at once."""
-        pooled = self.pool(self.features(images))
-        return F.normalize(self.head(pooled).float())
+        features = self.features(images)
+        vectors: Tensor = self.head(self.pool(features) if features.ndim > 2 else features).float()
+        return F.normalize(vectors) if self.design.head in UNIT else vectors
 
-    def load_backbone(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the backbone of a torchvision ``mobilenet_v2`` classifier, whatever its number of classes.
 
-        Raises:
-            RuntimeError: from torch, where a tensor is missing or has another shape.
-        """
-        prefix = "features."
-        backbone = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        self.features.load_state_dict(backbone)
+def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
+    """The network of a checkpoint, its weights in place.
+
+    Raises:
+        WeightsError: the weights are not of the network that the checkpoint describes.
+    """
+    design = Design.of(checkpoint)
+    network = SiameseNetwork(design)
+    try:
+        network.load_state_dict(checkpoint.tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(
+            f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}: {reason}"
+        ) from error
+    return network
+
+
+@torch.no_grad()
+def _pooled_width(features: nn.Module, pool: nn.Module, design: Design) -> int:
+    """How many numbers the pooling hands to the head, found by shapes alone.
+
+    Raises:
+        ValueError: the input is too small for the backbone.
+    """
+    shadow = copy.deepcopy(features).to("meta").eval()
+    try:
+        seen: Tensor = shadow(torch.zeros(1, 3, design.input_px, design.input_px, device="meta"))
+    except (RuntimeError, AssertionError) as error:  # a convolution wider than what is left; a transformer's own size
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{design.backbone} cannot look at {design.input_px} px: {reason}") from error
+    pooled: Tensor = pool(torch.zeros(seen.shape)) if seen.ndim > 2 else seen
+    return pooled.shape[1]

@@ -1,129 +1,161 @@
-"""Batches that hold what is hard to tell apart: all colours of a style, several items of one photographer."""
+"""Samplers: which photos make a batch, and how they stand in it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
-from stages.embed.augment import Tint, view
-from stages.embed.data import Item
-from stages.types import Image
-
-QUOTA: Mapping[str, int] = {"luma": 4, "shoes": 2, "clothing": 5, "garments": 7}
-"""Groups of each kind in a batch: styles of luma and garments, photographers of shoes, photos of clothing."""
-
-_ITEMS_PER_GROUP = 4
-_TINTED = {"luma": 0.6, "shoes": 0.0, "clothing": 0.5, "garments": 0.25}
+from stages.embed.drawing import Draw, Pools, Sampler, in_groups, some
+from stages.embed.offline import OfflineTriplets
+from stages.embed.rows import Ints, Rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One place in a batch: a photo of an item, perhaps in a made-up colour, which makes it another item."""
+class PK:
+    """P items with K photos each; every photo is an anchor, and every other one its positive or negative.
 
-    item: Item
-    photo: int
-    tint: Tint | None = None
-
-    @property
-    def identity(self) -> tuple[str, str, bool]:
-        """Equal for positives."""
-        return *self.item.identity, self.tint is not None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Views ``(n, side, side, 3)`` uint8, and of each the number of its identity and of its style, ``(n,)``."""
-
-    views: NDArray[np.uint8]
-    identities: NDArray[np.int64]
-    styles: NDArray[np.int64]
-
-
-class MixedSampler:
-    """Batches of several kinds of items, each a pure function of the seed and the step.
-
-    So a run that was killed goes on with the batches that it would have had. Within a kind, each group comes once
-    before any comes again. Every identity of a batch has two views, from two photos where it has them.
+    Items come once each before any comes again. Photos of one item are different ones as far as it has so many. With an
+    anchor domain, half of the K are of it, the other half of others, and only pairs across are compared.
 
     Args:
-        items: of any kinds.
-        side: of the views, pixels.
+        pools: to draw from.
+        items: P.
+        photos: K, at least 2.
         seed: of everything random.
-        quota: groups of each kind in a batch; items of other kinds are left out.
+        together: ``(n,)`` a number for each row of the pools' rows; items that share it come in one batch as far as
+            they fit, since they are hard to tell apart: colours of a style, pairs of one photographer. None: at random.
     """
 
-    def __init__(self, items: Sequence[Item], side: int, seed: int = 0, quota: Mapping[str, int] = QUOTA) -> None:
-        self._side, self._seed, self._quota = side, seed, dict(quota)
-        groups: dict[str, dict[str, list[Item]]] = {kind: defaultdict(list) for kind in quota}
-        wanted = [item for item in items if item.kind in quota]
-        for item in wanted:
-            groups[item.kind][item.source if item.kind == "shoes" else item.style].append(item)
-        self._groups = {kind: list(of_kind.values()) for kind, of_kind in groups.items() if of_kind}
-        self._scenery = [item.photos[0] for item in items if item.kind in ("shoes", "clothing", "garments")]
-        if not self._groups:
-            raise ValueError("a sampler needs items, got none")
+    def __init__(self, pools: Pools, items: int, photos: int, seed: int = 0, together: Ints | None = None) -> None:
+        if items < 2 or photos < 2:
+            raise ValueError(f"a batch has at least 2 items with 2 photos each, got {items} with {photos}")
+        self._pools, self._items, self._photos, self._seed = pools, min(items, len(pools)), photos, seed
+        groups: dict[int, list[int]] = {}
+        for item, anchors in enumerate(pools.anchors):
+            groups.setdefault(item if together is None else int(together[anchors[0]]), []).append(item)
+        self._groups = [np.array(group) for group in groups.values()]
 
-    def __call__(self, step: int) -> Batch:
-        """The batch of a step, from 0."""
-        shots = self.shots(step)
-        rng = np.random.default_rng((self._seed, step, 1))
-        return Batch(
-            np.stack([self._render(shot, rng) for shot in shots]),
-            _numbered([shot.identity for shot in shots]),
-            _numbered([shot.item.style for shot in shots]),
-        )
+    def __call__(self, step: int) -> Draw:
+        """P x K rows, the photos of an item one after the other."""
+        rng = np.random.default_rng((self._seed, step, 0))
+        found = [self._photos_of(item, rng) for item in self._turn(step)]
+        rows = np.concatenate(found)
+        if not self._pools.crossed:
+            return Draw(rows)
+        anchors = np.concatenate([np.arange(self._photos) < self._photos // 2 for _ in found])
+        return Draw(rows, anchors=anchors, partners=~anchors)
 
-    def shots(self, step: int) -> list[Shot]:
-        """What the batch of a step shows; views of one identity follow each other."""
+    def _turn(self, step: int) -> list[int]:
+        """The items of a step: those of a round stand in a row, group by group, and each step takes the next."""
+        places = [divmod(step * self._items + offset, len(self._pools)) for offset in range(self._items)]
+        orders = {each: self._order(each) for each, _ in places}
+        found = dict.fromkeys(int(orders[each][place]) for each, place in places)
+        spare = (item for item in orders[places[-1][0]].tolist() if item not in found)
+        return [*found, *(next(spare) for _ in range(self._items - len(found)))]
+
+    def _order(self, each: int) -> Ints:
+        rng = np.random.default_rng((self._seed, each, 1))
+        groups = [self._groups[place] for place in rng.permutation(len(self._groups))]
+        return np.concatenate([rng.permutation(group) for group in groups])
+
+    def _photos_of(self, item: int, rng: Generator) -> Ints:
+        anchors, partners = self._pools.anchors[item], self._pools.partners[item]
+        if not self._pools.crossed:
+            return some(anchors, self._photos, rng)
+        half = self._photos // 2
+        return np.concatenate([some(anchors, half, rng), some(partners, self._photos - half, rng)])
+
+
+class RandomPairs:
+    """Pairs, one half of the same item and one half of two; each pair is compared by itself."""
+
+    def __init__(self, pools: Pools, pairs: int, seed: int = 0) -> None:
+        if pairs < 2:
+            raise ValueError(f"half same and half different takes at least 2 pairs, got {pairs}")
+        self._pools, self._pairs, self._seed = pools, pairs, seed
+
+    def __call__(self, step: int) -> Draw:
+        """Rows in twos, those of the same item first."""
         rng = np.random.default_rng((self._seed, step))
-        shots = []
-        for kind in self._groups:
-            for group in self._turn(kind, step):
-                shots += _shots_of(group, rng, _TINTED[kind])
-        return shots
-
-    def _turn(self, kind: str, step: int) -> list[list[Item]]:
-        """The groups whose turn it is, none twice, though an epoch may end within the step."""
-        groups, quota = self._groups[kind], self._quota[kind]
-        places = [divmod(step * quota + offset, len(groups)) for offset in range(min(quota, len(groups)))]
-        order = {
-            epoch: np.random.default_rng((self._seed, epoch, *kind.encode())).permutation(len(groups))
-            for epoch in {epoch for epoch, _ in places}
-        }
-        return [groups[row] for row in dict.fromkeys(int(order[epoch][place]) for epoch, place in places)]
-
-    def _render(self, shot: Shot, rng: Generator) -> Image:
-        image = shot.item.photos[shot.photo]
-        if shot.tint is not None:
-            image = shot.tint.apply(image)
-        scenery = self._scenery[int(rng.integers(len(self._scenery)))] if self._scenery else None
-        return view(image, self._side, rng, scenery)
+        rows: list[int] = []
+        for place in range(self._pairs):
+            item = int(rng.integers(len(self._pools)))
+            left, right = self._pools.positive_pair(item, rng)
+            if place >= self._pairs // 2:
+                right = self._pools.partner(self._pools.other(item, rng), rng)
+            rows += (left, right)
+        return in_groups(np.array(rows, np.int64), 2)
 
 
-def _shots_of(group: Sequence[Item], rng: Generator, tinted: float) -> list[Shot]:
-    """Two shots of each item, of four at most, and sometimes two of one item in a made-up colour."""
-    chosen = [group[row] for row in rng.permutation(len(group))[:_ITEMS_PER_GROUP]]
-    shots = [Shot(item, photo) for item in chosen for photo in _two_photos(item, rng)]
-    if rng.random() < tinted:
-        item = max(chosen, key=lambda item: len(item.photos))
-        tint = Tint.draw(item.photos[-1], rng)
-        shots += [Shot(item, photo, tint) for photo in _two_photos(item, rng)]
-    return shots
+class RandomTriplets:
+    """Triplets: an anchor, another photo of its item, and a photo of any other item."""
+
+    def __init__(self, pools: Pools, triplets: int, seed: int = 0) -> None:
+        if triplets < 1:
+            raise ValueError(f"a batch has at least 1 triplet, got {triplets}")
+        self._pools, self._triplets, self._seed = pools, triplets, seed
+
+    def __call__(self, step: int) -> Draw:
+        """Rows in threes."""
+        rng = np.random.default_rng((self._seed, step))
+        rows: list[int] = []
+        for item in rng.integers(len(self._pools), size=self._triplets).tolist():
+            rows += (*self._pools.positive_pair(item, rng), self._pools.partner(self._pools.other(item, rng), rng))
+        return in_groups(np.array(rows, np.int64), 3)
 
 
-def _two_photos(item: Item, rng: Generator) -> tuple[int, int]:
-    count = len(item.photos)
-    if count == 1:
-        return 0, 0
-    first, second = rng.permutation(count)[:2].tolist()
-    return first, second
+@dataclass(frozen=True, slots=True)
+class SamplerPlan:
+    """A sampler by its name, and what it is made of.
+
+    Attributes:
+        name: of :data:`SAMPLERS`.
+        batch_size: photos in a batch, at most.
+        photos: of each item in it, for ``pk``.
+        together: ``style``, ``source`` or nothing: which items come in one batch, for ``pk``.
+        anchor_domain: see :class:`~stages.embed.drawing.Pools`.
+        mine_steps: after so many steps ``offline`` chooses its triplets anew.
+        mine_photos: from so many photos.
+        seed: of everything random.
+
+    Raises:
+        ValueError: there is nothing of such a name.
+    """
+
+    name: str = "pk"
+    batch_size: int = 64
+    photos: int = 4
+    together: str = ""
+    anchor_domain: str = ""
+    mine_steps: int = 200
+    mine_photos: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"no sampler is called {self.name!r}; there are {', '.join(SAMPLERS)}")
+        if self.together not in ("", "style", "source"):
+            raise ValueError(f"items come together by style or source, got {self.together!r}")
+
+    def build(self, rows: Rows) -> Sampler:
+        """The sampler, for some rows."""
+        return SAMPLERS[self.name](Pools(rows, self.anchor_domain), self)
 
 
-def _numbered(names: Sequence[object]) -> NDArray[np.int64]:
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], np.int64)
+def _pk(pools: Pools, plan: SamplerPlan) -> Sampler:
+    together = {"style": pools.rows.styles, "source": pools.rows.sources}.get(plan.together)
+    return PK(pools, plan.batch_size // plan.photos, plan.photos, plan.seed, together)
+
+
+SAMPLERS: Final[Mapping[str, Callable[[Pools, SamplerPlan], Sampler]]] = {
+    "pk": _pk,
+    "pairs": lambda pools, plan: RandomPairs(pools, plan.batch_size // 2, plan.seed),
+    "triplets": lambda pools, plan: RandomTriplets(pools, plan.batch_size // 3, plan.seed),
+    "offline": lambda pools, plan: OfflineTriplets(
+        pools, plan.batch_size // 3, plan.mine_steps, plan.mine_photos, plan.seed
+    ),
+}
+"""Every sampler by its name."""

@@ -1,168 +1,230 @@
-"""Training of the Siamese network: one loop, that a kill at any moment costs at most one epoch."""
+"""Training of an embedder: any network, loss and source of batches; resumable to the step."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
-from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise
-from stages.embed.losses import identity_loss, style_loss
+from stages.embed.batches import Batch, Source
+from stages.embed.inputs import Normalise
 from stages.embed.network import SiameseNetwork
-from stages.embed.samplers import Batch
+from stages.embed.relations import Relations
 from stages.state import State
+from stages.training import keep_lines, rate
+
+STATE = "state.safetensors"
+LOG = "log.jsonl"
+LOG_STEPS = 20
+SAVE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a run depends on, but for its batches and its start.
+    """How to train: learning rates are AdamW's; the schedule is warm-up, constant, then cosine to zero.
 
-    Batch norm keeps its ImageNet statistics (a batch mixes domains, and repeats garments), and the first
-    ``frozen_blocks`` of the backbone keep their weights: they cost most, and learn least.
+    Attributes:
+        steps: in all.
+        lr: of the head, the pooling and the pair head, at its peak.
+        lr_backbone: of the backbone.
+        lr_loss: of what the loss learns itself, proxies.
+        weight_decay: of matrices; biases, norms and proxies do not decay.
+        warmup_steps: until the peak.
+        decay: the fraction of all steps in which the rates fall to zero.
+        ema: the share that the moving average of the weights keeps at each step; 0: no average.
+        max_norm: of the gradients.
+        style_weight: of the same loss a level up, where the colours of a thing are its positives; 0: not at all.
+        frozen_blocks: first blocks of the backbone that stay as they are.
+        batch_norm: whether batch norm follows the batches, or keeps the statistics that it starts with, as it should
+            where they come from ImageNet.
+        precision: ``bfloat16`` or ``float32``.
+        seed: of what is random in a step, and of the start.
     """
 
     steps: int
-    steps_per_epoch: int = 50
-    lr: float = 2e-4
-    head_lr: float = 1e-3
+    lr: float = 1e-3
+    lr_backbone: float = 2e-4
+    lr_loss: float = 1e-2
     weight_decay: float = 0.01
-    warmup: float = 0.05
-    temperature: float = 0.07
-    style_weight: float = 0.5
-    max_norm: float = 5.0
+    warmup_steps: int = 50
+    decay: float = 1.0
     ema: float = 0.99
-    frozen_blocks: int = 3
-    bfloat16: bool = True
+    max_norm: float = 5.0
+    style_weight: float = 0.0
+    frozen_blocks: int = 0
+    batch_norm: bool = True
+    precision: str = "float32"
+    seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """What learning rates are multiplied by: linear warm-up, then a cosine down to 0.
-
-        >>> [round(Recipe(steps=100).rate(step), 2) for step in (0, 4, 5, 52, 99)]
-        [0.2, 1.0, 1.0, 0.51, 0.0]
-        """
-        ahead = max(1, round(self.warmup * self.steps))
-        if step < ahead:
-            return (step + 1) / ahead
-        return 0.5 * (1 + math.cos(math.pi * (step - ahead) / max(1, self.steps - ahead)))
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a run has at least 1 step, got {self.steps}")
+        if self.precision not in ("bfloat16", "float32"):
+            raise ValueError(f"precision is bfloat16 or float32, got {self.precision!r}")
 
 
-def train(
-    network: SiameseNetwork,
-    batches: Callable[[int], Batch],
-    recipe: Recipe,
-    folder: Path,
-    report: Callable[[dict[str, float]], None] = lambda _: None,
-) -> SiameseNetwork:
-    """Train a network in place; returns it with the moving average of its weights, ready to embed.
+class Trainer:
+    """One training run in a folder; a kill at any moment costs at most the last minute.
 
-    Goes on where ``folder/state.safetensors`` ends, with the same result as an uninterrupted run. Adds one line
-    per epoch to ``folder/log.jsonl``.
+    ``folder/state.safetensors`` is rewritten atomically once a minute and at the end, and a run whose folder has one
+    goes on from it, with the same steps as if it had not been interrupted; ``folder/log.jsonl`` gets a line per
+    :data:`LOG_STEPS` steps.
 
     Args:
-        network: its start; ignored where there is a state.
-        batches: the batch of each step, from 0.
+        network: trained in place, on the device that it is on.
+        loss: of :data:`~stages.embed.losses.LOSSES`; what it has to learn itself is trained too.
+        batches: the batch of each step.
         recipe: of this run, the same each time that it is resumed.
         folder: of the run, made if need be.
-        report: called with what is logged of each epoch.
+
+    Raises:
+        WeightsError: the folder holds the state of another run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    optimizer = optimizer_for(network, recipe)
-    state = State(network, optimizer, recipe.ema)
-    done = state.resume(folder / "state.safetensors")
-    network.to(memory_format=torch.channels_last)
-    began, first = perf_counter(), done
-    losses: list[tuple[float, float]] = []
-    for step, batch in _ahead(batches, done, recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * recipe.rate(step)
-        losses.append(train_step(network, optimizer, batch, recipe))
-        state.average(step)
-        if (step + 1) % recipe.steps_per_epoch == 0 or step + 1 == recipe.steps:
-            state.save(folder / "state.safetensors", step + 1)
-            per_step = (perf_counter() - began) / (step + 1 - first)
-            line = _line(step + 1, losses, per_step, recipe)
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            report(line)
-            losses = []
-    state.take_average()
-    return network.eval()
+
+    def __init__(self, network: SiameseNetwork, loss: nn.Module, batches: Source, recipe: Recipe, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._network, self._loss, self._batches, self._recipe, self._folder = network, loss, batches, recipe, folder
+        self._device = next(network.parameters()).device
+        self._loss.to(self._device)
+        self._normalise = Normalise(*network.design.stats)
+        set_train_mode(network, recipe)
+        self._optimizer = AdamW(_groups(network, loss, recipe))
+        self._state = State(nn.ModuleDict({"network": network, "loss": loss}), self._optimizer, recipe.ema)
+        self.done = self._state.resume(folder / STATE)
+        keep_lines(folder / LOG, self.done)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self._recipe.steps
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The network with the moving average of its weights, which is what a run gives."""
+        return self._state.averaged()
+
+    def save(self) -> None:
+        """Write down how far the run is."""
+        self._state.save(self._folder / STATE, self.done)
+
+    def run(self, stop: int | None = None, workers: int = 1) -> Iterator[dict[str, Any]]:
+        """Train until a step, or to the end, yielding each line of the log.
+
+        Args:
+            stop: the number of steps that are done then.
+            workers: threads that make batches ahead.
+        """
+        until = self.steps if stop is None else min(stop, self.steps)
+        saved, sums = monotonic(), _Means()
+        for batch in _ahead(self._batches, self.done, until, workers):
+            sums.add(self._step(batch))
+            self.done += 1
+            ended = self.done == until
+            if ended or monotonic() - saved > SAVE_S:
+                self.save()
+                saved = monotonic()
+            if ended or self.done % LOG_STEPS == 0:
+                line = {"step": self.done} | sums.take()
+                with (self._folder / LOG).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                yield line
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        recipe, network = self._recipe, self._network
+        torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # dropout follows from the step
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(self.done, recipe.steps, recipe.warmup_steps, recipe.decay)
+        set_train_mode(network, recipe)
+        pixels = self._normalise(list(batch.views)).to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            vectors = network(pixels)
+        relations = batch.relations(self._device)
+        losses = {"loss": self._loss(vectors, relations)}
+        if recipe.style_weight:
+            styles = torch.from_numpy(batch.styles).to(self._device)
+            losses["loss_style"] = self._loss(vectors, relations.above(styles))
+            losses["loss_item"] = losses["loss"]
+            losses["loss"] = losses["loss_item"] + recipe.style_weight * losses["loss_style"]
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(
+                f"the loss is {losses['loss'].item()} at step {self.done}; lower the learning rate"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses["loss"])
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
+        self._optimizer.step()
+        self._state.average(self.done)
+        return {name: value.item() for name, value in losses.items()} | _similarities(vectors.detach(), relations)
 
 
-def train_step(network: SiameseNetwork, optimizer: Optimizer, batch: Batch, recipe: Recipe) -> tuple[float, float]:
-    """One update; returns the identity and the style loss before it."""
-    set_train_mode(network, recipe.frozen_blocks)
-    pixels = _NORMALISE(list(batch.views))
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        vectors = network(pixels)
-    identities, styles = torch.from_numpy(batch.identities), torch.from_numpy(batch.styles)
-    identity = identity_loss(vectors, identities, recipe.temperature)
-    style = style_loss(vectors, identities, styles, recipe.temperature)
-    optimizer.zero_grad()
-    torch.autograd.backward(identity + recipe.style_weight * style)
-    nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm, error_if_nonfinite=True)
-    optimizer.step()
-    return identity.item(), style.item()
-
-
-def set_train_mode(network: SiameseNetwork, frozen_blocks: int) -> None:
-    """Training mode, with batch norm's statistics and the first blocks of the backbone left as they are."""
+def set_train_mode(network: SiameseNetwork, recipe: Recipe) -> None:
+    """Training mode; what the recipe leaves as it is does not learn."""
     network.train()
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-    for block in list(network.features.children())[:frozen_blocks]:
-        block.requires_grad_(requires_grad=False)
+    if not recipe.batch_norm:
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+    for block in list(network.features.children())[: recipe.frozen_blocks]:
+        block.eval().requires_grad_(requires_grad=False)
 
 
-def optimizer_for(network: SiameseNetwork, recipe: Recipe) -> AdamW:
-    """AdamW: the head learns faster; biases, norms and the pooling's power do not decay."""
-    set_train_mode(network, recipe.frozen_blocks)
+def _groups(network: SiameseNetwork, loss: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate and decay."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            peak_lr = recipe.lr if name.startswith("features.") else recipe.head_lr
-            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((peak_lr, decay), []).append(parameter)
-    return AdamW(
-        [
-            {"params": parameters, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay}
-            for (peak_lr, decay), parameters in groups.items()
-        ]
-    )
+            peak = recipe.lr_backbone if name.startswith("features.") else recipe.lr
+            groups.setdefault((peak, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    own = list(loss.parameters())
+    found: list[dict[str, Any]] = [
+        {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
+        for (peak, decay), parameters in groups.items()
+    ]
+    proxies = {"params": own, "lr": recipe.lr_loss, "peak": recipe.lr_loss, "weight_decay": 0.0}
+    return [*found, proxies] if own else found
 
 
-_NORMALISE = Normalise(IMAGENET_MEAN, IMAGENET_STD)
+def _similarities(vectors: Tensor, relations: Relations) -> dict[str, float]:
+    """The mean cosine similarity of positives and of negatives; both near 1 is a collapse in the making."""
+    unit = nn.functional.normalize(vectors)
+    similar = unit @ unit.T
+    masks = (("same", relations.positive), ("different", relations.negative))
+    return {name: similar[mask].mean().item() for name, mask in masks if mask.any()}
 
 
-def _ahead(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-    """Each step and its batch, the next one being made in a thread meanwhile."""
-    if start >= stop:
+def _ahead(batches: Source, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """The batches of some steps in order, the next ones being made in threads meanwhile."""
+    if workers < 1:
+        yield from (batches(step) for step in range(start, stop))
         return
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batches, start)
+    with ThreadPoolExecutor(workers) as pool:
+        coming: deque[Future[Batch]] = deque()
         for step in range(start, stop):
-            batch = coming.result()
-            if step + 1 < stop:
-                coming = pool.submit(batches, step + 1)
-            yield step, batch
+            while len(coming) <= workers and step + len(coming) < stop:
+                coming.append(pool.submit(batches, step + len(coming)))
+            yield coming.popleft().result()
 
 
-def _line(done: int, losses: list[tuple[float, float]], per_step: float, recipe: Recipe) -> dict[str, float]:
-    identity, style = (sum(kind) / len(losses) for kind in zip(*losses, strict=True))
-    return {
-        "step": done,
-        "steps": recipe.steps,
-        "identity_loss": round(identity, 4),
-        "style_loss": round(style, 4),
-        "seconds_per_step": round(per_step, 3),
-        "minutes_left": round(per_step * (recipe.steps - done) / 60, 1),
-    }
+class _Means:
+    """Means of what steps report, until they are taken."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, report: dict[str, float]) -> None:
+        for name, value in report.items():
+            self._values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: round(sum(values) / len(values), 5) for name, values in self._values.items()}
+        self._values = {}
+        return means

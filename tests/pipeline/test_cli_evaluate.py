@@ -14,8 +14,8 @@ import pytest
 from cli_runs import DETECTOR, run
 
 from pipeline.build import Config
-from pipeline.evaluation.mistakes import mistakes_html
-from pipeline.evaluation.subject import subject_of
+from pipeline.detector_evaluation.mistakes import mistakes_html
+from pipeline.detector_evaluation.subject import subject_of
 from stages.detect.evaluate import evaluate
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeDetector

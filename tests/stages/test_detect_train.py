@@ -12,7 +12,7 @@ import torch
 
 import weights
 from pipeline.sample import render_sample
-from pipeline.training import DetectorPlan, DetectorRun, read_lines
+from pipeline.detector_training import DetectorPlan, DetectorRun, read_lines
 from stages.detect.calibrate import shrunk
 from stages.detect.networks import build_network
 from stages.detect.rcnn import read_detector

@@ -8,6 +8,7 @@ from pipeline.cli import LazyGroup
 
 COMMANDS = {
     "detector": "Average precision, mistakes and latency of a garment detector.",
+    "embedder": "Retrieval, verification and one-shot figures of an embedder.",
 }
 
 
@@ -16,6 +17,7 @@ def evaluate() -> None:
     """How good a stage is, on photos with known answers.
 
     \b
-    Example:
+    Examples:
       outfinder evaluate detector val.json photos/ -o evaluation
+      outfinder evaluate embedder shop/ -o evaluation
     """  # noqa: D301

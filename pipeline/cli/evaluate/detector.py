@@ -48,9 +48,9 @@ def detector(
       outfinder evaluate detector val.json photos/ --detector-weights run/weights.safetensors --json - | jq .box.ap50
     """  # noqa: D301
     from pipeline.build import Config, build_detector
-    from pipeline.evaluation.figures import figures, table
-    from pipeline.evaluation.page import prepare_page, write_page
-    from pipeline.evaluation.subject import subject_of
+    from pipeline.detector_evaluation.figures import figures, table
+    from pipeline.detector_evaluation.page import prepare_page, write_page
+    from pipeline.detector_evaluation.subject import subject_of
     from stages.detect.evaluate import DOUBTFUL, evaluate
 
     config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score), device=device)

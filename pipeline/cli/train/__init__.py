@@ -8,6 +8,7 @@ from pipeline.cli import LazyGroup
 
 COMMANDS = {
     "detector": "Train a garment detector on COCO instances.",
+    "embedder": "Train a Siamese embedder on photos of items or classes.",
 }
 
 
@@ -16,6 +17,7 @@ def train() -> None:
     """Train a stage on your own data.
 
     \b
-    Example:
+    Examples:
       outfinder train detector train.json photos/ -o run
+      outfinder train embedder photos/ -o run
     """  # noqa: D301

@@ -10,7 +10,7 @@ import click
 from pipeline.cli.common import FILE_IN, FOLDER, friendly
 
 if TYPE_CHECKING:
-    from pipeline.training import Moment, Source
+    from pipeline.detector_training import Moment, Source
 
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 TELL_STEPS = 100
@@ -84,7 +84,7 @@ def detector(
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
     from pipeline.plots import require_matplotlib
-    from pipeline.training import DetectorPlan, DetectorRun
+    from pipeline.detector_training import DetectorPlan, DetectorRun
     from stages.detect.train import Recipe, fastest_precision
     from stages.types import LABELS
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.evaluation.figures import curves
-from pipeline.evaluation.mistakes import Kind, mistakes_html
-from pipeline.evaluation.style import STYLE as OWN_STYLE
+from pipeline.detector_evaluation.figures import curves
+from pipeline.detector_evaluation.mistakes import Kind, mistakes_html
+from pipeline.detector_evaluation.style import STYLE as OWN_STYLE
 from pipeline.plots import Line, Panel, draw, require_matplotlib
 from pipeline.report_page import frame
 from pipeline.report_photo import plural, text_html

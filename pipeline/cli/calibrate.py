@@ -1,0 +1,91 @@
+"""``outfinder calibrate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, stage_options
+from pipeline.cli.sets import open_told, set_options, tell_problems
+
+
+@click.command()
+@set_options
+@click.option("--fmr", default=0.01, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
+              help="Wanted false match rate: different items that are called the same.")  # fmt: skip
+@click.option("--fnmr", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
+              help="Wanted false non-match rate: photos of one item that are called different.")  # fmt: skip
+@stage_options("embedder")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@click.option("-o", "--output", type=FILE_OUT,
+              help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
+@friendly
+def calibrate(
+    data: tuple[Path, ...],
+    layout: str,
+    item_pattern: str | None,
+    splits: tuple[str, ...],
+    fmr: float,
+    fnmr: float,
+    embedder: str | None,
+    embedder_weights: Path | None,
+    device: str,
+    output: Path | None,
+) -> None:
+    """Find from which similarity on two photos show the same item, on the photos of DATA that training never saw.
+
+    From `same` on a pair is called the same item: of pairs of two items at most --fmr are. Below `different` it is
+    called different: of pairs of one item at most --fnmr are. Between them it is not sure. Thresholds come with
+    intervals of 95 %, for all photos and for each label that has enough of them. They hold for this embedder only,
+    and are refused for others; and they hold for pairs: among 1000 items, a rate of 0.01 is ten false matches.
+
+    `compare` says what a similarity means then. DATA and --layout are as for `evaluate embedder`.
+
+    \b
+    Examples:
+      outfinder calibrate shop/ --item-pattern "^[^-]+" -o shop.calibration.json
+      outfinder calibrate luma/product --layout luma --split test --fmr 0.001 -o luma.calibration.json
+      outfinder compare left.jpg right.jpg --calibration shop.calibration.json
+    """  # noqa: D301
+    from pipeline.build import Config, build_embedder
+    from pipeline.embedder_evaluation.figures import aligned
+    from pipeline.embedder_evaluation.subject import embed
+    from pipeline.verdicts import beside
+    from stages.embed import calibration
+    from stages.embed.evaluate import numbered
+    from stages.embed.likeness import by_vectors
+    from stages.embed.verification import pairs_of
+
+    target = output or (beside(embedder_weights) if embedder_weights else None)
+    if target is None:
+        raise ValueError(
+            "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"
+        )
+    photos = open_told(data, layout, item_pattern, splits)
+    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
+    stage = build_embedder(config)
+    embedded = embed(stage, photos)
+    tell_problems(embedded.photos)
+    samples = embedded.samples
+    found = calibration.calibrate(
+        pairs_of(by_vectors(embedded.vectors), numbered([sample.item for sample in samples])),
+        numbered([sample.thing for sample in samples]),
+        [sample.label for sample in samples],
+        stage.fingerprint,
+        fmr,
+        fnmr,
+        f"{len(samples)} photos, {layout}{''.join(f' {split}' for split in splits)}",
+    )
+    found.save(target)
+    rows = [
+        (name, str(one.same), str(one.different), f"{one.fmr:.4f}", f"{one.fnmr:.4f}", str(one.different_pairs))
+        for name, one in {"all": found.every, **found.labels}.items()
+    ]
+    click.echo(aligned(("", "same from", "different below", "FMR", "FNMR at same", "different pairs"), rows))
+    for note in found.notes:
+        click.echo(note, err=True)
+    click.echo(f"calibration: {json.dumps(str(target))}", err=True)
+    sys.exit(SOME_FAILED if embedded.photos.problems else 0)

@@ -1,0 +1,54 @@
+"""What the commands on photo sets share: which photos, in which layout, and whether they can be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from stages.embed.items import PhotoSet
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXISTING = click.Path(exists=True, path_type=Path)
+LAYOUT_NAMES = ("items", "luma", "shoes", "clothing", "omniglot", "cifar10", "garments", "cutouts")
+"""The keys of :data:`pipeline.photosets.LAYOUTS`, so that ``--help`` answers without importing it."""
+
+
+def set_options(command: F) -> F:
+    """``DATA...``, ``--layout``, ``--item-pattern``, ``--split``."""
+    for option in (
+        click.option("--split", "splits", multiple=True, type=click.Choice(["train", "val", "test"]),
+                     help="Only this part of a public set; may be repeated."),
+        click.option("--item-pattern", metavar="REGEX", help="Finds the item id in a file name."),
+        click.option("--layout", default="items", show_default=True, type=click.Choice(LAYOUT_NAMES)),
+        click.argument("data", metavar="DATA...", nargs=-1, required=True, type=EXISTING),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, splits: Sequence[Any]) -> PhotoSet:
+    """The set that the options name.
+
+    Raises:
+        ValueError: the pattern is no regular expression, or the layout takes other paths.
+        CatalogueError: there is no photo.
+    """
+    from pipeline.photosets import open_set
+
+    try:
+        pattern = re.compile(item_pattern) if item_pattern else None
+    except re.error as error:
+        raise ValueError(f"--item-pattern {item_pattern!r} is no regular expression: {error}") from error
+    return open_set(paths, layout, pattern, splits or None)
+
+
+def tell_problems(photos: PhotoSet) -> None:
+    """What is wrong and what is worth knowing, on standard error; nothing where all is well."""
+    if photos.problems or photos.notes:
+        click.echo(photos.describe(), err=True)

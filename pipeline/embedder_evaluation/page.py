@@ -1,0 +1,284 @@
+"""The page of an embedder's evaluation: figures, curves, strips, pairs, neighbours, a map. It opens from disk, offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.embedder_evaluation.atlas import Projection, atlas
+from pipeline.embedder_evaluation.curves import numbers, panels
+from pipeline.embedder_evaluation.figures import (
+    COLLAPSED,
+    INTERVALS,
+    LABEL_HEAD,
+    cost_rows,
+    label_rows,
+    retrieval_head,
+    retrieval_rows,
+    verification_rows,
+)
+from pipeline.embedder_evaluation.pictures import (
+    PER_PHOTO,
+    Thumbs,
+    chosen_queries,
+    neighbours_html,
+    pairs_html,
+    strips_html,
+)
+from pipeline.embedder_evaluation.style import STYLE as OWN_STYLE
+from pipeline.embedder_evaluation.subject import Embedded
+from pipeline.detector_evaluation.style import STYLE as EVALUATION_STYLE
+from pipeline.plots import draw, require_matplotlib
+from pipeline.report_photo import plural, text_html
+from pipeline.report_style import STYLE, color_of
+from stages.embed.evaluate import EmbedderEvaluation
+from stages.embed.likeness import Likeness
+from stages.images import write_jpeg
+
+_LISTED: Final = 50
+"""Photos that could not be read and the like, as many as the page lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the page shows.
+
+    Args:
+        examples: strips and pairs of each kind.
+        queries: items whose nearest neighbours are shown; some spread over all where there are none.
+        projection: of the map.
+    """
+
+    examples: int = 12
+    queries: tuple[str, ...] = ()
+    projection: Projection = "pca"
+
+
+def prepare_page(folder: Path) -> None:
+    """Make a page's folder; ask before a long evaluation.
+
+    Raises:
+        ValueError: the folder holds something already.
+        OutfinderError: matplotlib, which draws the curves, is not installed.
+        OSError: the folder cannot be made.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"the page's folder {folder} is not empty; name a new one")
+    require_matplotlib()
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+
+
+def write_page(
+    folder: Path,
+    evaluation: EmbedderEvaluation,
+    embedded: Embedded,
+    likeness: Likeness,
+    figures: Mapping[str, Any],
+    about: Mapping[str, str],
+    shown: Shown,
+) -> None:
+    """Write ``index.html`` with its pictures, ``figures.json`` and ``curves.json`` into a folder made by prepare_page.
+
+    Args:
+        folder: of the page.
+        evaluation: what to tell.
+        embedded: the photos that it is of.
+        likeness: of these photos, by row.
+        figures: what goes into ``figures.json``.
+        about: what was measured and how, by its name.
+        shown: what the page shows.
+
+    Raises:
+        ValueError: a wanted query is none.
+        OutfinderError: the map needs a library that is not installed.
+        OSError: a file cannot be written.
+    """
+    _write(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
+    _write(folder / "curves.json", json.dumps(numbers(evaluation.verification.curve), separators=(",", ":")) + "\n")
+    curves = panels(evaluation)
+    draw(curves, folder / "curves.png")
+    draw(curves, folder / "curves-dark.png", dark=True)
+    write_jpeg(folder / "map.jpg", atlas(embedded.images, embedded.vectors, shown.projection))
+    thumbs = Thumbs(folder, embedded.samples, embedded.images)
+    parts = [
+        f'<p class="card collapsed">{COLLAPSED}</p>' if evaluation.collapsed else "",
+        _overview_html(evaluation, about),
+        _troubles_html(embedded),
+        _tables_html(evaluation),
+        _CURVES,
+        *_picture_parts(thumbs, evaluation, likeness, shown),
+        _map_html(shown.projection),
+    ]
+    _write(folder / "index.html", _page(evaluation, "\n".join(parts)))
+
+
+def _page(evaluation: EmbedderEvaluation, body: str) -> str:
+    counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
+    state = counts + (f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else "")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="script-src 'none'; object-src 'none'; base-uri 'none'">
+<title>How good the embedder is</title>
+<style>{STYLE}{EVALUATION_STYLE}{OWN_STYLE}</style>
+</head>
+<body>
+<header><h1>How good the embedder is</h1></header>
+<p class="state soft">{state}</p>
+<main>
+{body}
+</main>
+<footer>Made by outfinder</footer>
+</body>
+</html>
+"""
+
+
+def _overview_html(evaluation: EmbedderEvaluation, about: Mapping[str, str]) -> str:
+    retrieval = {
+        f"Same {sort}, recall@{k}": f"{measure.recall[k].value:.3f}"
+        for sort, measure in evaluation.measures.items()
+        for k in (1, 5)
+    }
+    told = evaluation.verification
+    pairs = {"AUC": f"{told.auc.value:.3f}", "Equal error rate": f"{100 * told.eer.value:.1f} %"}
+    pairs |= {f"{shot.ways}-way one-shot": f"{shot.accuracy.value:.3f}" for shot in evaluation.one_shot[-2:]}
+    settings = "".join(f"<dt>{text_html(key)}</dt><dd>{text_html(value)}</dd>" for key, value in about.items())
+    return (
+        '<div class="card overview">'
+        f"<section><h2>Retrieval</h2>{_tiles(retrieval)}</section>"
+        f"<section><h2>Pairs</h2>{_tiles(pairs)}</section>"
+        f'<section><h2>Measured</h2><dl class="settings">{settings}</dl></section></div>'
+    )
+
+
+def _tiles(values: Mapping[str, str]) -> str:
+    tiles = "".join(f'<div><dt>{name}</dt><dd class="number">{value}</dd></div>' for name, value in values.items())
+    return f'<dl class="totals">{tiles}</dl>'
+
+
+def _troubles_html(embedded: Embedded) -> str:
+    """What could not be read, and what to know of the rest."""
+    rows = [*embedded.photos.notes, *map(str, embedded.photos.problems)]
+    if not rows:
+        return ""
+    listed = "".join(f"<li><bdi>{text_html(row)}</bdi></li>" for row in rows[:_LISTED])
+    if len(rows) > _LISTED:
+        listed += f'<li class="soft">and {len(rows) - _LISTED} more, all in figures.json</li>'
+    return f'<section class="card failures"><h2>Not measured, and worth knowing</h2><ul>{listed}</ul></section>'
+
+
+def _tables_html(evaluation: EmbedderEvaluation) -> str:
+    shots = [(f"{shot.ways}-way", str(shot.accuracy)) for shot in evaluation.one_shot]
+    tables = [
+        _table("Retrieval", ["", *retrieval_head(evaluation)], retrieval_rows(evaluation)),
+        _table("Verification", ["", ""], verification_rows(evaluation)),
+        "<div>",
+        _table("One-shot accuracy", ["", ""], shots) if shots else "",
+        _table("Smaller vectors", ["", "recall@1", "loss"], cost_rows(evaluation)) if evaluation.costs else "",
+        "</div>",
+    ]
+    labels = _table("By label", LABEL_HEAD, label_rows(evaluation), colored=True) if len(evaluation.labels) > 1 else ""
+    notes = "".join(f"<br>{text_html(note)}" for note in evaluation.notes)
+    return (
+        '<section class="card part"><header><h2>Figures</h2></header>'
+        f'<div class="tables">{"".join(tables)}</div>{labels}<p class="notes">{INTERVALS}{notes}</p></section>'
+    )
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, colored: bool = False) -> str:
+    heads = "".join(f'<th scope="col">{text_html(cell)}</th>' for cell in head) if any(head) else ""
+    body = "".join(
+        f'<tr style="--color: {color_of(first)}"><th scope="row">{text_html(first)}</th>'
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    kind = "figures" if colored else "figures plain"
+    return (
+        f'<div class="scroll"><h3 class="sub">{title}</h3><table class="{kind}"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    """A figure, its interval set smaller."""
+    value, bracket, rest = text.partition(" [")
+    return f"{text_html(value)}<i>{text_html(bracket.strip() + rest)}</i>" if bracket else text_html(text)
+
+
+_CURVES: Final = (
+    '<section class="card part curves"><header><h2>Curves</h2><p class="soft">Pairs of photos: of one item, and of'
+    ' two. The dot is the equal error rate.</p></header><div class="scroll"><picture>'
+    '<source srcset="curves-dark.png" media="(prefers-color-scheme: dark)">'
+    '<img src="curves.png" alt="ROC, precision and recall, error rates, and where similarities lie"></picture></div>'
+    "</section>"
+)
+_FRAMES: Final = '<p class="frames"><span>same</span><span class="wrong">different</span></p>'
+
+
+def _picture_parts(thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: Likeness, shown: Shown) -> list[str]:
+    worst, best = strips_html(thumbs, evaluation, likeness, shown.examples)
+    queries = chosen_queries(evaluation, thumbs.samples, shown.queries, shown.examples)
+    pairs = [
+        (name, pairs_html(thumbs, evaluation.pairs, shown.examples, same=same, most=most))
+        for name, same, most in _PAIRS
+    ]
+    return [
+        _part(
+            "Anchor, positive, negative",
+            "A photo, the most similar one of its own, the most similar other one; one photo of each item.",
+            [("Worst", f'<ul class="strips">{worst}</ul>'), ("Best", f'<ul class="strips">{best}</ul>')],
+        ),
+        _part(
+            "Pairs",
+            f"A photo is in {PER_PHOTO} pairs of a list at most.",
+            [(name, f'<ul class="strips pairs">{strips}</ul>') for name, strips in pairs],
+        ),
+        _part(
+            "Nearest neighbours",
+            "Best first.",
+            [("", f'<ul class="strips rows">{neighbours_html(thumbs, evaluation, likeness, queries)}</ul>')],
+        ),
+    ]
+
+
+_PAIRS: Final = (
+    ("The same, least similar", True, False),
+    ("Different, most similar", False, True),
+    ("The same, most similar", True, True),
+    ("Different, least similar", False, False),
+)
+
+
+def _part(title: str, explained: str, lists: Sequence[tuple[str, str]]) -> str:
+    body = "".join((f'<h3 class="sub">{name}</h3>' if name else "") + html for name, html in lists)
+    return (
+        f'<section class="card part"><header><h2>{title}</h2><p class="soft">{explained}</p>{_FRAMES}</header>'
+        f"{body}</section>"
+    )
+
+
+def _map_html(projection: Projection) -> str:
+    how = {
+        "pca": "the two directions in which the vectors differ most (PCA)",
+        "tsne": "neighbours kept near (t-SNE)",
+    }
+    return (
+        '<section class="card part atlas"><header><h2>Map</h2><p class="soft">All photos in the plane, by '
+        f"{how[projection]}; where there is a crowd, some of it.</p></header>"
+        '<img src="map.jpg" alt="Photos laid out by their vectors" loading="lazy"></section>'
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file at once, so that no one sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    part.replace(path)

@@ -1,0 +1,62 @@
+"""Comparing by a pair head, which was trained to tell *same* from *different* and is no inner product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.embed.heads import PairHead
+from stages.embed.inputs import Normalise
+from stages.embed.network import read_network
+from stages.embed.siamese import stats_of, vectors_of
+from stages.errors import WeightsError
+from stages.types import Image, Vectors
+from weights import Checkpoint
+
+_ROWS = 16  # of the left side at once: the head's hidden layer grows with them
+
+
+class PairVerifier:
+    """The chance that two images show the same thing, by a network with a pair head.
+
+    Args:
+        checkpoint: weights of such a network.
+        device: where to run, as torch names it.
+        batch_size: images that are run at once.
+
+    Raises:
+        WeightsError: the checkpoint has no pair head.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", batch_size: int = 32) -> None:
+        network = read_network(checkpoint)
+        if network.pair_head is None:
+            raise WeightsError(f"{checkpoint.name} has no pair head; compare its vectors by cosine similarity")
+        self._network = (
+            network.eval().requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
+        )
+        self._head: PairHead = network.pair_head
+        self._device, self._batch_size = device, batch_size
+        self._normalise = Normalise(*stats_of(checkpoint))
+
+    def features(self, images: Sequence[Image]) -> Vectors:
+        """``(len(images), dim)`` float32, of the length that the head gives them."""
+        return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=False)
+
+    def similarities(self, left: Vectors, right: Vectors) -> NDArray[np.float32]:
+        """The chance, in [0, 1], for all pairs of features: ``(len(left), len(right))``."""
+        return pair_similarities(self._head, left, right, self._device)
+
+
+@torch.inference_mode()
+def pair_similarities(head: PairHead, left: Vectors, right: Vectors, device: str) -> NDArray[np.float32]:
+    """The sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
+    chances = np.empty((len(left), len(right)), np.float32)
+    columns = torch.from_numpy(right).to(device)
+    for start in range(0, len(left), _ROWS):
+        rows = torch.from_numpy(left[start : start + _ROWS]).to(device)
+        chances[start : start + len(rows)] = head(rows[:, None], columns[None]).sigmoid().cpu().numpy()
+    return chances

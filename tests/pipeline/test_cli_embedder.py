@@ -1,0 +1,347 @@
+"""``outfinder evaluate embedder``, ``calibrate``, ``dedupe``, and ``compare`` with a calibration, with a fake embedder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from cli_runs import EMBEDDER, lines, run
+from pycocotools import mask as coco_mask
+
+import weights
+from pipeline.cli.sets import LAYOUT_NAMES
+from pipeline.embedder_evaluation.atlas import HEIGHT, WIDTH, atlas, projected
+from pipeline.embedder_evaluation.curves import numbers, panels
+from pipeline.photosets import LAYOUTS, open_set
+from pipeline.verdicts import verdicts
+from stages.embed.calibration import Calibration, Verdict
+from stages.embed.evaluate import Plan, evaluate, numbered
+from stages.embed.items import Kind, Sample
+from stages.embed.likeness import by_matrix
+from stages.embed.loading import load
+from stages.embed.network import Design, SiameseNetwork
+from stages.embed.retrieval import retrieve
+from stages.embed.verifier import PairVerifier
+from stages.errors import CatalogueError
+from stages.images import read_image, write_jpeg
+from stages.testing import FakeEmbedder
+from stages.types import Image, Match
+
+
+def look(item: int, photo: int) -> Image:
+    """An item is a pattern; its photos differ a little in light and grain."""
+    pattern = np.random.default_rng(item).integers(20, 236, (4, 4, 3))
+    image = cv2.resize(pattern.astype(np.float32), (64, 64), interpolation=cv2.INTER_NEAREST)
+    grain = np.random.default_rng(1000 * item + photo).normal(0, 14, image.shape)
+    return np.clip(image * (1 - 0.04 * photo) + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve items with three photos each: a folder for each item."""
+    folder = tmp_path_factory.mktemp("items")
+    for item in range(12):
+        (folder / f"item{item:02}").mkdir()
+        for photo in range(3):
+            write_jpeg(folder / f"item{item:02}" / f"{photo}.jpg", look(item, photo))
+    return folder
+
+
+@pytest.fixture
+def listed(items: Path, tmp_path: Path) -> Path:
+    """The same as a CSV with labels and styles, a row of which names no photo."""
+    rows = [
+        f"i{item},{items / f'item{item:02}' / f'{photo}.jpg'},s{item // 2},{'bag' if item % 2 else '<b>'}"
+        for item in range(12)
+        for photo in range(3)
+    ]
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(["item_id,image,style,label", *rows, "gone,gone.jpg,,"]))
+    return path
+
+
+class TestEvaluate:
+    def test_the_table_is_for_people(self, items: Path) -> None:
+        told = run("evaluate", "embedder", items, *EMBEDDER, "--trials", 100).stdout
+        rows = {line.split("  ")[0]: line for line in told.splitlines() if line}
+        assert "36 photos of 12 items, 0 distractors" in told
+        assert rows["queries"].split() == ["queries", "36"]
+        assert re.fullmatch(r"recall@1 +1\.000 \[0\.750, 1\.000\]", rows["recall@1"])
+        assert [rows[name].split()[-1] for name in ("same pairs", "different pairs")] == ["36", "594"]
+        assert re.search(r" 0\.\d{3}$", rows["EER's similarity"])
+        assert "1.000 [0.750, 1.000]" in rows["5-way"]
+        assert "20-way one-shot needs 20 classes" in told
+        assert "items are drawn again" in told
+
+    def test_json_has_all_of_it(self, listed: Path, tmp_path: Path) -> None:
+        command = ("evaluate", "embedder", listed, *EMBEDDER, "--trials", 50, "--ways", 3)
+        result = run(*command, "--json", "-", status=1)
+        out = json.loads(result.stdout)
+        assert "gone.jpg: was not found" in result.stderr
+        assert (out["fingerprint"], out["dim"]) == (FakeEmbedder.fingerprint, FakeEmbedder.dim)
+        assert list(out["retrieval"]) == ["item", "style"]
+        assert list(out["retrieval"]["item"]["recall@1"]) == ["value", "low", "high"]
+        assert out["retrieval"]["style"]["queries"] == 36
+        assert list(out["one_shot"]) == ["3"]
+        assert out["labels"]["bag"]["photos"] == 18
+        assert len(out["problems"]) == 1
+        assert not out["collapsed"]
+        again = run(*command, "--json", tmp_path / "f.json", status=1)
+        assert "retrieval" in again.stdout
+        assert json.loads((tmp_path / "f.json").read_text()) | {"seconds_per_photo": 0} == out | {
+            "seconds_per_photo": 0
+        }
+
+    def test_the_page_opens_offline_and_shows_pictures(self, listed: Path, tmp_path: Path) -> None:
+        page = tmp_path / "page"
+        run("evaluate", "embedder", listed, *EMBEDDER, "-o", page, "--trials", 50, "--query", "i3", status=1)
+        html = (page / "index.html").read_text(encoding="utf-8")
+        assert not re.search(r"https?://|<script|@import|url\(", html)
+        pictures = set(re.findall(r'(?:src|srcset)="([^"]+)"', html))
+        assert {"curves.png", "curves-dark.png", "map.jpg"} < pictures
+        assert all(read_image(page / name).size for name in pictures)
+        assert len(list((page / "photos").iterdir())) == len(pictures) - 3
+        assert "&lt;b&gt;" in html
+        assert "<b><" not in html
+        assert html.count('class="strip"') == 24
+        assert html.count('class="strip pair"') == 48
+        (row,) = re.findall(r'<li class="strip row">.*?</li>', html)
+        assert re.findall(r'<bdi class="soft">(\w+)</bdi>', row)[:3] == ["i3", "i3", "i3"]
+        assert re.findall(r"thumb (\w+)", row)[:4] == ["anchor", "right", "right", "wrong"]
+        assert json.loads((page / "figures.json").read_text())["photos"] == 36
+        assert not list(page.rglob("*.part"))
+
+    def test_distractors_are_in_the_way(self, items: Path, tmp_path: Path) -> None:
+        (tmp_path / "more" / "item00").mkdir(parents=True)
+        write_jpeg(tmp_path / "more" / "item00" / "copy.jpg", look(0, 0))
+        command = ("evaluate", "embedder", items, *EMBEDDER, "--trials", 10, "--json", "-")
+        alone = json.loads(run(*command).stdout)
+        among = json.loads(run(*command, "--distractors", tmp_path / "more").stdout)
+        assert among["distractors"] == 1
+        recalls = [told["retrieval"]["item"]["recall@1"]["value"] for told in (alone, among)]
+        assert recalls[1] < recalls[0] == 1
+
+    def test_a_collapsed_embedder_is_called_so(
+        self, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "collapsed.py").write_text(
+            "import numpy as np\nclass One:\n    dim, input_px, fingerprint = 4, 16, 'one'\n"
+            "    def __call__(self, images):\n        return np.full((len(images), 4), 0.5, np.float32)\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        page = tmp_path / "page"
+        told = run("evaluate", "embedder", items, "--embedder", "collapsed:One", "--trials", 10, "-o", page).stdout
+        assert told.startswith("COLLAPSED")
+        assert re.search(r"recall@1 +0\.000", told)
+        assert "COLLAPSED" in (page / "index.html").read_text()
+
+    def test_a_pair_head_compares_instead_of_vectors(self, items: Path, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        design = Design("small", "average", "sigmoid", 6, 32, "relu")
+        path = tmp_path / "pair.safetensors"
+        weights.save(path, SiameseNetwork(design).state_dict(), design.metadata())
+        command = ("evaluate", "embedder", items, "--embedder-weights", path, "--trials", 20, "--json", "-")
+        out, plain = json.loads(run(*command, "--pair-head").stdout), json.loads(run(*command).stdout)
+        assert (out["compared by"], out["smaller_vectors"]) == ("pair head", {})
+        photos, images = load(open_set([items]))
+        verifier = PairVerifier(weights.read(path))
+        features = verifier.features(images)
+        labels = numbered([sample.item for sample in photos.samples])
+        found = retrieve(by_matrix(verifier.similarities(features, features)), labels)
+        assert out["retrieval"]["item"]["map_at_r"]["value"] == pytest.approx(found.average_precisions.mean(), abs=1e-4)
+        assert plain["smaller_vectors"]
+        told = run("evaluate", "embedder", items, *EMBEDDER, "--pair-head", status=2).stderr
+        assert "weights of your own" in told
+
+    def test_what_cannot_run_says_so(self, items: Path, tmp_path: Path) -> None:
+        def told(*arguments: object) -> str:
+            return run("evaluate", "embedder", *arguments, *EMBEDDER, status=2).stderr
+
+        assert "holds no photo .jpg" in told(items, "--layout", "luma")
+        assert "no splits of its own" in told(items, "--split", "test")
+        assert "COCO file and the folder" in told(items, "--layout", "cutouts")
+        assert "no regular expression" in told(items, "--item-pattern", "(")
+        assert "item pattern is for the layout items" in told(items, "--layout", "shoes", "--item-pattern", "x")
+        assert "needs a label that comes twice" in told(items / "item00", "--item-pattern", ".*")
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "x").touch()
+        assert "is not empty" in told(items, "-o", tmp_path / "full")
+
+
+class TestCutouts:
+    @pytest.fixture
+    def annotated(self, tmp_path: Path) -> Path:
+        images, annotations = [], []
+        mask = np.zeros((64, 64), np.uint8, order="F")
+        mask[8:56, 12:52] = 1
+        rle = coco_mask.encode(mask)
+        for number in range(4):
+            write_jpeg(tmp_path / f"{number}.jpg", look(number, 0))
+            images.append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 64})
+            annotations.append(
+                {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 1920, "bbox": [12, 8, 40, 48],
+                 "segmentation": {"size": [64, 64], "counts": rle["counts"].decode()}}
+            )  # fmt: skip
+        annotations.append(annotations[0] | {"id": 9, "bbox": [0, 0, 9, 9], "segmentation": []})
+        categories = [{"id": 1, "name": "bag"}]
+        (tmp_path / "coco.json").write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        )
+        return tmp_path
+
+    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
+    def test_a_cutout_asks_for_its_original(self, annotated: Path) -> None:
+        command = ("evaluate", "embedder", annotated / "coco.json", annotated, "--layout", "cutouts", *EMBEDDER)
+        out = json.loads(run(*command, "--ways", 2, "--trials", 20, "--json", "-").stdout)
+        assert out["domains"] == "cutout asks for photo"
+        assert out["retrieval"]["item"]["queries"] == 4
+        assert out["retrieval"]["item"]["recall@1"]["value"] == 1
+        assert (out["verification"]["same_pairs"], out["verification"]["different_pairs"]) == (4, 12)
+
+    def test_the_other_ground_is_another_photo(self, annotated: Path) -> None:
+        photos = open_set([annotated / "coco.json", annotated], "cutouts")
+        grounds = [
+            (sample.path, sample.cut.ground) for sample in photos.samples if sample.cut and sample.domain == "cutout"
+        ]
+        assert len(grounds) == 4
+        assert all(path != ground for path, ground in grounds)
+        assert any("less than 24 pixels" in note for note in photos.notes)
+
+    def test_garments_have_two_domains(self, annotated: Path) -> None:
+        photos = open_set([annotated / "coco.json", annotated], "garments")
+        assert [sample.domain for sample in photos.samples] == ["street", "shop"] * 4
+        assert {sample.label for sample in photos.samples} == {"bag"}
+
+
+class TestSets:
+    def test_every_layout_is_an_option(self) -> None:
+        assert list(LAYOUTS) == list(LAYOUT_NAMES)
+
+    def test_columns_and_bad_rows(self, listed: Path) -> None:
+        photos = open_set([listed])
+        assert (photos.samples[0].style, photos.samples[3].label) == ("s0", "bag")
+        listed.write_text("item_id,image,domain\na,1.jpg,street\n,2.jpg,shop\n")
+        photos = open_set([listed])
+        assert [problem.kind for problem in photos.problems] == [Kind.ROW]
+        assert photos.samples[0].domain == "street"
+        listed.write_text("item_id,image\n")
+        with pytest.raises(CatalogueError, match="no photo"):
+            open_set([listed])
+
+
+class TestCalibrate:
+    @pytest.fixture
+    def calibration(self, items: Path, tmp_path: Path) -> Path:
+        path = tmp_path / "c.json"
+        told = run("calibrate", items, *EMBEDDER, "--fmr", 0.02, "--fnmr", 0.2, "-o", path)
+        assert "same from" in told.stdout
+        return path
+
+    def test_then_compare_says_what_it_means(self, items: Path, calibration: Path) -> None:
+        def verdict(one: str, other: str) -> object:
+            (told,) = lines(run("compare", items / one, items / other, *EMBEDDER, "--calibration", calibration))
+            return told["verdict"]
+
+        assert verdict("item03/0.jpg", "item03/1.jpg") == "same item"
+        assert verdict("item03/0.jpg", "item04/1.jpg") == "different"
+        (told,) = lines(run("compare", items / "item03/0.jpg", items / "item04/0.jpg", *EMBEDDER))
+        assert "verdict" not in told
+
+    def test_another_embedder_is_refused(self, items: Path, calibration: Path) -> None:
+        other = json.loads(calibration.read_text()) | {"fingerprint": "another"}
+        calibration.write_text(json.dumps(other))
+        photos = (items / "item03/0.jpg", items / "item04/0.jpg")
+        told = run("compare", *photos, *EMBEDDER, "--calibration", calibration, status=2).stderr
+        assert "made with the embedder 'another', not 'fake mean colours'" in told
+
+    def test_matches_get_verdicts_by_their_label(self, calibration: Path) -> None:
+        read = Calibration.read(calibration)
+        matches = [Match("i", "p", similarity, "bag") for similarity in (1.0, -1.0)]
+        assert verdicts(read, "bag", matches) == [Verdict.SAME, Verdict.DIFFERENT]
+        assert verdicts(None, "bag", matches) == [None, None]
+
+    def test_what_cannot_run_says_so(self, items: Path, tmp_path: Path) -> None:
+        assert "say where to write" in run("calibrate", items, *EMBEDDER, status=2).stderr
+        told = run("calibrate", items, *EMBEDDER, "--fmr", 0.0001, "-o", tmp_path / "c.json", status=2).stderr
+        assert "594 pairs of different items, wanted 50000" in told
+        assert not (tmp_path / "c.json").exists()
+
+
+class TestDedupe:
+    @pytest.fixture
+    def doubled(self, items: Path, tmp_path: Path) -> Path:
+        """Item 0 again under another name, saved worse; and a photo of item 1 twice within it."""
+        folder = tmp_path / "doubled"
+        for source in sorted(items.glob("item0[01]/*.jpg")):
+            (folder / source.parent.name).mkdir(parents=True, exist_ok=True)
+            (folder / source.parent.name / source.name).write_bytes(source.read_bytes())
+        (folder / "other").mkdir()
+        write_jpeg(folder / "other" / "copy.jpg", read_image(items / "item00" / "0.jpg"), quality=60)
+        write_jpeg(folder / "other" / "own.jpg", look(7, 0))
+        return folder
+
+    def test_tells_groups_and_merges_them(self, doubled: Path, tmp_path: Path) -> None:
+        clean = tmp_path / "clean.csv"
+        result = run("dedupe", doubled, "--hash-only", "-o", clean)
+        (group,) = lines(result)
+        assert group["items"] == ["item00", "other"]
+        assert {Path(photo).name for photo in group["photos"]} >= {"0.jpg", "copy.jpg"}
+        assert {pair["by"] for pair in group["pairs"]} == {"hash"}
+        assert "1 groups of near-duplicates in 8 photos, 1 of them across items" in result.stderr
+        rows = list(csv.DictReader(clean.read_text().splitlines()))
+        assert {row["item_id"] for row in rows} == {"item00", "item01"}
+        assert not any("copy" in row["image"] for row in rows)
+        assert any("own" in row["image"] for row in rows)
+        again = run("dedupe", clean, "--hash-only")
+        assert lines(again) == []
+
+    def test_the_embedder_is_asked_too(self, doubled: Path) -> None:
+        told = lines(run("dedupe", doubled, *EMBEDDER, "--bits", 0, "--similarity", 0.999))
+        assert {pair["by"] for group in told for pair in group["pairs"]} >= {"vectors"}
+
+    def test_against_another_set(self, items: Path, doubled: Path, tmp_path: Path) -> None:
+        result = run("dedupe", doubled, "--against", items, "--hash-only", "--within-items", "-o", tmp_path / "c.csv")
+        assert lines(result)
+        rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
+        names = {Path(row["image"]).parent.name + "/" + Path(row["image"]).name for row in rows}
+        assert "other/copy.jpg" not in names
+        assert not any(name.startswith(("item00", "item01")) for name in names)
+
+
+class TestPictures:
+    def test_the_map_lays_out_what_is_alike_together(self) -> None:
+        rng = np.random.default_rng(0)
+        centres = np.eye(3)[np.repeat(np.arange(3), 20)]
+        vectors = (centres + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
+        plane = projected(vectors, "pca")
+        within = max(np.ptp(plane[k * 20 : k * 20 + 20], axis=0).max() for k in range(3))
+        middles = np.array([plane[k * 20 : k * 20 + 20].mean(axis=0) for k in range(3)])
+        apart = min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        assert apart > 2 * within
+        picture = atlas([look(k // 20, k) for k in range(60)], vectors, "pca")
+        assert picture.shape == (HEIGHT, WIDTH, 3)
+
+    def test_one_photo_or_equal_ones_make_a_map_too(self) -> None:
+        assert np.isfinite(projected(np.ones((3, 1), np.float32), "pca")).all()
+        assert atlas([look(0, 0)], np.ones((1, 4), np.float32), "pca").shape == (HEIGHT, WIDTH, 3)
+
+    def test_curves_end_where_they_should(self) -> None:
+        vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        told = evaluate(
+            vectors, [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)], plan=Plan(ways=(2,), trials=5)
+        )
+        points = numbers(told.verification.curve)
+        assert (points["fmr"][-1], points["fnmr"][-1]) == (1, 0)
+        assert points["threshold"] == sorted(points["threshold"], reverse=True)
+        assert np.trapezoid([1 - fnmr for fnmr in [1, *points["fnmr"]]], [0, *points["fmr"]]) == pytest.approx(
+            told.verification.auc.value, abs=0.01
+        )
+        histograms = panels(told)[3].lines
+        assert [sum(line.y) for line in histograms] == pytest.approx([1, 1])

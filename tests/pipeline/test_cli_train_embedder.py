@@ -1,0 +1,229 @@
+"""``outfinder train embedder``: every row of RECIPES.md at toy size, runs that go on, and what cannot be trained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cli_runs import run
+
+import weights
+from pipeline.runs import read_lines
+from pipeline.sample import render_sample
+from stages.embed.batches import Batch
+from stages.embed.siamese import SiameseEmbedder
+from stages.embed.splits import percentile_of
+from stages.embed.train import Trainer
+from stages.embed.verifier import PairVerifier
+from stages.testing import check_embedder
+
+RECIPES = Path(__file__).parents[2] / "RECIPES.md"
+SMALL = ("--backbone", "small", "--pooling", "average", "--dim", 8, "--input-px", 32, "--batch-size", 12,
+         "--view", "flip", "--precision", "float32", "--steps", 4, "--validate-steps", 2, "--hold-out", 30)  # fmt: skip
+
+
+def write(folder: Path, *names: str, px: int = 40, seed: int = 0) -> None:
+    """Photos of one thing: blocks of colour with noise of their own."""
+    rng = np.random.default_rng(seed)
+    blocks = cv2.resize(rng.integers(0, 256, (4, 4, 3), np.uint8), (px, px), interpolation=cv2.INTER_NEAREST).astype(
+        int
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        noise = rng.integers(-15, 15, (px, px, 3))
+        assert cv2.imwrite(str(folder / name), np.clip(blocks + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The public sets of the recipes in their upstream layouts, tiny."""
+    folder = tmp_path_factory.mktemp("data")
+    for part, characters in (("background", 12), ("evaluation", 6)):
+        for character in range(characters):
+            place = folder / "omniglot" / f"images_{part}" / f"alphabet{character % 3}" / f"character{character:02}"
+            write(place, *(f"{character:04}_{drawer:02}.png" for drawer in (1, 2)), px=105, seed=character)
+    for part in ("train", "test"):
+        for number in range(4):
+            write(folder / "cifar10" / part / f"class{number}", *(f"{k}.png" for k in range(4)), px=32, seed=number)
+    for number in range(8):
+        write(folder / "styles" / f"style{number}", *(f"{k}.jpg" for k in range(3)), seed=number)
+    of_val = [number for number in range(200) if percentile_of(f"u{number:03}") < 10][:3]
+    for person in sorted({*range(8), *of_val}):
+        for pair in range(2):
+            names = (f"u{person:03}_{pair}_{side}_m.jpg" for side in ("left", "right"))
+            write(folder / "shoe-pairs" / "train", *names, seed=2 * person + pair)
+    render_sample(folder / "sample", seed=3, items=13, scenes=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items(data: Path) -> Path:
+    return data / "styles"
+
+
+def commands() -> dict[str, list[str]]:
+    """The ``train embedder`` commands of RECIPES.md by the heading that they stand under."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"^## ", RECIPES.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        heading, _, body = part.partition("\n")
+        joined = body.replace("\\\n", " ")
+        lines = [line.strip() for line in joined.splitlines() if line.startswith("    outfinder train embedder ")]
+        if lines:
+            found[heading] = lines
+    return found
+
+
+TOY = {"--steps": "2", "--validate-steps": "1", "--batch-size": "9", "--mine-steps": "1", "--mine-photos": "20", "--photos": "2",
+       "--val-photos": "40", "--dim": "8", "--warmup-steps": "1", "--hold-out": "40"}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [pytest.param(line, id=f"{heading}-{k}") for heading, lines in commands().items()
+                                     for k, line in enumerate(lines)])  # fmt: skip
+def test_every_recipe_runs_at_toy_size(data: Path, tmp_path: Path, command: str) -> None:
+    """Its parts as they stand: the loss, head, sampler and views; but few steps, small pictures, a light backbone."""
+    words = shlex.split(command)[3:]
+    words = [word.replace("DATA/", f"{data}/").replace("ccp/train.json,", "sample/street.json,") for word in words]
+    words = [
+        word.replace("/ccp/photos", "/sample/street").replace("ccp/val.json,", "sample/street.json,") for word in words
+    ]
+    options = dict(pairwise(words))
+    for option, value in TOY.items():
+        if option in options:
+            words[words.index(option) + 1] = value
+        elif option in ("--batch-size", "--validate-steps", "--warmup-steps"):
+            words += [option, value]
+    words[words.index("-o") + 1] = str(tmp_path / "run")
+    if options["--backbone"] != "koch":
+        words[words.index("--backbone") + 1] = "small"  # a random deep one tells nothing apart after two steps
+        words += ["--input-px", "64", "--train-px", "0"]
+    if "--start" in options:
+        words[words.index("--start") + 1] = "scratch"
+    run("train", "embedder", *words, "--precision", "float32")
+    read = weights.read(tmp_path / "run" / "weights.safetensors")
+    embedder = PairVerifier(read).features if read.metadata["pair_head"] else SiameseEmbedder(read)
+    assert embedder([np.full((50, 40, 3), 90, np.uint8)]).shape == (1, int(read.metadata["dim"]))
+    assert [line["step"] for line in read_lines(tmp_path / "run" / "validation.jsonl")] == [1, 2]
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:
+    told = run("train", "embedder", items, "-o", tmp_path / "run", *SMALL).stderr
+    assert "to train on: items: 0 problems" in told
+    assert "step 4/4: validation" in told
+    assert "best: recall@1" in told
+    again = run("train", "embedder", items, "-o", tmp_path / "run", *SMALL).stderr
+    assert "going on after step 4 of 4" in again
+    check_embedder(SiameseEmbedder(weights.read(tmp_path / "run" / "weights.safetensors")))
+    run("embed", items, "-o", tmp_path / "v.npz", "--embedder-weights", tmp_path / "run" / "weights.safetensors")
+    assert np.load(tmp_path / "v.npz")["vectors"].shape == (24, 8)
+    curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+    assert [line["step"] for line in curves["validation"]] == [2, 4]
+    other = run(
+        "train", "embedder", items, "-o", tmp_path / "run", *SMALL, "--margin", 0.3, "--loss", "triplet", status=2
+    )
+    assert "loss.name was infonce, is now triplet" in other.stderr
+
+
+def test_a_run_ends_when_it_has_not_become_better(items: Path, tmp_path: Path) -> None:
+    """Learning next to nothing, the first validation stays the best."""
+    run("train", "embedder", items, "-o", tmp_path, *SMALL, "--steps", 40, "--lr", 1e-9, "--patience", 3, "--ema", 0)
+    lines = read_lines(tmp_path / "validation.jsonl")
+    best = max(lines, key=lambda line: (line["metric"], -line["step"]))
+    assert lines[-1]["step"] < 40
+    assert lines[-1]["step"] == best["step"] + 3 * 2
+    assert weights.read(tmp_path / "weights.safetensors").metadata["step"] == str(best["step"])
+    before = (tmp_path / "weights.safetensors").read_bytes()
+    run("train", "embedder", items, "-o", tmp_path, *SMALL, "--steps", 40, "--lr", 1e-9, "--patience", 3, "--ema", 0)
+    assert (tmp_path / "weights.safetensors").read_bytes() == before
+
+
+def test_a_collapse_is_told_and_gives_no_weights(tmp_path: Path) -> None:
+    """Where all photos are one picture, all vectors are equal, and a recall would be a number without a meaning."""
+    for number in range(12):
+        folder = tmp_path / "same" / f"item{number}"
+        folder.mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            assert cv2.imwrite(str(folder / name), np.full((40, 40, 3), 90, np.uint8))
+    told = run("train", "embedder", tmp_path / "same", "-o", tmp_path / "run", *SMALL, status=2).stderr
+    assert "step 4/4: validation all vectors are nearly equal: a collapse" in told
+    assert "the network has collapsed" in told
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_offline_mining_goes_on_with_what_was_mined(
+    items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        *SMALL,
+        "--sampler",
+        "offline",
+        "--loss",
+        "triplet",
+        "--mine-steps",
+        3,
+        "--steps",
+        6,
+        "--validate-steps",
+        6,
+    ]
+    run("train", "embedder", items, "-o", tmp_path / "straight", *options)
+    monkeypatch.setattr("stages.embed.train.SAVE_S", -1.0)
+    made, step = [], Trainer._step
+
+    def killed(trainer: Trainer, batch: Batch) -> dict[str, float]:
+        made.append(batch)
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.embed.train.Trainer._step", killed)
+        run("train", "embedder", items, "-o", tmp_path / "killed", *options, status=130)
+    told = run("train", "embedder", items, "-o", tmp_path / "killed", *options).stderr
+    assert "going on after step 4 of 6" in told
+    one, other = (weights.read(tmp_path / name / "weights.safetensors").tensors for name in ("straight", "killed"))
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["luma/dress=."], "no split is called 'dress'"),
+        (["--backbone", "mobilnet"], "no backbone is called"),
+        (["--loss", "hinge"], "no loss is called 'hinge'"),
+        (["--miner", "batch-hard"], "infonce has no use for a miner"),
+        (["--sampler", "random"], "no sampler is called"),
+        (["--view", "sepia"], "no view is called 'sepia'"),
+        (["--metric", "accuracy"], "no metric is called"),
+        (["--start", "nowhere"], "cannot start from 'nowhere'"),
+        (["--anchor-domain", "street"], "domain"),
+        (["--learn", "label"], "have no label to learn"),
+        (["--loss", "bce"], "need each other"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line(items: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+    source = [items] if arguments[0].startswith("--") else []
+    assert told in run("train", "embedder", *source, "-o", tmp_path / "run", *SMALL, *arguments, status=2).stderr
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_bad_photos_are_told_before_the_start(items: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        write(tmp_path / "bad" / f"item{number}", "a.jpg", "b.jpg", seed=number)
+    write(tmp_path / "bad" / "alone", "a.jpg")
+    (tmp_path / "bad" / "item0" / "c.jpg").write_text("words")
+    options = [*SMALL, "--hold-out", 0]
+    told = run("train", "embedder", tmp_path / "bad", "-o", tmp_path / "run", *options, status=2).stderr
+    assert "alone: has one photo" in told
+    assert not (tmp_path / "run").exists()
+    told = run("train", "embedder", tmp_path / "bad", "-o", tmp_path / "run", *options, "--skip-bad").stderr
+    assert "c.jpg" in told
+    assert "12 photos of 6 items can be used" in told

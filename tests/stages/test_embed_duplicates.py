@@ -1,0 +1,91 @@
+"""Near-duplicates: a picture saved twice is found, a recoloured one is not, and merged items stay on one side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.embed.duplicates import Duplicate, by_hash, by_vectors, groups_of, merged, prints_of
+from stages.embed.items import PhotoSet, Sample
+from stages.embed.splits import split
+from stages.images import decode_photo, encode_jpeg
+from stages.types import Image
+
+
+def picture(seed: int, side: int = 160) -> Image:
+    """Smooth shapes, as photos have them."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return cv2.resize(noise, (side, side + 40), interpolation=cv2.INTER_CUBIC)
+
+
+class TestByHash:
+    @pytest.mark.parametrize("copy", ["smaller", "worse", "lighter"])
+    def test_a_copy_is_found_and_others_are_not(self, copy: str) -> None:
+        pictures = [picture(seed) for seed in range(12)]
+        again = {
+            "smaller": cv2.resize(pictures[3], (90, 112), interpolation=cv2.INTER_AREA),
+            "worse": decode_photo(encode_jpeg(pictures[3], quality=30)).image,
+            "lighter": np.clip(pictures[3].astype(np.int16) + 5, 0, 255).astype(np.uint8),
+        }[copy]
+        found = by_hash(prints_of([*pictures, again]))
+        assert [(pair.first, pair.second, pair.by) for pair in found] == [(3, 12, "hash")]
+        assert 0 <= found[0].score <= 4
+
+    def test_another_colour_is_another_picture(self) -> None:
+        image = picture(0)
+        recoloured = np.ascontiguousarray(image[..., [1, 0, 2]])
+        grey_alike = cv2.cvtColor(recoloured, cv2.COLOR_RGB2LAB)
+        grey_alike[..., 0] = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0]
+        prints = prints_of([image, cv2.cvtColor(grey_alike, cv2.COLOR_LAB2RGB)])
+        assert not by_hash(prints)
+        assert by_hash(prints, bits=20, colour=300)
+
+    def test_a_small_garment_of_another_colour_is_another_picture(self) -> None:
+        grey, purple = np.full((2, 200, 200, 3), 255, np.uint8)
+        grey[80:120, 80:120], purple[80:120, 80:120] = (120, 120, 120), (118, 104, 150)
+        assert not by_hash(prints_of([grey, purple]))
+        assert len(by_hash(prints_of([grey, grey]))) == 1
+
+    def test_of_nothing_is_nothing(self) -> None:
+        assert by_hash(prints_of([])) == []
+
+
+class TestByVectors:
+    def test_is_the_naive_loop(self) -> None:
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(60, 3)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        found = {(pair.first, pair.second) for pair in by_vectors(vectors, 0.97)}
+        assert found == {(i, j) for i in range(60) for j in range(i + 1, 60) if vectors[i] @ vectors[j] >= 0.97}
+        assert found
+
+
+class TestMerging:
+    def test_groups_are_chains(self) -> None:
+        pairs = [Duplicate(first, second, "hash", 0) for first, second in ((0, 4), (4, 6), (1, 2))]
+        assert groups_of(pairs, 8) == [[0, 4, 6], [1, 2]]
+
+    def test_items_become_one_and_the_picture_is_there_once(self) -> None:
+        samples = tuple(Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabbccdd"))
+        clean = merged(PhotoSet("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
+        assert [sample.item for sample in clean.samples] == ["a", "a", "a", "a", "d", "d"]
+        assert [sample.path.stem for sample in clean.samples] == ["0", "1", "3", "5", "6", "7"]
+        assert len(samples) == 8
+
+    def test_no_duplicate_crosses_a_split(self) -> None:
+        samples = tuple(Sample(Path(f"{k}.jpg"), f"i{k // 2}") for k in range(80))
+        groups = [[k, k + 41] for k in range(0, 38, 2)]
+        joined = [[samples[row].item for row in group] for group in groups]
+        apart = split(PhotoSet("set", samples), by="item", val=40)
+        home = {item: name for name, part in apart.items() for item in part.items}
+        assert any(home[one] != home[other] for one, other in joined), "or this test tells nothing"
+        for parts in (
+            split(PhotoSet("set", samples), by="item", val=40, together=joined),
+            split(merged(PhotoSet("set", samples), groups), by="item", val=40),
+        ):
+            home = {sample.path: name for name, part in parts.items() for sample in part.samples}
+            for first, second in groups:
+                assert home[samples[first].path] == home.get(samples[second].path, home[samples[first].path])

@@ -1,0 +1,81 @@
+"""Batches of several kinds of items."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from embed_cases import shop_photo
+
+from stages.embed.loading import Item
+from stages.embed.mixed import MixedSampler
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    """Six styles of three colours, four photographers of three pairs, eight photos, eight garments."""
+    rng = np.random.default_rng(0)
+
+    def photos(count):
+        return tuple(shop_photo(tuple(rng.integers(0, 200, 3).tolist()), seed=count) for _ in range(count))
+
+    luma = [
+        Item("luma", f"luma/{s}", c, "", photos(2 if c == "red" else 1)) for s in range(6) for c in ("red", "b", "c")
+    ]
+    shoes = [Item("shoes", f"shoes/{p}_{k}", "", str(p), photos(2)) for p in range(4) for k in range(3)]
+    clothing = [Item("clothing", f"clothing/{k}", "", "", photos(1)) for k in range(8)]
+    garments = [Item("garments", f"garments/{k}", "", "", photos(2)) for k in range(8)]
+    return [*luma, *shoes, *clothing, *garments]
+
+
+class TestMixedSampler:
+    def test_every_identity_has_positives_and_one_style(self, items):
+        sampler = MixedSampler(items, side=32)
+        for step in range(12):
+            shots = sampler.shots(step)
+            assert set(Counter(shot.identity for shot in shots).values()) == {2}
+            assert {shot.item.kind for shot in shots} == {"luma", "shoes", "clothing", "garments"}
+        batch = sampler(0)
+        styles = defaultdict(set)
+        for identity, style in zip(batch.identities.tolist(), batch.styles.tolist(), strict=True):
+            styles[identity].add(style)
+        assert all(len(of_one) == 1 for of_one in styles.values())
+        assert batch.views.shape == (len(batch.styles), 32, 32, 3)
+
+    def test_a_batch_holds_all_colours_of_a_style(self, items):
+        colours = defaultdict(set)
+        for shot in MixedSampler(items, side=32, quota={"luma": 2}).shots(0):
+            if shot.tint is None:
+                colours[shot.item.style].add(shot.item.colour)
+        assert len(colours) == 2
+        assert all(found == {"red", "b", "c"} for found in colours.values())
+
+    def test_a_photographer_brings_several_pairs(self, items):
+        shots = MixedSampler(items, side=32, quota={"shoes": 2}).shots(0)
+        pairs = Counter(shot.item.source for shot in shots)
+        assert len(pairs) == 2
+        assert all(count == 6 for count in pairs.values())
+
+    def test_two_photos_of_an_item_come_before_one_twice(self, items):
+        shots = MixedSampler(items, side=32).shots(1)
+        for first, second in zip(shots[::2], shots[1::2], strict=True):
+            assert first.item is second.item
+            assert (first.photo != second.photo) == (len(first.item.photos) > 1)
+
+    def test_an_epoch_shows_each_group_once(self, items):
+        sampler = MixedSampler(items, side=32, quota={"clothing": 2})
+        seen = Counter(name for step in range(4) for name in {shot.item.style for shot in sampler.shots(step)})
+        assert len(seen) == 8
+        assert set(seen.values()) == {1}
+
+    def test_a_batch_depends_on_seed_and_step_alone(self, items):
+        sampler, other = MixedSampler(items, side=32, seed=5), MixedSampler(items, side=32, seed=5)
+        sampler(0)
+        assert np.array_equal(sampler(1).views, other(1).views)
+        assert len(MixedSampler(items, side=32, seed=6).shots(1)) > 0
+        assert not np.array_equal(sampler(1).views[:4], MixedSampler(items, side=32, seed=6)(1).views[:4])
+
+    def test_refuses_nothing(self):
+        with pytest.raises(ValueError, match="needs items"):
+            MixedSampler([], side=32)

@@ -1,0 +1,178 @@
+"""The trainer: resumed to the step, frozen where told, for any loss and sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from embed_cases import random_images
+
+from stages.embed.batches import Batch, Batches
+from stages.embed.items import PhotoSet, Sample
+from stages.embed.losses import LossPlan
+from stages.embed.network import Design, SiameseNetwork
+from stages.embed.rows import Rows
+from stages.embed.samplers import SamplerPlan
+from stages.embed.train import Recipe, Trainer
+from stages.embed.validation import METRICS, Judge
+from stages.embed.views import VIEWS
+from stages.errors import WeightsError
+
+DESIGN = Design("small", "average", "linear", 8, 16)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Six items with four photos each: one picture with noise of its own."""
+    rng = np.random.default_rng(0)
+    images = [
+        np.clip(image.astype(int) + rng.integers(-30, 30, image.shape), 0, 255).astype(np.uint8)
+        for image in random_images(6)
+        for _ in range(4)
+    ]
+    samples = [
+        Sample(Path(f"{item}-{photo}"), f"{item}", style=f"{item // 2}", domain="street" if photo < 2 else "shop")
+        for item in range(6)
+        for photo in range(4)
+    ]
+    return Rows.of([(PhotoSet("items", tuple(samples)), images)])
+
+
+def trainer(
+    rows: Rows, folder: Path, recipe: Recipe, loss: str = "infonce", design: Design = DESIGN, seed: int = 0
+) -> Trainer:
+    torch.manual_seed(seed)
+    network = SiameseNetwork(design)
+    sampler = SamplerPlan(batch_size=12, photos=3).build(rows)
+    batches = Batches(rows, sampler, {"": VIEWS["flip"]}, design.input_px)
+    return Trainer(network, LossPlan(loss).build(network, rows.classes), batches, recipe, folder)
+
+
+def values(one: Trainer) -> dict[str, torch.Tensor]:
+    with one.averaged():
+        return {name: value.clone() for name, value in one._network.state_dict().items()}
+
+
+class TestTrainer:
+    @pytest.mark.parametrize("loss", ["infonce", "proxy-anchor"])
+    def test_resuming_is_not_seen_in_the_result(self, rows, tmp_path, loss):
+        recipe = Recipe(steps=7, warmup_steps=2, ema=0.5)
+        straight = trainer(rows, tmp_path / "straight", recipe, loss)
+        list(straight.run())
+        first = trainer(rows, tmp_path / "killed", recipe, loss)
+        list(first.run(stop=3))
+        assert first.done == 3
+        resumed = trainer(rows, tmp_path / "killed", recipe, loss, seed=1)
+        assert resumed.done == 3
+        lines = list(resumed.run(workers=0))
+        assert [line["step"] for line in lines] == [7]
+        assert (tmp_path / "killed" / "log.jsonl").read_text().count("\n") == 2
+        torch.testing.assert_close(values(resumed), values(straight))
+
+    def test_learns_and_leaves_what_is_frozen(self, rows, tmp_path):
+        recipe = Recipe(steps=40, warmup_steps=0, frozen_blocks=2, batch_norm=False, ema=0.0)
+        one = trainer(rows, tmp_path, recipe)
+        before = {name: value.clone() for name, value in one._network.state_dict().items()}
+        lines = list(one.run())
+        assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+        assert lines[-1]["same"] > lines[-1]["different"] + 0.3
+        after = one._network.state_dict()
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert not any(name.startswith(("features.0.", "features.1.")) for name in changed)
+        assert not any("running" in name for name in changed)
+        assert {"head.weight", "features.3.0.weight"} <= changed
+
+    def test_batch_norm_follows_where_it_may(self, rows, tmp_path):
+        one = trainer(rows, tmp_path, Recipe(steps=1))
+        before = one._network.features[0][1].running_mean.clone()
+        list(one.run())
+        assert not torch.equal(one._network.features[0][1].running_mean, before)
+
+    def test_proxies_and_pair_heads_learn(self, rows, tmp_path):
+        one = trainer(rows, tmp_path / "proxies", Recipe(steps=2), "proxy-nca")
+        proxies = one._loss.proxies.detach().clone()
+        list(one.run())
+        assert not torch.equal(one._loss.proxies, proxies)
+        design = Design("small", "average", "sigmoid", 8, 16, "relu")
+        pair = trainer(rows, tmp_path / "pair", Recipe(steps=2), "bce", design)
+        layer = pair._network.pair_head.layers[0].weight.detach().clone()
+        list(pair.run())
+        assert not torch.equal(pair._network.pair_head.layers[0].weight, layer)
+
+    def test_a_style_term_is_told_beside_the_item_s(self, rows, tmp_path):
+        (line,) = trainer(rows, tmp_path, Recipe(steps=1, style_weight=0.5)).run()
+        assert line["loss"] == pytest.approx(line["loss_item"] + 0.5 * line["loss_style"], abs=1e-4)
+
+    def test_bfloat16_learns_too(self, rows, tmp_path):
+        lines = list(trainer(rows, tmp_path, Recipe(steps=40, warmup_steps=0, precision="bfloat16")).run())
+        assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+
+    def test_refuses_a_state_of_another_run(self, rows, tmp_path):
+        list(trainer(rows, tmp_path, Recipe(steps=1)).run())
+        with pytest.raises(WeightsError, match="remove it"):
+            trainer(rows, tmp_path, Recipe(steps=1), design=Design("small", "average", "linear", 4, 16))
+
+    def test_says_that_the_loss_is_lost(self, rows, tmp_path):
+        one = trainer(rows, tmp_path, Recipe(steps=1))
+        with torch.no_grad():
+            one._network.head.weight.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="lower the learning rate"):
+            list(one.run())
+
+
+class TestBatches:
+    def test_each_domain_has_its_view(self, rows):
+        def black(image, side, rng, scenery):
+            return np.zeros((side, side, 3), np.uint8)
+
+        sampler = SamplerPlan("triplets", batch_size=12, anchor_domain="street").build(rows)
+        batch = Batches(rows, sampler, {"": VIEWS["plain"], "street": black}, 16)(0)
+        assert batch.views.any(axis=(1, 2, 3)).tolist() == [False, True, True] * 4
+        relations = batch.relations()
+        assert relations.positive.sum() == relations.negative.sum() == 4
+
+    def test_needs_a_view_for_the_rest(self, rows):
+        with pytest.raises(ValueError, match="empty name"):
+            Batches(rows, SamplerPlan(batch_size=12).build(rows), {"street": VIEWS["plain"]}, 16)
+
+    def test_all_with_all_without_a_word(self):
+        batch = Batch(np.zeros((3, 2, 2, 3), np.uint8), np.array([0, 0, 1]), np.array([0, 0, 0]))
+        assert batch.relations().negative.sum() == 4
+
+
+class TestJudge:
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("pair_head", ["", "linear"])
+    def test_every_metric_is_in_range(self, rows, metric, pair_head):
+        torch.manual_seed(0)
+        design = Design("small", "average", "sigmoid" if pair_head else "linear", 8, 16, pair_head)
+        value = Judge(rows, metric)(SiameseNetwork(design).train())
+        assert value is not None
+        assert 0 <= value <= 1
+
+    def test_a_collapse_is_no_number(self, rows):
+        network = SiameseNetwork(DESIGN)
+        with torch.no_grad():
+            network.head.weight.zero_()
+            network.head.bias.fill_(1.0)
+        assert Judge(rows)(network) is None
+
+    def test_a_pair_head_of_one_chance_is_a_collapse(self, rows):
+        network = SiameseNetwork(Design("small", "average", "linear", 8, 16, "linear"))
+        assert Judge(rows)(network) is not None
+        with torch.no_grad():
+            network.pair_head.layers.weight.zero_()
+        assert Judge(rows)(network) is None
+
+    def test_across_domains_queries_are_of_one_and_the_gallery_of_the_other(self, rows):
+        judge = Judge(rows, "recall@1", "street")
+        vectors = np.eye(24, dtype=np.float32)
+        found = judge.found(lambda one, other: vectors[one] @ vectors[other].T, rows.items)
+        assert rows.in_domain("street")[found.queries].all()
+        assert len(found.queries) == 12
+
+    def test_refuses_a_metric_that_is_not_there(self, rows):
+        with pytest.raises(ValueError, match="no metric is called"):
+            Judge(rows, "accuracy")
