@@ -1,4 +1,7 @@
-"""Near-duplicates of photo sets: found, told, and merged into a catalogue without them."""
+"""Near-duplicates of photo sets: found, told, and merged into a catalogue without them.
+
+:mod:`pipeline.gallery.duplicates` finds those in a gallery, by the vectors that it holds.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pipeline.photosets import COLUMNS
 from stages.embed.duplicates import HASH_BITS, SIMILARITY, Duplicate, by_hash, by_vectors, groups_of, merged, prints_of
 from stages.embed.items import PhotoSet
 from stages.embed.loading import load
+from stages.files import replacing
 from stages.protocols import Embedder
 
 _BATCH: Final = 64
@@ -115,11 +119,9 @@ def write_catalogue(photos: PhotoSet, target: Path) -> None:
     """
     if any(sample.cut for sample in photos.samples):
         raise ValueError("a catalogue names whole photos, and these are garments cut out of them; leave -o away")
-    part = target.with_name(f".{target.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with replacing(target) as part, part.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["item_id", "image", *COLUMNS])
         for sample in photos.samples:
             path = Path(os.path.relpath(sample.path, target.parent)).as_posix()
             rows.writerow([sample.item, path, sample.style, sample.label, sample.domain, sample.source])
-    part.replace(target)

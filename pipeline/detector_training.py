@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import torch
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 import weights
-from pipeline.plots import Line, Panel, draw
+from pipeline.plots import Line as Curve
+from pipeline.plots import Panel
+from pipeline.runs import (
+    PLAN,
+    VALIDATION,
+    WEIGHTS,
+    Clock,
+    Line,
+    Moment,
+    draw_curves,
+    keep_plan,
+    modules_of,
+    read_lines,
+    write_lines,
+)
 from stages.detect.annotations import Annotations
 from stages.detect.calibrate import balanced_thresholds
 from stages.detect.coco import read_annotations
@@ -23,10 +34,7 @@ from stages.detect.networks import build_network
 from stages.detect.rcnn import RcnnDetector
 from stages.detect.start import freeze_first_blocks, start_from
 from stages.detect.train import Recipe, Trainer
-from stages.errors import OutfinderError
 from stages.types import LABELS
-
-WEIGHTS, PLAN, VALIDATION, CURVES = "weights.safetensors", "plan.json", "validation.jsonl", "curves"
 
 Source = tuple[Path, Path]
 """A COCO instances file and the folder of its photos."""
@@ -63,16 +71,6 @@ class DetectorPlan:
     about: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How far a run has come: its last line of losses, the last validation, and seconds left."""
-
-    steps: int
-    losses: dict[str, Any]
-    validation: dict[str, Any] | None
-    left_s: float
-
-
 class DetectorRun:
     """One training run in a folder, begun or gone on with.
 
@@ -106,12 +104,12 @@ class DetectorRun:
         if plan.validation:
             _checked(plan.validation, plan.labels, masks=False, skip_bad=skip_bad, note=note)
         folder.mkdir(parents=True, exist_ok=True)
-        _keep_plan(folder / PLAN, plan)
+        keep_plan(folder / PLAN, asdict(plan))
         torch.manual_seed(plan.recipe.seed)
         self._network: GeneralizedRCNN = build_network(plan.architecture, len(plan.labels), plan.input_px)
         fresh = start_from(self._network, plan.architecture, plan.start, plan.labels)
         if fresh:
-            note(f"not in {plan.start}, so random at the start: {', '.join(_modules(fresh))}")
+            note(f"not in {plan.start}, so random at the start: {modules_of(fresh)}")
         freeze_first_blocks(self._network)
         self._network.to(device, memory_format=torch.channels_last)
         photos = [LabelledPhotos(found, source[1]) for found, source in zip(sources, plan.data, strict=True)]
@@ -131,37 +129,36 @@ class DetectorRun:
 
     def run(self, tell: Callable[[Moment], None], workers: int = 1) -> None:
         """Train to the end, judge, calibrate, and write the weights."""
-        began, first = monotonic(), self._trainer.done
-        validations = [line for line in read_lines(self.folder / VALIDATION) if line["step"] <= first]
+        clock = Clock(self.done)
+        validations = [line for line in read_lines(self.folder / VALIDATION) if line["step"] <= self.done]
         for losses in self._trainer.run(workers):
             step = int(losses["step"])
-            per_step = (monotonic() - began) / max(1, step - first)
             latest = None
             if self._validation_is_due(step, validations):
                 latest = self._validate(step)
                 validations.append(latest)
-                _write_lines(self.folder / VALIDATION, validations)
+                write_lines(self.folder / VALIDATION, validations)
             if latest or step == self.steps:
-                draw_curves(self.folder)
-            tell(Moment(self.steps, losses, latest, per_step * (self.steps - step)))
+                draw_curves(self.folder, _panels)
+            tell(Moment(self.steps, losses, latest, clock.left_s(step, self.steps)))
         if not (self.folder / WEIGHTS).exists():  # without validation
             self._save(None)
 
-    def _validation_is_due(self, step: int, validations: Sequence[dict[str, Any]]) -> bool:
+    def _validation_is_due(self, step: int, validations: Sequence[Line]) -> bool:
         if self.plan.validation is None:
             return False
         every = max(1, round(self.plan.validate_rounds * self._trainer.steps_per_round))
         last = int(validations[-1]["step"]) if validations else 0
         return step == self.steps or step // every > last // every
 
-    def _validate(self, step: int) -> dict[str, Any]:
+    def _validate(self, step: int) -> Line:
         if self.plan.validation is None:
             raise ValueError("there is nothing to validate with")
         with self._trainer.averaged():
             judged = RcnnDetector(self._network, self.plan.labels, DOUBTFUL, self._device)
             evaluation = evaluate(judged, *self.plan.validation)
         self._save(evaluation)
-        line: dict[str, Any] = {"step": step, "box": asdict(evaluation.box)}
+        line: Line = {"step": step, "box": asdict(evaluation.box)}
         if evaluation.mask:
             line["mask"] = asdict(evaluation.mask)
         line["box_ap50"] = {name: label.box.ap50 for name, label in evaluation.labels.items() if label.box}
@@ -197,56 +194,15 @@ def _checked(
     return found
 
 
-def _keep_plan(path: Path, plan: DetectorPlan) -> None:
-    """Write the plan down, or make sure that it is the one that is.
-
-    Raises:
-        OutfinderError: it is another one.
-    """
-    wanted: dict[str, Any] = json.loads(json.dumps(asdict(plan), default=str))
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    differing = [key for key in wanted if wanted[key] != begun.get(key)]
-    if differing:
-        told = "; ".join(f"{key} was {begun.get(key)}, is now {wanted[key]}" for key in differing)
-        raise OutfinderError(
-            f"{path.parent} holds a run of another plan ({told}); give the same options to go on with it, or another folder"
-        )
-
-
-def _modules(names: Sequence[str]) -> list[str]:
-    return sorted({name.rpartition(".")[0] for name in names})
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none where there is no log."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
-
-
-def draw_curves(folder: Path) -> None:
-    """Draw what a run logged: ``curves.png``, and the same numbers as ``curves.json``."""
-    training, validation = read_lines(folder / "log.jsonl"), read_lines(folder / VALIDATION)
+def _panels(training: Sequence[Line], validation: Sequence[Line]) -> list[Panel]:
     parts = [name for name in training[0] if name.startswith("loss")]
     steps = [line["step"] for line in training]
-    losses = [Line(name.removeprefix("loss_"), steps, [line[name] for line in training]) for name in parts]
+    losses = [Curve(name.removeprefix("loss_"), steps, [line[name] for line in training]) for name in parts]
     panels = [Panel("Losses", "step", "loss", losses)]
     if validation:
         at = [line["step"] for line in validation]
         kinds = [(kind, figure) for kind in ("box", "mask") if kind in validation[0] for figure in ("ap50", "ap")]
-        curves = [Line(f"{kind} {figure.upper()}", at, [line[kind][figure] for line in validation])
+        curves = [Curve(f"{kind} {figure.upper()}", at, [line[kind][figure] for line in validation])
                   for kind, figure in kinds]  # fmt: skip
         panels.append(Panel("Validation", "step", "average precision", curves, y_range=(0.0, 1.0)))
-    partial = folder / f"{CURVES}.partial"
-    partial.write_text(json.dumps({"training": training, "validation": validation}) + "\n", encoding="utf-8")
-    partial.replace(folder / f"{CURVES}.json")
-    draw(panels, folder / f"{CURVES}.png")
+    return panels

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Final
 
 import torch
 
 import weights
-from pipeline.plots import Line, Panel, draw
-from pipeline.runs import keep_plan, read_lines, write_lines
+from pipeline.plots import Line as Curve
+from pipeline.plots import Panel
+from pipeline.runs import (
+    PLAN,
+    VALIDATION,
+    WEIGHTS,
+    Clock,
+    Line,
+    Moment,
+    draw_curves,
+    keep_plan,
+    modules_of,
+    read_lines,
+    write_lines,
+)
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
-from stages.embed.inputs import Normalise
 from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.offline import OfflineTriplets
-from stages.embed.rows import Ints, Rows
+from stages.embed.offline import Mining, OfflineTriplets
 from stages.embed.samplers import SamplerPlan
-from stages.embed.siamese import vectors_of
-from stages.embed.start import start_from
+from stages.embed.start import SCRATCH, start_from
 from stages.embed.train import Recipe, Trainer
 from stages.embed.validation import Judge
 from stages.embed.views import VIEWS
 from stages.errors import OutfinderError
-from stages.types import Vectors
 
-WEIGHTS, PLAN, VALIDATION, MINED, CURVES = (
-    "weights.safetensors", "plan.json", "validation.jsonl", "mined.safetensors", "curves",
-)  # fmt: skip
+MINED: Final = "mined.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,6 @@ class EmbedderPlan:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How far a run has come: its last line of losses, the validation after it if any, and seconds left."""
-
-    steps: int
-    losses: dict[str, Any]
-    validation: dict[str, Any] | None
-    left_s: float
-
-
 class EmbedderRun:
     """One training run in a folder, begun or gone on with.
 
@@ -123,8 +118,8 @@ class EmbedderRun:
         side = plan.train_px or plan.design.input_px
         batches = Batches(rows, sampler, views, side, plan.recipe.seed)
         self._trainer = Trainer(self._network, loss, batches, plan.recipe, folder)
-        self._mining = Mining(sampler, self._trainer, self._network, rows, folder / MINED) if isinstance(
-            sampler, OfflineTriplets) else None  # fmt: skip
+        mined = folder / MINED
+        self._mining = Mining(sampler, self._network, rows, mined) if isinstance(sampler, OfflineTriplets) else None
         self._validations = [line for line in read_lines(folder / VALIDATION) if line["step"] <= self._trainer.done]
 
     @property
@@ -138,7 +133,7 @@ class EmbedderRun:
         return self._trainer.steps
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Line | None:
         """The validation whose weights are kept; None before the first one without a collapse."""
         judged = [line for line in self._validations if line["metric"] is not None]
         return max(judged, key=lambda line: (line["metric"], -line["step"]), default=None)
@@ -156,18 +151,18 @@ class EmbedderRun:
         Raises:
             OutfinderError: the network has collapsed at every validation: all of its vectors are equal.
         """
-        began, first = monotonic(), self.done
+        clock = Clock(self.done)
         if self._owes_validation():  # killed just before
             self._validate()
         while not self.ended:
             due = self._next(self.plan.validate_steps)
-            losses: dict[str, Any] = {}
+            losses: Line = {}
             for losses in self._lines(due, workers):
                 if losses["step"] < due:
-                    tell(self._moment(losses, None, began, first))
+                    tell(self._moment(losses, None, clock))
             line = self._validate() if self._owes_validation() else None
-            draw_curves(self.folder, self.plan.metric)
-            tell(self._moment(losses, line, began, first))
+            draw_curves(self.folder, self._panels)
+            tell(self._moment(losses, line, clock))
         if self._judge is None:
             self._save()
         elif self.best is None:
@@ -179,20 +174,20 @@ class EmbedderRun:
     def _next(self, every: int) -> int:
         return min(self.steps, self.done - self.done % every + every)
 
-    def _lines(self, until: int, workers: int) -> Iterator[dict[str, Any]]:
+    def _lines(self, until: int, workers: int) -> Iterator[Line]:
         """Train until a step, mining when it is due."""
         while self.done < until:
             if self._mining is None:
                 yield from self._trainer.run(until, workers)
             else:
-                self._mining.prepare()
+                self._mining.prepare(self.done)
                 yield from self._trainer.run(min(until, self._next(self._mining.every)), workers)
 
     def _owes_validation(self) -> bool:
         due = self.done == self.steps or (self.done > 0 and self.done % self.plan.validate_steps == 0)
         return self._judge is not None and due and all(line["step"] != self.done for line in self._validations)
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self) -> Line:
         if self._judge is None:
             raise ValueError("there is nothing to validate with")
         with self._trainer.averaged():
@@ -216,61 +211,28 @@ class EmbedderRun:
         with self._trainer.averaged():
             weights.save(self.folder / WEIGHTS, self._network.state_dict(), described)
 
-    def _moment(self, losses: dict[str, Any], line: dict[str, Any] | None, began: float, first: int) -> Moment:
-        per_step = (monotonic() - began) / max(1, self.done - first)
-        return Moment(self.steps, losses, line, per_step * (self.steps - self.done))
+    def _moment(self, losses: Line, line: Line | None, clock: Clock) -> Moment:
+        return Moment(self.steps, losses, line, clock.left_s(self.done, self.steps))
 
+    def _panels(self, training: Sequence[Line], validation: Sequence[Line]) -> list[Panel]:
+        steps = [line["step"] for line in training]
 
-class Mining:
-    """Mines when it is due, with the weights of that step; a run that goes on has what was mined then."""
+        def curves(*names: str) -> list[Curve]:
+            there = [name for name in names if any(name in line for line in training)]
+            return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
 
-    def __init__(
-        self, sampler: OfflineTriplets, trainer: Trainer, network: SiameseNetwork, rows: Rows, path: Path
-    ) -> None:
-        self._sampler, self._trainer, self._network, self._rows, self._path = sampler, trainer, network, rows, path
-        self.every = sampler.mine_steps
-
-    def prepare(self) -> None:
-        """Have triplets for the steps until the next mining; the trainer has saved its state at the last one."""
-        step = self._trainer.done
-        since = step - step % self.every
-        if len(self._sampler.mined) and step != since:
-            return
-        if not self._sampler.restore(self._path, since):
-            self._sampler.mine(step, self._embed)
-            self._sampler.save(self._path, since)
-
-    def _embed(self, rows: Ints) -> Vectors:
-        network = self._network.eval()
-        device = str(next(network.parameters()).device)
-        images = [self._rows.images[row] for row in rows.tolist()]
-        return vectors_of(network, images, Normalise(*network.design.stats), device, 32, unit=False)
-
-
-def draw_curves(folder: Path, metric: str) -> None:
-    """Draw what a run logged: ``curves.png``, and the same numbers as ``curves.json``."""
-    training, validation = read_lines(folder / "log.jsonl"), read_lines(folder / VALIDATION)
-    steps = [line["step"] for line in training]
-
-    def lines(*names: str) -> list[Line]:
-        there = [name for name in names if any(name in line for line in training)]
-        return [Line(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
-
-    panels = [
-        Panel("Loss", "step", "loss", lines("loss", "loss_item", "loss_style")),
-        Panel("Similarity in batches", "step", "mean cosine", lines("same", "different")),
-    ]
-    if validation:
-        values = [float("nan") if line["metric"] is None else line["metric"] for line in validation]
-        judged = Line(metric, [line["step"] for line in validation], values)
-        panels.append(Panel("Validation", "step", metric, [judged], y_range=(0.0, 1.0)))
-    partial = folder / f"{CURVES}.partial"
-    partial.write_text(json.dumps({"training": training, "validation": validation}) + "\n", encoding="utf-8")
-    partial.replace(folder / f"{CURVES}.json")
-    draw(panels, folder / f"{CURVES}.png")
+        panels = [
+            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style")),
+            Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
+        ]
+        if validation:
+            metric = self.plan.metric
+            values = [float("nan") if line["metric"] is None else line["metric"] for line in validation]
+            judged = Curve(metric, [line["step"] for line in validation], values)
+            panels.append(Panel("Validation", "step", metric, [judged], y_range=(0.0, 1.0)))
+        return panels
 
 
 def _tell_fresh(fresh: Sequence[str], start: str, note: Note) -> None:
-    modules = sorted({name.split(".")[0] for name in fresh})
-    if start != "scratch" and modules:
-        note(f"not in {start}, so random at the start: {', '.join(modules)}")
+    if start != SCRATCH and fresh:
+        note(f"not in {start}, so random at the start: {modules_of(fresh, depth=1)}")

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Final, get_args
 
 from pipeline.catalogue import read_catalogue
-from stages.detect.annotations import AnnotatedPhoto, Annotations
+from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners
 from stages.detect.coco import read_annotations
 from stages.embed import sources
-from stages.embed.data import MIN_GARMENT_PX, around
-from stages.embed.items import Cut, Ground, Kind, PhotoSet, Problem, Sample
+from stages.embed.items import Cut, Ground, Kind, PhotoSet, Sample
 from stages.embed.splits import Split
 from stages.errors import CatalogueError
-from stages.types import LABELS
+from stages.problems import Problem
+from stages.types import LABELS, Box
 
 COLUMNS: Final = ("style", "label", "domain", "source")
 """What a catalogue may tell of a photo beside its item, for learning and measuring."""
+
+MIN_GARMENT_PX: Final = 24
+CONTEXT: Final = 0.05
+"""What a box crop keeps around a garment, as a share of each side, as the pipeline's box crop does."""
 
 
 def open_set(
@@ -112,7 +116,7 @@ def _garments(
     for photo in read.photos:
         for number, garment in enumerate(photo.instances):
             x1, y1, x2, y2 = garment.box
-            box = around(garment.box, photo.width, photo.height)
+            box = _with_context(garment.box, photo.width, photo.height)
             if min(x2 - x1, y2 - y1) < MIN_GARMENT_PX or box is None:
                 tiny += 1
                 continue
@@ -129,6 +133,12 @@ def _garments(
     notes += [f"{maskless} garments without a mask are left out"] if maskless else []
     problems = tuple(Problem(Kind.ROW, problem.where, problem.what) for problem in read.problems)
     return PhotoSet(name, tuple(samples), problems, tuple(notes))
+
+
+def _with_context(corners: Corners, width: int, height: int) -> Box | None:
+    x1, y1, x2, y2 = corners
+    margin_x, margin_y = CONTEXT * (x2 - x1), CONTEXT * (y2 - y1)
+    return Box.clipped(x1 - margin_x, y1 - margin_y, x2 + margin_x, y2 + margin_y, width, height)
 
 
 _Reader = Callable[[Sequence[Path], re.Pattern[str] | None, tuple[Split, ...] | None], PhotoSet]

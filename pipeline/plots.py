@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from stages.errors import OutfinderError
+from stages.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,12 +64,8 @@ def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
     mpl = require_matplotlib()
     with mpl.rc_context(_style(dark=dark)):
         figure = _figure(panels, dark=dark)
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with replacing(path) as part:
             figure.savefig(part, format="png", dpi=_DPI)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def require_matplotlib() -> ModuleType:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.report_photo import plural, text_html
+from pipeline.report_photo import text_html
 from pipeline.report_style import STYLE, color_of
 from pipeline.results import PhotoResult
+from stages.problems import plural
 
 FAILURES_LISTED: Final = 50
 """Failures listed in the overview; every one stands among the photos."""

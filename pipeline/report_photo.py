@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.report_style import color_of
 from pipeline.results import Garment, PhotoResult
+from stages.problems import plural
 from stages.types import Match
 
 DETAILS: Final = 4
@@ -173,12 +174,3 @@ def _image(source: str | None, alt: str, width: int = 0, height: int = 0) -> str
 def text_html(text: str) -> str:
     """Escaped, without the control characters that HTML cannot hold."""
     return escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text))
-
-
-def plural(count: int, noun: str) -> str:
-    """A count of things.
-
-    >>> plural(1, "photo"), plural(0, "photo")
-    ('1 photo', '0 photos')
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,4 +1,4 @@
-"""Train the shipped Siamese embedder, choose by validation, and write its weights; test is evaluate_embedder.py.
+"""Train the shipped Siamese embedder, and write its weights; `outfinder evaluate embedder` judges them.
 
 Run it again with the same options after a kill: it goes on. Usage:
 
@@ -8,6 +8,7 @@ Run it again with the same options after a kill: it goes on. Usage:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +17,23 @@ import cv2
 import torch
 
 import weights
+from pipeline.photosets import garments
 from pipeline.runs import keep_plan
-from stages.embed.data import Item, Split, read_clothing, read_garments, read_luma, read_shoes
-from stages.embed.evaluate import retrieval_figures
+from stages.embed import sources
+from stages.embed.items import PhotoSet
+from stages.embed.loading import Item, in_memory, load
 from stages.embed.losses.softmax import InfoNCE
 from stages.embed.mixed import MixedSampler
 from stages.embed.network import Design, SiameseNetwork
+from stages.embed.retrieval import recall_at
+from stages.embed.rows import numbered
 from stages.embed.siamese import SiameseEmbedder
+from stages.embed.splits import Split
 from stages.embed.start import start_from
 from stages.embed.train import Recipe, Trainer
+from stages.protocols import Embedder
 from stages.training import fastest_precision
+from stages.types import Image
 
 TRAIN_PX = 192
 """Views are zoomed in while training; looking at more pixels afterwards makes up for it (Touvron et al. 2019)."""
@@ -83,7 +91,7 @@ def main(
     )
     out.mkdir(parents=True, exist_ok=True)
     keep_plan(out / "plan.json", asdict(recipe))
-    validation = read_luma(data / "luma" / "product", ("val",))
+    validation = load(sources.luma(data / "luma" / "product", ("val",)))
     trainer = Trainer(network.to(memory_format=torch.channels_last), InfoNCE(), sampler, recipe, out)
     path = out / "siamese.safetensors"
     while trainer.done < trainer.steps:
@@ -91,7 +99,7 @@ def main(
             click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
         with trainer.averaged():
             sha256 = weights.save(path, network.state_dict(), network.design.metadata() | ABOUT)
-        figures = retrieval_figures(SiameseEmbedder(weights.read(path)), validation)
+        figures = figures_of(SiameseEmbedder(weights.read(path)), *validation)
         click.echo(json.dumps(figures))
         about = {"sha256": sha256, "seed": seed, "validation_too": validation_too, "recipe": asdict(recipe)}
         told = json.dumps(about | {"figures": {"luma_val": figures}}, indent=2)
@@ -100,14 +108,29 @@ def main(
 
 def read_items(data: Path, ccp_coco: Path, splits: tuple[Split, ...]) -> list[Item]:
     """Everything that is trained on, in memory."""
-    sets = {
-        "luma": read_luma(data / "luma" / "product", splits),
-        "shoes": read_shoes(data / "shoe-pairs" / "train", splits),
-        "clothing": read_clothing(data / "clothing", splits),
-        "garments": read_garments(ccp_coco, data / "ccp" / "photos"),
+    sets = (
+        sources.luma(data / "luma" / "product", splits),
+        sources.shoes(data / "shoe-pairs" / "train", splits),
+        sources.clothing(data / "clothing", splits),
+        garments(ccp_coco, data / "ccp" / "photos"),
+    )
+    for photos in sets:
+        click.echo(photos.describe())
+    return [item for photos in sets for item in in_memory(photos)]
+
+
+def figures_of(embedder: Embedder, photos: PhotoSet, images: Sequence[Image]) -> dict[str, float]:
+    """Recall@1, 5 and 10 for the identity (the item in its colour) and for the style (in any colour)."""
+    vectors = embedder(images)
+    names = {
+        "identity": [sample.item for sample in photos.samples],
+        "style": [sample.thing for sample in photos.samples],
     }
-    click.echo("training items: " + ", ".join(f"{name} {len(items)}" for name, items in sets.items()))
-    return [item for items in sets.values() for item in items]
+    return {"photos": float(len(images))} | {
+        f"{sort}_recall@{k}": round(recall, 4)
+        for sort, own in names.items()
+        for k, recall in recall_at(vectors, numbered(own), (1, 5, 10)).items()
+    }
 
 
 if __name__ == "__main__":

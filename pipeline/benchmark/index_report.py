@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.benchmark.engines import EF
 from pipeline.benchmark.index import IndexFigures
+from pipeline.evaluation.tables import aligned
 from pipeline.plots import Line, Panel, draw
 
 HEADINGS = ("vectors", "engine", "ef", "recall", "q/s by 100", "q/s singly", "over hnswlib",
@@ -17,11 +18,7 @@ HEADINGS = ("vectors", "engine", "ef", "recall", "q/s by 100", "q/s singly", "ov
 
 def table(figures: Sequence[IndexFigures]) -> str:
     """Every engine as it comes, one line each; memory and files in bytes per vector."""
-    lines = [_cells(one) for one in figures if one.ef in (None, EF)]
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (HEADINGS, *lines)
-    )
+    return aligned(HEADINGS, (_cells(one) for one in figures if one.ef in (None, EF)), names=0)
 
 
 def write(figures: Sequence[IndexFigures], folder: Path) -> None:

@@ -51,12 +51,12 @@ def calibrate(
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.build import Config, build_embedder
-    from pipeline.embedder_evaluation.figures import aligned
     from pipeline.embedder_evaluation.subject import embed
+    from pipeline.evaluation.tables import aligned
     from pipeline.verdicts import beside
     from stages.embed import calibration
-    from stages.embed.evaluate import numbered
     from stages.embed.likeness import by_vectors
+    from stages.embed.rows import numbered
     from stages.embed.verification import pairs_of
 
     target = output or (beside(embedder_weights) if embedder_weights else None)

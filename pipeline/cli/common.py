@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from time import monotonic
@@ -96,6 +97,17 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit(NOTHING_RAN)
 
     return run
+
+
+def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None) -> None:
+    """The table on standard output, unless that is for the figures as JSON."""
+    text = json.dumps(figures, indent=2) + "\n"
+    if json_file == Path("-"):
+        click.echo(text, nl=False)
+        return
+    if json_file:
+        json_file.write_text(text, encoding="ascii")
+    click.echo(table)
 
 
 class Progress:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from pipeline.evaluation.tables import aligned
 from stages.detect.evaluate import Evaluation, LabelEvaluation
 from stages.detect.precision import AveragePrecision, Curve
 
@@ -63,8 +63,8 @@ def table(evaluation: Evaluation) -> str:
     counted = f"found, missed and false alarms: by boxes, at IoU 0.50 and score {evaluation.threshold:g}"
     time = f"{seconds.mean_s:.3f} s per photo (median {seconds.median_s:.3f}, 95th percentile {seconds.p95_s:.3f})"
     parts = (
-        _aligned(("", "AP", "AP50", "AP75", "recall"), means),
-        _aligned(_COLUMNS, [*labels, _total(evaluation)]),
+        aligned(("", "AP", "AP50", "AP75", "recall"), means),
+        aligned(_COLUMNS, [*labels, _total(evaluation)]),
         f"{counted}\n{time}",
     )
     return "\n\n".join(parts)
@@ -90,25 +90,6 @@ def _total(evaluation: Evaluation) -> tuple[str, ...]:
 
 def _or_dash(value: float | None, decimals: int = 3) -> str:
     return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def _aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as what is in them: names to the left, numbers to the right.
-
-    >>> print(_aligned(("label", "n"), [("top", "12"), ("scarf", "3")]))
-    label   n
-    top    12
-    scarf   3
-    """
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _precision(of: AveragePrecision | None) -> dict[str, float] | None:

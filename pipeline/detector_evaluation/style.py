@@ -1,37 +1,10 @@
-"""How the page of an evaluation looks, on top of the report's style sheet."""
+"""How the mistakes on the page of a detector's evaluation look."""
 
 from __future__ import annotations
 
 from typing import Final
 
 STYLE: Final = """
-.part { padding: 1.3rem 1.5rem 1.5rem; margin-bottom: 1.75rem }
-.part > header { margin-bottom: 1rem }
-.part > header p { font-size: .86rem; max-width: 62rem }
-.scroll { overflow-x: auto }
-
-.figures { width: 100%; border-collapse: collapse; font-size: .86rem; white-space: nowrap }
-.figures th, .figures td { padding: .42rem .7rem; text-align: right; font-variant-numeric: tabular-nums }
-.figures th { color: var(--soft); font-weight: 600; font-size: .8rem; vertical-align: bottom }
-.figures th:first-child, .figures td:first-child { text-align: left; padding-left: 0 }
-.figures tbody tr { border-top: 1px solid var(--line) }
-.figures tbody th { color: var(--ink); font-size: .86rem }
-.figures tbody th::before {
-  content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 3px; background: var(--color);
-  margin-right: .55rem;
-}
-.figures tfoot tr { border-top: 2px solid var(--line) }
-.figures tfoot th, .figures tfoot td { font-weight: 650; color: var(--ink); font-size: .86rem }
-.figures .share { position: relative; min-width: 5.6rem }
-.figures .share i {
-  position: absolute; left: .7rem; right: 3.4rem; top: 50%; height: 6px; margin-top: -3px; border-radius: 3px;
-  background: var(--track); overflow: hidden;
-}
-.figures .share i::before {
-  content: ""; display: block; height: 100%; width: var(--share); background: var(--color); border-radius: 3px;
-}
-.curves img { width: 100%; min-width: 46rem; height: auto }
-
 .key { display: flex; gap: 1.2rem; font-size: .82rem; margin-top: .5rem }
 .key span::before {
   content: ""; display: inline-block; width: 1.5rem; height: .8rem; margin-right: .5rem; vertical-align: -.1rem;
@@ -40,11 +13,6 @@ STYLE: Final = """
 .key .annotated::before { border: 2px dashed #fff; background: #85817c; box-shadow: 0 0 0 1px #55524f }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 158px), 1fr)); gap: 1.4rem 1rem }
 .mistake { font-size: .8rem; line-height: 1.4; min-width: 0 }
-.view {
-  position: relative; aspect-ratio: 4 / 5; border-radius: 10px; overflow: hidden; background: var(--track);
-  display: grid; place-items: center; color: var(--soft); margin-bottom: .5rem;
-}
-.view img { width: 100%; height: 100%; object-fit: contain }
 .view svg { position: absolute; inset: 0; width: 100%; height: 100% }
 .view rect, .view path { vector-effect: non-scaling-stroke; fill: none }
 .view path { fill-rule: evenodd }
@@ -60,8 +28,6 @@ STYLE: Final = """
 .mistake bdi { display: block }
 
 @media (max-width: 720px) {
-  .part { padding: 1rem; border-radius: 14px }
   .mistakes { grid-template-columns: repeat(2, minmax(0, 1fr)) }
 }
-@media print { .part { break-inside: avoid; box-shadow: none } .scroll { overflow: visible } }
 """

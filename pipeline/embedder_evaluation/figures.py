@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from pipeline.evaluation.tables import aligned
 from stages.embed.evaluate import EmbedderEvaluation, LabelFigures, Measure
 from stages.embed.intervals import Estimate
 
@@ -108,25 +108,6 @@ def label_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, ...]]:
         )
         for name, label in evaluation.labels.items()
     ]
-
-
-def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as what is in them: names to the left, the rest to the right.
-
-    >>> print(aligned(("label", "n"), [("top", "12"), ("scarf", "3")]))
-    label   n
-    top    12
-    scarf   3
-    """
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _measure(measure: Measure) -> dict[str, Any]:

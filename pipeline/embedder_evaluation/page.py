@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +27,22 @@ from pipeline.embedder_evaluation.pictures import (
     pairs_html,
     strips_html,
 )
-from pipeline.embedder_evaluation.style import STYLE as OWN_STYLE
+from pipeline.embedder_evaluation.style import STYLE
 from pipeline.embedder_evaluation.subject import Embedded
-from pipeline.detector_evaluation.style import STYLE as EVALUATION_STYLE
-from pipeline.plots import draw, require_matplotlib
-from pipeline.report_photo import plural, text_html
-from pipeline.report_style import STYLE, color_of
+from pipeline.evaluation.page import (
+    curves_html,
+    overview_html,
+    part_html,
+    troubles_html,
+    write_index,
+    write_numbers,
+)
+from pipeline.report_photo import text_html
+from pipeline.report_style import color_of
 from stages.embed.evaluate import EmbedderEvaluation
 from stages.embed.likeness import Likeness
 from stages.images import write_jpeg
-
-_LISTED: Final = 50
-"""Photos that could not be read and the like, as many as the page lists."""
+from stages.problems import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,6 @@ class Shown:
     examples: int = 12
     queries: tuple[str, ...] = ()
     projection: Projection = "pca"
-
-
-def prepare_page(folder: Path) -> None:
-    """Make a page's folder; ask before a long evaluation.
-
-    Raises:
-        ValueError: the folder holds something already.
-        OutfinderError: matplotlib, which draws the curves, is not installed.
-        OSError: the folder cannot be made.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"the page's folder {folder} is not empty; name a new one")
-    require_matplotlib()
-    (folder / "photos").mkdir(parents=True, exist_ok=True)
 
 
 def write_page(
@@ -96,51 +85,25 @@ def write_page(
         OutfinderError: the map needs a library that is not installed.
         OSError: a file cannot be written.
     """
-    _write(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
-    _write(folder / "curves.json", json.dumps(numbers(evaluation.verification.curve), separators=(",", ":")) + "\n")
-    curves = panels(evaluation)
-    draw(curves, folder / "curves.png")
-    draw(curves, folder / "curves-dark.png", dark=True)
+    (folder / "photos").mkdir()
+    write_numbers(folder, figures, numbers(evaluation.verification.curve), panels(evaluation))
     write_jpeg(folder / "map.jpg", atlas(embedded.images, embedded.vectors, shown.projection))
     thumbs = Thumbs(folder, embedded.samples, embedded.images)
     parts = [
         f'<p class="card collapsed">{COLLAPSED}</p>' if evaluation.collapsed else "",
-        _overview_html(evaluation, about),
-        _troubles_html(embedded),
+        overview_html(_tiles(evaluation), about),
+        troubles_html([*embedded.photos.notes, *map(str, embedded.photos.problems)]),
         _tables_html(evaluation),
         _CURVES,
         *_picture_parts(thumbs, evaluation, likeness, shown),
         _map_html(shown.projection),
     ]
-    _write(folder / "index.html", _page(evaluation, "\n".join(parts)))
-
-
-def _page(evaluation: EmbedderEvaluation, body: str) -> str:
     counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
     state = counts + (f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else "")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="script-src 'none'; object-src 'none'; base-uri 'none'">
-<title>How good the embedder is</title>
-<style>{STYLE}{EVALUATION_STYLE}{OWN_STYLE}</style>
-</head>
-<body>
-<header><h1>How good the embedder is</h1></header>
-<p class="state soft">{state}</p>
-<main>
-{body}
-</main>
-<footer>Made by outfinder</footer>
-</body>
-</html>
-"""
+    write_index(folder, "How good the embedder is", state, parts, STYLE)
 
 
-def _overview_html(evaluation: EmbedderEvaluation, about: Mapping[str, str]) -> str:
+def _tiles(evaluation: EmbedderEvaluation) -> dict[str, dict[str, str]]:
     retrieval = {
         f"Same {sort}, recall@{k}": f"{measure.recall[k].value:.3f}"
         for sort, measure in evaluation.measures.items()
@@ -149,29 +112,7 @@ def _overview_html(evaluation: EmbedderEvaluation, about: Mapping[str, str]) -> 
     told = evaluation.verification
     pairs = {"AUC": f"{told.auc.value:.3f}", "Equal error rate": f"{100 * told.eer.value:.1f} %"}
     pairs |= {f"{shot.ways}-way one-shot": f"{shot.accuracy.value:.3f}" for shot in evaluation.one_shot[-2:]}
-    settings = "".join(f"<dt>{text_html(key)}</dt><dd>{text_html(value)}</dd>" for key, value in about.items())
-    return (
-        '<div class="card overview">'
-        f"<section><h2>Retrieval</h2>{_tiles(retrieval)}</section>"
-        f"<section><h2>Pairs</h2>{_tiles(pairs)}</section>"
-        f'<section><h2>Measured</h2><dl class="settings">{settings}</dl></section></div>'
-    )
-
-
-def _tiles(values: Mapping[str, str]) -> str:
-    tiles = "".join(f'<div><dt>{name}</dt><dd class="number">{value}</dd></div>' for name, value in values.items())
-    return f'<dl class="totals">{tiles}</dl>'
-
-
-def _troubles_html(embedded: Embedded) -> str:
-    """What could not be read, and what to know of the rest."""
-    rows = [*embedded.photos.notes, *map(str, embedded.photos.problems)]
-    if not rows:
-        return ""
-    listed = "".join(f"<li><bdi>{text_html(row)}</bdi></li>" for row in rows[:_LISTED])
-    if len(rows) > _LISTED:
-        listed += f'<li class="soft">and {len(rows) - _LISTED} more, all in figures.json</li>'
-    return f'<section class="card failures"><h2>Not measured, and worth knowing</h2><ul>{listed}</ul></section>'
+    return {"Retrieval": retrieval, "Pairs": pairs}
 
 
 def _tables_html(evaluation: EmbedderEvaluation) -> str:
@@ -186,10 +127,8 @@ def _tables_html(evaluation: EmbedderEvaluation) -> str:
     ]
     labels = _table("By label", LABEL_HEAD, label_rows(evaluation), colored=True) if len(evaluation.labels) > 1 else ""
     notes = "".join(f"<br>{text_html(note)}" for note in evaluation.notes)
-    return (
-        '<section class="card part"><header><h2>Figures</h2></header>'
-        f'<div class="tables">{"".join(tables)}</div>{labels}<p class="notes">{INTERVALS}{notes}</p></section>'
-    )
+    body = f'<div class="tables">{"".join(tables)}</div>{labels}<p class="notes">{INTERVALS}{notes}</p>'
+    return part_html("Figures", "", body)
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, colored: bool = False) -> str:
@@ -213,12 +152,10 @@ def _cell(text: str) -> str:
     return f"{text_html(value)}<i>{text_html(bracket.strip() + rest)}</i>" if bracket else text_html(text)
 
 
-_CURVES: Final = (
-    '<section class="card part curves"><header><h2>Curves</h2><p class="soft">Pairs of photos: of one item, and of'
-    ' two. The dot is the equal error rate.</p></header><div class="scroll"><picture>'
-    '<source srcset="curves-dark.png" media="(prefers-color-scheme: dark)">'
-    '<img src="curves.png" alt="ROC, precision and recall, error rates, and where similarities lie"></picture></div>'
-    "</section>"
+_CURVES: Final = curves_html(
+    "Curves",
+    "Pairs of photos: of one item, and of two. The dot is the equal error rate.",
+    "ROC, precision and recall, error rates, and where similarities lie",
 )
 _FRAMES: Final = '<p class="frames"><span>same</span><span class="wrong">different</span></p>'
 
@@ -259,10 +196,7 @@ _PAIRS: Final = (
 
 def _part(title: str, explained: str, lists: Sequence[tuple[str, str]]) -> str:
     body = "".join((f'<h3 class="sub">{name}</h3>' if name else "") + html for name, html in lists)
-    return (
-        f'<section class="card part"><header><h2>{title}</h2><p class="soft">{explained}</p>{_FRAMES}</header>'
-        f"{body}</section>"
-    )
+    return part_html(title, explained, body, _FRAMES)
 
 
 def _map_html(projection: Projection) -> str:
@@ -270,15 +204,8 @@ def _map_html(projection: Projection) -> str:
         "pca": "the two directions in which the vectors differ most (PCA)",
         "tsne": "neighbours kept near (t-SNE)",
     }
-    return (
-        '<section class="card part atlas"><header><h2>Map</h2><p class="soft">All photos in the plane, by '
-        f"{how[projection]}; where there is a crowd, some of it.</p></header>"
-        '<img src="map.jpg" alt="Photos laid out by their vectors" loading="lazy"></section>'
+    return part_html(
+        "Map",
+        f"All photos in the plane, by {how[projection]}; where there is a crowd, some of it.",
+        '<img class="atlas" src="map.jpg" alt="Photos laid out by their vectors" loading="lazy">',
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file at once, so that no one sees half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    part.replace(path)

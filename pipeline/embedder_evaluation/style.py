@@ -1,4 +1,4 @@
-"""How the page of an embedder's evaluation looks, on top of the style sheets of the report and of evaluations."""
+"""How the figures and pictures on the page of an embedder's evaluation look."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STYLE: Final = """
   border: 2px solid #009e73; border-radius: 3px;
 }
 .frames .wrong::before { border-color: #d55e00 }
-.atlas img { width: 100%; height: auto; border-radius: 10px }
+.atlas { width: 100%; height: auto; border-radius: 10px }
 
 @media (max-width: 720px) {
   .strip.row { grid-template-columns: repeat(9, 84px); overflow-x: auto }

@@ -1,4 +1,4 @@
-"""Near-duplicates: groups of photos of which each is very similar to another of the group."""
+"""Near-duplicates in a gallery, by the vectors that it holds; :mod:`pipeline.dedupe` is for photos not embedded yet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery.searcher import Searcher
+from stages.disjoint import DisjointSets
 
 Ids = NDArray[np.int64]
 
@@ -20,8 +21,8 @@ def near_duplicates(searcher: Searcher, live: Ids, pool: Ids, similarity: float)
 
     Two photos are in one group where a chain of pairs at least as similar as that leads from one to the other.
     """
-    group = {number: number for number in pool.tolist()}
-    nearest = dict.fromkeys(group, -1.0)
+    sets = DisjointSets[int](pool.tolist())
+    nearest = dict.fromkeys(pool.tolist(), -1.0)
     for start in range(0, len(pool), BLOCK):
         ids = pool[start : start + BLOCK]
         vectors = searcher.vectors.take(ids)
@@ -35,23 +36,9 @@ def near_duplicates(searcher: Searcher, live: Ids, pool: Ids, similarity: float)
                 found.similarities[close].tolist(),
                 strict=True,
             ):
-                _join(group, number, other)
+                sets.join(number, other)
                 nearest[number] = max(nearest[number], likeness)
                 nearest[other] = max(nearest[other], likeness)
             todo = todo[found.similarities[:, -1] >= similarity] if fetch < len(pool) else todo[:0]
             fetch = min(8 * fetch, len(pool))
-    groups: dict[int, list[tuple[int, float]]] = {}
-    for number in pool.tolist():
-        groups.setdefault(_root(group, number), []).append((number, nearest[number]))
-    return sorted((members for members in groups.values() if len(members) > 1), key=len, reverse=True)
-
-
-def _root(group: dict[int, int], number: int) -> int:
-    while group[number] != number:
-        group[number] = group[group[number]]
-        number = group[number]
-    return number
-
-
-def _join(group: dict[int, int], one: int, other: int) -> None:
-    group[_root(group, one)] = _root(group, other)
+    return [[(number, nearest[number]) for number in group] for group in sets.groups()]

@@ -12,9 +12,10 @@ from PIL import ExifTags
 from PIL import Image as PillowImage
 
 from stages import _pillow
-from stages.detect.annotations import Corners, Kind, Problem
+from stages.detect.annotations import Corners, Kind
 from stages.errors import CatalogueError
 from stages.images import MAX_PIXELS, MAX_SIDE
+from stages.problems import Problem
 
 SLACK_PX: Final = 1.0
 """By how much a box or a polygon may reach out of its photo: annotation tools round."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from stages.errors import CatalogueError
+from stages.problems import Problem, described, plural
 from stages.types import Box
 
 Corners = tuple[float, float, float, float]
 """``(x1, y1, x2, y2)`` in pixels of the photo, not rounded."""
-
-_TOLD_PER_KIND = 20
 
 
 class Kind(StrEnum):
@@ -41,18 +40,6 @@ class Kind(StrEnum):
     MASK_MALFORMED = "segmentations that cannot be used"
     MASK_EMPTY = "segmentations without a pixel"
     MASK_ASTRAY = "segmentations apart from their box"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with an annotation file, and where: ``annotation 17 of 0003.jpg``."""
-
-    kind: Kind
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +117,8 @@ class Annotations:
     def describe(self) -> str:
         """How much can be used, what is wrong with the rest, grouped by kind, and the notes; in lines."""
         garments = sum(1 for _ in self.instances)
-        usable = f"{_many(garments, 'garment')} in {_many(len(self.photos), 'photo')} can be used"
-        lines = [f"{self.source}: {_many(len(self.problems), 'problem')}; {usable}"]
-        for kind in Kind:
-            lines += _listed(kind, [str(problem) for problem in self.problems if problem.kind is kind])
-        return "\n".join(lines + _listed("worth knowing", self.notes))
+        usable = f"{plural(garments, 'garment')} in {plural(len(self.photos), 'photo')}"
+        return described(self.source, usable, Kind, self.problems, self.notes)
 
     def raise_on_problems(self, *, skip_bad: bool = False) -> None:
         """Stop before training starts where something is wrong.
@@ -159,17 +143,6 @@ class Annotations:
         lacking = sum(not instance.has_mask for instance in self.instances)
         if lacking:
             raise CatalogueError(
-                f"{self.source}: {_many(lacking, 'garment')} with a box but no segmentation, and Mask R-CNN learns"
+                f"{self.source}: {plural(lacking, 'garment')} with a box but no segmentation, and Mask R-CNN learns"
                 " masks; train a Faster R-CNN, or leave these annotations out"
             )
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def _listed(heading: str, lines: Sequence[str]) -> list[str]:
-    """A heading with a count, and the first lines below it; nothing where there are none."""
-    told = [f"    {line}" for line in lines[:_TOLD_PER_KIND]]
-    more = [f"    and {len(lines) - _TOLD_PER_KIND} more"] if len(lines) > _TOLD_PER_KIND else []
-    return [f"  {heading} ({len(lines)}):", *told, *more] if lines else []

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.detect.annotation_checks import Fault, check_photo, corners_of, photo_name, photo_size, printable, whole
-from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners, Instance, Kind, Problem
+from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners, Instance, Kind
 from stages.detect.segmentation import extent, to_rle
 from stages.errors import CatalogueError
+from stages.problems import Problem
 from stages.types import LABELS
 
 _THREADS = 8  # headers wait for the disk, not for a core

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 from torchvision.models import detection, get_model_weights
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-import weights
 from stages.detect.networks import OURS, MobileNetV2FPN
 from stages.errors import WeightsError
+from stages.start import read_start, take_over
 
 IMAGENET, COCO = "imagenet", "coco"
 _FROZEN_BLOCKS = 4  # of MobileNetV2: stem to stride 4, whose gradients cost most and change least
@@ -35,12 +34,8 @@ def start_from(network: GeneralizedRCNN, architecture: str, start: str, labels: 
         WeightsError: they cannot be read or downloaded, or nothing of them fits.
     """
     tensors = _tensors(architecture, start, labels)
-    own = network.state_dict()
-    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise WeightsError(f"nothing in {start} fits {architecture}; name an ImageNet classifier of its body instead")
-    network.load_state_dict(fitting, strict=False)
-    return sorted(set(own) - set(fitting))
+    nothing = f"nothing in {start} fits {architecture}; name an ImageNet classifier of its body instead"
+    return take_over(network, tensors, nothing)
 
 
 def freeze_first_blocks(network: GeneralizedRCNN) -> None:
@@ -53,15 +48,7 @@ def freeze_first_blocks(network: GeneralizedRCNN) -> None:
 def _tensors(architecture: str, start: str, labels: Sequence[str]) -> dict[str, Tensor]:
     if start in (IMAGENET, COCO):
         return _torchvision(architecture, start)
-    if start in weights.manifest():
-        checkpoint = weights.load(start)
-    elif (path := Path(start)).is_file():
-        checkpoint = weights.read(path)
-    else:
-        raise ValueError(
-            f"cannot start from {start!r}: it is no file, none of the shipped weights"
-            f" ({', '.join(sorted(weights.manifest()))}), nor {IMAGENET} or {COCO}"
-        )
+    checkpoint = read_start(start, (IMAGENET, COCO))
     if not any(name.startswith("backbone.") for name in checkpoint.tensors):  # a classifier
         return {f"backbone.body.{name.removeprefix('features.')}": value for name, value in checkpoint.tensors.items()}
     if checkpoint.metadata.get("labels") == "\n".join(labels):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import cv2
@@ -19,13 +16,9 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from stages.detect.data import Rounds, Target, TrainingSet
 from stages.state import State
+from stages.training import Journal, rate
 
 Batch = tuple[list[Tensor], list[Target]]
-
-STATE = "state.safetensors"
-LOG = "log.jsonl"
-LOG_STEPS = 20
-SAVE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +41,11 @@ class Recipe:
     precision: str = "bfloat16"
     seed: int = 0
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rates' factor at a step, in [0, 1].
-
-        >>> recipe = Recipe(warmup_steps=10, decay=0.5)
-        >>> [round(recipe.rate(step, 100), 2) for step in (0, 4, 9, 50, 75, 99)]
-        [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
-        """
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        decaying = round(steps * self.decay)
-        into = step - (steps - decaying)
-        return warm * (0.5 * (1 + math.cos(math.pi * into / decaying)) if into > 0 else 1.0)
-
-
-def fastest_precision(device: str) -> str:
-    """``bfloat16`` where the device multiplies it in hardware, else ``float32``."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"  # noqa: SLF001
-
 
 class Trainer:
-    """One training run in a folder; a kill at any moment costs at most the last minute.
+    """One training run in a folder, which a :class:`~stages.training.Journal` keeps.
 
-    ``folder/state.safetensors`` is rewritten atomically once a minute and at the end, and a run whose folder
-    has one goes on from it, with the same steps as if it had not been interrupted; ``folder/log.jsonl`` gets a
-    line per :data:`LOG_STEPS` steps.
+    A run that goes on takes the same steps as if it had not been interrupted.
 
     Args:
         network: trained in place; its parameters that need no gradient stay as they are.
@@ -84,35 +55,28 @@ class Trainer:
     """
 
     def __init__(self, network: GeneralizedRCNN, data: TrainingSet, recipe: Recipe, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._network, self._data, self._recipe, self._folder = network, data, recipe, folder
+        self._network, self._data, self._recipe = network, data, recipe
         self._optimizer = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
-        self._state = State(network, self._optimizer, recipe.ema)
+        self._journal = Journal(State(network, self._optimizer, recipe.ema), folder)
         self.steps_per_round = Rounds(data.repeats, recipe.seed).per_round / recipe.batch_size
         self.steps = max(1, round(recipe.rounds * self.steps_per_round))
-        self.done = self._state.resume(folder / STATE)
-        _keep_lines(folder / LOG, self.done)
+
+    @property
+    def done(self) -> int:
+        """Steps behind."""
+        return self._journal.done
 
     def averaged(self) -> AbstractContextManager[None]:
         """The network with the moving average of its weights, which is what a run gives."""
-        return self._state.averaged()
+        return self._journal.averaged()
 
     def run(self, workers: int = 1) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding each line of the log."""
-        saved, losses = monotonic(), _Losses()
-        for batch in self._batches(workers):
-            losses.add(self._step(batch))
-            self.done += 1
-            ended = self.done == self.steps
-            if ended or monotonic() - saved > SAVE_S:
-                self._state.save(self._folder / STATE, self.done)
-                saved = monotonic()
-            if ended or self.done % LOG_STEPS == 0:
-                line = {"step": self.done, "round": round(self.done / self.steps_per_round, 3)}
-                line |= losses.means()
-                with (self._folder / LOG).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                yield line
+        reports = map(self._step, self._batches(workers))
+        yield from self._journal.follow(reports, self.steps, self._round)
+
+    def _round(self, step: int) -> dict[str, float]:
+        return {"round": round(step / self.steps_per_round, 3)}
 
     def _batches(self, workers: int) -> Iterator[Batch]:
         draws = Rounds(self._data.repeats, self._recipe.seed, self.done * self._recipe.batch_size)
@@ -131,7 +95,7 @@ class Trainer:
         recipe, network = self._recipe, self._network
         torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # which regions are sampled follows from the step
         for group in self._optimizer.param_groups:
-            group["lr"] = group["peak"] * recipe.rate(self.done, self.steps)
+            group["lr"] = group["peak"] * rate(self.done, self.steps, recipe.warmup_steps, recipe.decay)
         network.train()
         network.transform._skip_resize = True  # noqa: SLF001  torchvision's switch for data that comes at its size
         device = next(network.parameters()).device
@@ -147,25 +111,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
         self._optimizer.step()
-        self._state.average(self.done)
         return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
-
-
-class _Losses:
-    """Sums of what steps report, until they are read."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
-
-    def add(self, losses: dict[str, float]) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in losses.items()}
-        self._count += 1
-
-    def means(self) -> dict[str, float]:
-        means = {name: round(value / self._count, 5) for name, value in self._sums.items()}
-        self.__init__()  # type: ignore[misc]
-        return means
 
 
 def _groups(network: GeneralizedRCNN, recipe: Recipe) -> list[dict[str, Any]]:
@@ -184,19 +130,3 @@ def _collate(samples: list[tuple[Tensor, Target]]) -> Batch:
 
 def _one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)  # the cores are the network's
-
-
-def _keep_lines(log: Path, done: int) -> None:
-    """Leave out the lines of steps that were lost with a kill, and a torn last line."""
-    if not log.exists():
-        return
-    kept = []
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(text)["step"] <= done:
-                kept.append(text + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    partial = log.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(log)

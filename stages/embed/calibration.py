@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.embed.intervals import Estimate, estimate
 from stages.embed.verification import REPLICATES, Pairs, curve_of, pair_weights
 from stages.errors import OutfinderError
+from stages.files import write_whole
 
 LEAST_BEYOND: Final = 5
 """A rate is not told from fewer pairs than would give so many errors at it."""
@@ -87,9 +88,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write a JSON file, at once."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Calibration:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.disjoint import DisjointSets
 from stages.embed.items import PhotoSet
 from stages.types import Image, Vectors
 
@@ -86,20 +87,10 @@ def by_vectors(vectors: Vectors, similarity: float = SIMILARITY) -> list[Duplica
 
 def groups_of(duplicates: Iterable[Duplicate], count: int) -> list[list[int]]:
     """Rows that a chain of pairs joins, of ``count`` rows; each group rising, the largest first."""
-    above = list(range(count))
-
-    def root(row: int) -> int:
-        while above[row] != row:
-            above[row] = above[above[row]]
-            row = above[row]
-        return row
-
+    rows = DisjointSets(range(count))
     for pair in duplicates:
-        above[root(pair.second)] = root(pair.first)
-    groups: dict[int, list[int]] = {}
-    for row in range(count):
-        groups.setdefault(root(row), []).append(row)
-    return sorted((rows for rows in groups.values() if len(rows) > 1), key=len, reverse=True)
+        rows.join(pair.first, pair.second)
+    return rows.groups()
 
 
 def merged(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
@@ -108,22 +99,16 @@ def merged(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
     A merged item has the name of its first; styles and items that are merged no longer come apart in a split.
     """
     groups = [list(group) for group in groups]
-    name = {item: item for item in photos.items}
-
-    def leader(item: str) -> str:
-        while name[item] != item:
-            item = name[item]
-        return item
-
+    items = DisjointSets(photos.items)
     for first, *rest in groups:
         for other in rest:
-            name[leader(photos.samples[other].item)] = leader(photos.samples[first].item)
+            items.join(photos.samples[first].item, photos.samples[other].item)
     dropped = {row for _, *rest in groups for row in rest}
     heads = {sample.item: sample for sample in reversed(photos.samples)}
     kept = []
     for row, sample in enumerate(photos.samples):
         if row not in dropped:
-            head = heads[leader(sample.item)]
+            head = heads[items.leader(sample.item)]
             kept.append(replace(sample, item=head.item, style=head.style))
     return replace(photos, samples=tuple(kept))
 

@@ -13,17 +13,11 @@ from stages.embed.compression import through_int8, truncated
 from stages.embed.intervals import Estimate, mean_estimate
 from stages.embed.items import Sample
 from stages.embed.likeness import Likeness, by_vectors
-from stages.embed.loading import Item
 from stages.embed.oneshot import OneShot, one_shot
-from stages.embed.retrieval import Retrieval, recall_at, retrieve
+from stages.embed.retrieval import Retrieval, retrieve
+from stages.embed.rows import numbered
 from stages.embed.verification import Pairs, Verification, pairs_of, verify
-from stages.protocols import Embedder
 from stages.types import Vectors
-
-__all__ = [
-    "RANKS", "Cost", "EmbedderEvaluation", "LabelFigures", "Measure", "Plan", "evaluate",
-    "is_collapsed", "numbered", "recall_at", "retrieval_figures",
-]  # fmt: skip
 
 RANKS: Final = (1, 5, 10, 20, 50)
 """The k of the recall@k that are told."""
@@ -249,22 +243,3 @@ def _by_label(
             known.eer if known else None,
         )
     return figures
-
-
-def retrieval_figures(embedder: Embedder, items: Sequence[Item]) -> dict[str, float]:
-    """Recall@1, 5 and 10 for the identity (the item in its colour) and for the style (in any colour)."""
-    photos = [photo for item in items for photo in item.photos]
-    vectors = embedder(photos)
-    identities = numbered([item.identity for item in items for _ in item.photos])
-    styles = numbered([item.style for item in items for _ in item.photos])
-    figures = {"photos": float(len(photos))}
-    for name, labels in (("identity", identities), ("style", styles)):
-        recalls = recall_at(vectors, labels, (1, 5, 10))
-        figures |= {f"{name}_recall@{k}": round(recall, 4) for k, recall in recalls.items()}
-    return figures
-
-
-def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """A number for each name, equal for equal names, by first appearance."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], np.int64)

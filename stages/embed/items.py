@@ -6,16 +6,15 @@ Light on purpose: no torch, nothing is decoded. :mod:`stages.embed.loading` read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from stages.errors import CatalogueError
+from stages.problems import Problem, described, plural
 from stages.types import Box
-
-_TOLD_PER_KIND: Final = 20
 
 Ground: TypeAlias = Literal["own", "white"] | Path
 """What is behind a garment: its own photo, nothing, or another photo (its path)."""
@@ -31,18 +30,6 @@ class Kind(StrEnum):
     DOMAIN = "items with all photos in one domain, so without a cross-domain pair"
     FEW = "too few items"
     EMPTY = "empty splits"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a photo set, and where: a path, an item or a split."""
-
-    kind: Kind
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +132,8 @@ class PhotoSet:
 
     def describe(self) -> str:
         """How much can be used, what is wrong with the rest, grouped by kind, and the notes; in lines."""
-        usable = f"{many(len(self.samples), 'photo')} of {many(len(self.items), 'item')} can be used"
-        lines = [f"{self.name}: {many(len(self.problems), 'problem')}; {usable}"]
-        for kind in Kind:
-            lines += listed(kind, [str(problem) for problem in self.problems if problem.kind is kind])
-        return "\n".join(lines + listed("worth knowing", self.notes))
+        usable = f"{plural(len(self.samples), 'photo')} of {plural(len(self.items), 'item')}"
+        return described(self.name, usable, Kind, self.problems, self.notes)
 
     def raise_on_problems(self, *, skip_bad: bool = False) -> None:
         """Stop before a training starts where something is wrong.
@@ -168,19 +152,3 @@ class PhotoSet:
 
 def _photo(sample: Sample) -> tuple[Path, Cut | None]:
     return sample.path, sample.cut
-
-
-def many(count: int, thing: str) -> str:
-    """A count of things.
-
-    >>> many(1, "photo"), many(2, "photo")
-    ('1 photo', '2 photos')
-    """
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def listed(heading: str, lines: Sequence[str]) -> list[str]:
-    """A heading with a count, and the first lines below it; nothing where there are none."""
-    told = [f"    {line}" for line in lines[:_TOLD_PER_KIND]]
-    more = [f"    and {len(lines) - _TOLD_PER_KIND} more"] if len(lines) > _TOLD_PER_KIND else []
-    return [f"  {heading} ({len(lines)}):", *told, *more] if lines else []

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from stages.embed.items import Cut, Kind, PhotoSet, Problem, Sample
+from stages.embed.items import Cut, Kind, PhotoSet, Sample
 from stages.errors import ImageError
 from stages.images import read_photo
+from stages.problems import Problem
 from stages.types import Image
 
 KEPT_PX = 256
@@ -111,6 +112,18 @@ def items_of(photos: PhotoSet, images: Sequence[Image]) -> list[Item]:
             )
         )
     return items
+
+
+def in_memory(photos: PhotoSet) -> list[Item]:
+    """A set that is as it should be, loaded as items.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    loaded, images = load(photos)
+    if bad := loaded.problems[len(photos.problems) :]:
+        raise ImageError(str(bad[0]))
+    return items_of(loaded, images)
 
 
 def cut_out(image: Image, cut: Cut) -> Image:

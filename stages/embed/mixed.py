@@ -66,8 +66,8 @@ class MixedSampler:
         rng = np.random.default_rng((self._seed, step, 1))
         return Batch(
             np.stack([self._render(shot, rng) for shot in shots]),
-            numbered([shot.identity for shot in shots])[0],
-            numbered([shot.item.style for shot in shots])[0],
+            numbered([shot.identity for shot in shots]),
+            numbered([shot.item.style for shot in shots]),
         )
 
     def shots(self, step: int) -> list[Shot]:

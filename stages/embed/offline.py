@@ -15,17 +15,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from stages.embed.drawing import Draw, Pools, in_groups
+from stages.embed.inputs import Normalise
 from stages.embed.losses.distances import squared
 from stages.embed.mining import semi_hard
+from stages.embed.network import SiameseNetwork
 from stages.embed.relations import Relations
-from stages.embed.rows import Ints
+from stages.embed.rows import Ints, Rows
+from stages.embed.siamese import vectors_of
+from stages.files import replacing
 from stages.types import Vectors
+
+_BATCH = 32
 
 
 class OfflineTriplets:
     """Semi-hard triplets of a sample of the photos, by vectors that the network gave them some steps ago.
 
-    :meth:`mine` has to be called at every step that :attr:`mine_steps` divides, before the draw; a trainer does so.
+    :meth:`mine` has to be called at every step that :attr:`mine_steps` divides, before the draw; :class:`Mining` does so.
 
     Args:
         pools: to draw from.
@@ -74,7 +80,7 @@ class OfflineTriplets:
             RuntimeError: nothing has been mined.
         """
         if not len(self.mined):
-            raise RuntimeError("no triplets: call mine first; a trainer does")
+            raise RuntimeError("no triplets: call mine first; Mining does")
         since = step % self.mine_steps
         places = [divmod(since * self._triplets + offset, len(self.mined)) for offset in range(self._triplets)]
         orders = {
@@ -85,9 +91,8 @@ class OfflineTriplets:
 
     def save(self, path: Path, step: int) -> None:
         """Write down what was mined at a step, atomically."""
-        partial = path.with_suffix(".partial")
-        save_file({"mined": self.mined}, partial, metadata={"step": str(step)})
-        partial.replace(path)
+        with replacing(path) as part:
+            save_file({"mined": self.mined}, part, metadata={"step": str(step)})
 
     def restore(self, path: Path, step: int) -> bool:
         """Take over what :meth:`save` wrote of a step; whether it is there."""
@@ -115,3 +120,33 @@ class OfflineTriplets:
             anchors.append(rng.permutation(mine)[:share])
             partners.append(rng.permutation(theirs)[:share] if self._pools.crossed else anchors[-1])
         return np.concatenate(anchors), np.concatenate(partners)
+
+
+class Mining:
+    """Mines when it is due, with the weights of that step; a run that goes on has what was mined then.
+
+    Args:
+        sampler: that is to have triplets.
+        network: in training.
+        rows: of the photos.
+        path: where what was mined is kept.
+    """
+
+    def __init__(self, sampler: OfflineTriplets, network: SiameseNetwork, rows: Rows, path: Path) -> None:
+        self._sampler, self._network, self._rows, self._path = sampler, network, rows, path
+        self.every = sampler.mine_steps
+
+    def prepare(self, step: int) -> None:
+        """Have triplets for the steps until the next mining; the state of the run is saved at each one."""
+        since = step - step % self.every
+        if len(self._sampler.mined) and step != since:
+            return
+        if not self._sampler.restore(self._path, since):
+            self._sampler.mine(step, self._embed)
+            self._sampler.save(self._path, since)
+
+    def _embed(self, rows: Ints) -> Vectors:
+        network = self._network.eval()
+        device = str(next(network.parameters()).device)
+        images = [self._rows.images[row] for row in rows.tolist()]
+        return vectors_of(network, images, Normalise(*network.design.stats), device, _BATCH, unit=False)

@@ -48,17 +48,17 @@ class Rows:
         images = loaded[0][1] if len(loaded) == 1 else list(chain.from_iterable(images for _, images in loaded))
         if len(images) != len(samples):
             raise ValueError(f"wanted an image for each of {len(samples)} samples, got {len(images)}")
-        kinds, kind_names = numbered([kind for kind, _ in samples])
-        domains, domain_names = numbered([sample.domain for _, sample in samples])
+        kinds = [kind for kind, _ in samples]
+        domains = [sample.domain for _, sample in samples]
         return cls(
             images,
-            numbered([(kind, sample.item) for kind, sample in samples])[0],
-            numbered([(kind, sample.thing) for kind, sample in samples])[0],
-            numbered([(kind, sample.source or sample.path) for kind, sample in samples])[0],
-            kinds,
-            domains,
-            tuple(map(str, kind_names)),
-            tuple(map(str, domain_names)),
+            numbered([(kind, sample.item) for kind, sample in samples]),
+            numbered([(kind, sample.thing) for kind, sample in samples]),
+            numbered([(kind, sample.source or sample.path) for kind, sample in samples]),
+            numbered(kinds),
+            numbered(domains),
+            tuple(dict.fromkeys(kinds)),
+            tuple(dict.fromkeys(domains)),
         )
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Rows:
         return np.asarray(self.domains == self.domain_names.index(name), np.bool_)
 
 
-def numbered(names: Sequence[Hashable]) -> tuple[Ints, tuple[Hashable, ...]]:
-    """Equal names as equal numbers, in the order that they first come in; and the names by number."""
+def numbered(names: Sequence[Hashable]) -> Ints:
+    """A number for each name, equal for equal names, by first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], np.int64), tuple(numbers)
+    return np.array([numbers[name] for name in names], np.int64)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from stages.embed.items import Kind, PhotoSet, Problem, Sample
+from stages.embed.items import Kind, PhotoSet, Sample
 from stages.embed.splits import Split, luma_split, percentile_of
 from stages.errors import CatalogueError
+from stages.problems import Problem
 
 _LUMA_NAME = re.compile(r"(?P<sku>(?P<group>[^-\d]+)[^-]*)-(?P<colour>[a-z]+)(?P<mark>[_-])(?:\d|[a-z])[^-]*\.jpg")
 _SHOE_NAME = re.compile(r"(?P<photographer>u\d+)_(?P<pair>\d+)_(?:left|right)_(?P<wearer>[mw])\.jpg")

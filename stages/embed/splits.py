@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from stages.embed.items import Kind, PhotoSet, Problem, Sample
+from stages.disjoint import DisjointSets
+from stages.embed.items import Kind, PhotoSet, Sample
+from stages.problems import Problem
 
 Split: TypeAlias = Literal["train", "val", "test"]
 By: TypeAlias = Literal["item", "style", "source", "label"]
@@ -78,17 +80,10 @@ def _item(sample: Sample) -> str:
 def _leaders(samples: Iterable[Sample], by: By, together: Iterable[Iterable[str]]) -> dict[str, str]:
     """For each item, the name that its part is drawn by: the least name of all that it hangs together with."""
     own = {_item(sample): _key(sample, by) for sample in samples}
-    above: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while name in above:
-            name = above[name]
-        return name
+    names = DisjointSets[str]()
 
     def join(one: str, other: str) -> None:
-        low, high = sorted((root(one), root(other)))
-        if low != high:
-            above[high] = low
+        names.join(*sorted((names.leader(one), names.leader(other))))
 
     for sample in samples:  # an item of several sources or labels joins them
         join(own[_item(sample)], _key(sample, by))
@@ -96,7 +91,7 @@ def _leaders(samples: Iterable[Sample], by: By, together: Iterable[Iterable[str]
         first, *rest = [own[f"item {item}"] for item in group if f"item {item}" in own] or [""]
         for other in rest:
             join(first, other)
-    return {item: root(key) for item, key in own.items()}
+    return {item: names.leader(key) for item, key in own.items()}
 
 
 def _key(sample: Sample, by: By) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-import weights
 from stages.embed.backbones import OURS, backbone_tensors
 from stages.embed.network import PREFIX, SiameseNetwork
 from stages.errors import WeightsError
+from stages.start import read_start, take_over
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 
@@ -31,29 +30,17 @@ def start_from(network: SiameseNetwork, start: str) -> list[str]:
         ValueError: there are no such weights.
         WeightsError: they cannot be read or downloaded, or nothing of them fits.
     """
-    own = network.state_dict()
     if start == SCRATCH:
-        return sorted(own)
-    tensors = _tensors(network.design.backbone, start)
-    fitting = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise WeightsError(f"nothing in {start} fits {network.design.backbone}; name weights of it, or {SCRATCH}")
-    network.load_state_dict(fitting, strict=False)
-    return sorted(set(own) - set(fitting))
+        return sorted(network.state_dict())
+    backbone = network.design.backbone
+    nothing = f"nothing in {start} fits {backbone}; name weights of it, or {SCRATCH}"
+    return take_over(network, _tensors(backbone, start), nothing)
 
 
 def _tensors(backbone: str, start: str) -> dict[str, Tensor]:
     if start == IMAGENET:
         return _in_features(backbone, _imagenet(backbone))
-    if start in weights.manifest():
-        checkpoint = weights.load(start)
-    elif (path := Path(start)).is_file():
-        checkpoint = weights.read(path)
-    else:
-        raise ValueError(
-            f"cannot start from {start!r}: it is no file, none of the shipped weights"
-            f" ({', '.join(sorted(weights.manifest()))}), nor {SCRATCH} or {IMAGENET}"
-        )
+    checkpoint = read_start(start, (SCRATCH, IMAGENET))
     if checkpoint.metadata.get("architecture", "").startswith(PREFIX):
         return checkpoint.tensors
     return _in_features(backbone, checkpoint.tensors)

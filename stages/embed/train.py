@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -21,12 +19,7 @@ from stages.embed.inputs import Normalise
 from stages.embed.network import SiameseNetwork
 from stages.embed.relations import Relations
 from stages.state import State
-from stages.training import keep_lines, rate
-
-STATE = "state.safetensors"
-LOG = "log.jsonl"
-LOG_STEPS = 20
-SAVE_S = 60.0
+from stages.training import Journal, rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +67,9 @@ class Recipe:
 
 
 class Trainer:
-    """One training run in a folder; a kill at any moment costs at most the last minute.
+    """One training run in a folder, which a :class:`~stages.training.Journal` keeps.
 
-    ``folder/state.safetensors`` is rewritten atomically once a minute and at the end, and a run whose folder has one
-    goes on from it, with the same steps as if it had not been interrupted; ``folder/log.jsonl`` gets a line per
-    :data:`LOG_STEPS` steps.
+    A run that goes on takes the same steps as if it had not been interrupted.
 
     Args:
         network: trained in place, on the device that it is on.
@@ -92,16 +83,19 @@ class Trainer:
     """
 
     def __init__(self, network: SiameseNetwork, loss: nn.Module, batches: Source, recipe: Recipe, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._network, self._loss, self._batches, self._recipe, self._folder = network, loss, batches, recipe, folder
+        self._network, self._loss, self._batches, self._recipe = network, loss, batches, recipe
         self._device = next(network.parameters()).device
         self._loss.to(self._device)
         self._normalise = Normalise(*network.design.stats)
         set_train_mode(network, recipe)
         self._optimizer = AdamW(_groups(network, loss, recipe))
-        self._state = State(nn.ModuleDict({"network": network, "loss": loss}), self._optimizer, recipe.ema)
-        self.done = self._state.resume(folder / STATE)
-        keep_lines(folder / LOG, self.done)
+        both = nn.ModuleDict({"network": network, "loss": loss})
+        self._journal = Journal(State(both, self._optimizer, recipe.ema), folder)
+
+    @property
+    def done(self) -> int:
+        """Steps behind."""
+        return self._journal.done
 
     @property
     def steps(self) -> int:
@@ -110,11 +104,7 @@ class Trainer:
 
     def averaged(self) -> AbstractContextManager[None]:
         """The network with the moving average of its weights, which is what a run gives."""
-        return self._state.averaged()
-
-    def save(self) -> None:
-        """Write down how far the run is."""
-        self._state.save(self._folder / STATE, self.done)
+        return self._journal.averaged()
 
     def run(self, stop: int | None = None, workers: int = 1) -> Iterator[dict[str, Any]]:
         """Train until a step, or to the end, yielding each line of the log.
@@ -124,19 +114,8 @@ class Trainer:
             workers: threads that make batches ahead.
         """
         until = self.steps if stop is None else min(stop, self.steps)
-        saved, sums = monotonic(), _Means()
-        for batch in _ahead(self._batches, self.done, until, workers):
-            sums.add(self._step(batch))
-            self.done += 1
-            ended = self.done == until
-            if ended or monotonic() - saved > SAVE_S:
-                self.save()
-                saved = monotonic()
-            if ended or self.done % LOG_STEPS == 0:
-                line = {"step": self.done} | sums.take()
-                with (self._folder / LOG).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                yield line
+        reports = map(self._step, _ahead(self._batches, self.done, until, workers))
+        yield from self._journal.follow(reports, until)
 
     def _step(self, batch: Batch) -> dict[str, float]:
         recipe, network = self._recipe, self._network
@@ -162,7 +141,6 @@ class Trainer:
         torch.autograd.backward(losses["loss"])
         nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
         self._optimizer.step()
-        self._state.average(self.done)
         return {name: value.item() for name, value in losses.items()} | _similarities(vectors.detach(), relations)
 
 
@@ -212,19 +190,3 @@ def _ahead(batches: Source, start: int, stop: int, workers: int) -> Iterator[Bat
             while len(coming) <= workers and step + len(coming) < stop:
                 coming.append(pool.submit(batches, step + len(coming)))
             yield coming.popleft().result()
-
-
-class _Means:
-    """Means of what steps report, until they are taken."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, report: dict[str, float]) -> None:
-        for name, value in report.items():
-            self._values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        means = {name: round(sum(values) / len(values), 5) for name, values in self._values.items()}
-        self._values = {}
-        return means

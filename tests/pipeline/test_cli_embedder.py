@@ -21,12 +21,13 @@ from pipeline.embedder_evaluation.curves import numbers, panels
 from pipeline.photosets import LAYOUTS, open_set
 from pipeline.verdicts import verdicts
 from stages.embed.calibration import Calibration, Verdict
-from stages.embed.evaluate import Plan, evaluate, numbered
+from stages.embed.evaluate import Plan, evaluate
 from stages.embed.items import Kind, Sample
 from stages.embed.likeness import by_matrix
 from stages.embed.loading import load
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.retrieval import retrieve
+from stages.embed.rows import numbered
 from stages.embed.verifier import PairVerifier
 from stages.errors import CatalogueError
 from stages.images import read_image, write_jpeg

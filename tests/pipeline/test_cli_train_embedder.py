@@ -173,7 +173,7 @@ def test_offline_mining_goes_on_with_what_was_mined(
         6,
     ]
     run("train", "embedder", items, "-o", tmp_path / "straight", *options)
-    monkeypatch.setattr("stages.embed.train.SAVE_S", -1.0)
+    monkeypatch.setattr("stages.training.SAVE_S", -1.0)
     made, step = [], Trainer._step
 
     def killed(trainer: Trainer, batch: Batch) -> dict[str, float]:

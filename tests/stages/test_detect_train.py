@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import weights
+from pipeline.detector_training import DetectorPlan, DetectorRun
+from pipeline.runs import read_lines
 from pipeline.sample import render_sample
-from pipeline.detector_training import DetectorPlan, DetectorRun, read_lines
 from stages.detect.calibrate import shrunk
 from stages.detect.networks import build_network
 from stages.detect.rcnn import read_detector
@@ -20,6 +21,7 @@ from stages.detect.start import freeze_first_blocks, start_from
 from stages.detect.train import Recipe
 from stages.errors import CatalogueError, OutfinderError, WeightsError
 from stages.images import read_image
+from stages.training import rate
 from stages.types import LABELS
 
 PIXELS = 96
@@ -45,21 +47,20 @@ def plan(street: Path, **changes: object) -> DetectorPlan:
 
 
 def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
-    recipe = Recipe(warmup_steps=10, decay=0.5)
-    rates = [recipe.rate(step, 100) for step in range(100)]
+    rates = [rate(step, 100, warmup=10, decay=0.5) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:51] == [1.0] * 41
     assert rates[-1] < 0.01
     assert rates[50:] == sorted(rates[50:], reverse=True)
-    assert Recipe(decay=0, warmup_steps=1).rate(99, 100) == 1
+    assert rate(99, 100, warmup=1, decay=0) == 1
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from stages.detect import train
-train.SAVE_S = 0.0
-train.LOG_STEPS = 2
+from stages import training
+training.SAVE_S = 0.0
+training.LOG_STEPS = 2
 sys.path.insert(0, {tests!r})
 from test_detect_train import DetectorRun, plan
 run = DetectorRun(plan(Path({street!r})), Path({folder!r}))
@@ -70,7 +71,7 @@ run.run(lambda moment: print(moment.losses["step"], flush=True), workers=0)
 def test_a_killed_run_goes_on_to_the_same_weights(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.detect.train.LOG_STEPS", 2)
+    monkeypatch.setattr("stages.training.LOG_STEPS", 2)
     straight = DetectorRun(plan(street), tmp_path / "straight")
     straight.run(lambda _: None, workers=0)
     code = KILLED.format(tests=str(Path(__file__).parent), street=str(street), folder=str(tmp_path / "killed"))
@@ -103,7 +104,7 @@ def test_a_run_learns_validates_calibrates_and_draws(
         validate_rounds=4,
     )
     moments = []
-    monkeypatch.setattr("stages.detect.train.LOG_STEPS", 4)
+    monkeypatch.setattr("stages.training.LOG_STEPS", 4)
     DetectorRun(wanted, tmp_path).run(moments.append, workers=0)
     assert moments[-1].losses["step"] == moments[-1].steps == 16
     assert moments[-1].left_s == 0

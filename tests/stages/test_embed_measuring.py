@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
 from stages.embed.compression import through_int8, truncated
-from stages.embed.evaluate import Plan, evaluate, is_collapsed, numbered
+from stages.embed.evaluate import Plan, evaluate, is_collapsed
 from stages.embed.intervals import Estimate, mean_estimate
 from stages.embed.items import Sample
 from stages.embed.likeness import by_matrix, by_vectors
 from stages.embed.oneshot import one_shot
 from stages.embed.retrieval import recall_at, retrieve
+from stages.embed.rows import numbered
 from stages.embed.verification import Pairs, curve_of, pairs_of, verify
 from stages.types import Vectors
 

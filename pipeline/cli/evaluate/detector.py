@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pipeline.cli.common import FILE_IN, FILE_OUT, FOLDER, SOME_FAILED, Progress, chosen, friendly, stage_options
+from pipeline.cli.common import (
+    FILE_IN,
+    FILE_OUT,
+    FOLDER,
+    SOME_FAILED,
+    Progress,
+    chosen,
+    friendly,
+    print_figures,
+    stage_options,
+)
 
 
 @click.command()
@@ -49,8 +57,9 @@ def detector(
     """  # noqa: D301
     from pipeline.build import Config, build_detector
     from pipeline.detector_evaluation.figures import figures, table
-    from pipeline.detector_evaluation.page import prepare_page, write_page
+    from pipeline.detector_evaluation.page import write_page
     from pipeline.detector_evaluation.subject import subject_of
+    from pipeline.evaluation.page import prepare_page
     from stages.detect.evaluate import DOUBTFUL, evaluate
 
     config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score), device=device)
@@ -75,16 +84,5 @@ def detector(
         title = f"How good {config.detector} is"
         write_page(output, evaluation, photos, numbers, title=title, about=subject.told())
         click.echo(f"page: {output / 'index.html'}", err=True)
-    _print(numbers, table(evaluation), json_file)
+    print_figures(numbers, table(evaluation), json_file)
     sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
-
-
-def _print(numbers: dict[str, Any], table: str, json_file: Path | None) -> None:
-    """The table on standard output, unless that is for the JSON."""
-    text = json.dumps(numbers, indent=2) + "\n"
-    if json_file == Path("-"):
-        click.echo(text, nl=False)
-        return
-    if json_file:
-        json_file.write_text(text, encoding="ascii")
-    click.echo(table)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pipeline.cli.common import FILE_OUT, FOLDER, SOME_FAILED, chosen, friendly, stage_options
+from pipeline.cli.common import FILE_OUT, FOLDER, SOME_FAILED, chosen, friendly, print_figures, stage_options
 from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 if TYPE_CHECKING:
@@ -90,8 +89,9 @@ def embedder(
     """  # noqa: D301
     from pipeline.build import Config, build_embedder
     from pipeline.embedder_evaluation.figures import figures, table
-    from pipeline.embedder_evaluation.page import Shown, prepare_page, write_page
+    from pipeline.embedder_evaluation.page import Shown, write_page
     from pipeline.embedder_evaluation.subject import embed, likeness_by_pair_head
+    from pipeline.evaluation.page import prepare_page
     from stages.embed.evaluate import Plan, evaluate
     from stages.embed.likeness import by_vectors
 
@@ -136,7 +136,7 @@ def embedder(
         shown = Shown(examples, queries, projection)
         write_page(output, evaluation, embedded, likeness or by_vectors(embedded.vectors), numbers, told, shown)
         click.echo(f"page: {output / 'index.html'}", err=True)
-    _print(numbers, table(evaluation), json_file)
+    print_figures(numbers, table(evaluation), json_file)
     sys.exit(SOME_FAILED if embedded.photos.problems else 0)
 
 
@@ -144,14 +144,3 @@ def _told(plan: Plan) -> dict[str, str]:
     """How it was measured, where that is not the usual."""
     domains = f"{plan.query_domain} asks for {plan.gallery_domain}" if plan.query_domain else ""
     return {"same": plan.same, "domains": domains}
-
-
-def _print(numbers: dict[str, Any], table: str, json_file: Path | None) -> None:
-    """The table on standard output, unless that is for the JSON."""
-    text = json.dumps(numbers, indent=2) + "\n"
-    if json_file == Path("-"):
-        click.echo(text, nl=False)
-        return
-    if json_file:
-        json_file.write_text(text, encoding="ascii")
-    click.echo(table)

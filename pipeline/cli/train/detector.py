@@ -10,10 +10,10 @@ import click
 from pipeline.cli.common import FILE_IN, FOLDER, friendly
 
 if TYPE_CHECKING:
-    from pipeline.detector_training import Moment, Source
+    from pipeline.detector_training import Source
+    from pipeline.runs import Moment
 
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-TELL_STEPS = 100
 
 
 @click.command()
@@ -83,9 +83,10 @@ def detector(
       outfinder train detector train.json photos/ -o run --labels "coat,boot" --architecture fasterrcnn_mobilenet_v2
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
-    from pipeline.plots import require_matplotlib
     from pipeline.detector_training import DetectorPlan, DetectorRun
-    from stages.detect.train import Recipe, fastest_precision
+    from pipeline.plots import require_matplotlib
+    from stages.detect.train import Recipe
+    from stages.training import fastest_precision
     from stages.types import LABELS
 
     require_matplotlib()
@@ -133,13 +134,10 @@ def _usual_start(architecture: str) -> str:
 
 
 def _tell(moment: Moment) -> None:
-    step = moment.losses["step"]
     if moment.validation:
         kinds = [kind for kind in ("box", "mask") if kind in moment.validation]
         told = ", ".join(f"{kind} AP50 {moment.validation[kind]['ap50']:.3f}, AP {moment.validation[kind]['ap']:.3f}"
                          for kind in kinds)  # fmt: skip
-        click.echo(f"step {step}/{moment.steps}: validation {told}", err=True)
-    if step % TELL_STEPS == 0 or step in (20, moment.steps):
-        hours, minutes = divmod(round(moment.left_s / 60), 60)
-        left = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-        click.echo(f"step {step}/{moment.steps}: loss {moment.losses['loss']:.3f}, {left} left", err=True)
+        click.echo(f"step {moment.losses['step']}/{moment.steps}: validation {told}", err=True)
+    if moment.told:
+        click.echo(moment.told, err=True)

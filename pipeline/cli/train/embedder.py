@@ -11,9 +11,8 @@ import click
 from pipeline.cli.common import FOLDER, friendly
 
 if TYPE_CHECKING:
-    from pipeline.embedder_training import Moment
+    from pipeline.runs import Moment
 
-TELL_STEPS: Final = 100
 POSITIVE: Final = click.FloatRange(0, min_open=True)
 COUNT: Final = click.IntRange(1)
 
@@ -182,12 +181,9 @@ def _views(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _tell(moment: Moment) -> None:
-    step = moment.losses["step"]
     if moment.validation:
         metric = moment.validation["metric"]
         judged = "all vectors are nearly equal: a collapse" if metric is None else f"{metric:.3f}"
-        click.echo(f"step {step}/{moment.steps}: validation {judged}", err=True)
-    if step % TELL_STEPS == 0 or step in (20, moment.steps):
-        hours, minutes = divmod(round(moment.left_s / 60), 60)
-        left = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-        click.echo(f"step {step}/{moment.steps}: loss {moment.losses['loss']:.3f}, {left} left", err=True)
+        click.echo(f"step {moment.losses['step']}/{moment.steps}: validation {judged}", err=True)
+    if moment.told:
+        click.echo(moment.told, err=True)

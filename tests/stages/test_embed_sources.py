@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from embed_cases import shop_photo
-from pycocotools import mask as coco_mask
 
-from stages.embed.data import luma_split, percentile_of, read_clothing, read_garments, read_luma, read_shoes
+from stages.embed import sources
+from stages.embed.loading import in_memory
+from stages.embed.splits import luma_split, percentile_of
 from stages.errors import CatalogueError
 
 
-class TestData:
+class TestSources:
     @staticmethod
     def write(folder: Path, *names: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +25,7 @@ class TestData:
         skus = [f"mh{number:02}" for number in range(30)]
         names = [f"{sku}-{end}.jpg" for sku in skus for end in ("red_main", "red_back", "blue-0")]
         self.write(tmp_path, *names, "luma-yoga-strap-set.jpg", "lt01.jpg", "gift-card-virtual-custom.jpg")
-        by_split = {split: read_luma(tmp_path, [split]) for split in ("train", "val", "test")}
+        by_split = {split: in_memory(sources.luma(tmp_path, [split])) for split in ("train", "val", "test")}
         of = {split: {item.style for item in items} for split, items in by_split.items()}
         assert set.union(*of.values()) == {f"luma/{sku}" for sku in skus}
         assert sum(map(len, of.values())) == 30
@@ -41,11 +40,11 @@ class TestData:
         self.write(
             tmp_path, *(f"u00{p}_{k}_{side}_m.jpg" for p in range(3) for k in (1, 2) for side in ("left", "right"))
         )
-        pairs = read_shoes(tmp_path)
+        pairs = in_memory(sources.shoes(tmp_path))
         assert [item.style for item in pairs] == [f"shoes/u00{p}_{k}_m" for p in range(3) for k in (1, 2)]
         assert {len(item.photos) for item in pairs} == {2}
         assert [item.source for item in pairs] == ["u000", "u000", "u001", "u001", "u002", "u002"]
-        held, kept = read_shoes(tmp_path, ["val"]), read_shoes(tmp_path, ["train"])
+        held, kept = in_memory(sources.shoes(tmp_path, ["val"])), in_memory(sources.shoes(tmp_path, ["train"]))
         assert not {item.source for item in held} & {item.source for item in kept}
 
     def test_clothing_is_split_by_its_id(self, tmp_path):
@@ -54,46 +53,11 @@ class TestData:
         rows = [f"{name},7,Shirt,False" for name in [*ids, "absent"]]
         (tmp_path / "images.csv").write_text("\n".join(["image,sender_id,label,kids", *rows]))
         wanted = {f"clothing/{name}" for name in ids if 10 <= percentile_of(name) < 20}
-        assert {item.style for item in read_clothing(tmp_path, ["val"])} == wanted
-        assert len(read_clothing(tmp_path)) == sum(percentile_of(name) >= 20 for name in ids)
-
-    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
-    def test_garments_are_cut_by_box_and_by_mask(self, tmp_path):
-        self.write(tmp_path, "1.jpg")
-        masks = {label: np.zeros((90, 60), np.uint8) for label in ("top", "left", "right")}
-        masks["top"][20:50, 10:40] = 1
-        masks["top"][20, 10] = 0
-        masks["left"][60:85, 2:28] = 1
-        masks["right"][60:85, 30:58] = 1
-        rles = {label: coco_mask.encode(np.asfortranarray(mask)) for label, mask in masks.items()}
-        coco = {
-            "images": [{"id": 1, "file_name": "1.jpg"}],
-            "categories": [{"id": 2, "name": "top"}, {"id": 7, "name": "shoes"}],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": 1,
-                    "category_id": 2 if label == "top" else 7,
-                    "bbox": coco_mask.toBbox(rle).tolist(),
-                    "segmentation": rle | {"counts": rle["counts"].decode()},
-                }
-                for number, (label, rle) in enumerate(rles.items())
-            ],
-        }
-        (tmp_path / "coco.json").write_text(json.dumps(coco))
-        top, shoes = read_garments(tmp_path / "coco.json", tmp_path)
-        assert top.domains == ("street", "shop")
-        box, on_white = top.photos
-        assert box.shape == on_white.shape == (34, 34, 3)
-        assert (on_white[:2] == 255).all()
-        assert np.array_equal(on_white[10:20, 10:20], box[10:20, 10:20])
-        assert len(shoes.photos) == 4
+        assert {item.style for item in in_memory(sources.clothing(tmp_path, ["val"]))} == wanted
+        assert len(in_memory(sources.clothing(tmp_path, ["train"]))) == sum(percentile_of(name) >= 20 for name in ids)
 
     def test_says_what_is_no_set(self, tmp_path):
         with pytest.raises(CatalogueError, match="jpg"):
-            read_luma(tmp_path, ["train"])
+            sources.luma(tmp_path, ["train"])
         with pytest.raises(CatalogueError, match=r"images\.csv"):
-            read_clothing(tmp_path)
-        (tmp_path / "coco.json").write_text("[]")
-        with pytest.raises(CatalogueError, match="COCO"):
-            read_garments(tmp_path / "coco.json", tmp_path)
+            sources.clothing(tmp_path)
