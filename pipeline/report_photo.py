@@ -136,6 +136,7 @@ def _match_html(match: Match, garment: Garment, picture: str | None) -> str:
     lines = [f'<bdi class="item clip">{text_html(match.item)}</bdi>']
     lines += [f'<bdi class="clip">{text_html(name)}</bdi>'] if name else []
     lines += [f'<bdi class="price">{text_html(price)}</bdi>'] if price else []
+    lines += [f'<bdi class="soft">{text_html(match.verdict)}</bdi>'] if match.verdict else []
     lines += [f'<bdi class="soft">{text_html(match.label)}</bdi>'] if match.label != garment.label else []
     lines += [
         f'<bdi class="soft clip">{text_html(f"{key}: {value}")}</bdi>' for key, value in list(data.items())[:DETAILS]

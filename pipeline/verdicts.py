@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import weights
-from stages.embed.calibration import Calibration, Verdict
+from stages.embed.calibration import Calibration
 from stages.types import Match
 
 SUFFIX: Final = ".calibration.json"
@@ -27,6 +28,8 @@ def calibration_for(
 ) -> Calibration | None:
     """The calibration to use: the one that is given, else the one beside the weights, else none.
 
+    One beside the weights that was made with other weights, from before they were trained further, is none.
+
     Args:
         fingerprint: of the embedder.
         own: a file that was asked for.
@@ -34,20 +37,20 @@ def calibration_for(
         embedder: its name, for weights that came with outfinder.
 
     Raises:
-        OutfinderError: the file cannot be read, is no calibration, or is one of another embedder.
+        OutfinderError: the file cannot be read or is no calibration; or it was given, and is one of another embedder.
     """
-    shipped = weights.FOLDER / f"{embedder}{SUFFIX}"
-    path = own or (beside(checkpoint) if checkpoint else shipped)
-    if own is None and not path.exists():
-        return None
-    return Calibration.read(path).require(fingerprint)
+    if own:
+        return Calibration.read(own).require(fingerprint)
+    path = beside(checkpoint) if checkpoint else weights.FOLDER / f"{embedder}{SUFFIX}"
+    found = Calibration.read(path) if path.exists() else None
+    return found if found and found.fingerprint == fingerprint else None
 
 
-def verdicts(calibration: Calibration | None, label: str, matches: Iterable[Match]) -> list[Verdict | None]:
-    """What the similarity of each match to a garment with a label means; None where nothing is calibrated.
+def with_verdicts(calibration: Calibration, label: str, matches: Iterable[Match]) -> Iterator[Match]:
+    """The matches to a garment with a label, each with what its similarity means.
 
     The garment's label has its own thresholds only against items of that label.
     """
-    if calibration is None:
-        return [None for _ in matches]
-    return [calibration.verdict(match.similarity, label if match.label == label else "") for match in matches]
+    for match in matches:
+        verdict = calibration.verdict(match.similarity, label if match.label == label else "")
+        yield replace(match, verdict=verdict.value)

@@ -17,7 +17,7 @@ from stages.types import Match
 
 COLUMNS: Final = (
     *("photo", "width", "height", "garment", "label", "score", "x1", "y1", "x2", "y2"),
-    *("rank", "item", "match_photo", "similarity", "match_label", "error"),
+    *("rank", "item", "match_photo", "similarity", "match_label", "verdict", "error"),
 )
 """A CSV file's columns. ``garment`` counts from 1 within a photo, ``rank`` from 1 within a garment."""
 
@@ -141,6 +141,8 @@ def _match_record(match: Match) -> dict[str, Any]:
         "similarity": round(float(match.similarity), 4),
         "label": match.label,
     }
+    if match.verdict:
+        record["verdict"] = match.verdict
     if match.metadata:
         record["metadata"] = dict(match.metadata)
     return record
@@ -167,4 +169,5 @@ def _csv_rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
                 "match_photo": match.photo,
                 "similarity": f"{match.similarity:.4f}",
                 "match_label": match.label,
+                "verdict": match.verdict,
             }

@@ -159,10 +159,14 @@ class Neighbors:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One catalogue item that looks like a garment, shown by its best photo."""
+    """One catalogue item that looks like a garment, shown by its best photo.
+
+    ``verdict`` says what the similarity means, where the embedder is calibrated: same item, not sure, different.
+    """
 
     item: str
     photo: str
     similarity: float
     label: str
     metadata: tuple[tuple[str, str], ...] = ()
+    verdict: str = ""

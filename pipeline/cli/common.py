@@ -71,6 +71,14 @@ def stage_options(*wanted: str) -> Callable[[F], F]:
     return decorate
 
 
+calibration_option = click.option(
+    "--calibration",
+    "calibration_file",
+    type=FILE_IN,
+    help="What `outfinder calibrate` wrote.  [default: the one beside the weights, if any]",
+)
+
+
 def chosen(**settings: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in settings.items() if value is not None}

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_IN, chosen, friendly, stage_options
+from pipeline.cli.common import ANYWHERE, calibration_option, chosen, friendly, stage_options
 
 
 @click.command()
 @click.argument("a", type=ANYWHERE)
 @click.argument("b", type=ANYWHERE)
 @stage_options("embedder")
-@click.option("--calibration", "calibration_file", type=FILE_IN,
-              help="What `outfinder calibrate` wrote.  [default: the one beside the weights, if any]")  # fmt: skip
+@calibration_option
 @click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @friendly

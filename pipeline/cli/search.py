@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, Progress, chosen, friendly, garments_of, stage_options
+from pipeline.cli.common import (
+    ANYWHERE,
+    FILE_OUT,
+    FOLDER,
+    Progress,
+    calibration_option,
+    chosen,
+    friendly,
+    garments_of,
+    stage_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
     from pipeline.gallery import Gallery
     from pipeline.results import PhotoResult
+    from stages.embed.calibration import Calibration
 
 
 @click.command()
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @stage_options("detector", "crop", "embedder")
+@calibration_option
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
 @click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
@@ -45,6 +57,7 @@ def search(
     crop: str | None,
     embedder: str | None,
     embedder_weights: Path | None,
+    calibration_file: Path | None,
     device: str,
     output: Path | None,
     report: Path | None,
@@ -52,7 +65,8 @@ def search(
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders).
 
     The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares
-    columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
+    columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses. With a calibration
+    each match has a verdict: same item, not sure, or different.
 
     \b
     Examples:
@@ -60,15 +74,19 @@ def search(
       outfinder search shop photos/ -k 10 --same-label -o found.csv
       outfinder search shop photos/ --where "category = boots and price < 200"
       outfinder search shop photos/ --report report
+      outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.opening import open_for_search
     from pipeline.report import Report
+    from pipeline.verdicts import calibration_for
     from pipeline.writers import open_writer
     from stages.images import walk
 
     given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
                    crop=crop, embedder=embedder, embedder_weights=embedder_weights) | {"device": device}  # fmt: skip
     gallery, pipeline, config = open_for_search(folder, given)
+    made_by = gallery.manifest.embedder
+    calibration = calibration_for(made_by, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # a wrong one is told before anything is written
     progress = Progress("searched")
@@ -79,6 +97,8 @@ def search(
         page = stack.enter_context(Report(report, settings=settings)) if report else None
         for analysis in pipeline(walk(photos)):
             result = find(gallery, analysis, k, same_label=same_label, where=where, min_similarity=min_similarity)
+            if calibration:
+                result = judged(result, calibration)
             writer.write(result)
             if page:
                 page.add(result, analysis.photo.image if analysis.photo else None)
@@ -114,3 +134,14 @@ def find(
         replace(garment, matches=tuple(own)) for garment, own in zip(garments_of(analysis), matches, strict=True)
     )
     return PhotoResult(str(analysis.path), analysis.photo.width, analysis.photo.height, garments)
+
+
+def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:
+    """The result with a verdict on each match."""
+    from pipeline.verdicts import with_verdicts
+
+    garments = (
+        replace(garment, matches=tuple(with_verdicts(calibration, garment.label, garment.matches or ())))
+        for garment in result.garments
+    )
+    return replace(result, garments=tuple(garments))

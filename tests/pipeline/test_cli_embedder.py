@@ -19,7 +19,7 @@ from pipeline.cli.sets import LAYOUT_NAMES
 from pipeline.embedder_evaluation.atlas import HEIGHT, WIDTH, atlas, projected
 from pipeline.embedder_evaluation.curves import numbers, panels
 from pipeline.photosets import LAYOUTS, open_set
-from pipeline.verdicts import verdicts
+from pipeline.verdicts import beside, calibration_for, with_verdicts
 from stages.embed.calibration import Calibration, Verdict
 from stages.embed.evaluate import Plan, evaluate
 from stages.embed.items import Kind, Sample
@@ -29,7 +29,7 @@ from stages.embed.network import Design, SiameseNetwork
 from stages.embed.retrieval import retrieve
 from stages.embed.rows import numbered
 from stages.embed.verifier import PairVerifier
-from stages.errors import CatalogueError
+from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeEmbedder
 from stages.types import Image, Match
@@ -264,8 +264,33 @@ class TestCalibrate:
     def test_matches_get_verdicts_by_their_label(self, calibration: Path) -> None:
         read = Calibration.read(calibration)
         matches = [Match("i", "p", similarity, "bag") for similarity in (1.0, -1.0)]
-        assert verdicts(read, "bag", matches) == [Verdict.SAME, Verdict.DIFFERENT]
-        assert verdicts(None, "bag", matches) == [None, None]
+        assert [match.verdict for match in with_verdicts(read, "bag", matches)] == [Verdict.SAME, Verdict.DIFFERENT]
+
+    def test_one_beside_the_weights_is_used_while_it_is_theirs(self, calibration: Path, tmp_path: Path) -> None:
+        checkpoint = tmp_path / "own.safetensors"
+        assert calibration_for("fake mean colours", None, checkpoint) is None
+        beside(checkpoint).write_bytes(calibration.read_bytes())
+        assert calibration_for("fake mean colours", None, checkpoint) == Calibration.read(calibration)
+        assert calibration_for("trained further", None, checkpoint) is None
+        with pytest.raises(OutfinderError, match="made with the embedder"):
+            calibration_for("trained further", calibration, checkpoint)
+
+    def test_then_search_says_it_of_each_match(self, items: Path, calibration: Path, tmp_path: Path) -> None:
+        run("index", tmp_path / "gallery", items, "--as-is", "--crop", "whole", *EMBEDDER)
+        search = ("search", tmp_path / "gallery", items / "item03/1.jpg", "--as-is", "-k", 12)
+        (plain,) = lines(run(*search))
+        assert all("verdict" not in match for match in plain["garments"][0]["matches"])
+        (told,) = lines(run(*search, "--calibration", calibration, "--report", tmp_path / "report"))
+        matches = told["garments"][0]["matches"]
+        assert [match["item"] for match in matches if match["verdict"] == "same item"] == ["item03"]
+        assert matches[-1]["verdict"] == "different"
+        assert "same item" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        run(*search, "--calibration", calibration, "-o", tmp_path / "found.csv")
+        with (tmp_path / "found.csv").open(newline="") as file:
+            assert [row["verdict"] for row in csv.DictReader(file)] == [match["verdict"] for match in matches]
+        other = json.loads(calibration.read_text()) | {"fingerprint": "another"}
+        calibration.write_text(json.dumps(other))
+        assert "made with the embedder 'another'" in run(*search, "--calibration", calibration, status=2).stderr
 
     def test_what_cannot_run_says_so(self, items: Path, tmp_path: Path) -> None:
         assert "say where to write" in run("calibrate", items, *EMBEDDER, status=2).stderr

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 MASK = np.tri(6, 4, dtype=np.bool_)
 MATCHES = (
-    Match("shirt-1", "shirt-1_front.jpg", np.float32(0.912345), "top", (("price", "19.90"), ("brand", "Ä"))),
+    Match(
+        "shirt-1", "shirt-1_front.jpg", np.float32(0.912345), "top", (("price", "19.90"), ("brand", "Ä")), "same item"
+    ),
     Match("shirt-2", "shirt-2_front.jpg", 0.5, "top"),
 )
 SEARCHED = PhotoResult(
@@ -50,7 +52,7 @@ def test_a_json_line_of_a_search_is_exactly_this(tmp_path):
     assert line == (
         '{"photo": "street.jpg", "width": 20, "height": 30, "garments": ['
         '{"label": "top", "score": 0.9877, "box": [2, 3, 6, 9], "matches": ['
-        '{"item": "shirt-1", "photo": "shirt-1_front.jpg", "similarity": 0.9123, "label": "top", '
+        '{"item": "shirt-1", "photo": "shirt-1_front.jpg", "similarity": 0.9123, "label": "top", "verdict": "same item", '
         '"metadata": {"price": "19.90", "brand": "\\u00c4"}}, '
         '{"item": "shirt-2", "photo": "shirt-2_front.jpg", "similarity": 0.5, "label": "top"}]}, '
         '{"label": "shoes", "score": 1.0, "box": [0, 20, 20, 30], "matches": []}]}'
@@ -118,12 +120,12 @@ def test_csv_has_a_row_per_match_garment_photo_and_error(tmp_path):
         rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(file)]
     top = ["street.jpg", "20", "30", "1", "top", "0.9877", "2", "3", "6", "9"]
     assert rows == [
-        [*top, "1", "shirt-1", "shirt-1_front.jpg", "0.9123", "top", ""],
-        [*top, "2", "shirt-2", "shirt-2_front.jpg", "0.5000", "top", ""],
-        ["street.jpg", "20", "30", "2", "shoes", "1.0000", "0", "20", "20", "30", "", "", "", "", "", ""],
-        [*top, "", "", "", "", "", ""],
-        ["empty.jpg", "5", "6", *[""] * 13],
-        ["no.jpg", *[""] * 14, "not a photo"],
+        [*top, "1", "shirt-1", "shirt-1_front.jpg", "0.9123", "top", "same item", ""],
+        [*top, "2", "shirt-2", "shirt-2_front.jpg", "0.5000", "top", "", ""],
+        ["street.jpg", "20", "30", "2", "shoes", "1.0000", "0", "20", "20", "30", *[""] * 7],
+        [*top, *[""] * 7],
+        ["empty.jpg", "5", "6", *[""] * 14],
+        ["no.jpg", *[""] * 15, "not a photo"],
     ]
 
 
