@@ -137,7 +137,7 @@ class Gallery(Reading):
             GalleryError: the disk is full, the folder cannot be written, someone is writing the gallery or has
                 written it since it was opened; what was saved before is unharmed.
         """
-        if self._rows.changed:
+        if self._rows.changed or self._next_id != self.manifest.next_id:  # ids that are used up stay so
             self._write_generation()
 
     def compact(self) -> None:

@@ -137,6 +137,16 @@ def test_any_long_history() -> None:
     run(300, 60)
 
 
+def test_ids_of_rows_that_were_gone_before_a_save_do_not_come_back(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g", "exact")
+    gallery.add([row("i", "p")], vectors(0))
+    gallery.remove({"i"})
+    gallery.save()
+    gallery = Gallery.open(tmp_path / "g")
+    gallery.add([row("i", "p")], vectors(0))
+    assert gallery.ids.tolist() == [1]
+
+
 def test_the_machine_walks_the_index(tmp_path: Path) -> None:
     """Otherwise it would prove the exact search alone."""
     gallery = new(tmp_path / "g", "hnsw")
