@@ -56,6 +56,7 @@ def dedupe(
       outfinder dedupe luma/product --layout luma --hash-only
     """  # noqa: D301
     from pipeline.dedupe import clean, find, line_of, write_catalogue
+    from stages.problems import plural
 
     photos = open_told(data, layout, item_pattern, splits)
     others = open_told(against, layout, item_pattern, splits) if against else None
@@ -71,7 +72,7 @@ def dedupe(
         click.echo(json.dumps(line_of(found, group)))
     crossing = sum(len(found.items_of(group)) > 1 for group in found.groups)
     click.echo(
-        f"{len(found.groups)} groups of near-duplicates in {len(found.photos.samples)} photos,"
+        f"{plural(len(found.groups), 'group')} of near-duplicates in {plural(len(found.photos.samples), 'photo')},"
         f" {crossing} of them across items",
         err=True,
     )

@@ -319,7 +319,7 @@ class TestDedupe:
         assert group["items"] == ["item00", "other"]
         assert {Path(photo).name for photo in group["photos"]} >= {"0.jpg", "copy.jpg"}
         assert {pair["by"] for pair in group["pairs"]} == {"hash"}
-        assert "1 groups of near-duplicates in 8 photos, 1 of them across items" in result.stderr
+        assert "1 group of near-duplicates in 8 photos, 1 of them across items" in result.stderr
         rows = list(csv.DictReader(clean.read_text().splitlines()))
         assert {row["item_id"] for row in rows} == {"item00", "item01"}
         assert not any("copy" in row["image"] for row in rows)
