@@ -78,6 +78,8 @@ class EmbedderPlan:
         for _, name in self.views:
             if name not in VIEWS:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
+        if self.recipe.distill_weight and self.start == "scratch":
+            raise ValueError("a network that starts from scratch knows nothing to be distilled; name a start")
         if self.validate_steps < 1 or self.patience < 0:
             raise ValueError(
                 f"validate_steps is at least 1 and patience at least 0, got {self.validate_steps} and {self.patience}"
@@ -222,7 +224,7 @@ class EmbedderRun:
             return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
 
         panels = [
-            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style")),
+            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style", "loss_distill")),
             Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
         ]
         if validation:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from stages.embed.batches import Batch, Source
+from stages.embed.distilling import Teacher
 from stages.embed.inputs import Normalise
 from stages.embed.network import SiameseNetwork
 from stages.embed.relations import Relations
@@ -37,6 +38,8 @@ class Recipe:
         ema: the share that the moving average of the weights keeps at each step; 0: no average.
         max_norm: of the gradients.
         style_weight: of the same loss a level up, where the colours of a thing are its positives; 0: not at all.
+        distill_weight: of :class:`~stages.embed.distilling.Teacher`'s loss, to stay near what the start finds alike;
+            0: not at all.
         frozen_blocks: first blocks of the backbone that stay as they are.
         batch_norm: whether batch norm follows the batches, or keeps the statistics that it starts with, as it should
             where they come from ImageNet.
@@ -54,6 +57,7 @@ class Recipe:
     ema: float = 0.99
     max_norm: float = 5.0
     style_weight: float = 0.0
+    distill_weight: float = 0.0
     frozen_blocks: int = 0
     batch_norm: bool = True
     precision: str = "float32"
@@ -72,7 +76,7 @@ class Trainer:
     A run that goes on takes the same steps as if it had not been interrupted.
 
     Args:
-        network: trained in place, on the device that it is on.
+        network: as it starts, the same each time; trained in place, on the device that it is on.
         loss: of :data:`~stages.embed.losses.LOSSES`; what it has to learn itself is trained too.
         batches: the batch of each step.
         recipe: of this run, the same each time that it is resumed.
@@ -87,6 +91,7 @@ class Trainer:
         self._device = next(network.parameters()).device
         self._loss.to(self._device)
         self._normalise = Normalise(*network.design.stats)
+        self._teacher = Teacher(network.features) if recipe.distill_weight else None
         set_train_mode(network, recipe)
         self._optimizer = AdamW(_groups(network, loss, recipe))
         both = nn.ModuleDict({"network": network, "loss": loss})
@@ -126,22 +131,23 @@ class Trainer:
         pixels = self._normalise(list(batch.views)).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             vectors = network(pixels)
+            kept = self._teacher.loss(pixels, vectors) if self._teacher else None
         relations = batch.relations(self._device)
-        losses = {"loss": self._loss(vectors, relations)}
+        terms = {"loss_item": (1.0, self._loss(vectors, relations))}
         if recipe.style_weight:
             styles = torch.from_numpy(batch.styles).to(self._device)
-            losses["loss_style"] = self._loss(vectors, relations.above(styles))
-            losses["loss_item"] = losses["loss"]
-            losses["loss"] = losses["loss_item"] + recipe.style_weight * losses["loss_style"]
-        if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(
-                f"the loss is {losses['loss'].item()} at step {self.done}; lower the learning rate"
-            )
+            terms["loss_style"] = recipe.style_weight, self._loss(vectors, relations.above(styles))
+        if kept is not None:
+            terms["loss_distill"] = recipe.distill_weight, kept
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.done}; lower the learning rate")
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses["loss"])
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
         self._optimizer.step()
-        return {name: value.item() for name, value in losses.items()} | _similarities(vectors.detach(), relations)
+        told = {name: value.item() for name, (_, value) in terms.items()} if len(terms) > 1 else {}
+        return {"loss": loss.item()} | told | _similarities(vectors.detach(), relations)
 
 
 def set_train_mode(network: SiameseNetwork, recipe: Recipe) -> None:

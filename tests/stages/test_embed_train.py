@@ -71,6 +71,16 @@ class TestTrainer:
         assert (tmp_path / "killed" / "log.jsonl").read_text().count("\n") == 2
         torch.testing.assert_close(values(resumed), values(straight))
 
+    def test_a_distilled_run_that_goes_on_keeps_its_teacher(self, rows, tmp_path):
+        recipe = Recipe(steps=6, warmup_steps=2, distill_weight=1.0)
+        straight = trainer(rows, tmp_path / "straight", recipe)
+        (line,) = straight.run()
+        assert line["loss"] == pytest.approx(line["loss_item"] + line["loss_distill"], abs=1e-4)
+        list(trainer(rows, tmp_path / "killed", recipe).run(stop=4))
+        resumed = trainer(rows, tmp_path / "killed", recipe)
+        list(resumed.run())
+        torch.testing.assert_close(values(resumed), values(straight))
+
     def test_learns_and_leaves_what_is_frozen(self, rows, tmp_path):
         recipe = Recipe(steps=40, warmup_steps=0, frozen_blocks=2, batch_norm=False, ema=0.0)
         one = trainer(rows, tmp_path, recipe)

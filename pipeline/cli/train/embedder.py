@@ -57,6 +57,8 @@ LOSS_OPTIONS: Final = (
     click.option("--miner", metavar="NAME", help="all, semi-hard, batch-hard: triplets chosen within a batch."),
     click.option("--style-weight", default=0.0, show_default=True, type=click.FloatRange(0),
                  help="Of the same loss a level up: other colours of a style against other styles."),
+    click.option("--distill-weight", default=0.0, show_default=True, type=click.FloatRange(0),
+                 help="Of staying near what the start finds alike: for few items of one's own; about 1."),
 )  # fmt: skip
 SAMPLER_OPTIONS: Final = (
     click.option("--sampler", default="pk", show_default=True, metavar="NAME",
@@ -150,7 +152,7 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
     scratch = given["start"] == "scratch"
     side = given["train_px"] or given["input_px"]
     recipe = _some(given, "steps", "lr", "lr_loss", "weight_decay", "warmup_steps", "decay", "ema", "style_weight",
-                   "frozen_blocks", "seed") | {
+                   "distill_weight", "frozen_blocks", "seed") | {
         "lr_backbone": given["lr_backbone"] or (given["lr"] if scratch else given["lr"] / 5),
         "batch_norm": scratch if given["batch_norm"] == "auto" else given["batch_norm"] == "train",
         "precision": fastest_precision(device) if given["precision"] == "auto" else given["precision"],
