@@ -22,7 +22,7 @@ Ids = NDArray[np.int64]
 
 M: Final = 16
 EF_CONSTRUCTION: Final = 200
-EF: Final = 64
+EF: Final = 128
 """What :class:`stages.index.HnswIndex` takes by default, and every other engine here."""
 
 BLOCK: Final = 100_000
