@@ -174,10 +174,29 @@ def test_chunks_are_verified_when_they_are_touched_and_not_before(
     assert file.part("ids", 0, 1000).tolist() == list(range(1000))
     assert file.take("ids", np.array([5, 4000, 3])).tolist() == [5, 4000, 3]
     assert file.part("text").tobytes() == b"abc"
+    assert file.slices("text", np.array([1, 3, 0, 0]), np.array([3, 3, 0, 2])) == [b"bc", b"", b"", b"ab"]
     for touch in (file.verify, lambda: file.part("ids"), lambda: file.take("ids", np.arange(0, 4096, 100))):
         with pytest.raises(GalleryCorrupt, match="damaged at byte"):
             touch()
     assert (tmp_path / "a.safetensors").stat().st_size == stored.size
+
+
+def test_stretches_are_verified_from_their_first_chunk_to_their_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "CHUNK", 1024)
+    text = np.random.default_rng(0).integers(256, size=8192, dtype=np.uint8)
+    stored = write_arrays(tmp_path / "a.safetensors", {"text": text})
+    data = bytearray((tmp_path / "a.safetensors").read_bytes())
+    data[data.index(text.tobytes()) + 5000] ^= 1
+    (tmp_path / "a.safetensors").write_bytes(data)
+    file = FileArrays(tmp_path, stored)
+    assert file.slices("text", np.array([0, 7000]), np.array([3000, 8192])) == [
+        text[:3000].tobytes(),
+        text[7000:].tobytes(),
+    ]
+    with pytest.raises(GalleryCorrupt, match="damaged at byte"):
+        file.slices("text", np.array([0, 2000]), np.array([10, 8000]))
 
 
 def test_anyone_can_read_the_files(with_index: Path) -> None:
