@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 def available() -> tuple[list[Engine], list[str]]:
-    """Every engine that there is here, and the names of those that are not installed."""
+    """Every engine that there is here, those that open another's files after it, and the names of those that are not installed."""
     own: list[Engine] = [GalleryEngine(), HnswEngine(), HnswlibEngine(), ExactEngine()]
     others: list[Engine] = [FaissEngine(), UsearchEngine()]
     there = [engine for engine in others if find_spec(engine.name) is not None]

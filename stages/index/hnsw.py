@@ -107,7 +107,7 @@ class HnswIndex:
             return self._search_exactly(queries, k)
         similarities = np.subtract(1, distances, out=distances)
         found = Neighbors(rows.view(np.int64), similarities)  # by falling similarity, equal ones by row
-        if similarities[:, 0].max() <= 1 and similarities[:, -1].min() >= -1:
+        if similarities.max() <= 1 and similarities.min() >= -1:
             return found
         np.clip(similarities, -1, 1, out=similarities)  # rounding had gone beyond: now some are equal, and out of order
         return merge(no_neighbors(len(queries), k), found)
