@@ -42,8 +42,8 @@ def _panel(figures: Sequence[IndexFigures]) -> Panel:
     first = figures[0]
     curves = []
     for engine in dict.fromkeys(one.engine for one in figures):
-        points = sorted((one.recall, one.batch_qps) for one in figures if one.engine == engine)
-        curves.append(Line(engine, [recall for recall, _ in points], [qps for _, qps in points]))
+        own = sorted((one for one in figures if one.engine == engine), key=lambda one: one.ef or 0)
+        curves.append(Line(engine, [one.recall for one in own], [one.batch_qps for one in own]))
     return Panel(f"{first.vectors:,} × {first.dim}", f"recall@{first.k}", "queries per second, by 100", curves)
 
 
