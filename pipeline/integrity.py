@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.gallery import Gallery, Manifest, read_manifest
 from pipeline.gallery.arrays import FileArrays
 from pipeline.gallery.graph import check_file, read_graph
-from pipeline.gallery.storage import leftovers
+from pipeline.gallery.storage import COPY, MANIFEST, leftovers, read_manifest_file
 from pipeline.gallery.vectors import BLOCK
 from stages.errors import GalleryCorrupt, GalleryError
 from stages.index.checks import check_vectors
@@ -25,9 +25,23 @@ def verify(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except GalleryCorrupt as error:
         return [str(error)]
-    problems = _damaged(folder, manifest) or _contradictions(folder, manifest)
+    problems = _damaged_manifests(folder)
+    problems += _damaged(folder, manifest) or _contradictions(folder, manifest)
     if problems and read_manifest(folder).generation != manifest.generation:
         return verify(folder)  # a writer has moved on meanwhile
+    return problems
+
+
+def _damaged_manifests(folder: Path) -> list[str]:
+    """Of the manifest and its copy, of which one at least is sound."""
+    problems = []
+    for name in (MANIFEST, COPY):
+        try:
+            read_manifest_file(folder, name)
+        except GalleryCorrupt as error:
+            problems.append(f"{error} (there are two of it: outfinder gallery rebuild writes both anew)")
+        except GalleryError:  # a gallery of before there were copies
+            continue
     return problems
 
 

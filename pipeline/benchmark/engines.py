@@ -22,7 +22,7 @@ Ids = NDArray[np.int64]
 
 M: Final = 16
 EF_CONSTRUCTION: Final = 200
-EF: Final = 64
+EF: Final = 128
 """What :class:`stages.index.HnswIndex` takes by default, and every other engine here."""
 
 BLOCK: Final = 100_000
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 def available() -> tuple[list[Engine], list[str]]:
-    """Every engine that there is here, and the names of those that are not installed."""
+    """Every engine that there is here, those that open another's files after it, and the names of those that are not installed."""
     own: list[Engine] = [GalleryEngine(), HnswEngine(), HnswlibEngine(), ExactEngine()]
     others: list[Engine] = [FaissEngine(), UsearchEngine()]
     there = [engine for engine in others if find_spec(engine.name) is not None]

@@ -21,7 +21,7 @@ from pipeline.gallery.searcher import TAIL
 from stages.index import exact_search
 from stages.types import Vectors
 
-EFS: Final = (10, 16, 32, EF, 128, 256)
+EFS: Final = (16, 32, 64, EF, 256)
 """The candidates looked at, from fast to good."""
 
 K: Final = 10
@@ -63,6 +63,27 @@ class IndexFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """How engines are measured.
+
+    ``queries`` is a multiple of 100; ``rounds`` is how often the engines take turns; ``efs`` are the values of ef to
+    try besides the default; ``seed`` is that of vectors and queries.
+
+    Raises:
+        ValueError: no full batch of queries.
+    """
+
+    queries: int = 1000
+    rounds: int = 5
+    efs: Sequence[int] = EFS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.queries < BATCH or self.queries % BATCH:
+            raise ValueError(f"queries are asked {BATCH} at once: wanted a multiple of it, got {self.queries}")
+
+
+@dataclass(frozen=True, slots=True)
 class _Trial:
     """Queries with their true neighbours, and how often they are asked."""
 
@@ -90,46 +111,61 @@ class _Trial:
 
 def benchmark_index(
     vectors: int,
-    *,
     dim: int = 128,
-    queries: int = 1000,
-    rounds: int = 5,
-    efs: Sequence[int] = EFS,
-    seed: int = 0,
+    plan: Plan = Plan(),
+    engines: Sequence[str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> list[IndexFigures]:
-    """Measure every engine that is installed on clustered unit vectors, asked for ten neighbours.
+) -> Iterator[list[IndexFigures]]:
+    """Measure engines on clustered unit vectors, asked for ten neighbours; figures come as soon as they are known.
 
     Args:
         vectors: how many are indexed.
         dim: how wide they are.
-        queries: how many are asked, a multiple of 100.
-        rounds: how often the engines take turns.
-        efs: the values of ef to try besides the default.
-        seed: of the vectors and queries.
+        plan: how much is asked.
+        engines: the names of those to build; ours and bare hnswlib on its graph go by ``gallery``. All by default.
         tell: is told what is being done.
 
     Returns:
-        One for each engine as it comes, then one for each engine that has an ef and each of ``efs``.
+        Engines as they come, those together that open the same files; then, for each ef of the plan, those that have one.
 
     Raises:
-        ValueError: too few vectors for an index, or no full batch of queries.
+        ValueError: too few vectors for an index, or an engine that is not here.
     """
     if vectors <= TAIL:
         raise ValueError(f"a gallery of {vectors} vectors is searched exactly, without an index: take more than {TAIL}")
-    if queries < BATCH or queries % BATCH:
-        raise ValueError(f"queries are asked {BATCH} at once: wanted a multiple of it, got {queries}")
-    stored = clustered(vectors, dim, seed=seed)
-    asked = clustered(queries, dim, seed=seed, draw=1)
-    tell(f"{vectors:,} vectors: exact answers")
-    trial = _Trial(asked, exact_search(stored, asked, K).rows, rounds)
-    engines, _ = available()
+    there, _ = available()
+    names = list(dict.fromkeys(engine.files_of for engine in there))
+    if unknown := [name for name in engines or () if name not in names]:
+        raise ValueError(f"there is no engine {unknown[0]!r} here; there are {', '.join(names)}")
+    chosen = [[engine for engine in there if engine.files_of == name] for name in names if name in (engines or names)]
+    return _measure((vectors, dim), chosen, plan, tell)
+
+
+def _measure(
+    shape: tuple[int, int], groups: Sequence[Sequence[Engine]], plan: Plan, tell: Callable[[str], None]
+) -> Iterator[list[IndexFigures]]:
+    count, dim = shape
+    tell(f"{count:,} vectors: exact answers")
+    vectors = clustered(count, dim, seed=plan.seed)
+    queries = clustered(plan.queries, dim, seed=plan.seed, draw=1)
+    trial = _Trial(queries, exact_search(vectors, queries, K).rows, plan.rounds)
+    bare: list[Engine] = []
+    tuned: list[tuple[Engine, IndexFigures]] = []
     with TemporaryDirectory(prefix="outfinder-") as folder:
-        figures = [_prepare(engine, stored, trial, Path(folder), tell) for engine in engines]
-        del stored
-        tell(f"{vectors:,} vectors: queries, the engines taking turns")
-        figures = _measured(engines, figures, trial)
-        return figures + list(_sweep(engines, figures, trial, efs, tell))
+        for group in groups:
+            built = [_prepare(engine, vectors, trial, Path(folder), tell) for engine in group]
+            tell(f"{count:,} vectors: {', '.join(engine.name for engine in group)} answer")
+            figures = _measured(group, built, trial, bare)
+            bare = bare or [engine for engine in group if engine.name == BARE]
+            tuned += [pair for pair in zip(group, figures, strict=True) if pair[0].has_ef]
+            yield figures
+        del vectors
+        for ef in sorted({*plan.efs} - {EF}) if tuned else ():
+            tell(f"{count:,} vectors: ef {ef}")
+            for engine, _ in tuned:
+                engine.tune(ef)
+            recalls = [replace(one, ef=ef, recall=trial.recall(engine)) for engine, one in tuned]
+            yield _measured([engine for engine, _ in tuned], recalls, trial)
 
 
 def _prepare(
@@ -168,32 +204,21 @@ def _open(engine: Engine, folder: Path, trial: _Trial) -> None:
     engine.search(trial.queries[:1], trial.k)
 
 
-def _measured(engines: Sequence[Engine], figures: Sequence[IndexFigures], trial: _Trial) -> list[IndexFigures]:
-    """The same with queries per second."""
-    batches, singles = trial.times(engines, BATCH, len(trial.queries)), trial.times(engines, 1, SINGLE)
+def _measured(
+    engines: Sequence[Engine], figures: Sequence[IndexFigures], trial: _Trial, beside: Sequence[Engine] = ()
+) -> list[IndexFigures]:
+    """The same with queries per second; engines beside them take turns too."""
+    batches = trial.times([*engines, *beside], BATCH, len(trial.queries))
+    singles = trial.times([*engines, *beside], 1, SINGLE)
     return [
         replace(
             one,
             recall=round(one.recall, 4),
             batch_qps=round(BATCH / middle(batches[one.engine]), 1),
             single_qps=round(1 / middle(singles[one.engine]), 1),
-            over_bare_pct=None if one.engine == BARE else slower_pct(batches[one.engine], batches[BARE]),
+            over_bare_pct=slower_pct(batches[one.engine], batches[BARE])
+            if one.engine != BARE and BARE in batches
+            else None,
         )
         for one in figures
     ]
-
-
-def _sweep(
-    engines: Sequence[Engine],
-    figures: Sequence[IndexFigures],
-    trial: _Trial,
-    efs: Sequence[int],
-    tell: Callable[[str], None],
-) -> Iterator[IndexFigures]:
-    tuned = [(engine, one) for engine, one in zip(engines, figures, strict=True) if engine.has_ef]
-    for ef in sorted({*efs} - {EF}):
-        tell(f"{figures[0].vectors:,} vectors: ef {ef}")
-        for engine, _ in tuned:
-            engine.tune(ef)
-        recalls = [replace(one, ef=ef, recall=trial.recall(engine)) for engine, one in tuned]
-        yield from _measured([engine for engine, _ in tuned], recalls, trial)

@@ -1,4 +1,4 @@
-"""What the benchmark of indexes found, as a table, as JSON lines and as a picture."""
+"""What the benchmark of indexes found, as lines of a table, as JSON lines and as a picture."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.benchmark.engines import EF
 from pipeline.benchmark.index import IndexFigures
-from pipeline.evaluation.tables import aligned
 from pipeline.plots import Line, Panel, draw
 
-HEADINGS = ("vectors", "engine", "ef", "recall", "q/s by 100", "q/s singly", "over hnswlib",
+HEADINGS = ("  vectors", "   engine", " ef", "recall", "q/s by 100", "q/s singly", "over hnswlib",
             "build s", "open s", "memory B", "file B")  # fmt: skip
+"""As wide as their columns."""
 
 
-def table(figures: Sequence[IndexFigures]) -> str:
-    """Every engine as it comes, one line each; memory and files in bytes per vector."""
-    return aligned(HEADINGS, (_cells(one) for one in figures if one.ef in (None, EF)), names=0)
+def line(cells: Sequence[str]) -> str:
+    """Headings or cells as a line of the table."""
+    return "  ".join(cell.rjust(len(heading)) for cell, heading in zip(cells, HEADINGS, strict=True))
 
 
 def write(figures: Sequence[IndexFigures], folder: Path) -> None:
-    """Write ``index.jsonl``, every figure, and ``index.png``, recall against queries per second, into a folder.
+    """Write ``index.jsonl``, every figure, and ``index.png``, recall against queries per second, whole or not at all.
 
     Raises:
         OutfinderError: matplotlib is not installed.
         OSError: they cannot be written.
     """
-    text = "".join(json.dumps(asdict(one)) + "\n" for one in figures)
-    (folder / "index.jsonl").write_text(text, encoding="ascii")
+    part = folder / ".index.jsonl.part"
+    part.write_text("".join(json.dumps(asdict(one)) + "\n" for one in figures), encoding="ascii")
+    part.replace(folder / "index.jsonl")
     draw([_panel([one for one in figures if one.vectors == size]) for size in sizes(figures)], folder / "index.png")
 
 
@@ -42,12 +42,13 @@ def _panel(figures: Sequence[IndexFigures]) -> Panel:
     first = figures[0]
     curves = []
     for engine in dict.fromkeys(one.engine for one in figures):
-        points = sorted((one.recall, one.batch_qps) for one in figures if one.engine == engine)
-        curves.append(Line(engine, [recall for recall, _ in points], [qps for _, qps in points]))
+        own = sorted((one for one in figures if one.engine == engine), key=lambda one: one.ef or 0)
+        curves.append(Line(engine, [one.recall for one in own], [one.batch_qps for one in own]))
     return Panel(f"{first.vectors:,} × {first.dim}", f"recall@{first.k}", "queries per second, by 100", curves)
 
 
-def _cells(one: IndexFigures) -> tuple[str, ...]:
+def cells(one: IndexFigures) -> tuple[str, ...]:
+    """What the table says of an engine; memory and files in bytes per vector."""
     over, build, memory = one.over_bare_pct, one.build_s, one.memory
     return (
         f"{one.vectors:,}",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from random import Random
 from statistics import median
 from time import perf_counter
 from typing import TypeVar
@@ -22,17 +24,22 @@ def take_turns(
 ) -> dict[str, Times]:
     """The seconds that each candidate takes for each batch.
 
-    In each round every candidate goes over the same batches, as many as it can begin in ``most_s``, in an order
-    that turns from round to round. A first call to each is not counted.
+    In each round every candidate is given the same batches, one batch after the other and each to all of them before
+    the next, in an order that is drawn anew each time; one that has used up ``most_s`` sits out the rest of the round.
+    A first call to each is not counted.
     """
     times: dict[str, Times] = {name: [] for name in candidates}
-    names = list(candidates)
-    for name in names:
-        candidates[name](batches[0])
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            times[name].append(_one_pass(candidates[name], batches, most_s))
+    draw = Random(0)  # noqa: S311  turns, not secrets
+    for search in candidates.values():
+        search(batches[0])
+    for _ in range(rounds):
+        for own in times.values():
+            own.append([])
+        for batch in batches:
+            for name in draw.sample(list(candidates), len(candidates)):
+                took = times[name][-1]
+                if sum(took) <= most_s:
+                    took.append(timed(partial(candidates[name], batch))[1])
     return times
 
 
@@ -70,15 +77,3 @@ def resident_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _one_pass(search: Callable[[B], object], batches: Sequence[B], most_s: float) -> list[float]:
-    took: list[float] = []
-    start = perf_counter()
-    for batch in batches:
-        before = perf_counter()
-        if took and before - start > most_s:
-            break
-        search(batch)
-        took.append(perf_counter() - before)
-    return took

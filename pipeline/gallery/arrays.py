@@ -69,6 +69,9 @@ class Arrays(Protocol):
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, copied."""
 
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
+        """Many stretches of an array of bytes."""
+
 
 class MemoryArrays:
     """Arrays that are not in a file yet."""
@@ -85,6 +88,10 @@ class MemoryArrays:
         """Some rows of an array, copied."""
         taken: NDArray[Any] = self._arrays[name][rows]
         return taken
+
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
+        """Many stretches of an array of bytes."""
+        return _slices(self._arrays[name], starts, stops)
 
 
 class FileArrays:
@@ -133,13 +140,16 @@ class FileArrays:
         """Some rows of an array, copied; their chunks alone are verified."""
         first, width, dtype, shape = self._layouts[name]
         starts = first + rows * width
-        touched = np.zeros(len(self._verified), np.bool_)
-        for offset in range(0, width + CHUNK - 1, CHUNK):  # a row may span chunks
-            touched[(starts + min(offset, width - 1)) // CHUNK] = True
-        self._verify(np.flatnonzero(touched))
+        self._touch(starts, starts + width)
         raw = self._bytes[first : first + shape[0] * width]
         taken: NDArray[Any] = raw.view(dtype).reshape(shape)[rows]
         return taken
+
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
+        """Many stretches of an array of bytes; their chunks alone are verified."""
+        first, _, _, (length,) = self._layouts[name]
+        self._touch(first + starts, first + stops)
+        return _slices(self._bytes[first : first + length], starts, stops)
 
     def verify(self) -> None:
         """Verify every chunk, also those that were sound before.
@@ -163,6 +173,18 @@ class FileArrays:
             if not sound:
                 self._verify(np.arange(first, last))
         return self._bytes[start:stop]
+
+    def _touch(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Verify the chunks of many stretches of the file."""
+        last = (stops - 1) // CHUNK
+        chunks = np.minimum(starts // CHUNK, last)  # an empty stretch at the end has none of its own
+        while True:
+            if not self._verified[chunks].all():
+                self._verify(np.unique(chunks))
+            more = chunks < last  # a stretch may span chunks
+            if not more.any():
+                return
+            chunks, last = chunks[more] + 1, last[more]
 
     def _verify(self, chunks: NDArray[np.int64]) -> None:
         for number in chunks[~self._verified[chunks]].tolist():
@@ -209,6 +231,11 @@ def file_digest(path: Path) -> StoredFile:
             digests.update(hashlib.sha256(chunk).digest()[:DIGEST])
             size += len(chunk)
     return StoredFile(path.name, size, digests.hexdigest())
+
+
+def _slices(array: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
+    raw = array.data
+    return [raw[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
 def _blocks(array: NDArray[Any] | Blocks) -> Blocks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -69,24 +70,25 @@ class Matcher:
         live, fetch = self._rows.live, min(max(START, 4 * k if k < len(pool) else 0), len(pool))
         while len(places) and fetch:
             found = self._searching().search(queries[places], fetch, live, None if pool is live else pool)
-            short = []
-            for row, place in enumerate(places.tolist()):
-                items = self._items(found, row, k, min_similarity)
-                results[place] = [self._rows.match(number, similarity) for number, similarity in items]
-                if len(items) < k and found.similarities[row, -1] >= min_similarity:
-                    short.append(place)
-            if fetch == len(pool):
-                return
-            places, fetch = np.array(short), min(8 * fetch, len(pool))
+            best = self._best(found, k, min_similarity)
+            counts = best.sum(axis=1)
+            short = (counts < k) & (found.similarities[:, -1] >= min_similarity) & (fetch < len(pool))
+            best[short] = False
+            matches = iter(self._rows.matches(found.rows[best], np.minimum(found.similarities[best], 1)))
+            for place, count in zip(places[~short].tolist(), counts[~short].tolist(), strict=True):
+                results[place] = list(islice(matches, count))
+            places, fetch = places[short], min(8 * fetch, len(pool))
 
-    def _items(self, found: Neighbors, row: int, k: int, min_similarity: float) -> list[tuple[int, float]]:
-        """The best row of each item, best first."""
-        best: dict[str, tuple[int, float]] = {}
-        for number, similarity in zip(found.rows[row].tolist(), found.similarities[row].tolist(), strict=True):
-            if number < 0 or similarity < min_similarity or len(best) == k:
-                break
-            best.setdefault(self._rows.item(number), (number, min(1.0, similarity)))
-        return list(best.values())
+    def _best(self, found: Neighbors, k: int, min_similarity: float) -> NDArray[np.bool_]:
+        """Which rows are the best of their items, of the k best items of each query."""
+        there = (found.rows >= 0) & (found.similarities >= min_similarity)
+        items = np.full(found.rows.shape, -1, np.int64)
+        items[there] = self._rows.item_numbers(found.rows[there])
+        order = np.argsort(items, axis=1, kind="stable")
+        first = np.diff(np.take_along_axis(items, order, axis=1), axis=1, prepend=-2) != 0
+        np.put_along_axis(there, order, first & np.take_along_axis(there, order, axis=1), axis=1)
+        best: NDArray[np.bool_] = there & (np.cumsum(there, axis=1) <= k)
+        return best
 
     def _select(self, label: str | None, where: str | None) -> Ids:
         ids = np.concatenate([np.zeros(0, np.int64), *(table.ids[places] for table, places in self._rows.view())])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,6 @@ from pipeline.gallery.table import ABSENT, METADATA, Table, merged
 from stages.types import Match
 
 Ids = NDArray[np.int64]
-
-REMEMBERED: Final = 1 << 17
-"""Rows whose item is remembered once it was looked up: searches ask for the same ones again and again."""
 
 
 class RowStore:
@@ -44,7 +40,6 @@ class RowStore:
         self._keys: dict[tuple[str, str], set[int]] = {}  # of fresh rows, by item and photo and by item and content
         self._view: list[tuple[Table, Ids]] | None = None
         self._live: Ids | None = self._ids
-        self._items: dict[int, str] = {}  # of saved rows
 
     @property
     def changed(self) -> bool:
@@ -89,21 +84,34 @@ class RowStore:
         """The item of a live id."""
         if number in self._fresh:
             return self._fresh[number].item
-        if number not in self._items:
-            if len(self._items) >= REMEMBERED:
-                self._items.clear()
-            table, place = self.locate(number)
-            self._items[number] = table.texts["item"].of_row(place) or ""
-        return self._items[number]
-
-    def match(self, number: int, similarity: float) -> Match:
-        """A live id as a search's answer."""
-        if number in self._fresh:
-            row = self._fresh[number]
-            return Match(row.item, row.photo, similarity, row.group, row.metadata)
         table, place = self.locate(number)
-        item, photo, label = (table.texts[name].of_row(place) or "" for name in ("item", "photo", "label"))
-        return Match(item, photo, similarity, label, table.metadata_of(place))
+        return table.texts["item"].of_row(place) or ""
+
+    def item_numbers(self, ids: Ids) -> Ids:
+        """For each live id a number of its item: equal where the items are, within one call."""
+        distinct, back = np.unique(ids, return_inverse=True)
+        fresh, saved = self._located(distinct)
+        if len(saved) == 1 and not fresh:
+            table, _, places = saved[0]
+            return table.texts["item"].codes_of(places)[back].astype(np.int64)
+        numbers, known = np.empty(len(distinct), np.int64), dict[str | None, int]()
+        for place, row in fresh.items():
+            numbers[place] = known.setdefault(row.item, len(known))
+        for table, which, places in saved:
+            items = table.texts["item"].of_rows(places)
+            numbers[which] = [known.setdefault(item, len(known)) for item in items]
+        return numbers[back]
+
+    def matches(self, ids: Ids, similarities: NDArray[np.float32]) -> list[Match]:
+        """Live ids as a search's answers, each with its similarity."""
+        fresh, saved = self._located(ids)
+        found = {
+            place: Match(row.item, row.photo, float(similarities[place]), row.group, row.metadata)
+            for place, row in fresh.items()
+        }
+        for table, which, places in saved:
+            found.update(zip(which.tolist(), table.matches(places, similarities[which]), strict=True))
+        return [found[place] for place in range(len(ids))]
 
     def find(self, item: str, *, photo: str | None = None, sha256: str | None = None) -> list[int]:
         """The ids of an item's rows of a photo, or of a content; the newest last."""
@@ -190,6 +198,27 @@ class RowStore:
     def arrays(self, first: int) -> dict[str, NDArray[np.generic]]:
         """What to write so as to replace the tables from ``first`` on."""
         return merged(self.view()[first:])
+
+    def _located(self, ids: Ids) -> tuple[dict[int, Row], list[tuple[Table, Ids, Ids]]]:
+        """Live ids by where their rows are.
+
+        Returns:
+            The fresh rows, each under its place among the ids; and for each table that has the last word on some ids
+            their places among the ids and their rows' in the table.
+        """
+        fresh = {
+            place: self._fresh[number]
+            for place, number in enumerate(ids.tolist() if self._fresh else ())
+            if number in self._fresh
+        }
+        rest = np.delete(np.arange(len(ids)), list(fresh)) if fresh else np.arange(len(ids))
+        at = self._at[np.searchsorted(self._ids, ids[rest])]
+        of_table = np.searchsorted(self._starts, at, side="right") - 1
+        saved = []
+        for number in np.unique(of_table).tolist():
+            own = of_table == number
+            saved.append((self._saved[number], rest[own], at[own] - self._starts[number]))
+        return fresh, saved
 
     def _is_saved(self, number: int) -> bool:
         at = int(np.searchsorted(self._ids, number))

@@ -99,7 +99,8 @@ class Searcher:
         if pool is not None:
             inside = np.isin(found.rows, pool)
             found = Neighbors(np.where(inside, found.rows, -1), np.where(inside, found.similarities, -np.inf))
-        best = merge(no_neighbors(len(queries), k), found)
+        whole = pool is None and found.rows.shape[1] == k
+        best = found if whole else merge(no_neighbors(len(queries), k), found)
         tail = self._tail if pool is None else np.intersect1d(self._tail, pool, assume_unique=True)
         if len(tail):
             best = merge(best, self.vectors.search(queries, k, tail))

@@ -4,6 +4,7 @@
 
     GALLERY/
         manifest.json             what made the gallery, and its current files with their checksums
+        manifest-copy.json        the same, read where that is damaged
         vectors-N.safetensors     ids and vectors: the truth, with
         rows-N.safetensors        what is known of each catalogue photo, by column
         removed-N.safetensors     ids that are removed and not yet compacted away
@@ -12,7 +13,8 @@
         lock, writer.json         held by whoever writes, and who that is
 
 A save writes new files beside the old, syncs them, and replaces the manifest by a rename: a kill at any moment leaves
-the old generation or the new one. The manifest has a checksum within, all others are named in it with theirs.
+the old generation or the new one. The manifest has a checksum within, all others are named in it with theirs. Its copy
+is written next, and only then are the old files deleted: what the copy names is always there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -37,8 +40,10 @@ from stages.errors import GalleryCorrupt, GalleryError
 
 FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
+COPY: Final = "manifest-copy.json"
 _WRITER: Final = "writer.json"
 _OURS: Final = re.compile(r"(vectors|rows|removed|graph|graph-ids)-[0-9]+\.(safetensors|bin)(\.part)?")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +76,42 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a gallery.
+    """The manifest of a gallery, or its copy where it is damaged, which is told as a warning.
 
     Raises:
         GalleryError: there is no gallery.
-        GalleryCorrupt: the manifest is damaged.
+        GalleryCorrupt: the manifest is damaged, and there is no sound copy.
     """
-    path = folder / MANIFEST
+    try:
+        return read_manifest_file(folder, MANIFEST)
+    except GalleryCorrupt as damage:
+        try:
+            manifest = read_manifest_file(folder, COPY)
+        except GalleryError:
+            raise damage from None
+        _log.warning("%s; its copy is read, of generation %s; to mend it: outfinder gallery rebuild %s",
+                     damage, manifest.generation, folder)  # fmt: skip
+        return manifest
+
+
+def read_manifest_file(folder: Path, name: str) -> Manifest:
+    """The manifest, or its copy.
+
+    Raises:
+        GalleryError: there is none.
+        GalleryCorrupt: it is damaged.
+    """
+    path = folder / name
     try:
         raw = json.loads(path.read_bytes())
-        if raw["format"] != FORMAT:
+        told = raw.pop("sha256", None)
+        sound = told == _checksum(raw)
+        if raw["format"] != FORMAT and (sound or told is None):
             raise GalleryError(
                 f"gallery {folder} is of format {raw['format']}, this outfinder reads {FORMAT};"
                 " delete it and index the catalogue again"
             )
-        if raw.pop("sha256") != _checksum(raw):
+        if not sound:
             raise GalleryCorrupt(f"{path} is damaged: its checksum is not what was saved")
         del raw["format"]
         for role in ("vectors", "rows"):
@@ -114,29 +140,41 @@ def write_generation(folder: Path, number: int, write: Callable[[], Manifest]) -
     Raises:
         GalleryError: the disk is full or the folder cannot be written; the current generation is unharmed.
     """
-    partial = folder / f"{MANIFEST}.partial"
     try:
         manifest = write()
-        plain = json.loads(json.dumps({"format": FORMAT} | asdict(manifest)))
+        _write_manifest(folder, manifest, MANIFEST)
+    except (OSError, GalleryError) as error:
+        for path in folder.glob(f"*-{number}.*"):
+            if _OURS.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise GalleryError(f"gallery {folder} cannot be written: {reason}; nothing was changed") from error
+    with suppress(OSError):  # what was written is current already; what fails now is left to the next save
+        _sync_folder(folder)
+        _write_manifest(folder, manifest, COPY)
+        _sync_folder(folder)
+        for path in leftovers(folder, manifest):
+            with suppress(OSError):
+                path.unlink()
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest, name: str) -> None:
+    """Replace the manifest, or its copy, whole or not at all."""
+    plain = json.loads(json.dumps({"format": FORMAT} | asdict(manifest)))
+    partial = folder / f"{name}.partial"
+    try:
         with partial.open("w", encoding="ascii") as file:
             json.dump(plain | {"sha256": _checksum(plain)}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(folder)
-        partial.replace(folder / MANIFEST)
-    except (OSError, GalleryError) as error:
-        for path in [partial, *folder.glob(f"*-{number}.*")]:
-            if path == partial or _OURS.fullmatch(path.name):
-                with suppress(OSError):
-                    path.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise GalleryError(f"gallery {folder} cannot be written: {reason}; nothing was changed") from error
-    with suppress(OSError):
-        _sync_folder(folder)  # what was written is current already; a power cut may still bring back the old
-    for path in leftovers(folder, manifest):
-        with suppress(OSError):  # one that resists is left to the next save
-            path.unlink()
-    return manifest
+        partial.replace(folder / name)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def leftovers(folder: Path, manifest: Manifest) -> list[Path]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.gallery.arrays import Arrays, MemoryArrays
 from pipeline.gallery.rows import Row
-from stages.types import Box
+from stages.types import Box, Match
 
 TEXTS: Final = ("item", "photo", "sha256", "detector", "found", "label", "stamp")
 """The text columns of every table: ``found`` is the detector's label, ``label`` the garment group."""
@@ -47,6 +47,21 @@ class TextColumn:
         """The value of one row."""
         code = int(self._arrays.part(f"{self._name}/codes", place, place + 1)[0])
         return None if code == ABSENT else self.value(code)
+
+    def of_rows(self, places: NDArray[np.int64]) -> list[str | None]:
+        """The values of some rows; each is read once."""
+        codes, which = np.unique(self.codes_of(places), return_inverse=True)
+        absent = int(len(codes) > 0 and codes[0] == ABSENT)
+        codes = codes[absent:]
+        starts, ends = self._arrays.take(f"{self._name}/ends", np.stack([codes - 1, codes]))  # an array's last for -1
+        starts[codes == 0] = 0
+        values = [None] * absent + [_text(raw) for raw in self._arrays.slices(f"{self._name}/text", starts, ends)]
+        return [values[number] for number in which.tolist()]
+
+    def codes_of(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The numbers of some rows' values: equal where the values are."""
+        codes: NDArray[np.int32] = self._arrays.take(f"{self._name}/codes", places)
+        return codes
 
     def values(self) -> list[bytes]:
         """Every value as UTF-8, sorted."""
@@ -119,6 +134,22 @@ class Table:
         """The metadata of one row: the columns that it has a value in."""
         told = ((name, self.texts[METADATA + name].of_row(place)) for name in self.metadata)
         return tuple((name, value) for name, value in told if value is not None)
+
+    def matches(self, places: NDArray[np.int64], similarities: NDArray[np.float32]) -> list[Match]:
+        """Some rows as a search's answers."""
+        metadata: list[tuple[tuple[str, str], ...]] = [()] * len(places)
+        for name in self.metadata:
+            values = self.texts[METADATA + name].of_rows(places)
+            metadata = [
+                told if value is None else (*told, (name, value)) for told, value in zip(metadata, values, strict=True)
+            ]
+        items, photos, labels = (self.texts[name].of_rows(places) for name in ("item", "photo", "label"))
+        return [
+            Match(item or "", photo or "", similarity, label or "", told)
+            for item, photo, similarity, label, told in zip(
+                items, photos, similarities.tolist(), labels, metadata, strict=True
+            )
+        ]
 
     def numbers(self, name: str, places: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of a numeric column."""

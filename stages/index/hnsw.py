@@ -48,7 +48,7 @@ class HnswIndex:
     array([[ 9,  7, -1]])
     """
 
-    def __init__(self, dim: int, m: int = 16, ef_construction: int = 200, ef_search: int = 64, seed: int = 0) -> None:
+    def __init__(self, dim: int, m: int = 16, ef_construction: int = 200, ef_search: int = 128, seed: int = 0) -> None:
         check_dim(dim)
         if m < 2 or ef_construction < 1 or ef_search < 1:
             raise ValueError(
@@ -58,6 +58,7 @@ class HnswIndex:
         self._dim, self._ef_search = dim, ef_search
         self._graph: Any = hnswlib.Index(space="ip", dim=dim)
         self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
+        self._tune()
         self._live: set[int] = set()
         self._removed: set[int] = set()
         self._small: tuple[NDArray[np.int64], Vectors] | None = None  # all live rows, kept from search to search
@@ -100,13 +101,16 @@ class HnswIndex:
         check_k(k)
         if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
             return self._search_exactly(queries, k)
-        self._graph.set_ef(max(self._ef_search, k))
         try:
-            rows, distances = self._graph.knn_query(queries, k=k, num_threads=_cores())
+            rows, distances = self._graph.knn_query(queries, k=k)
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk came back short
             return self._search_exactly(queries, k)
-        similarities = np.clip(1 - distances, -1, 1).astype(np.float32, copy=False)
-        return merge(no_neighbors(len(queries), k), Neighbors(rows.astype(np.int64), similarities))
+        similarities = np.subtract(1, distances, out=distances)
+        found = Neighbors(rows.view(np.int64), similarities)  # by falling similarity, equal ones by row
+        if similarities.max() <= 1 and similarities.min() >= -1:
+            return found
+        np.clip(similarities, -1, 1, out=similarities)  # rounding had gone beyond: now some are equal, and out of order
+        return merge(no_neighbors(len(queries), k), found)
 
     def save(self, path: Path) -> None:
         """Write the index to a file, whole or not at all.
@@ -143,6 +147,7 @@ class HnswIndex:
         graph = hnswlib.Index(space="ip", dim=self._dim)
         graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
         self._graph, self._small = graph, None
+        self._tune()
         self._live, self._removed = set(rows[~removed].tolist()), set(rows[removed].tolist())
 
     def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
@@ -164,6 +169,11 @@ class HnswIndex:
             small = self._small or (rows, self._graph.get_items(rows))
             self._small = small
             yield small
+
+    def _tune(self) -> None:
+        """What hnswlib does not save; it looks at no fewer than k candidates, whatever its ef."""
+        self._graph.set_ef(self._ef_search)
+        self._graph.set_num_threads(_cores())
 
     def _reserve(self, count: int) -> None:
         """Make room by doubling, so that adding one by one stays linear."""

@@ -55,7 +55,7 @@ class MilvusIndex:
         StageError: here and later: pymilvus is not installed, or the server does not answer or refuses.
     """
 
-    def __init__(self, dim: int, uri: str, m: int = 16, ef_construction: int = 200, ef_search: int = 64) -> None:
+    def __init__(self, dim: int, uri: str, m: int = 16, ef_construction: int = 200, ef_search: int = 128) -> None:
         check_dim(dim)
         if not uri.startswith(("http://", "https://")) and not uri.endswith(".db"):
             raise ValueError(f"Milvus is at http://host:port or in a file that ends in .db, got {uri!r}")

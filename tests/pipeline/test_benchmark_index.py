@@ -3,6 +3,7 @@
 import inspect
 import json
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from cli_runs import run
 
 from pipeline.benchmark import engines, index
-from pipeline.benchmark.index import benchmark_index
-from pipeline.benchmark.index_report import table
+from pipeline.benchmark.index import IndexFigures, Plan, benchmark_index
+from pipeline.benchmark.index_report import HEADINGS, cells, line
 from pipeline.benchmark.timing import middle, slower_pct, take_turns
 from pipeline.benchmark.vectors import clustered
 from stages.images import read_image
@@ -36,7 +37,10 @@ def test_vectors_are_unit_rows_in_clusters_and_the_same_for_a_seed() -> None:
 
 
 def test_every_engine_finds_nearly_all_and_tells_what_it_cost() -> None:
-    figures = benchmark_index(1500, dim=16, queries=100, rounds=1, efs=(10, 200))
+    steps = list(benchmark_index(1500, 16, Plan(queries=100, rounds=1, efs=(10, 200))))
+    assert [one.engine for one in steps[0]] == ["gallery", "HnswIndex", "hnswlib"]
+    assert [{one.ef for one in step} for step in steps[-2:]] == [{10}, {200}]  # the rest is known before
+    figures = list(chain.from_iterable(steps))
     usual = {one.engine: one for one in figures if one.ef in (None, engines.EF)}
     assert {"gallery", "HnswIndex", "hnswlib", "exact"} <= usual.keys()
     assert usual["exact"].recall == 1.0
@@ -82,30 +86,58 @@ def test_what_cannot_be_measured_is_told() -> None:
     with pytest.raises(ValueError, match="without an index: take more than 500"):
         benchmark_index(500)
     with pytest.raises(ValueError, match="a multiple of it, got 150"):
-        benchmark_index(1000, queries=150)
+        Plan(queries=150)
+    with pytest.raises(ValueError, match="no engine 'annoy' here; there are gallery, exact"):
+        benchmark_index(1000, engines=["gallery", "annoy"])
+
+
+def test_engines_can_be_chosen() -> None:
+    ((alone,),) = benchmark_index(600, 8, Plan(queries=100, rounds=1), engines=["exact"])
+    assert (alone.engine, alone.recall, alone.over_bare_pct) == ("exact", 1.0, None)
 
 
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
-    times = take_turns({"a": lambda _: calls.append("a"), "b": lambda _: calls.append("b")}, [1, 2], rounds=2)
-    assert "".join(calls) == "ab" + "aabb" + "bbaa"
-    assert [len(one_round) for one_round in times["a"]] == [2, 2]
+    candidates = {name: lambda batch, name=name: calls.append(f"{name}{batch}") for name in "abc"}
+    times = take_turns(candidates, [1, 2], rounds=20)
+    assert calls[:3] == ["a1", "b1", "c1"]  # not counted
+    turns = ["".join(calls[start : start + 3]) for start in range(3, len(calls), 3)]
+    assert len(turns) == 40
+    assert all(set(turn) == {*"abc", str(1 + place % 2)} for place, turn in enumerate(turns))
+    assert len(set(turns[::2])) == 6  # every order
+    assert [len(one_round) for one_round in times["a"]] == [2] * 20
+    assert [len(one_round) for one_round in take_turns(candidates, [1, 2], rounds=2, most_s=-1)["a"]] == [0, 0]
     assert middle([[1.0, 3.0], [2.0]]) == 2.0
     assert slower_pct([[1.0, 9.0]], [[2.0]]) == -50.0  # the other had no time for a second
 
 
-def test_the_command_prints_a_table_and_writes_lines_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(index, "benchmark_index", partial(benchmark_index, queries=100, efs=(10,)))
-    result = run("benchmark", "index", "--sizes", "600,700", "--dim", "8", "-o", tmp_path / "out")
-    told = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    monkeypatch.setattr(index, "Plan", partial(Plan, queries=100, efs=(10,)))
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_command_prints_a_table_and_writes_lines_and_a_picture(tmp_path: Path) -> None:
+    result = run("benchmark", "index", "--sizes", "600,700", "--dim", "8", "--engines", "gallery,exact",
+                 "-o", tmp_path / "out")  # fmt: skip
+    told = [json.loads(text) for text in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
     assert {one["vectors"] for one in told} == {600, 700}
-    assert all(name in result.stdout for name in ("gallery", "HnswIndex", "hnswlib", "exact", "over hnswlib"))
+    assert [one["engine"] for one in told[:6]] == ["gallery", "HnswIndex", "hnswlib", "exact", "HnswIndex", "hnswlib"]
+    assert len(result.stdout.splitlines()) == 1 + 12
     assert "600 vectors: building gallery" in result.stderr
     assert min(read_image(tmp_path / "out" / "index.png").shape[:2]) > 300
     assert "whole numbers" in run("benchmark", "index", "--sizes", "many", status=2).stderr
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_run_that_is_cut_short_has_told_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines.ExactEngine, "build", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    result = run("benchmark", "index", "--sizes", "600", "--dim", "8", "-o", tmp_path, status=2)
+    assert [text.split()[1] for text in result.stdout.splitlines()[1:]] == ["gallery", "HnswIndex", "hnswlib"]
+    told = [json.loads(text) for text in (tmp_path / "index.jsonl").read_text().splitlines()]
+    assert [one["engine"] for one in told] == ["gallery", "HnswIndex", "hnswlib"]
+    assert (tmp_path / "index.png").exists()
 
 
 def test_absent_engines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +147,22 @@ def test_absent_engines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert absent == ["faiss", "usearch"]
 
 
-def test_the_table_has_a_line_for_each_engine_as_it_comes() -> None:
-    one = index.IndexFigures("hnswlib", 10_000, 128, 10, 64, 0.99512, 12345.6, 2345.6, None, None, 0.1, 680.0, 668.0)
-    slow = index.IndexFigures("exact", 10_000, 128, 10, None, 1.0, 900.0, 99.0, 512.25, 0.5, 0.02, None, 512.0)
-    text = table([one, slow, index.IndexFigures("hnswlib", 10_000, 128, 10, 128, *[1.0] * 8)]).splitlines()
-    assert len(text) == 3
-    assert text[1].split() == ["10,000", "hnswlib", "64", "0.9951", "12,346", "2,346", "–", "–", "0.10", "680", "668"]
+def test_the_table_has_a_line_for_each_engine() -> None:
+    one = IndexFigures("hnswlib", 1_000_000, 128, 10, 64, 0.99512, 12345.6, 2345.6, None, None, 0.1, 680.0, 668.0)
+    slow = IndexFigures("exact", 10_000, 128, 10, None, 1.0, 900.0, 99.0, 512.25, 0.5, 0.02, None, 512.0)
+    text = [line(HEADINGS), line(cells(one)), line(cells(slow))]
+    assert len({len(own) for own in text}) == 1
+    assert text[1].split() == [
+        "1,000,000",
+        "hnswlib",
+        "64",
+        "0.9951",
+        "12,346",
+        "2,346",
+        "–",
+        "–",
+        "0.10",
+        "680",
+        "668",
+    ]
     assert text[2].split()[5:9] == ["99", "+512.2", "%", "0.5"]

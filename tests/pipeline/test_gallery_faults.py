@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from test_gallery import new, row, vectors
 
-from pipeline.gallery import Gallery, arrays, searcher, writing
+from pipeline.gallery import Gallery, arrays, searcher, storage, writing
 from pipeline.gallery.arrays import FileArrays, write_arrays
 from pipeline.integrity import state, verify
 from stages.errors import GalleryCorrupt, GalleryError
@@ -44,8 +44,9 @@ def check_damage(told: dict[str, Any]) -> None:
         assert not wrong, name
     typed = {name for name, results in told["results"].items() if 3 in results.values()}
     roles = {name.split("-")[0] for name in told["results"]}
-    assert roles == {"graph", "manifest.json", "removed", "rows", "vectors"}
-    assert {name.split("-")[0] for name in typed} == roles - {"graph"}  # a damaged index is made anew
+    assert roles == {"graph", "manifest.json", "manifest", "removed", "rows", "vectors"}
+    assert {name.split("-")[0] for name in typed} == roles - {"graph", "manifest"}  # made anew, not needed
+    assert [what for what, status in told["results"]["manifest.json"].items() if status] == ["gone 0"]
     for name, results in told["results"].items():
         if name.split("-")[0] in ("vectors", "rows", "removed"):
             assert set(results.values()) == {3}, name
@@ -87,7 +88,7 @@ def test_a_second_writer_is_told_who_holds_the_gallery(tmp_path: Path) -> None:
     with writing(tmp_path / "g"), writing(tmp_path / "g"):  # whoever holds it may hold it again
         gallery.add([row("a", "1")], vectors(1))
         gallery.save()
-    assert sorted(path.suffix for path in (tmp_path / "g").iterdir()) == ["", ".json", ".safetensors", ".safetensors"]
+    assert sorted(path.suffix for path in (tmp_path / "g").iterdir()) == ["", *[".json"] * 2, *[".safetensors"] * 2]
 
 
 def test_a_save_never_overwrites_what_someone_else_saved(tmp_path: Path) -> None:
@@ -107,9 +108,57 @@ def test_a_save_never_overwrites_what_someone_else_saved(tmp_path: Path) -> None
 )
 def test_a_manifest_that_makes_no_sense_is_told(tmp_path: Path, content: str) -> None:
     new(tmp_path / "g")
-    (tmp_path / "g" / "manifest.json").write_text(content, encoding="latin-1")
+    for name in ("manifest.json", "manifest-copy.json"):
+        (tmp_path / "g" / name).write_text(content, encoding="latin-1")
     with pytest.raises(GalleryError, match=r"manifest\.json is damaged|index the catalogue again"):
         Gallery.open(tmp_path / "g")
+
+
+def test_a_damaged_manifest_is_read_from_its_copy_and_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gallery = new(tmp_path / "g")
+    gallery.add([row("a", "1")], vectors(1))
+    gallery.save()
+    assert verify(tmp_path / "g") == []
+    for name in ("manifest.json", "manifest-copy.json"):
+        path = tmp_path / "g" / name
+        whole = path.read_bytes()
+        for harmed in (
+            whole.replace(b'"format": 2', b'"format": 3'),
+            whole[:-9],
+            whole.replace(b"vectors-2", b"vectors-1"),
+        ):
+            path.write_bytes(harmed)
+            caplog.clear()
+            assert Gallery.open(tmp_path / "g").items == ["a"]
+            assert ("its copy is read, of generation" in caplog.text) == (name == "manifest.json")
+            (problem,) = verify(tmp_path / "g")
+            assert f"{name} is damaged" in problem
+        Gallery.open(tmp_path / "g").rebuild()
+        assert verify(tmp_path / "g") == []
+
+
+def test_the_copy_of_a_manifest_names_a_whole_state_though_its_save_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the new manifest was current and the copy still the old one."""
+    gallery = new(tmp_path / "g")
+    gallery.add([row("a", "1")], vectors(1))
+    gallery.save()
+    write = storage._write_manifest
+
+    def killed(folder: Path, manifest: storage.Manifest, name: str) -> None:
+        if name == storage.COPY:
+            raise KeyboardInterrupt
+        write(folder, manifest, name)
+
+    monkeypatch.setattr(storage, "_write_manifest", killed)
+    gallery.add([row("b", "2")], vectors(2))
+    with pytest.raises(KeyboardInterrupt):
+        gallery.save()
+    assert Gallery.open(tmp_path / "g").items == ["a", "b"]
+    assert verify(tmp_path / "g") == []
+    (tmp_path / "g" / "manifest.json").write_bytes(b"{")
+    assert Gallery.open(tmp_path / "g").items == ["a"]
 
 
 def test_a_manifest_cannot_name_files_elsewhere() -> None:
@@ -174,10 +223,29 @@ def test_chunks_are_verified_when_they_are_touched_and_not_before(
     assert file.part("ids", 0, 1000).tolist() == list(range(1000))
     assert file.take("ids", np.array([5, 4000, 3])).tolist() == [5, 4000, 3]
     assert file.part("text").tobytes() == b"abc"
+    assert file.slices("text", np.array([1, 3, 0, 0]), np.array([3, 3, 0, 2])) == [b"bc", b"", b"", b"ab"]
     for touch in (file.verify, lambda: file.part("ids"), lambda: file.take("ids", np.arange(0, 4096, 100))):
         with pytest.raises(GalleryCorrupt, match="damaged at byte"):
             touch()
     assert (tmp_path / "a.safetensors").stat().st_size == stored.size
+
+
+def test_stretches_are_verified_from_their_first_chunk_to_their_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "CHUNK", 1024)
+    text = np.random.default_rng(0).integers(256, size=8192, dtype=np.uint8)
+    stored = write_arrays(tmp_path / "a.safetensors", {"text": text})
+    data = bytearray((tmp_path / "a.safetensors").read_bytes())
+    data[data.index(text.tobytes()) + 5000] ^= 1
+    (tmp_path / "a.safetensors").write_bytes(data)
+    file = FileArrays(tmp_path, stored)
+    assert file.slices("text", np.array([0, 7000]), np.array([3000, 8192])) == [
+        text[:3000].tobytes(),
+        text[7000:].tobytes(),
+    ]
+    with pytest.raises(GalleryCorrupt, match="damaged at byte"):
+        file.slices("text", np.array([0, 2000]), np.array([10, 8000]))
 
 
 def test_anyone_can_read_the_files(with_index: Path) -> None:

@@ -254,6 +254,24 @@ def test_removed_rows_come_back_with_their_new_vectors():
     assert index.search(others[:400:4], 1).rows[:, 0].tolist() == list(range(0, 400, 4))
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_neighbours_that_rounding_makes_equal_come_by_row(side):
+    """Beyond 1 and −1 the graph's order is not that of the similarities, which end there."""
+    lengths = 1 + np.float32(1e-5) * np.random.default_rng(0).permutation(1500)[:, None].astype(np.float32) / 100
+    index = HnswIndex(16)
+    index.add(np.arange(1500), unit_rows(1) * lengths)
+    found = index.search(side * unit_rows(1) * np.float32(1 + 1e-5), 20)
+    assert (found.similarities == side).all()
+    assert (np.diff(found.rows, axis=1) > 0).all()
+
+
+def test_candidates_are_at_least_as_many_as_are_asked_for():
+    vectors, queries = unit_rows(2000), unit_rows(50, seed=2)
+    index = HnswIndex(16, ef_search=1)
+    index.add(np.arange(2000), vectors)
+    assert recall(index.search(queries, 100), exact_search(vectors, queries, 100)) > 0.97
+
+
 def test_small_builds_are_deterministic():
     indexes = [HnswIndex(16, ef_construction=50, seed=7) for _ in range(2)]
     for index in indexes:
