@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
-    """Columns as wide as what is in them: names to the left, numbers to the right.
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as what is in them: the first to the left, numbers to the right.
 
     Args:
         head: of each column.
         rows: as many cells each.
-        names: how many columns are names, the first ones.
 
     >>> print(aligned(("label", "n"), [("top", "12"), ("scarf", "3")]))
     label   n
@@ -22,7 +21,7 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place < names else cell.rjust(width)
+            cell.rjust(width) if place else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
