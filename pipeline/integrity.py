@@ -40,8 +40,11 @@ def _damaged_manifests(folder: Path) -> list[str]:
             read_manifest_file(folder, name)
         except GalleryCorrupt as error:
             problems.append(f"{error} (there are two of it: outfinder gallery rebuild writes both anew)")
-        except GalleryError:  # a gallery of before there were copies
-            continue
+        except GalleryError:  # a copy is missing from a gallery of before there were copies
+            if name == MANIFEST:
+                problems.append(
+                    f"{folder / name} is missing (its copy is there: outfinder gallery rebuild writes it anew)"
+                )
     return problems
 
 

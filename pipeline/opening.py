@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.build import Config, build_cropper, build_detector, build_embedder
 from pipeline.compose import Pipeline
-from pipeline.gallery import MANIFEST, Gallery, Manifest
+from pipeline.gallery import Gallery, Manifest, is_gallery
 from stages.errors import GalleryMismatch
 
 _KEPT = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
@@ -40,7 +40,7 @@ def open_or_create(folder: Path, given: dict[str, Any], storage: str | None = No
     Raises:
         GalleryMismatch: a given stage, index or storage is not the one that the gallery was made with.
     """
-    old = Gallery.open(folder) if (folder / MANIFEST).exists() else None
+    old = Gallery.open(folder) if is_gallery(folder) else None
     config = config_for(old.manifest if old else None, given)
     cropper, embedder = build_cropper(config), build_embedder(config)
     pipeline = Pipeline(build_detector(config), cropper, embedder, main_garment=True)

@@ -2,6 +2,6 @@
 
 from pipeline.gallery.gallery import Gallery
 from pipeline.gallery.rows import Row
-from pipeline.gallery.storage import MANIFEST, Manifest, read_manifest, writing
+from pipeline.gallery.storage import Manifest, is_gallery, read_manifest, writing
 
-__all__ = ["MANIFEST", "Gallery", "Manifest", "Row", "read_manifest", "writing"]
+__all__ = ["Gallery", "Manifest", "Row", "is_gallery", "read_manifest", "writing"]

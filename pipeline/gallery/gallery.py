@@ -15,7 +15,7 @@ from pipeline.build import build_index
 from pipeline.gallery.reading import Reading
 from pipeline.gallery.rows import Row
 from pipeline.gallery.saving import Saving
-from pipeline.gallery.storage import MANIFEST, Manifest, read_manifest, write_generation, writing
+from pipeline.gallery.storage import Manifest, is_gallery, read_manifest, write_generation, writing
 from pipeline.gallery.vectors import STORAGE
 from stages.errors import GalleryCorrupt, GalleryError
 from stages.index.checks import check_vectors
@@ -59,7 +59,7 @@ class Gallery(Reading):
         if storage not in STORAGE:
             raise ValueError(f"vectors are stored as {', '.join(STORAGE)}, not as {storage!r}")
         with writing(folder):
-            if (folder / MANIFEST).exists():
+            if is_gallery(folder):
                 raise GalleryError(f"there is a gallery at {folder} already; open it, or choose another folder")
             manifest = Manifest(uuid4().hex, embedder.dim, embedder.fingerprint, cropper.fingerprint, index, storage,
                                 settings or {}, generation=1)  # fmt: skip

@@ -4,7 +4,7 @@
 
     GALLERY/
         manifest.json             what made the gallery, and its current files with their checksums
-        manifest-copy.json        the same, read where that is damaged
+        manifest-copy.json        the same, read where that is damaged or lost
         vectors-N.safetensors     ids and vectors: the truth, with
         rows-N.safetensors        what is known of each catalogue photo, by column
         removed-N.safetensors     ids that are removed and not yet compacted away
@@ -75,8 +75,13 @@ class Manifest:
         return [*self.vectors, *self.rows, *(stored for stored in single if stored)]
 
 
+def is_gallery(folder: Path) -> bool:
+    """Whether a folder has a manifest, or at least its copy."""
+    return any((folder / name).exists() for name in (MANIFEST, COPY))
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a gallery, or its copy where it is damaged, which is told as a warning.
+    """The manifest of a gallery, or its copy where it is damaged or lost, which is told as a warning.
 
     Raises:
         GalleryError: there is no gallery.
@@ -84,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         return read_manifest_file(folder, MANIFEST)
-    except GalleryCorrupt as damage:
+    except GalleryError as damage:
         try:
             manifest = read_manifest_file(folder, COPY)
         except GalleryError:
