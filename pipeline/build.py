@@ -21,6 +21,9 @@ T = TypeVar("T")
 MILVUS: Final = "milvus+"
 """Begins the name of an index that lives in Milvus; its URI follows."""
 
+FLIP: Final = "+flip"
+"""Ends the name of an R-CNN detector that is to look at each photo mirrored too, and average."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -56,19 +59,19 @@ def _shipped_detector(name: str, config: Config) -> Detector:
     import weights  # noqa: PLC0415
     from stages.detect.rcnn import from_checkpoint, read_detector  # noqa: PLC0415
 
-    device = _device(config)
+    device, flip = _device(config), config.detector.endswith(FLIP)
     if config.detector_weights:
-        return read_detector(config.detector_weights, config.min_score, device)
-    return from_checkpoint(weights.load(name), config.min_score, device)
+        return read_detector(config.detector_weights, config.min_score, device, flip=flip)
+    return from_checkpoint(weights.load(name), config.min_score, device, flip=flip)
 
 
 def _torchvision_detector(name: str, config: Config) -> Detector:
     from stages.detect.rcnn import from_torchvision, read_detector  # noqa: PLC0415
 
-    device = _device(config)
+    device, flip = _device(config), config.detector.endswith(FLIP)
     if config.detector_weights:
-        return read_detector(config.detector_weights, config.min_score, device)
-    return from_torchvision(name, config.min_score, device)
+        return read_detector(config.detector_weights, config.min_score, device, flip=flip)
+    return from_torchvision(name, config.min_score, device, flip=flip)
 
 
 def _whole_detector(_name: str, _config: Config) -> Detector:
@@ -121,6 +124,7 @@ DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
     "fasterrcnn_mobilenet_v3_large_fpn": _torchvision_detector,
     "fasterrcnn_mobilenet_v3_large_320_fpn": _torchvision_detector,
     "whole": _whole_detector,
+    # and NAME+flip for any but whole
 }
 CROPPERS: dict[str, Callable[[], Cropper]] = {
     "box": partial(_crop, "BoxCrop"),
@@ -153,7 +157,11 @@ def build_detector(config: Config) -> Detector:
     name = config.detector
     if ":" in name:
         return _own(name, Detector)
-    return _look_up(name, DETECTORS, "detector")(name, config)
+    name = name.removesuffix(FLIP)
+    build = _look_up(name, DETECTORS, "detector")
+    if build is _whole_detector and name != config.detector:
+        raise ValueError(f"{config.detector} has nothing to average: leave {FLIP} out")
+    return build(name, config)
 
 
 def build_cropper(config: Config) -> Cropper:

@@ -50,7 +50,7 @@ def stage_options(*wanted: str) -> Callable[[F], F]:
     """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and the device."""
     options = {
         "detector": [
-            click.option("--detector", metavar="NAME", help=_choice(DETECTORS)),
+            click.option("--detector", metavar="NAME", help=_choice(DETECTORS, ", NAME+flip (mirrored too)")),
             click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
             click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
         ],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import weights
-from pipeline.build import Config
+from pipeline.build import FLIP, Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def subject_of(config: Config, annotations: Path, photos: Path) -> Subject:
     Raises:
         WeightsError: the weights of the user's own cannot be read.
     """
-    own, shipped = config.detector_weights, weights.manifest().get(config.detector)
+    own, shipped = config.detector_weights, weights.manifest().get(config.detector.removesuffix(FLIP))
     path = own or (weights.FOLDER / shipped["file"] if shipped else None)
     return Subject(
         detector=config.detector,
