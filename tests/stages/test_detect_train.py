@@ -15,10 +15,11 @@ from pipeline.detector_training import DetectorPlan, DetectorRun
 from pipeline.runs import read_lines
 from pipeline.sample import render_sample
 from stages.detect.calibrate import shrunk
+from stages.detect.data import TrainingSet
 from stages.detect.networks import build_network
 from stages.detect.rcnn import read_detector
 from stages.detect.start import freeze_first_blocks, start_from
-from stages.detect.train import Recipe
+from stages.detect.train import Recipe, Trainer
 from stages.errors import CatalogueError, OutfinderError, WeightsError
 from stages.images import read_image
 from stages.training import rate
@@ -53,6 +54,28 @@ def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert rates[-1] < 0.01
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rate(99, 100, warmup=1, decay=0) == 1
+
+
+@pytest.mark.parametrize("architecture", ["maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2"])
+def test_boxes_are_not_rounded_by_mixed_precision(architecture: str, tmp_path: Path) -> None:
+    network = build_network(architecture, 2, 320)
+    seen = []
+    choose = network.roi_heads.select_training_samples
+
+    def spied(proposals: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]) -> object:
+        chosen = choose(proposals, targets)
+        seen.append((proposals[0], chosen[0][0], chosen[3][0]))  # before, with the garments', what is to be learnt
+        return chosen
+
+    network.roi_heads.select_training_samples = spied
+    corners = torch.tensor([[300.25, 10.5, 310.75, 300.125]])
+    target = {"boxes": corners, "labels": torch.tensor([1]), "masks": torch.ones(1, 320, 320, dtype=torch.uint8)}
+    trainer = Trainer(network, TrainingSet([], 320, seed=0), Recipe(precision="bfloat16"), tmp_path)
+    losses = trainer._step(([torch.rand(3, 320, 320)], [target]))
+    assert np.isfinite(losses["loss"])
+    ((proposals, kept, wanted),) = seen
+    assert proposals.dtype == kept.dtype == wanted.dtype == torch.float32
+    assert (kept == corners).all(1).any()
 
 
 KILLED = """
