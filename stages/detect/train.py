@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+from stages.detect.coordinates import exact_coordinates
 from stages.detect.data import Rounds, Target, TrainingSet
 from stages.state import State
 from stages.training import Journal, rate
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(self, network: GeneralizedRCNN, data: TrainingSet, recipe: Recipe, folder: Path) -> None:
         self._network, self._data, self._recipe = network, data, recipe
-        _exact_coordinates(network)
+        exact_coordinates(network)
         self._optimizer = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
         self._journal = Journal(State(network, self._optimizer, recipe.ema), folder)
         self.steps_per_round = Rounds(data.repeats, recipe.seed).per_round / recipe.batch_size
@@ -114,26 +114,6 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
         self._optimizer.step()
         return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
-
-
-def _exact_coordinates(network: GeneralizedRCNN) -> None:
-    """Keep boxes in float32 under mixed precision.
-
-    torchvision computes anchors, proposals and what is to be learnt of them in whatever the features and the heads
-    give; bfloat16 tells pixels beyond 256 only by twos, beyond 512 by fours.
-    """
-    heads = (network.roi_heads.box_predictor, network.roi_heads.mask_predictor)
-    for module in (network.backbone, network.rpn.head, *heads):
-        if module is not None:
-            module.register_forward_hook(lambda _module, _inputs, outputs: _float32(outputs))
-
-
-def _float32(outputs: Any) -> Any:
-    if isinstance(outputs, Tensor):
-        return outputs.float()
-    if isinstance(outputs, Mapping):
-        return OrderedDict((name, value.float()) for name, value in outputs.items())
-    return type(outputs)(map(_float32, outputs))
 
 
 def _groups(network: GeneralizedRCNN, recipe: Recipe) -> list[dict[str, Any]]:
