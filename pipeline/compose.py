@@ -18,6 +18,7 @@ import numpy as np
 
 from stages.errors import ImageError
 from stages.images import Photo, read_photo
+from stages.parts import part
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE, Box, Crop, Detection, Vectors
 
@@ -100,7 +101,8 @@ class Pipeline:
 
     def _read(self, path: Path) -> Analysis:
         try:
-            return Analysis(path, read_photo(path, self._enough_px()))
+            with part("decode"):
+                return Analysis(path, read_photo(path, self._enough_px()))
         except ImageError as error:
             return Analysis(path, error=str(error))
 
@@ -112,7 +114,8 @@ class Pipeline:
 
     def _detect(self, batch: list[Analysis]) -> list[Analysis]:
         images = [analysis.photo.image for analysis in batch if analysis.photo]
-        found = iter(self.detector(images))
+        with part("detect"):
+            found = iter(self.detector(images))
         return [self._with_detections(one, next(found)) if one.photo else one for one in batch]
 
     def _with_detections(self, analysis: Analysis, found: Sequence[Detection]) -> Analysis:
@@ -130,7 +133,8 @@ class Pipeline:
         full = tuple(to_full(detection, photo) for detection in analysis.detections)
         if self.cropper is None:
             return replace(analysis, detections=full)
-        (crops,) = self.cropper([photo.image], [analysis.detections])
+        with part("crop"):
+            (crops,) = self.cropper([photo.image], [analysis.detections])
         if photo.scale > 1:
             crops = self._sharpened(analysis, crops)
         return replace(analysis, detections=full, crops=tuple(crops))
@@ -143,11 +147,13 @@ class Pipeline:
             shortest = min(max(crops[place].image.shape[:2]) for place in small)
             wanted = -(-max(photo.image.shape[:2]) * embedder.input_px // shortest)
             try:
-                larger = read_photo(analysis.path, min(wanted, max(photo.width, photo.height)))
+                with part("decode"):
+                    larger = read_photo(analysis.path, min(wanted, max(photo.width, photo.height)))
             except ImageError:  # it has vanished since: the reduced crops serve
                 larger = photo
             moved = [between(analysis.detections[place], photo, larger) for place in small]
-            (sharp,) = cropper([larger.image], [moved])
+            with part("crop"):
+                (sharp,) = cropper([larger.image], [moved])
             by_place = dict(zip(small, sharp, strict=True))
         else:
             larger, by_place = photo, {}
@@ -162,7 +168,8 @@ class Pipeline:
         """The crops of all photos of a batch go through the embedder together."""
         if self.embedder is None:
             return batch
-        vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
+        with part("embed"):
+            vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
         ends = np.cumsum([len(analysis.crops) for analysis in batch])
         return [replace(one, vectors=rows) for one, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True)]
 

@@ -49,6 +49,16 @@ class Panel:
     y_range: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """One plot of stacked bars that lie: a bar for each name, in ``parts`` the lengths of each part in their order."""
+
+    title: str
+    x_label: str
+    names: Sequence[str]
+    parts: Mapping[str, Sequence[float]]
+
+
 def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
     """Draw panels in a grid into a PNG file, which appears whole or not at all.
 
@@ -64,6 +74,29 @@ def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
     mpl = require_matplotlib()
     with mpl.rc_context(_style(dark=dark)):
         figure = _figure(panels, dark=dark)
+        with replacing(path) as part:
+            figure.savefig(part, format="png", dpi=_DPI)
+
+
+def draw_bars(panels: Sequence[Bars], path: Path, *, dark: bool = False) -> None:
+    """Draw stacked bars, panels one above the other, into a PNG file; raises as :func:`draw` does."""
+    if not panels:
+        raise ValueError("a picture of bars has at least one panel, got none")
+    mpl = require_matplotlib()
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context(_style(dark=dark)):
+        figure = Figure(figsize=(8.0, 0.5 + sum(0.7 + 0.45 * len(one.names) for one in panels)), layout="constrained")
+        for axes, bars in zip(figure.subplots(len(panels), 1, squeeze=False).ravel(), panels, strict=True):
+            left = [0.0] * len(bars.names)
+            for color, (name, lengths) in zip(_COLORS[dark], bars.parts.items(), strict=False):
+                axes.barh(bars.names, lengths, left=left, color=color, label=name, height=0.62)
+                left = [start + length for start, length in zip(left, lengths, strict=True)]
+            axes.set(title=bars.title, xlabel=bars.x_label)
+            axes.invert_yaxis()
+            axes.grid(visible=False, axis="y")
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=8)
         with replacing(path) as part:
             figure.savefig(part, format="png", dpi=_DPI)
 

@@ -67,6 +67,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fill(gallery: Gallery, vectors: Vectors) -> None:
+    """Add an item for each vector, whose id is its number, and save."""
+    for start in range(0, len(vectors), BLOCK):
+        part = vectors[start : start + BLOCK]
+        gallery.add([_row(number) for number in range(start, start + len(part))], part)
+    gallery.save()
+
+
 class GalleryEngine:
     """The whole gallery: an item for each vector, matches with all that is known of them."""
 
@@ -77,11 +85,7 @@ class GalleryEngine:
         """Add, index and save."""
         embedder = FakeEmbedder()
         embedder.dim = vectors.shape[1]
-        gallery = Gallery.create(folder, embedder, BoxCrop())
-        for start in range(0, len(vectors), BLOCK):
-            part = vectors[start : start + BLOCK]
-            gallery.add([_row(number) for number in range(start, start + len(part))], part)
-        gallery.save()
+        fill(Gallery.create(folder, embedder, BoxCrop()), vectors)
 
     def open(self, folder: Path, _dim: int) -> None:
         """Open it."""

@@ -32,7 +32,9 @@ TORCHVISION = (
 )
 ARCHITECTURES = OURS + TORCHVISION
 
-_LEVELS = {6: 32, 13: 96, 17: 320}  # MobileNetV2 block -> channels, at strides 8, 16 and 32
+LEVELS = {6: 32, 13: 96, 17: 320}
+"""The blocks of MobileNetV2 that the pyramid takes, and their channels: at strides 8, 16 and 32."""
+
 _STRIDES = (8, 16, 32)
 _WIDTH = 128
 _BOX_WIDTH = 512
@@ -47,15 +49,15 @@ class MobileNetV2FPN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features[: max(_LEVELS) + 1]
-        self.fpn = FeaturePyramidNetwork(list(_LEVELS.values()), _WIDTH)
+        self.body = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features[: max(LEVELS) + 1]
+        self.fpn = FeaturePyramidNetwork(list(LEVELS.values()), _WIDTH)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """``(n, 3, h, w)`` to three maps ``(n, 128, h / s, w / s)``, keyed "0", "1", "2" by rising stride s."""
         maps: OrderedDict[str, Tensor] = OrderedDict()
         for block, layer in enumerate(self.body):
             x = _folded(layer, x)
-            if block in _LEVELS:
+            if block in LEVELS:
                 maps[str(len(maps))] = x
         pyramid: OrderedDict[str, Tensor] = self.fpn(maps)
         return pyramid

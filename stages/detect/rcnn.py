@@ -21,6 +21,7 @@ from stages.detect.flip import found_both_ways, mirror_images
 from stages.detect.networks import TORCHVISION, build_network
 from stages.errors import WeightsError
 from stages.inference import fast_dtype, fold_batch_norms
+from stages.parts import part
 from stages.types import Box, Detection, Image, Mask
 from weights import Checkpoint
 
@@ -146,7 +147,8 @@ class RcnnDetector:
             box = Box.clipped(x1, y1, x2, y2, width=full[1], height=full[0])
             if label is None or box is None or score < self._min_score:
                 continue
-            mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
+            with part("mask"):
+                mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
             detections.append(Detection(label, score, box, mask))
         return sorted(detections, key=lambda detection: -detection.score)
 

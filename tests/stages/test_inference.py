@@ -13,7 +13,7 @@ import weights
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
 from stages.inference import Shortened, fast_dtype, fold_batch_norms
-from stages.types import Box, Image
+from stages.types import Image
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
@@ -68,20 +68,13 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
     return [read_image(path) for path in sorted(Path(folder / "street").glob("*.jpg"))]
 
 
-def iou(one: Box, other: Box) -> float:
-    width = min(one.x2, other.x2) - max(one.x1, other.x1)
-    height = min(one.y2, other.y2) - max(one.y1, other.y1)
-    shared = max(0, width) * max(0, height)
-    return shared / (one.area + other.area - shared)
-
-
 def test_short_numbers_find_the_same_garments(street: list[Image]) -> None:
     checkpoint = weights.load("maskrcnn_mobilenet_v2")
     exact = from_checkpoint(checkpoint, 0.5, dtype=torch.float32)(street)
     short = from_checkpoint(checkpoint, 0.3, dtype=torch.bfloat16)(street)
     sure = [(found, others) for found, others in zip(exact, short, strict=True) for found in found if found.score > 0.6]
     assert len(sure) >= 12
-    overlaps = [max(iou(one.box, other.box) for other in others if other.label == one.label) for one, others in sure]
+    overlaps = [max(one.box.iou(other.box) for other in others if other.label == one.label) for one, others in sure]
     assert np.mean(np.array(overlaps) > 0.9) > 0.95, sorted(overlaps)[:3]
 
 

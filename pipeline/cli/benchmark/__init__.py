@@ -8,6 +8,7 @@ from pipeline.cli import LazyGroup
 
 COMMANDS = {
     "index": "Recall, queries per second, memory and files of the index, beside others.",
+    "speed": "Photos per second and where the time goes, beside what a tutorial would write.",
 }
 
 

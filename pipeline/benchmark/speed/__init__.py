@@ -1,0 +1,1 @@
+"""``outfinder benchmark speed``: the pipeline beside what a tutorial would write, in one run."""

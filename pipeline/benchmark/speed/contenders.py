@@ -1,0 +1,99 @@
+"""What is timed: the tutorial's way and the pipeline's, from files to written lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+import weights
+from pipeline.benchmark.engines import fill
+from pipeline.benchmark.speed.naive import Naive
+from pipeline.build import Config, build_cropper, build_detector, build_embedder
+from pipeline.compose import Analysis, Pipeline
+from pipeline.gallery import Gallery
+from pipeline.results import Garment, PhotoResult
+from pipeline.writers import open_writer
+from stages.parts import part
+from stages.types import Vectors
+
+NAIVE: Final = "naive"
+MASK: Final = "maskrcnn_mobilenet_v2"
+BOX: Final = "fasterrcnn_mobilenet_v2"
+CONTENDERS: Final = (NAIVE, MASK, BOX)
+K: Final = 5
+
+Answer = tuple[PhotoResult, Vectors]
+"""A photo's garments with their matches, and their vectors."""
+
+Contender = Callable[[Sequence[Path]], Iterator[Answer]]
+"""Looks at photos and searches for their garments, one answer after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One of :data:`CONTENDERS` by its name, the gallery that it searches, and the file that it writes to."""
+
+    name: str
+    gallery: Path
+    written: Path
+
+    def build(self) -> Callable[[Sequence[Path]], list[Answer]]:
+        """Load all that it needs; then it looks at photos, searches for their garments and writes lines."""
+        gallery = Gallery.open(self.gallery)
+        gallery.search(np.eye(1, gallery.manifest.dim, dtype=np.float32), K)  # the graph is loaded
+        contender = _naive(gallery) if self.name == NAIVE else _ours(self.name, gallery)
+
+        def run(photos: Sequence[Path]) -> list[Answer]:
+            answers = []
+            with open_writer(self.written) as writer:
+                for result, vectors in contender(photos):
+                    with part("write"):
+                        writer.write(result)
+                    answers.append((_without_masks(result), vectors))
+            return answers
+
+        return run
+
+
+def _naive(gallery: Gallery) -> Contender:
+    look = Naive(weights.load(MASK), weights.load("siamese"), gallery, K)
+    return lambda photos: map(look, photos)
+
+
+def _ours(detector: str, gallery: Gallery) -> Contender:
+    config = Config(detector=detector)
+    pipeline = Pipeline(build_detector(config), build_cropper(config), build_embedder(config))
+
+    def look(photos: Sequence[Path]) -> Iterator[Answer]:
+        for analysis in pipeline(photos):
+            yield _searched(gallery, analysis), analysis.vectors
+
+    return look
+
+
+def _searched(gallery: Gallery, analysis: Analysis) -> PhotoResult:
+    photo = analysis.photo
+    if photo is None:
+        return PhotoResult(str(analysis.path), error=analysis.error)
+    with part("search"):
+        matches = gallery.search(analysis.vectors, K) if analysis.detections else []
+    garments = tuple(
+        Garment(one.label, one.score, one.box, one.mask, tuple(own))
+        for one, own in zip(analysis.detections, matches, strict=True)
+    )
+    return PhotoResult(str(analysis.path), photo.width, photo.height, garments)
+
+
+def _without_masks(result: PhotoResult) -> PhotoResult:
+    """An answer to keep: memory does not follow the photos' size."""
+    return replace(result, garments=tuple(replace(one, mask=None, matches=None) for one in result.garments))
+
+
+def make_gallery(folder: Path, vectors: Vectors) -> Path:
+    """A gallery of made-up items for the shipped embedder, an item for each vector."""
+    fill(Gallery.create(folder, build_embedder(Config()), build_cropper(Config())), vectors)
+    return folder

@@ -1,0 +1,78 @@
+"""What the benchmark of speed found: a table, JSON, and a picture of where the time goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.benchmark.speed.run import AS_THEY_ARE, LARGE, PARTS, Speed, SpeedFigures
+from pipeline.plots import Bars, draw_bars
+from stages.files import replacing
+
+_HEADINGS = (
+    "photos",
+    "contender              ",
+    "photos/s",
+    "× naive",
+    *(f"{part:>7}" for part in PARTS),
+    "cores",
+    "peak MB",
+)
+
+
+def table(speed: Speed) -> str:
+    """The figures, milliseconds per photo and part, and what else is known, in lines."""
+    return "\n".join([_line(_HEADINGS), *(_line(_cells(one)) for one in speed.figures), "", *sentences(speed)])
+
+
+def sentences(speed: Speed) -> list[str]:
+    """What follows from the figures, in words."""
+    same = speed.sameness
+    told = [
+        f"The same garments: {same.same:.1%} of the {same.garments} that the baseline is sure of, with IoU above 0.9.",
+        f"Their vectors' cosine: {same.cosine:.4f} in the middle, and at least {same.cosine_of_crops:.4f} for equal crops.",
+        f"Searching the gallery takes {speed.search_share:.1%} of a photo's time.",
+        f"`outfinder search` gives its first line {speed.first_result_s:.1f} s after what importing torch takes.",
+    ]
+    if speed.growth:
+        told.append(
+            f"Peak memory for {speed.growth[0]:,} photos is {speed.growth[1]:.2f} times that for the usual number."
+        )
+    return told
+
+
+def write(speed: Speed, folder: Path) -> None:
+    """Write ``speed.json``, every figure, and ``speed.png``, where the time goes, whole or not at all.
+
+    Raises:
+        OutfinderError: matplotlib is not installed.
+        OSError: they cannot be written.
+    """
+    with replacing(folder / "speed.json") as part:
+        part.write_text(json.dumps(asdict(speed), indent=2) + "\n", encoding="ascii")
+    draw_bars([_bars(speed.figures, size) for size in (AS_THEY_ARE, LARGE)], folder / "speed.png")
+
+
+def _bars(figures: Sequence[SpeedFigures], size: str) -> Bars:
+    own = [one for one in figures if one.size == size]
+    names = [f"{one.contender}\n{one.photos_per_s:.1f} photos/s" for one in own]
+    parts = {part: [one.ms[part] for one in own] for part in PARTS}
+    return Bars(f"photos {size}", "milliseconds at each part, per photo", names, parts)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "  ".join(cell.rjust(len(heading)) for cell, heading in zip(cells, _HEADINGS, strict=True))
+
+
+def _cells(one: SpeedFigures) -> list[str]:
+    return [
+        str(one.photos),
+        f"{one.contender}, {'12 MP' if one.size == LARGE else 'as is'}",
+        f"{one.photos_per_s:.2f}",
+        f"{one.over_naive:.2f}",
+        *(f"{one.ms[part]:.1f}" for part in PARTS),
+        f"{one.cores_busy:.2f}",
+        f"{one.peak_mb:.0f}",
+    ]

@@ -1,0 +1,193 @@
+"""Photos per second, where the time goes, and memory: the contenders take turns at the same photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Final
+
+from pipeline.benchmark.engines import cores
+from pipeline.benchmark.speed.apart import CHUNK, peak_bytes, seconds_to_first_result
+from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
+from pipeline.benchmark.speed.photos import enlarged
+from pipeline.benchmark.speed.sameness import Sameness, compare
+from pipeline.benchmark.vectors import clustered
+from stages.errors import CatalogueError
+from stages.parts import listening
+
+PARTS: Final = ("decode", "detect", "mask", "crop", "embed", "search", "write")
+AS_THEY_ARE: Final = "as they are"
+LARGE: Final = "12 megapixels"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured.
+
+    ``photos`` is how many, of each size; ``items`` how many the gallery has; ``rounds`` how often the contenders
+    take turns at them; ``many`` for how many photos the memory is measured beside that for ``photos``, 0 for none.
+    """
+
+    photos: int = 48
+    items: int = 100_000
+    rounds: int = 2
+    many: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedFigures:
+    """One contender at photos of one size.
+
+    ``photos_per_s`` and ``over_naive`` are medians over turns, the latter of the ratio at the same photos;
+    ``ms`` is how many milliseconds each part takes a photo (parts overlap, and several threads may be at one, so
+    that they add up to more than a photo takes), ``cores_busy`` how many cores compute on average, and
+    ``peak_mb`` the most memory that a process of its own has had for the photos, all told.
+    """
+
+    contender: str
+    size: str
+    photos: int
+    cores: int
+    photos_per_s: float
+    over_naive: float
+    ms: dict[str, float]
+    cores_busy: float
+    peak_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """All that is found out in one run."""
+
+    figures: list[SpeedFigures]
+    sameness: Sameness
+    search_share: float
+    """The part of the time per photo that is spent in searching the gallery, Mask R-CNN's pipeline."""
+    first_result_s: float
+    """Seconds of ``outfinder search`` until its first line, beyond those of importing torch."""
+    growth: tuple[int, float] | None
+    """How many photos, and the peak memory for them relative to that for the usual number."""
+
+
+def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = lambda _: None) -> Speed:
+    """Time the pipeline beside the baseline, with the same weights.
+
+    Args:
+        photos: files; the first ones are taken, again from the start where there are fewer than the plan wants.
+        plan: how much is measured.
+        tell: is told what is being done.
+
+    Raises:
+        CatalogueError: there are no photos.
+    """
+    if not photos:
+        raise CatalogueError("there are no photos to measure with (looked for .jpg, .png, .webp and the like)")
+    chosen = [photos[place % len(photos)] for place in range(plan.photos)]
+    with TemporaryDirectory(prefix="outfinder-") as name:
+        folder = Path(name)
+        tell(f"a gallery of {plan.items:,} items")
+        gallery = make_gallery(folder / "gallery", clustered(plan.items, 128, seed=0))
+        tell("photos of 12 megapixels")
+        large = enlarged(chosen, folder / "large")
+        setups = [Setup(each, gallery, folder / f"{each}.jsonl") for each in CONTENDERS]
+        figures, answers = _figures(setups, {AS_THEY_ARE: chosen, LARGE: large}, plan, tell)
+        tell("the outputs compared")
+        sameness = compare(answers[NAIVE], answers[MASK])
+        tell("the time to the first result")
+        first_s = seconds_to_first_result(gallery, chosen[0])
+        growth = None
+        if plan.many:
+            tell(f"memory for {plan.many:,} photos")
+            usual = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
+            much = peak_bytes(setups[1], [chosen[place % len(chosen)] for place in range(plan.many)])
+            growth = plan.many, round(much / 1e6 / usual.peak_mb, 3)
+    ours = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
+    share = ours.ms["search"] * ours.photos_per_s / 1000
+    return Speed(figures, sameness, round(share, 4), round(first_s, 2), growth)
+
+
+def _figures(
+    setups: Sequence[Setup], sizes: dict[str, list[Path]], plan: Plan, tell: Tell
+) -> tuple[list[SpeedFigures], dict[str, list[Answer]]]:
+    running = {setup.name: setup.build() for setup in setups}
+    figures: list[SpeedFigures] = []
+    answers: dict[str, list[Answer]] = {}
+    for size, photos in sizes.items():
+        tell(f"photos {size}: a turn each to warm up")
+        chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
+        for run in running.values():
+            run(chunks[0][:4])
+        turns: dict[str, list[_Turn]] = {name: [] for name in running}
+        for told, (number, name) in enumerate(_order(len(chunks), plan.rounds, list(running)), 1):
+            turn = _timed(running[name], chunks[number])
+            turns[name].append(turn)
+            tell(
+                f"photos {size}: {told} of {plan.rounds * len(chunks) * len(running)}, {name}: {turn.per_s:.1f} photos/s"
+            )
+        if not answers:
+            answers = {
+                name: [one for turn in own[: len(chunks)] for one in turn.answers] for name, own in turns.items()
+            }
+        for setup in setups:
+            tell(f"photos {size}: memory of {setup.name}")
+            own, naive = turns[setup.name], turns[NAIVE]
+            figures.append(_figure(setup.name, size, len(photos), own, naive, peak_bytes(setup, photos)))
+    return figures, answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    answers: list[Answer]
+    wall_s: float
+    cpu_s: float
+    parts: dict[str, float]
+
+    @property
+    def per_s(self) -> float:
+        return len(self.answers) / self.wall_s
+
+
+def _timed(run: Callable[[Sequence[Path]], list[Answer]], photos: Sequence[Path]) -> _Turn:
+    parts = dict.fromkeys(PARTS, 0.0)
+
+    def listen(name: str, seconds: float) -> None:
+        parts[name] += seconds
+
+    with listening(listen):
+        cpu, wall = process_time(), perf_counter()
+        answers = run(photos)
+        return _Turn(answers, perf_counter() - wall, process_time() - cpu, parts)
+
+
+def _order(chunks: int, rounds: int, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """All take each chunk before the next comes, in an order that is drawn anew each time."""
+    draw = Random(0)  # noqa: S311  turns, not secrets
+    for _ in range(rounds):
+        for chunk in range(chunks):
+            for name in draw.sample(names, len(names)):
+                yield chunk, name
+
+
+def _figure(
+    name: str, size: str, photos: int, turns: Sequence[_Turn], naive: Sequence[_Turn], peak: int
+) -> SpeedFigures:
+    looked_at = sum(len(turn.answers) for turn in turns)
+    ms = {part: 1000 * sum(turn.parts[part] for turn in turns) / looked_at for part in PARTS}
+    ms["detect"] -= ms["mask"]  # masks are made within detection
+    return SpeedFigures(
+        contender=name,
+        size=size,
+        photos=photos,
+        cores=cores(),
+        photos_per_s=round(median(turn.per_s for turn in turns), 2),
+        over_naive=round(median(own.per_s / other.per_s for own, other in zip(turns, naive, strict=True)), 2),
+        ms={part: round(value, 2) for part, value in ms.items()},
+        cores_busy=round(sum(turn.cpu_s for turn in turns) / sum(turn.wall_s for turn in turns), 2),
+        peak_mb=round(peak / 1e6, 1),
+    )

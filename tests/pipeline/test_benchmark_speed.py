@@ -1,0 +1,115 @@
+"""The benchmark of speed on a few photos: what it says is true, whatever the machine's speed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import run
+
+from pipeline.benchmark.speed import apart, photos, report
+from pipeline.benchmark.speed import run as speed
+from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
+from pipeline.benchmark.speed.sameness import compare
+from pipeline.benchmark.vectors import clustered
+from pipeline.results import Garment, PhotoResult
+from pipeline.sample import render_sample
+from stages.errors import CatalogueError
+from stages.images import read_image
+from stages.parts import listening, part
+from stages.types import Box
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered") / "sample"
+    render_sample(folder, seed=5, items=13, scenes=2)
+    return folder / "street"
+
+
+@pytest.fixture
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a process of its own is left to the slow test; large photos are a little larger."""
+    monkeypatch.setattr(speed, "peak_bytes", lambda _setup, chosen: 1_000_000 * len(chosen))
+    monkeypatch.setattr(speed, "seconds_to_first_result", lambda _gallery, _photo: 1.5)
+    monkeypatch.setattr(photos, "PIXELS", 800_000)
+
+
+@pytest.mark.usefixtures("_apart")
+def test_all_contenders_are_timed_and_find_the_same(street: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    plan = speed.Plan(photos=3, items=200, rounds=1, many=30)
+    found = speed.benchmark_speed(sorted(street.glob("*.jpg")), plan, told.append)
+    assert [(one.contender, one.size) for one in found.figures] == [
+        (name, size) for size in (speed.AS_THEY_ARE, speed.LARGE) for name in CONTENDERS
+    ]
+    for one in found.figures:
+        assert one.photos == 3
+        assert one.photos_per_s > 0
+        assert all(one.ms[part] > 0 for part in speed.PARTS if (part, one.contender) != ("mask", CONTENDERS[2]))
+        assert (one.over_naive == 1) == (one.contender == NAIVE)
+    assert found.sameness.garments >= 5
+    assert found.sameness.same > 0.8
+    assert found.sameness.cosine_of_crops > 0.999
+    assert found.growth == (30, 10.0)
+    assert 0 < found.search_share < 1
+    assert any("12 megapixels" in line for line in told)
+    report.write(found, tmp_path)
+    assert json.loads((tmp_path / "speed.json").read_text())["figures"][1]["contender"] == MASK
+    assert read_image(tmp_path / "speed.png").shape[1] > 600
+    assert len(report.table(found).splitlines()) == 7 + 1 + 5
+
+
+def test_enlarged_photos_have_the_size_of_a_camera_s(street: Path, tmp_path: Path) -> None:
+    first, second = sorted(street.glob("*.jpg"))
+    large = photos.enlarged([first, second, first], tmp_path / "large")
+    assert large[0] == large[2] != large[1]
+    height, width = read_image(large[0]).shape[:2]
+    assert height * width == pytest.approx(12e6, rel=0.001)
+
+
+def test_no_photos_are_refused() -> None:
+    with pytest.raises(CatalogueError, match="no photos"):
+        speed.benchmark_speed([])
+
+
+def test_what_differs_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*garments: Garment) -> Answer:
+        return PhotoResult("", 100, 100, garments), np.eye(len(garments), 4, dtype=np.float32)
+
+    monkeypatch.setattr("pipeline.benchmark.speed.sameness._least", lambda _answers: 1.0)
+    sure, doubtful = Garment("top", 0.9, Box(0, 0, 50, 50)), Garment("bag", 0.6, Box(50, 50, 90, 90))
+    near, far = Garment("top", 0.8, Box(0, 0, 50, 49)), Garment("top", 0.8, Box(0, 0, 50, 40))
+    found = compare([answer(sure, doubtful), answer(sure)], [answer(near), answer(far)])
+    assert (found.garments, found.same, found.cosine) == (2, 0.5, 1.0)
+
+
+def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
+    told: list[tuple[str, float]] = []
+    with part("before"):
+        pass
+    with listening(lambda name, seconds: told.append((name, seconds))):
+        with pytest.raises(RuntimeError), part("failing"):
+            raise RuntimeError
+        with part("outer"), part("inner"):
+            pass
+    with part("after"):
+        pass
+    assert [name for name, _ in told] == ["failing", "inner", "outer"]
+    assert told[1][1] <= told[2][1]
+
+
+@pytest.mark.slow
+def test_memory_and_start_are_measured_in_processes_of_their_own(street: Path, tmp_path: Path) -> None:
+    gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
+    first = min(street.glob("*.jpg"))
+    peak = apart.peak_bytes(Setup(MASK, gallery, tmp_path / "out.jsonl"), [first] * 2)
+    assert 1e8 < peak < 4e9
+    assert apart.seconds_to_first_result(gallery, first) > 0.1
+
+
+@pytest.mark.slow
+def test_the_command_tells_and_draws(street: Path, tmp_path: Path) -> None:
+    done = run("benchmark", "speed", street, "--quick", "-o", tmp_path / "out")
+    assert "× naive" in done.stdout
+    assert (tmp_path / "out" / "speed.png").exists()
