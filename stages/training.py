@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from stages.files import write_whole
+from stages.inference import fast_dtype
 from stages.state import State
 
 STATE = "state.safetensors"
@@ -44,7 +45,7 @@ def fastest_precision(device: str) -> str:
     kind = torch.device(device).type
     if kind == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"  # noqa: SLF001
+    return "bfloat16" if fast_dtype(device) == torch.bfloat16 else "float32"
 
 
 class Journal:
