@@ -25,16 +25,23 @@ _COLORS: Final = {
 _DASHES: Final = ("-", (0, (4, 1.5)), (0, (1, 1.5)))
 """A line's style once the colours are used up."""
 
+_MARKERS: Final = ("o", "s", "^")
+"""Likewise a dot's shape."""
+
 _DPI: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve; of a single point a dot is drawn, and a NaN is a gap."""
+    """One curve; of a single point a dot is drawn, and a NaN is a gap.
+
+    ``band`` are the lower and the upper ends of the intervals that its points have.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +137,10 @@ def _fill(axes: Axes, panel: Panel, *, dark: bool) -> None:
         again, color = divmod(place, len(colors))
         look: dict[str, Any] = {"linestyle": _DASHES[again % len(_DASHES)]}
         if len(line.x) == 1:
-            look = {"linestyle": "none", "marker": "o"}
+            look = {"linestyle": "none", "marker": _MARKERS[again % len(_MARKERS)]}
         axes.plot(line.x, line.y, color=colors[color], label=line.name, zorder=3, **look)
+        if line.band:
+            axes.fill_between(line.x, *line.band, color=colors[color], alpha=0.16, linewidth=0, zorder=2)
     if all(float(x).is_integer() for line in panel.lines for x in line.x):  # epochs, steps
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
