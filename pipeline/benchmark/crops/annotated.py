@@ -77,7 +77,9 @@ def cutouts(annotations: Path, photos: Path, most: int = 120, seed: int = 0) -> 
         CatalogueError: as :func:`read`.
     """
     found, chosen = read(annotations, photos, 1 << 30, seed)
-    every = [(place, number, truth) for place, photo in enumerate(chosen) for number, truth in enumerate(_truths(photo))]
+    every = [
+        (place, number, truth) for place, photo in enumerate(chosen) for number, truth in enumerate(_truths(photo))
+    ]
     drawn = sorted(np.random.default_rng([seed, 12]).permutation(len(every))[:most].tolist())
     asking, originals = [], {place: list[Garment]() for place in range(len(chosen))}
     for place, number, truth in (every[one] for one in drawn):

@@ -97,9 +97,7 @@ def similarity(seen: Seen, condition: Condition, items: NDArray[np.int64]) -> Li
     return likeness
 
 
-def _ask(
-    likeness: Likeness, items: NDArray[np.int64], asks: NDArray[np.bool_], found: NDArray[np.bool_]
-) -> Retrieval:
+def _ask(likeness: Likeness, items: NDArray[np.int64], asks: NDArray[np.bool_], found: NDArray[np.bool_]) -> Retrieval:
     strangers = len(items) + max(RANKS)
     return retrieve(
         likeness,

@@ -96,7 +96,9 @@ class _Turns:
             if crop in CROPS and source != NONE
         }
         boxes = {
-            source: [[crop.image for crop in CROPS[BOX]([image], [own])[0]] for image, own in zip(images, all_, strict=True)]
+            source: [
+                [crop.image for crop in CROPS[BOX]([image], [own])[0]] for image, own in zip(images, all_, strict=True)
+            ]
             for source, all_ in found.items()
         } | {NONE: [[image] for image in images]}
         embed = {
@@ -156,7 +158,7 @@ def _with_peak(cost: Cost, peaks: Mapping[tuple[str, str], float | None]) -> Cos
 
 def _grown(detections: str, crop: str, spec: str, images: Sequence[Image]) -> int | None:
     """By how many bytes this process, which is a fresh one, has grown at most when it has looked at photos."""
-    import stages.detect.rcnn  # noqa: F401, PLC0415  so that modules count for nobody
+    import stages.detect.rcnn  # noqa: PLC0415  so that modules count for nobody
     import stages.embed.siamese  # noqa: F401, PLC0415
 
     before = resident_bytes()

@@ -116,9 +116,7 @@ def pairs(answers: Answers, trained_on: dict[str, str]) -> Iterator[tuple[Asked,
                     wanted.append(("detector", _same(name, heavy, BOX), _same(name, light, BOX)))
     own = {crop: name for name, crop in trained_on.items() if crop in ("box", "mask") and name in embedders}
     if len(own) == 2:
-        wanted += [
-            ("training", _same(own["mask"], source, MASK), _same(own["box"], source, BOX)) for source in masked
-        ]
+        wanted += [("training", _same(own["mask"], source, MASK), _same(own["box"], source, BOX)) for source in masked]
     for asked, first, second in dict.fromkeys(wanted):
         if first in there and second in there:
             yield asked, first, second
@@ -131,9 +129,7 @@ def grown(plain: Answers, cluttered: Answers, first: Condition, second: Conditio
     """
     if plain.units != cluttered.units or plain.labels != cluttered.labels:
         return None
-    values = [
-        level.outcomes[first].hits(1) - level.outcomes[second].hits(1) for level in (cluttered, plain)
-    ]
+    values = [level.outcomes[first].hits(1) - level.outcomes[second].hits(1) for level in (cluttered, plain)]
     everyone = np.ones(len(plain.units), np.bool_)
     return mean_estimate(values[0] - values[1], _units(plain, everyone), seed=seed, floor=-2.0)
 
@@ -163,5 +159,3 @@ def _estimates(
 ) -> tuple[Estimate, Estimate, Estimate, Estimate]:
     one, five, twenty, precision = (mean_estimate(own, units, seed=seed, floor=floor) for own in values)
     return one, five, twenty, precision
-
-

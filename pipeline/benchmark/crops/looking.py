@@ -14,8 +14,8 @@ from pipeline.benchmark.crops.data import CropSet, Garment, Shot
 from pipeline.compose import main_garment
 from stages.images import Photo
 from stages.protocols import Detector, Embedder
-from stages.types import Detection, Image, Vectors
 from stages.types import WHOLE as WHOLE_PHOTO
+from stages.types import Detection, Image, Vectors
 
 IOU: Final = 0.5
 """A detection is of a garment where their boxes overlap by so much, intersection over union."""
@@ -84,17 +84,8 @@ def look(
         queue.flush(_BATCH)
         tell(place + 1, len(data.shots))
     queue.flush(1)
-    there = queue.there
-    for source in {source for source, _ in there}:
-        for mask in MASKS:  # annotations and detectors may have masks for some garments only, which would compare nothing
-            if (source, mask) in there and not np.array_equal(there[source, mask], there[source, BOX]):
-                del there[source, mask]
-        if (source, MASK) in there:
-            there[source, AVERAGE] = there[source, BOX]
-            for name in embedders:
-                mean = queue.vectors[name, (source, MASK)] + queue.vectors[name, (source, BOX)]
-                queue.vectors[name, (source, AVERAGE)] = _unit(mean)
-    return Seen(data, tuple(data.garments), np.array(photos, np.int64), there, queue.vectors)
+    _average(queue)
+    return Seen(data, tuple(data.garments), np.array(photos, np.int64), queue.there, queue.vectors)
 
 
 def places(
@@ -175,6 +166,20 @@ class _Queue:
             for (key, rows, _), vector in zip(waiting, found, strict=True):
                 self.vectors[name, key][rows] = vector
         waiting.clear()
+
+
+def _average(queue: _Queue) -> None:
+    """Add the means of mask and box, and drop masks that only some of the garments have, which would compare nothing."""
+    there = queue.there
+    for source in {source for source, _ in there}:
+        for mask in MASKS:
+            if (source, mask) in there and not np.array_equal(there[source, mask], there[source, BOX]):
+                del there[source, mask]
+        if (source, MASK) in there:
+            there[source, AVERAGE] = there[source, BOX]
+            for name in queue.embedders:
+                mean = queue.vectors[name, (source, MASK)] + queue.vectors[name, (source, BOX)]
+                queue.vectors[name, (source, AVERAGE)] = _unit(mean)
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -102,7 +102,9 @@ def _truth(path: Path, mask_file: Path | None, row: dict[str, str]) -> Detection
     if mask_file is not None:
         dense = _read(mask_file).max(axis=2) > 127
         if dense.shape != (height, width):
-            raise ValueError(f"the mask {mask_file.name} is {dense.shape[1]}x{dense.shape[0]}, its photo {width}x{height}")
+            raise ValueError(
+                f"the mask {mask_file.name} is {dense.shape[1]}x{dense.shape[0]}, its photo {width}x{height}"
+            )
         if not dense.any():
             raise ValueError(f"the mask {mask_file.name} has no white pixel")
         ys, xs = np.flatnonzero(dense.any(axis=1)), np.flatnonzero(dense.any(axis=0))
@@ -146,7 +148,10 @@ def _rows(source: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f" item_id, it is {header.strip()[:100]!r}"
                 )
             for row in rows:
-                yield rows.line_num, {key: value.strip() for key, value in row.items() if key and isinstance(value, str)}
+                yield (
+                    rows.line_num,
+                    {key: value.strip() for key, value in row.items() if key and isinstance(value, str)},
+                )
     except OSError as error:
         raise CatalogueError(f"{source} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -91,9 +91,7 @@ def benchmark_crops(
     first = [one for one in data if one.name == data[0].name]
     photos = _cost_photos(first[len(first) // 2], plan.cost_photos)
     spent = costs(photos, subject, plan.cost_rounds, memory=plan.memory, tell=tell)
-    return Comparison(
-        tuple(rows), tuple(apart), tuple(spent), tuple(told), tuple(seen), subject.trained_on, plan.seed
-    )
+    return Comparison(tuple(rows), tuple(apart), tuple(spent), tuple(told), tuple(seen), subject.trained_on, plan.seed)
 
 
 def _seen(data: CropSet, subject: Subject, tell: Callable[[str], None]) -> Seen:

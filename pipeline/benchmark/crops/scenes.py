@@ -22,7 +22,7 @@ _ABOUT: Final = (
 )
 
 
-def rendered(scenes: int = 32, clutters: Sequence[float] = CLUTTERS, seed: int = 0) -> list[CropSet]:
+def rendered(scenes: int = 40, clutters: Sequence[float] = CLUTTERS, seed: int = 0) -> list[CropSet]:
     """A set for each clutter; half of the scenes ask, the other half are the gallery, both at that clutter.
 
     Args:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.benchmark.crops.asking import ALL, BOTH
+from pipeline.benchmark.crops.asking import ALL
 from pipeline.benchmark.crops.conditions import BOX, MASK, TRUTH, Condition
 from pipeline.benchmark.crops.figures import Difference, grown
 from pipeline.benchmark.crops.run import Comparison
@@ -18,7 +19,7 @@ def verdict(comparison: Comparison) -> list[str]:
     """The answer, in sentences: when masks pay, when boxes do, and what the lighter detector costs and saves."""
     rows = [row for row in comparison.differences if not row.label]
     return [
-        *_summary(comparison, rows),
+        *_summary(comparison),
         *_crops(comparison, rows),
         *_clutter(comparison),
         *_training(rows),
@@ -47,7 +48,7 @@ def told(estimate: Estimate, more: str, less: str) -> str:
 
 def interval(estimate: Estimate) -> str:
     """A difference with its interval, all with a sign."""
-    if estimate.low != estimate.low:  # noqa: PLR0124  NaN
+    if math.isnan(estimate.low):
         return f"{estimate.value:+.3f}, from a single item"
     return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
@@ -69,7 +70,7 @@ def names(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(one.data for one in comparison.answers))
 
 
-def _summary(comparison: Comparison, rows: Sequence[Difference]) -> Iterator[str]:
+def _summary(comparison: Comparison) -> Iterator[str]:
     """One sentence over all data sets."""
     outcome: dict[str, list[str]] = {"masks": [], "boxes": [], "neither": []}
     for name in names(comparison):
@@ -115,7 +116,9 @@ def _crops(comparison: Comparison, rows: Sequence[Difference]) -> Iterator[str]:
 def _clutter(comparison: Comparison) -> Iterator[str]:
     """Whether a cluttered ground makes masks pay more, on the same queries."""
     for name in names(comparison):
-        levels = [one for one in comparison.answers if one.data == name and one.among == ALL and one.clutter is not None]
+        levels = [
+            one for one in comparison.answers if one.data == name and one.among == ALL and one.clutter is not None
+        ]
         if len(levels) < 2:
             continue
         plain, cluttered = levels[0], levels[-1]
@@ -123,15 +126,25 @@ def _clutter(comparison: Comparison) -> Iterator[str]:
             mask, box = (Condition(comparison.reference, source, crop, crop) for crop in (MASK, BOX))
             if not all(one in level.outcomes for one in (mask, box) for level in (plain, cluttered)):
                 continue
+            by = "annotated outlines" if source == TRUTH else f"detections of {source}"
+            each = _by_clutter(comparison, name, mask, box)
+            yield f"{name}, {by}, {comparison.reference}, at each clutter: {'; '.join(each)}."
             change = grown(plain, cluttered, mask, box, comparison.seed)
             if change is None:
                 continue
-            by = "annotated outlines" if source == TRUTH else f"detections of {source}"
             said = told(change, "clutter favours masks", "clutter favours boxes")
             yield (
                 f"{name}, {by}: from clutter {plain.clutter:g} to {cluttered.clutter:g} the difference mask − box"
                 f" changes: {said}."
             )
+
+
+def _by_clutter(comparison: Comparison, name: str, mask: Condition, box: Condition) -> Iterator[str]:
+    for row in comparison.differences:
+        if (row.data, row.among, row.label, row.first, row.second) == (name, ALL, "", mask, box) and (
+            row.clutter is not None
+        ):
+            yield f"{row.clutter:g}: {told(row.recall_1, 'masks find more', 'boxes find more')}"
 
 
 def _training(rows: Sequence[Difference]) -> Iterator[str]:
@@ -156,9 +169,7 @@ def _detectors(comparison: Comparison, rows: Sequence[Difference]) -> Iterator[s
         yield (
             f"{row.data}: masks of {row.first.detections} against boxes of {row.second.detections}, {among}: {said}."
         )
-    ms = {
-        (cost.detections, cost.crop): cost for cost in comparison.costs if cost.embedder == comparison.reference
-    }
+    ms = {(cost.detections, cost.crop): cost for cost in comparison.costs if cost.embedder == comparison.reference}
     for heavy, light in dict.fromkeys(
         (row.first.detections, row.second.detections) for row in rows if row.asked == "detector"
     ):
@@ -177,6 +188,3 @@ def _detectors(comparison: Comparison, rows: Sequence[Difference]) -> Iterator[s
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-__all__ = ["BOTH", "NOT_SHOWN", "interval", "main_difference", "names", "told", "verdict"]
