@@ -45,7 +45,7 @@ def shoe_pairs(annotations: Path, photos: Path, most: int = 1000, seed: int = 0)
     found, chosen = read(annotations, photos, most, seed)
     shots = []
     for photo in chosen:
-        shoes = [truth for truth in _truths(photo) if truth.label == "shoes"]
+        shoes = [truth for truth in truths(photo) if truth.label == "shoes"]
         areas = sorted(int(shoe.mask.sum()) for shoe in shoes if shoe.mask is not None)
         pair = len(shoes) == 2 and areas[0] >= ALIKE * areas[1]
         garments = tuple(
@@ -77,9 +77,7 @@ def cutouts(annotations: Path, photos: Path, most: int = 120, seed: int = 0) -> 
         CatalogueError: as :func:`read`.
     """
     found, chosen = read(annotations, photos, 1 << 30, seed)
-    every = [
-        (place, number, truth) for place, photo in enumerate(chosen) for number, truth in enumerate(_truths(photo))
-    ]
+    every = [(place, number, truth) for place, photo in enumerate(chosen) for number, truth in enumerate(truths(photo))]
     drawn = sorted(np.random.default_rng([seed, 12]).permutation(len(every))[:most].tolist())
     asking, originals = [], {place: list[Garment]() for place in range(len(chosen))}
     for place, number, truth in (every[one] for one in drawn):
@@ -125,7 +123,7 @@ def set_before(image: Image, garment: Detection, behind: Image) -> Image:
     return composed
 
 
-def _truths(photo: AnnotatedPhoto) -> Iterator[Detection]:
+def truths(photo: AnnotatedPhoto) -> Iterator[Detection]:
     """The garments of a photo that have a mask and are not tiny."""
     for instance in photo.instances:
         box = Box.clipped(*instance.box, photo.width, photo.height)

@@ -42,7 +42,7 @@ def rendered(scenes: int = 40, clutters: Sequence[float] = CLUTTERS, seed: int =
     for number, outfit in enumerate(outfits):
         drawn = render_grounds(np.random.default_rng([seed, 4, number]), [outfit], clutters)
         for shots, scene in zip(levels, drawn, strict=True):
-            shots.append(_shot(scene, number, asks=number < scenes // 2))
+            shots.append(shot_of(scene, f"scene {number + 1}", asks=number < scenes // 2))
     return [CropSet(NAME, _ABOUT, shots, clutter) for shots, clutter in zip(levels, clutters, strict=True)]
 
 
@@ -69,8 +69,8 @@ def dressed(people: int, seed: int) -> list[tuple[Item, ...]]:
     return [*asking, *others]
 
 
-def _shot(scene: Scene, number: int, *, asks: bool) -> Shot:
-    """The largest piece of each item, if it is not tiny."""
+def shot_of(scene: Scene, name: str, *, asks: bool) -> Shot:
+    """A scene as a photo, with the largest piece of each item, if it is not tiny."""
     pieces: dict[str, Garment] = {}
     for piece in sorted(scene.pieces, key=lambda piece: int(piece.mask.sum())):
         if min(piece.box.width, piece.box.height) >= MIN_PX:
@@ -79,4 +79,4 @@ def _shot(scene: Scene, number: int, *, asks: bool) -> Shot:
             pieces[item] = Garment(item, piece.item.label, truth, asks=asks, found=not asks)
     image = scene.image
     garments = tuple(pieces[item] for item in sorted(pieces))
-    return Shot(f"scene {number + 1}", lambda: image, garments)
+    return Shot(name, lambda: image, garments)
