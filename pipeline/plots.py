@@ -109,7 +109,9 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
     small = len(panels) > 4
     wide, high = (2.7, 2.25) if small else (5.2, 3.7)
     one_legend = len(panels) > 1 and len({tuple(line.name for line in panel.lines) for panel in panels}) == 1
-    figure = Figure(figsize=(columns * wide, rows * high + 0.35 * one_legend), layout="constrained")
+    across = _across([line.name for line in panels[0].lines], columns * wide)
+    keys = math.ceil(len(panels[0].lines) / across) if one_legend else 0
+    figure = Figure(figsize=(columns * wide, rows * high + 0.14 * (keys > 0) + 0.21 * keys), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, axes in zip(panels, grid, strict=False):
         _fill(axes, panel, dark=dark)
@@ -119,7 +121,7 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
         axes.remove()
     if one_legend:
         handles, names = grid[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(8, max(1, len(names))))
+        figure.legend(handles, names, loc="outside upper center", ncols=across)
     if small and len({(panel.x_label, panel.y_label) for panel in panels}) == 1:
         soft = grid[0].xaxis.label.get_color()
         figure.supxlabel(panels[0].x_label, color=soft)
@@ -127,6 +129,16 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
         for axes in grid[: len(panels)]:
             axes.set(xlabel="", ylabel="")
     return figure
+
+
+def _across(names: Sequence[str], wide: float) -> int:
+    """How many entries of a legend stand side by side in so many inches.
+
+    >>> _across(["a", "b"], 5.0), _across(["a name of some forty letters, or so, yes"] * 9, 10.4)
+    (2, 3)
+    """
+    longest = max(map(len, names), default=0)
+    return max(1, min(8, len(names), int(wide / (0.65 + 0.068 * longest))))
 
 
 def _fill(axes: Axes, panel: Panel, *, dark: bool) -> None:

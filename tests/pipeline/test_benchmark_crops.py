@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections import Counter
-from functools import partial
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ from stages.images import read_image, write_jpeg
 from stages.testing import FakeDetector
 from stages.types import Box, Detection
 
-FAST = Plan(memory=False, cost_photos=2, cost_rounds=1)
+FAST = Plan(cost_photos=2, cost_rounds=1)
 FAKES = ("--detector", "stages.testing:FakeDetector", "--embedder", "stages.testing:FakeEmbedder")
 
 
@@ -212,9 +211,7 @@ class TestAnswerIsKnown:
         assert any("each crop with the embedder trained on it" in text for text in verdict(compared))
 
     def test_the_same_seed_gives_the_same_rows(self) -> None:
-        first, again, other = (
-            benchmark_crops([items(lying=True)], subject(), Plan(seed, 1, 1, memory=False)) for seed in (0, 0, 1)
-        )
+        first, again, other = (benchmark_crops([items(lying=True)], subject(), Plan(seed, 1, 1)) for seed in (0, 0, 1))
         assert (first.figures, first.differences) == (again.figures, again.differences)
         assert [row.recall_1.value for row in first.figures] == [row.recall_1.value for row in other.figures]
         assert first.figures != other.figures  # other draws, other intervals
@@ -438,7 +435,7 @@ def test_embedders_by_name_and_weights() -> None:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("pipeline.benchmark.crops.Plan", partial(Plan, memory=False))
+    monkeypatch.setattr("pipeline.benchmark.crops.costs._peaks", lambda *_: defaultdict(lambda: None))
 
 
 @pytest.mark.usefixtures("brief")
@@ -499,7 +496,7 @@ class TestCommand:
 @pytest.mark.slow
 def test_shipped_stages_on_rendered_scenes() -> None:
     data = rendered(12, (0.0, 1.0))
-    compared = benchmark_crops(data, Subject.of(embedders=["siamese"]), Plan(cost_photos=2, cost_rounds=1))
+    compared = benchmark_crops(data, Subject.of(embedders=["siamese"]), Plan(cost_photos=2, cost_rounds=1, memory=True))
     rows = {
         (row.condition.detections, row.condition.crops): row.recall_1.value
         for row in compared.figures

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +11,7 @@ from typing import Final
 
 from pipeline.benchmark.crops.conditions import AVERAGE, BOX, CROPS, MASK, MASKS, NONE, WHOLE
 from pipeline.benchmark.crops.subject import Subject, config_of
-from pipeline.benchmark.timing import Times, middle, resident_bytes, take_turns
+from pipeline.benchmark.timing import Times, middle, peak_bytes, resident_bytes, take_turns
 from pipeline.build import Config, build_detector, build_embedder
 from stages.protocols import Detector, Embedder
 from stages.types import Detection, Image
@@ -170,5 +168,5 @@ def _grown(detections: str, crop: str, spec: str, images: Sequence[Image]) -> in
             (cut,) = CROPS[crop]([image], detector([image]))
             crops = [one.image for one in cut]
         embedder(crops)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return None if before is None else max(0, most - before)
+    most = peak_bytes()
+    return None if before is None or most is None else max(0, most - before)

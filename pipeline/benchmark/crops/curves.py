@@ -13,8 +13,8 @@ from pipeline.benchmark.crops.run import Comparison
 from pipeline.benchmark.crops.verdict import names
 from pipeline.plots import Line, Panel
 
-_ORDER: Final = (BOX, MASK, CONTEXT, "mask-mean", "mask-blur", AVERAGE, WHOLE)
-"""Of the lines: what is compared most has the colours that differ most."""
+_ORDER: Final = (BOX, CONTEXT, WHOLE, MASK, "mask-mean", "mask-blur", AVERAGE)
+"""Of the lines: what every detector has comes first, so that a crop has one colour in all panels."""
 
 
 def clutter_panels(comparison: Comparison) -> list[Panel]:

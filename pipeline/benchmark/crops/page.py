@@ -18,7 +18,7 @@ from pipeline.benchmark.crops.report import (
     set_rows,
 )
 from pipeline.benchmark.crops.run import Comparison
-from pipeline.benchmark.crops.verdict import interval, main_difference, names, verdict
+from pipeline.benchmark.crops.verdict import interval, main_difference, names, signed, verdict
 from pipeline.embedder_evaluation.style import STYLE as STRIPS
 from pipeline.evaluation.page import (
     curves_html,
@@ -38,7 +38,7 @@ STYLE: Final = """
 .strip.four { grid-template-columns: repeat(4, minmax(0, 1fr)) }
 .strips.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)) }
 .verdict li { margin: .45rem 0; max-width: 62rem }
-.verdict li:first-child { font-weight: 650; font-size: 1.05rem; list-style: none; margin-left: -1.1rem }
+.verdict li:first-child { font-weight: 650; font-size: 1.05rem }
 .thumb .view { color: #65625e }
 .part details { margin-top: 1rem }
 .part summary { cursor: pointer; font-size: .86rem; color: var(--soft) }
@@ -99,7 +99,7 @@ _COST: Final = curves_html(
 
 def _tiles(comparison: Comparison) -> dict[str, dict[str, str]]:
     found = {name: main_difference(comparison, name, None) for name in names(comparison)}
-    return {"Mask − box, recall@1": {name: f"{row.recall_1.value:+.3f}" for name, row in found.items() if row}}
+    return {"Mask − box, recall@1": {name: signed(row.recall_1.value) for name, row in found.items() if row}}
 
 
 def _about(comparison: Comparison, detectors: Mapping[str, Detector]) -> dict[str, str]:

@@ -22,7 +22,7 @@ class Plan:
     """How crops are compared.
 
     ``seed`` is that of the bootstrap; ``cost_photos`` are timed, in ``cost_rounds`` turns; ``memory`` starts processes
-    of their own to see how they grow.
+    of their own to see how they grow, for which a script needs its ``if __name__ == "__main__"``.
 
     Raises:
         ValueError: nothing would be timed.
@@ -31,7 +31,7 @@ class Plan:
     seed: int = 0
     cost_photos: int = 8
     cost_rounds: int = 2
-    memory: bool = True
+    memory: bool = False
 
     def __post_init__(self) -> None:
         if min(self.cost_photos, self.cost_rounds) < 1:

@@ -33,7 +33,7 @@ def told(estimate: Estimate, more: str, less: str) -> str:
     >>> told(Estimate(0.1, 0.02, 0.18), "masks find more", "boxes find more")
     'masks find more (+0.100 [+0.020, +0.180])'
     >>> told(Estimate(0.01, -0.02, 0.04), "masks find more", "boxes find more")
-    'no difference could be shown (+0.010 [-0.020, +0.040])'
+    'no difference could be shown (+0.010 [−0.020, +0.040])'
     >>> told(Estimate(0.1, float("nan"), float("nan")), "masks find more", "boxes find more")
     'no difference could be shown (+0.100, from a single item)'
     """
@@ -49,8 +49,17 @@ def told(estimate: Estimate, more: str, less: str) -> str:
 def interval(estimate: Estimate) -> str:
     """A difference with its interval, all with a sign."""
     if math.isnan(estimate.low):
-        return f"{estimate.value:+.3f}, from a single item"
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+        return f"{signed(estimate.value)}, from a single item"
+    return f"{signed(estimate.value)} [{signed(estimate.low)}, {signed(estimate.high)}]"
+
+
+def signed(value: float) -> str:
+    """With three decimals and a sign, which zero has none of.
+
+    >>> signed(0.1), signed(-0.1), signed(-0.0001)
+    ('+0.100', '−0.100', '0.000')
+    """
+    return f"{value:+.3f}".replace("-0.000", "0.000").replace("+0.000", "0.000").replace("-", "−")
 
 
 def main_difference(comparison: Comparison, data: str, clutter: float | None) -> Difference | None:

@@ -78,7 +78,7 @@ def crops(
     subject = Subject.of(detectors or DETECTORS, embedders or (("siamese",) if quick else ()))
     others = bool(ccp or luma or data)
     sets = _sets(subject, ccp, luma, data, scenes if scenes is not None else not others, seed, quick)
-    plan = Plan(seed, cost_photos=4 if quick else 12, cost_rounds=1 if quick else 3)
+    plan = Plan(seed, cost_photos=4 if quick else 12, cost_rounds=1 if quick else 3, memory=True)
     comparison = benchmark_crops(sets, subject, plan, lambda doing: click.echo(doing, err=True))
     told = figures_of(comparison)
     if output:
