@@ -9,7 +9,7 @@ options after a kill: it goes on. Usage:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -95,10 +95,12 @@ def main(
         click.echo(f"{name}: {len(rows)} crops of {rows.classes} items")
         keep = {"recipe": asdict(recipe), "items": items, "start": start, "coco": str(coco), "scenes": scenes}
         trained[name] = _train(name, rows, recipe, items, out / name, keep)
-    click.echo(_figures(trained))
+    figures = _figures(trained)
+    click.echo(figures)
     if ship:
         for name, path in trained.items():
-            _ship(name, path, recipe, _figures(trained))
+            told = {"steps": steps, "views": 2 * items, "scenes": scenes, "seed": seed, "figures": figures}
+            _ship(name, path, told)
 
 
 def _street(photos: Path, coco: Path, most: int) -> Iterator[Shot]:
@@ -170,15 +172,14 @@ def _figures(trained: dict[str, Path]) -> str:
     return "\n".join(lines)
 
 
-def _ship(name: str, path: Path, recipe: Recipe, figures: str) -> None:
-    shipped = f"siamese_{name}"
+def _ship(name: str, path: Path, told: Mapping[str, object]) -> None:
+    """Put trained weights among the shipped ones, with a card that tells these figures."""
+    shipped, of = f"siamese_{name}", "box and mask" if name == "both" else name
     checkpoint = weights.read(path)
     digest = weights.save(weights.FOLDER / f"{shipped}.safetensors", checkpoint.tensors, checkpoint.metadata)
+    weights.record(shipped, digest, f"Siamese embedder trained on {of} crops, to compare crops with")
     crops = " and ".join(CROPS[crop].fingerprint for crop in CROPS_OF[name])
-    weights.record(shipped, digest, f"Siamese embedder trained on {name} crops alone, to compare crops with".replace(
-        "both crops alone", "box and mask crops"
-    ))  # fmt: skip
-    card = CARD.format(name=shipped, crops=crops, steps=recipe.steps, px=TRAIN_PX, seed=recipe.seed, figures=figures)
+    card = CARD.format(name=shipped, crops=crops, px=TRAIN_PX, scene_seed=SCENE_SEED, **told)
     (weights.FOLDER / f"{shipped}.md").write_text(card, encoding="utf-8")
     click.echo(f"shipped {shipped}: {digest[:12]}")
 
@@ -186,18 +187,20 @@ def _ship(name: str, path: Path, recipe: Recipe, figures: str) -> None:
 CARD: Final = """# {name}
 
 One of three small embedders that `outfinder benchmark crops` compares crops with, alike in all but the crop that they
-were trained on; this one: {crops}. MobileNetV2 with GeM pooling and a linear head: an image, letterboxed on white to
-192 px, becomes 128 numbers of unit length. Not meant for searching: `siamese` is.
+were trained on. This one's crop: {crops}.
+
+MobileNetV2 with GeM pooling and a linear head: an image, letterboxed on white to 192 px, becomes 128 numbers of unit
+length. Not meant for searching: `siamese` is.
 
 ## Data
 
 | set | licence | what of it |
 |---|---|---|
 | Clothing Co-Parsing | Apache-2.0 | garments of the 800 training photos, by their annotated outlines |
-| rendered scenes | ours | garments of 120 scenes of `outfinder sample`'s renderer, seed 1002 |
+| rendered scenes | ours | garments of {scenes} scenes of `outfinder sample`'s renderer, seed {scene_seed} |
 
 Photos of one item are positives: two views of a garment, both shoes of a pair, a rendered item on several people.
-{steps} steps of 48 views at {px} px, InfoNCE, seed {seed}: `scripts/train_crop_embedders.py` is the recipe. Nothing was
+{steps} steps of {views} views at {px} px, InfoNCE, seed {seed}: `scripts/train_crop_embedders.py` is the recipe. Nothing was
 chosen by the figures below.
 
 ## Figures
@@ -213,7 +216,7 @@ Apache-2.0. It started from MobileNetV2 of ImageNet (Apache-2.0, see NOTICE).
 ## Limits
 
 - A few minutes of training on little data: made to tell crops apart, not garments well.
-- Half of what it has seen from several sides is rendered.
+- What it has seen on several people is rendered; street photos show each garment once, but for shoes.
 """
 
 

@@ -156,7 +156,7 @@ def _pictures(folder: Path, comparison: Comparison, detectors: Mapping[str, Dete
             for heading, wins in (("Mask wins most", True), ("Mask loses most", False))
         ]
         body = "".join(
-            f'<h3 class="sub">{heading}</h3>' + (f'<ul class="strips wide">{html}</ul>' if html else "<p>No query.</p>")
+            f'<h3 class="sub">{heading}</h3>' + (f'<ul class="strips wide">{html}</ul>' if html else "<p class="soft">No query.</p>")
             for heading, html in lists
         )
         clutter = duel.seen.data.clutter
