@@ -46,6 +46,9 @@ STYLE: Final = """
 _FRAMES: Final = '<p class="frames"><span>found the item</span><span class="wrong">found another</span></p>'
 
 
+_NONE: Final = '<p class="soft">None: the right garment is as near either way.</p>'
+
+
 def write_page(
     folder: Path,
     comparison: Comparison,
@@ -156,7 +159,7 @@ def _pictures(folder: Path, comparison: Comparison, detectors: Mapping[str, Dete
             for heading, wins in (("Mask wins most", True), ("Mask loses most", False))
         ]
         body = "".join(
-            f'<h3 class="sub">{heading}</h3>' + (f'<ul class="strips wide">{html}</ul>' if html else "<p class="soft">No query.</p>")
+            f'<h3 class="sub">{heading}</h3>' + (f'<ul class="strips wide">{html}</ul>' if html else _NONE)
             for heading, html in lists
         )
         clutter = duel.seen.data.clutter
