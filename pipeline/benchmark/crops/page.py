@@ -93,8 +93,8 @@ _CLUTTER: Final = curves_html(
 )
 _COST: Final = curves_html(
     "Cost and quality",
-    "Recall@1 against the milliseconds that a photo takes with detector, crop and embedder; garments that were missed are"
-    " failures. Up and to the left is better.",
+    "Recall@1 against the milliseconds that a photo of the first set takes with detector, crop and embedder; what was missed is"
+    " a failure. Up and to the left is better.",
     "Recall at 1 against milliseconds per photo for each detector and crop",
     "cost",
 )
