@@ -80,12 +80,12 @@ def _whole_detector(_name: str, _config: Config) -> Detector:
     return WholeDetector()
 
 
-def _siamese(config: Config) -> Embedder:
+def _siamese(name: str, config: Config) -> Embedder:
     import weights  # noqa: PLC0415
     from stages.embed.siamese import SiameseEmbedder  # noqa: PLC0415
 
     own, device = config.embedder_weights, _device(config)
-    return SiameseEmbedder(weights.read(own) if own else weights.load("siamese"), device)
+    return SiameseEmbedder(weights.read(own) if own else weights.load(name), device)
 
 
 def _features(architecture: str, config: Config) -> Embedder:
@@ -135,7 +135,10 @@ CROPPERS: dict[str, Callable[[], Cropper]] = {
     "whole": partial(_crop, "WholeCrop"),
 }
 EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
-    "siamese": _siamese,
+    "siamese": partial(_siamese, "siamese"),
+    "siamese_box": partial(_siamese, "siamese_box"),  # by the same recipe but for the crop they were trained on,
+    "siamese_mask": partial(_siamese, "siamese_mask"),  # to compare crops with
+    "siamese_both": partial(_siamese, "siamese_both"),
     "features": partial(_features, "mobilenet_v2"),
     # and features-NAME for any torchvision classifier
 }

@@ -25,16 +25,23 @@ _COLORS: Final = {
 _DASHES: Final = ("-", (0, (4, 1.5)), (0, (1, 1.5)))
 """A line's style once the colours are used up."""
 
+_MARKERS: Final = ("o", "s", "^")
+"""Likewise a dot's shape."""
+
 _DPI: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve; of a single point a dot is drawn, and a NaN is a gap."""
+    """One curve; of a single point a dot is drawn, and a NaN is a gap.
+
+    ``band`` are the lower and the upper ends of the intervals that its points have.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,9 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
     small = len(panels) > 4
     wide, high = (2.7, 2.25) if small else (5.2, 3.7)
     one_legend = len(panels) > 1 and len({tuple(line.name for line in panel.lines) for panel in panels}) == 1
-    figure = Figure(figsize=(columns * wide, rows * high + 0.35 * one_legend), layout="constrained")
+    across = _across([line.name for line in panels[0].lines], columns * wide)
+    keys = math.ceil(len(panels[0].lines) / across) if one_legend else 0
+    figure = Figure(figsize=(columns * wide, rows * high + 0.14 * (keys > 0) + 0.21 * keys), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, axes in zip(panels, grid, strict=False):
         _fill(axes, panel, dark=dark)
@@ -145,7 +154,7 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
         axes.remove()
     if one_legend:
         handles, names = grid[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(8, max(1, len(names))))
+        figure.legend(handles, names, loc="outside upper center", ncols=across)
     if small and len({(panel.x_label, panel.y_label) for panel in panels}) == 1:
         soft = grid[0].xaxis.label.get_color()
         figure.supxlabel(panels[0].x_label, color=soft)
@@ -153,6 +162,16 @@ def _figure(panels: Sequence[Panel], *, dark: bool) -> Figure:
         for axes in grid[: len(panels)]:
             axes.set(xlabel="", ylabel="")
     return figure
+
+
+def _across(names: Sequence[str], wide: float) -> int:
+    """How many entries of a legend stand side by side in so many inches.
+
+    >>> _across(["a", "b"], 5.0), _across(["a name of some forty letters, or so, yes"] * 9, 10.4)
+    (2, 3)
+    """
+    longest = max(map(len, names), default=0)
+    return max(1, min(8, len(names), int(wide / (0.65 + 0.068 * longest))))
 
 
 def _fill(axes: Axes, panel: Panel, *, dark: bool) -> None:
@@ -163,8 +182,10 @@ def _fill(axes: Axes, panel: Panel, *, dark: bool) -> None:
         again, color = divmod(place, len(colors))
         look: dict[str, Any] = {"linestyle": _DASHES[again % len(_DASHES)]}
         if len(line.x) == 1:
-            look = {"linestyle": "none", "marker": "o"}
+            look = {"linestyle": "none", "marker": _MARKERS[again % len(_MARKERS)]}
         axes.plot(line.x, line.y, color=colors[color], label=line.name, zorder=3, **look)
+        if line.band:
+            axes.fill_between(line.x, *line.band, color=colors[color], alpha=0.16, linewidth=0, zorder=2)
     if all(float(x).is_integer() for line in panel.lines for x in line.x):  # epochs, steps
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)

@@ -9,7 +9,6 @@ Writes weights/NAME.safetensors and its sha256 into the manifest, and prints the
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -35,12 +34,9 @@ def main(name: str, trained: Path, input_px: int, annotations: Path, photos: Pat
     plain = weights.Checkpoint(name, checkpoint.tensors, described, checkpoint.sha256)
     thresholds = balanced_thresholds(evaluate(from_checkpoint(plain, DOUBTFUL), annotations, photos))
     described["thresholds"] = " ".join(str(thresholds[label]) for label in described["labels"].split("\n"))
-    target = weights.FOLDER / weights.manifest()[name]["file"]
-    digest = weights.save(target, checkpoint.tensors, described)
-    manifest = weights.FOLDER / "manifest.toml"
-    line = re.compile(rf'(\[{name}\]\nfile = "[^"]*"\nsha256 = ")[0-9a-f]+')
-    manifest.write_text(line.sub(rf"\g<1>{digest}", manifest.read_text(encoding="utf-8")), encoding="utf-8")
-    weights.manifest.cache_clear()
+    entry = weights.manifest()[name]
+    digest = weights.save(weights.FOLDER / entry["file"], checkpoint.tensors, described)
+    weights.record(name, digest, entry["summary"])
     click.echo(table(evaluate(from_checkpoint(weights.load(name), DOUBTFUL), annotations, photos)))
 
 

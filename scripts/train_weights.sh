@@ -48,3 +48,5 @@ detector box "$runs/mask-5/weights.safetensors" --architecture fasterrcnn_mobile
 # The Siamese embedder: 700 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
 $python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$ccp/train.json" --out "$runs/siamese" \
     --epochs 14
+# Three small ones alike but for the crop that they are trained on, to compare crops with: five minutes each.
+$python scripts/train_crop_embedders.py "$photos" --coco "$ccp/train.json" --start "$imagenet" --out "$runs/crops"

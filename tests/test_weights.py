@@ -1,10 +1,12 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 import weights
+from pipeline.build import DETECTORS, EMBEDDERS
 from stages.errors import WeightsError
 
 NAMES = sorted(weights.manifest())
@@ -24,8 +26,27 @@ def test_each_shipped_checkpoint_is_whole_described_and_small(name: str) -> None
         assert f"## {part}" in card
 
 
-def test_the_names_are_the_defaults() -> None:
-    assert {"maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2", "siamese"} == set(NAMES)
+def test_the_names_are_the_defaults_and_others_that_can_be_built() -> None:
+    assert {"maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2", "siamese"} <= set(NAMES)
+    assert set(NAMES) <= {*DETECTORS, *EMBEDDERS}
+
+
+def test_what_is_shipped_is_recorded_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights.manifest()
+    shutil.copy(weights.FOLDER / "manifest.toml", tmp_path)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    try:
+        for sha256 in ("0" * 64, "1" * 64):
+            weights.record("another", sha256, "for a test")
+            entry = {"file": "another.safetensors", "sha256": sha256, "summary": "for a test"}
+            assert weights.manifest() == before | {"another": entry}
+        weights.record("siamese", "2" * 64, before["siamese"]["summary"])
+        told = weights.manifest()
+        assert told["siamese"] == before["siamese"] | {"sha256": "2" * 64}
+        assert told["maskrcnn_mobilenet_v2"] == before["maskrcnn_mobilenet_v2"]
+        assert list(told) == [*before, "another"]
+    finally:
+        weights.manifest.cache_clear()
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

@@ -7,6 +7,7 @@ safetensors: reading one runs no code.
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,16 @@ class Checkpoint:
 def manifest() -> dict[str, dict[str, Any]]:
     """What each shipped checkpoint is, by name."""
     return tomllib.loads((FOLDER / "manifest.toml").read_text(encoding="utf-8"))
+
+
+def record(name: str, sha256: str, summary: str) -> None:
+    """Write into the manifest that ``NAME.safetensors`` is shipped, with its sha256; what it says already is replaced."""
+    path = FOLDER / "manifest.toml"
+    text = path.read_text(encoding="utf-8")
+    entry = f'[{name}]\nfile = "{name}.safetensors"\nsha256 = "{sha256}"\nsummary = "{summary}"\n'
+    replaced, count = re.subn(rf"^\[{name}\]\n(?:.+\n)+", lambda _: entry, text, flags=re.MULTILINE)
+    path.write_text(replaced if count else f"{text}\n{entry}", encoding="utf-8")
+    manifest.cache_clear()
 
 
 def load(name: str) -> Checkpoint:

@@ -69,6 +69,16 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     return result, perf_counter() - start
 
 
+def peak_bytes() -> int | None:
+    """The most memory that this process has had in use; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    # not getrusage's: a process inherits that from the one that started it
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
 def resident_bytes() -> int | None:
     """The memory that this process has in use, garbage collected first; None where the system does not tell."""
     gc.collect()

@@ -95,11 +95,11 @@ def part_html(title: str, explained: str, body: str, key: str = "") -> str:
     return f'<section class="card part"><header><h2>{title}</h2>{words}{key}</header>{body}</section>'
 
 
-def curves_html(title: str, explained: str, shown: str) -> str:
-    """The part with the pictures of the panels; ``shown`` describes them to those who don't see them."""
+def curves_html(title: str, explained: str, shown: str, stem: str = "curves") -> str:
+    """The part with the pictures of panels, ``STEM.png`` and ``STEM-dark.png``; ``shown`` describes them in words."""
     picture = (
         '<div class="scroll curves"><picture>'
-        '<source srcset="curves-dark.png" media="(prefers-color-scheme: dark)">'
-        f'<img src="curves.png" alt="{shown}"></picture></div>'
+        f'<source srcset="{stem}-dark.png" media="(prefers-color-scheme: dark)">'
+        f'<img src="{stem}.png" alt="{shown}"></picture></div>'
     )
     return part_html(title, explained, picture)

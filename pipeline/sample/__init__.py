@@ -5,7 +5,7 @@ ground, and on the street, worn by a figure in a pose. Scenes come with the mask
 """
 
 from pipeline.sample.items import Item, make_items
-from pipeline.sample.scene import Piece, Scene, choose_outfit, render_scene
+from pipeline.sample.scene import Piece, Scene, choose_outfit, render_grounds, render_scene
 from pipeline.sample.shop import VIEWS, render_item
 from pipeline.sample.write import SampleSummary, render_sample, render_scenes
 
@@ -17,6 +17,7 @@ __all__ = [
     "Scene",
     "choose_outfit",
     "make_items",
+    "render_grounds",
     "render_item",
     "render_sample",
     "render_scene",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import cv2
@@ -145,18 +146,37 @@ def render_scene(
     Raises:
         ValueError: the clutter is outside [0, 1].
     """
-    if not 0 <= clutter <= 1:
-        raise ValueError(f"clutter lies in [0, 1], got {clutter}")
+    (scene,) = render_grounds(rng, outfits, [clutter], size)
+    return scene
+
+
+def render_grounds(
+    rng: np.random.Generator, outfits: Sequence[Sequence[Item]], clutters: Sequence[float], size: tuple[int, int] = SIZE
+) -> list[Scene]:
+    """The same people, light and camera before a background of each clutter; else as :func:`render_scene`."""
+    if not all(0 <= clutter <= 1 for clutter in clutters):
+        raise ValueError(f"clutter lies in [0, 1], got {', '.join(map(str, clutters))}")
     place, crowd, camera = rng.spawn(3)
-    # Things have their size in pixels of a full-size scene.
-    full = draw_background(place, SIZE[0], round(SIZE[0] * size[1] / size[0]), clutter)
-    image: Pixels = np.asarray(cv2.resize(full, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
     light = Light(float(crowd.uniform(-0.7, 0.7)), -0.45, float(crowd.uniform(0.1, 1.0)))
     spots = _spots(crowd, len(outfits), size)
     people = [
         draw_standing(crowd, outfit, size, spot[:2], spot[2], light)
         for outfit, spot in zip(outfits, spots, strict=True)
     ]
+    return [_compose(deepcopy(place), deepcopy(camera), people, light, clutter, size) for clutter in clutters]
+
+
+def _compose(
+    place: np.random.Generator,
+    camera: np.random.Generator,
+    people: Sequence[Standing],
+    light: Light,
+    clutter: float,
+    size: tuple[int, int],
+) -> Scene:
+    # Things have their size in pixels of a full-size scene.
+    full = draw_background(place, SIZE[0], round(SIZE[0] * size[1] / size[0]), clutter)
+    image: Pixels = np.asarray(cv2.resize(full, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
     for person in people:
         _cast_shadow(image, person, light)
     worn: list[tuple[Item, NDArray[np.bool_]]] = []

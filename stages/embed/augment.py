@@ -78,7 +78,7 @@ def white_ground(image: Image) -> NDArray[np.bool_]:
     return np.asarray(touching[pieces], np.bool_)
 
 
-def view(image: Image, side: int, rng: Generator, scenery: Image | None = None) -> Image:
+def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, other_ground: float = 0.35) -> Image:
     """One random view of a photo, ``(side, side, 3)``.
 
     Args:
@@ -86,8 +86,9 @@ def view(image: Image, side: int, rng: Generator, scenery: Image | None = None) 
         side: of the square that comes out, pixels.
         rng: every choice is drawn from it.
         scenery: a photo whose pixels may stand in for a white ground.
+        other_ground: how often something else stands in for a white ground.
     """
-    if rng.random() < 0.35:
+    if rng.random() < other_ground:
         image = _other_ground(image, rng, scenery)
     pixels = _light(_placed(image, side, rng), rng)
     if rng.random() < 0.25:

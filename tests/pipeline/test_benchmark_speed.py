@@ -30,7 +30,7 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a process of its own is left to the slow test; large photos are a little larger."""
-    monkeypatch.setattr(speed, "peak_bytes", lambda _setup, chosen: 1_000_000 * len(chosen))
+    monkeypatch.setattr(speed, "peak_bytes_for", lambda _setup, chosen: 1_000_000 * len(chosen))
     monkeypatch.setattr(speed, "seconds_to_first_result", lambda _gallery, _photo: 1.5)
     monkeypatch.setattr(photos, "PIXELS", 800_000)
 
@@ -103,7 +103,7 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
 def test_memory_and_start_are_measured_in_processes_of_their_own(street: Path, tmp_path: Path) -> None:
     gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
     first = min(street.glob("*.jpg"))
-    peak = apart.peak_bytes(Setup(MASK, gallery, tmp_path / "out.jsonl"), [first] * 2)
+    peak = apart.peak_bytes_for(Setup(MASK, gallery, tmp_path / "out.jsonl"), [first] * 2)
     assert 1e8 < peak < 4e9
     assert apart.seconds_to_first_result(gallery, first) > 0.1
 

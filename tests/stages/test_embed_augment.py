@@ -30,6 +30,14 @@ class TestAugment:
         a, b = np.median([colour[1:] for colour in colours], axis=0)
         assert math.dist((a, b), garment_colour(photo)[1:]) < 12
 
+    def test_a_white_ground_can_be_left_as_it_is(self):
+        shop = np.full((60, 60, 3), 255, np.uint8)
+        shop[20:40, 20:40] = (200, 30, 30)
+        black = np.zeros((60, 60, 3), np.uint8)
+        for share, seen in ((0.0, False), (1.0, True)):
+            views = [view(shop, 48, np.random.default_rng(seed), black, share) for seed in range(12)]
+            assert any((one.max(axis=2) < 12).mean() > 0.3 for one in views) == seen
+
     def test_white_ground_is_what_the_border_reaches(self):
         photo = shop_photo((40, 60, 160))
         photo[40:45, 25:30] = 255

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from pipeline.benchmark.speed.contenders import Setup
+from pipeline.benchmark.timing import peak_bytes
 from stages.errors import OutfinderError
 
 SEARCH: Final = "from pipeline.cli import main; main()"
@@ -21,20 +22,17 @@ CHUNK: Final = 24
 """Photos that are looked at in one go."""
 
 
-def peak_bytes(setup: Setup, photos: Sequence[Path]) -> int:
-    """The most memory that a fresh process has had when it has looked at the photos."""
+def peak_bytes_for(setup: Setup, photos: Sequence[Path]) -> int | None:
+    """The most memory that a fresh process has had when it has looked at the photos; None where the system does not tell."""
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         return apart.submit(_peak, setup, photos).result()
 
 
-def _peak(setup: Setup, photos: Sequence[Path]) -> int:
-    import resource  # noqa: PLC0415  not on every system
-
+def _peak(setup: Setup, photos: Sequence[Path]) -> int | None:
     run = setup.build()
     for start in range(0, len(photos), CHUNK):  # answers are not kept
         run(photos[start : start + CHUNK])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_bytes()
 
 
 def seconds_to_first_result(gallery: Path, photo: Path) -> float:

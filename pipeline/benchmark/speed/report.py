@@ -74,5 +74,5 @@ def _cells(one: SpeedFigures) -> list[str]:
         f"{one.over_naive:.2f}",
         *(f"{one.ms[part]:.1f}" for part in PARTS),
         f"{one.cores_busy:.2f}",
-        f"{one.peak_mb:.0f}",
+        "–" if one.peak_mb is None else f"{one.peak_mb:.0f}",
     ]

@@ -12,7 +12,7 @@ from time import perf_counter, process_time
 from typing import Final
 
 from pipeline.benchmark.engines import cores
-from pipeline.benchmark.speed.apart import CHUNK, peak_bytes, seconds_to_first_result
+from pipeline.benchmark.speed.apart import CHUNK, peak_bytes_for, seconds_to_first_result
 from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.benchmark.speed.photos import enlarged
 from pipeline.benchmark.speed.sameness import Sameness, compare
@@ -58,7 +58,7 @@ class SpeedFigures:
     over_naive: float
     ms: dict[str, float]
     cores_busy: float
-    peak_mb: float
+    peak_mb: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = la
         if plan.many:
             tell(f"memory for {plan.many:,} photos")
             usual = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
-            much = peak_bytes(setups[1], [chosen[place % len(chosen)] for place in range(plan.many)])
-            growth = plan.many, round(much / 1e6 / usual.peak_mb, 3)
+            much = peak_bytes_for(setups[1], [chosen[place % len(chosen)] for place in range(plan.many)])
+            growth = (plan.many, round(much / 1e6 / usual.peak_mb, 3)) if much and usual.peak_mb else None
     ours = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
     share = ours.ms["search"] * ours.photos_per_s / 1000
     return Speed(figures, sameness, round(share, 4), round(first_s, 2), growth)
@@ -137,7 +137,7 @@ def _figures(
         for setup in setups:
             tell(f"photos {size}: memory of {setup.name}")
             own, naive = turns[setup.name], turns[NAIVE]
-            figures.append(_figure(setup.name, size, len(photos), own, naive, peak_bytes(setup, photos)))
+            figures.append(_figure(setup.name, size, len(photos), own, naive, peak_bytes_for(setup, photos)))
     return figures, answers
 
 
@@ -175,7 +175,7 @@ def _order(chunks: int, rounds: int, names: Sequence[str]) -> Iterator[tuple[int
 
 
 def _figure(
-    name: str, size: str, photos: int, turns: Sequence[_Turn], naive: Sequence[_Turn], peak: int
+    name: str, size: str, photos: int, turns: Sequence[_Turn], naive: Sequence[_Turn], peak: int | None
 ) -> SpeedFigures:
     looked_at = sum(len(turn.answers) for turn in turns)
     ms = {part: 1000 * sum(turn.parts[part] for turn in turns) / looked_at for part in PARTS}
@@ -189,5 +189,5 @@ def _figure(
         over_naive=round(median(own.per_s / other.per_s for own, other in zip(turns, naive, strict=True)), 2),
         ms={part: round(value, 2) for part, value in ms.items()},
         cores_busy=round(sum(turn.cpu_s for turn in turns) / sum(turn.wall_s for turn in turns), 2),
-        peak_mb=round(peak / 1e6, 1),
+        peak_mb=peak and round(peak / 1e6, 1),
     )
