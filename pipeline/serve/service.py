@@ -1,0 +1,268 @@
+"""What is behind the API: photos in, garments, vectors and matches out; no HTTP here.
+
+Photos are decoded and cut by a few threads; the networks run in one, a batch at a time; galleries are searched in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, TypeVar
+
+import numpy as np
+
+from pipeline.compose import sharp_crops, to_full
+from pipeline.gallery import Gallery
+from pipeline.serve.batching import Batcher
+from pipeline.serve.limits import Limits
+from pipeline.serve.metrics import Metrics
+from pipeline.serve.photos import Jpegs, Rereading, decode_upload
+from pipeline.serve.shelf import Shelf
+from pipeline.verdicts import with_verdicts
+from stages.embed.calibration import Calibration
+from stages.images import Photo
+from stages.protocols import Cropper, Detector, Embedder
+from stages.types import WHOLE, Box, Detection, Image, Match, Vectors
+
+R = TypeVar("R")
+
+
+class WrongQuery(ValueError):
+    """A question that has no answer; the message is meant for who asked."""
+
+
+REGION: Final = "region"
+"""The label of a box drawn by hand."""
+
+HANDS: Final = 2
+"""Threads that decode and cut."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """A way of cutting garments out, and the gallery that is searched by it."""
+
+    crop: str
+    cropper: Cropper
+    shelf: Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What matches are wanted; see :meth:`pipeline.gallery.Gallery.search`."""
+
+    k: int = 12
+    label: str | None = None
+    same_label: bool = False
+    where: str | None = None
+    min_similarity: float = -1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A photo as decoded, with its garments: in its pixels, and in those of the full-size photo."""
+
+    data: bytes
+    photo: Photo
+    found: tuple[Detection, ...]
+    garments: tuple[Detection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A match, and which of its item's photos it shows."""
+
+    match: Match
+    number: int
+
+
+class Service:
+    """Detects, embeds and searches for many at once.
+
+    Args:
+        detector, embedder: loaded.
+        ways: of cutting; the first is the default.
+        limits: of photos and batches.
+        metrics: are told of each stage's work.
+        calibration: gives matches verdicts.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        embedder: Embedder,
+        ways: Sequence[Way],
+        limits: Limits,
+        metrics: Metrics,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.ways = {way.crop: way for way in ways}
+        self.limits, self.metrics, self.calibration = limits, metrics, calibration
+        self.embedder, self.jpegs = embedder, Jpegs()
+        self._enough_px = None if detector.input_px is None else max(detector.input_px, embedder.input_px)
+        self.labels = detector.labels
+        self._hands = ThreadPoolExecutor(HANDS, "outfinder-hands")
+        self._network = ThreadPoolExecutor(1, "outfinder-network")
+        self._searching = ThreadPoolExecutor(1, "outfinder-search")
+        self._detect: Batcher[Image, list[Detection]] = self._batched("detect", detector)
+        self._embed: Batcher[list[Image], Vectors] = self._batched("embed", partial(_embed_each, embedder))
+
+    @property
+    def main(self) -> Way:
+        """The way of cutting that is taken where none is named: the gallery's own."""
+        return next(iter(self.ways.values()))
+
+    def close(self) -> None:
+        """End its threads, once what they are doing is done."""
+        for pool in (self._hands, self._network, self._searching):
+            pool.shutdown(cancel_futures=True)
+
+    async def look(self, data: bytes, region: Box | None = None) -> Seen:
+        """The garments of a photo, or one region of it, in pixels of the full-size photo.
+
+        Raises:
+            ImageError: it cannot be used.
+            WrongQuery: the region lies outside it.
+        """
+        limit = self.limits.max_pixels
+        photo = await self._by_hand("decode", partial(decode_upload, data, self._enough_px, limit))
+        if region is not None:
+            found = [_region(region, photo)]
+            return Seen(data, photo, tuple(found), (replace(found[0], box=region),))
+        found = await self._detect(photo.image)
+        return Seen(data, photo, tuple(found), tuple(to_full(detection, photo) for detection in found))
+
+    async def embed(self, data: bytes) -> Vectors:
+        """``(1, dim)``: a photo as it is.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        photo = await self._by_hand("decode", partial(decode_upload, data, None, self.limits.max_pixels))
+        return await self._embed([photo.image])
+
+    async def vectors(self, seen: Seen, ways: Sequence[Way]) -> list[Vectors]:
+        """For each way of cutting a vector for each garment."""
+        images = await self._by_hand("crop", partial(self._cut, seen, ways))
+        every = await self._embed(images)
+        return list(np.split(every, len(ways)))
+
+    async def search(self, way: Way, vectors: Vectors, groups: Sequence[str], query: Query) -> list[list[Placed]]:
+        """The matches of each vector.
+
+        Args:
+            way: whose gallery is searched.
+            vectors: unit rows.
+            groups: the garment group of each, or "" where it has none.
+            query: what is wanted.
+
+        Raises:
+            WrongQuery: the filter is wrong.
+            GalleryCorrupt: the gallery is damaged.
+        """
+        return await self.asked(way, partial(self._find, vectors=vectors, groups=groups, query=query))
+
+    async def more_like(self, way: Way, item: str, query: Query) -> tuple[Vectors, list[Placed]] | None:
+        """The vector of an item's first photo, and items that look like any of its photos; None where it is gone."""
+        return await self.asked(way, partial(self._like, item=item, query=query))
+
+    async def asked(self, way: Way, question: Callable[[Gallery], R]) -> R:
+        """A gallery's answer to a question."""
+        loop = asyncio.get_running_loop()
+        with self.metrics.timed("search"):
+            return await loop.run_in_executor(self._searching, way.shelf.ask, question)
+
+    async def picture(self, make: Callable[[], R]) -> R:
+        """Work on a picture, done beside all else."""
+        return await self._by_hand("picture", make)
+
+    def _batched(self, stage: str, work: Callable[[list[R]], Sequence[object]]) -> Batcher:  # type: ignore[type-arg]
+        def timed(batch: list[R]) -> Sequence[object]:
+            with self.metrics.timed(stage):
+                return work(batch)
+
+        observe = self.metrics.batches.labels(stage).observe
+        return Batcher(timed, self._network, self.limits.batch, self.limits.wait_s, observe)
+
+    async def _by_hand(self, stage: str, work: Callable[[], R]) -> R:
+        def timed() -> R:
+            with self.metrics.timed(stage):
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._hands, timed)
+
+    def _cut(self, seen: Seen, ways: Sequence[Way]) -> list[Image]:
+        """The crops of all garments, one way after the other."""
+        read = Rereading(seen.data, self.limits.max_pixels)
+        needed = self.embedder.input_px
+        return [
+            crop.image for way in ways for crop in sharp_crops(seen.photo, seen.found, way.cropper, needed, read)
+        ]
+
+    def _find(self, gallery: Gallery, vectors: Vectors, groups: Sequence[str], query: Query) -> list[list[Placed]]:
+        if not len(vectors):
+            return []
+        labels: list[str | None] | None = None
+        if query.label is not None:
+            labels = [query.label] * len(vectors)
+        elif query.same_label:
+            labels = [group or None for group in groups]
+        found = _search(gallery, vectors, query, query.k, labels)
+        return [self._placed(gallery, matches, group) for matches, group in zip(found, groups, strict=True)]
+
+    def _like(self, gallery: Gallery, item: str, query: Query) -> tuple[Vectors, list[Placed]] | None:
+        rows = gallery.of_item(item)
+        if not rows:
+            return None
+        vectors = gallery.vectors_of(item)
+        found = _search(gallery, vectors, query, query.k + 1, [query.label] * len(rows))
+        best: dict[str, Match] = {}
+        for match in (match for matches in found for match in matches if match.item != item):
+            if match.item not in best or best[match.item].similarity < match.similarity:
+                best[match.item] = match
+        first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
+        return vectors[:1], self._placed(gallery, first, rows[0].group)
+
+    def _placed(self, gallery: Gallery, matches: Sequence[Match], group: str) -> list[Placed]:
+        judged: Iterator[Match] = iter(matches)
+        if self.calibration:
+            judged = with_verdicts(self.calibration, group, matches)
+        return [
+            Placed(match, [row.photo for row in gallery.of_item(match.item)].index(match.photo)) for match in judged
+        ]
+
+
+def group_of(detection: Detection) -> str:
+    """The garment group of a detection; a region and a whole photo have none."""
+    return "" if detection.label in (REGION, WHOLE) else detection.label
+
+
+def _search(
+    gallery: Gallery, vectors: Vectors, query: Query, k: int, labels: Sequence[str | None] | None
+) -> list[list[Match]]:
+    try:
+        return gallery.search(vectors, k, labels=labels, where=query.where, min_similarity=query.min_similarity)
+    except ValueError as error:  # the filter's
+        raise WrongQuery(str(error)) from error
+
+
+def _embed_each(embedder: Embedder, batch: list[list[Image]]) -> list[Vectors]:
+    """The images of several requests, together."""
+    vectors = embedder([image for images in batch for image in images])
+    return np.split(vectors, np.cumsum([len(images) for images in batch])[:-1])
+
+
+def _region(region: Box, photo: Photo) -> Detection:
+    """A region of the full-size photo, in the pixels of the photo as decoded."""
+    if region.x2 > photo.width or region.y2 > photo.height:
+        raise WrongQuery(f"the box {region.corners} leaves the photo of {photo.width}x{photo.height} pixels")
+    height, width = photo.image.shape[:2]
+    across, down = width / photo.width, height / photo.height
+    x1, y1, x2, y2 = region.corners
+    box = Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height)
+    if box is None:
+        raise WrongQuery(f"the box {region.corners} covers no pixel of the photo")
+    return Detection(REGION, 1.0, box)
