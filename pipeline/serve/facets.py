@@ -45,7 +45,7 @@ def facet_of(column: str, counts: dict[str, int]) -> Facet | None:
     ('Loose', 'slim')
     """
     values = [value for value in counts if value.strip()]
-    if len(values) < 2 or all(map(is_link, values)):
+    if len(values) < 2 or any(map(is_link, values)):
         return None
     numbers = [number for number in map(_number, values) if number is not None]
     if len(numbers) == len(values):

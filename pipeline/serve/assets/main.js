@@ -56,7 +56,8 @@ class Page {
       this.found = await search(sent, asked, this.about.crops.map(({ crop }) => crop), null, signal);
       this.photo = sent;
       byId("desk").hidden = false;
-      this.scene.draw(this.found, (label) => this.about.colors[label] || "#475569");
+      await byId("photo").decode().catch(() => null); // one that this browser cannot show is searched all the same
+      this.scene.draw(this.found, (label) => this.color(label));
       for (const garment of this.found.garments) garment.asked = this.key(garment.label);
       if (this.found.garments.length) this.choose(prominent(this.found.garments), `${plural(this.found.garments.length, "garment")} found: ${list(this.found.garments)}. `);
       else this.nothing();
@@ -122,6 +123,10 @@ class Page {
     byId("results").focus();
   }
 
+  color(label) {
+    return this.about.colors[label] || "#475569";
+  }
+
   key(group) {
     return JSON.stringify(this.filters.wanted(group));
   }
@@ -141,7 +146,8 @@ class Page {
       const known = source.asked === asked ? source.results : [];
       const results = await Promise.all(crops.map((crop) => known.find((one) => one.crop === crop) || this.ask(source, crop, wanted, signal)));
       if (signal.aborted) return;
-      showMatches(results, this.about, source.garment, (match) => this.moreLike(match));
+      showMatches(results, { about: this.about, garment: source.garment, photo: this.found, more: (match) => this.moreLike(match) });
+      byId("sides").style.setProperty("--color", this.color(source.group));
       tell(before + summary(results, source.what));
       busy(false);
     } catch (error) {

@@ -9,23 +9,22 @@ const DETAILS = 4;
 /**
  * Show what was found.
  * @param results of each way of cutting: {crop, matches}
- * @param about the server's gallery
- * @param garment whose cut is shown, or null
- * @param more called with an item for more like it
+ * @param shown {about, garment, photo, more}: the server's gallery; the garment whose cut is shown, or null; the size
+ *   of its photo; what is called with a match for more like it
  */
-export function showMatches(results, about, garment, more) {
+export function showMatches(results, shown) {
   const both = results.length > 1;
   byId("sides").classList.toggle("both", both);
-  byId("sides").replaceChildren(...results.map((result) => side(result, about, garment, both, more)));
+  byId("sides").replaceChildren(...results.map((result) => side(result, shown, both)));
 }
 
-function side({ crop, matches }, about, garment, both, more) {
+function side({ crop, matches }, { about, garment, photo, more }, both) {
   const named = both || about.crops.length > 1;
   const grid = matches.length
     ? el("ol", { class: "matches", "aria-label": both ? `Matches, cut out by ${crop}` : "Matches" }, ...matches.map((match) => card(match, more)))
     : el("p", { class: "card nothing soft" }, "Nothing in the gallery fits. Choose another kind, or clear the filters.");
   return el("section", { class: "side", "data-crop": crop },
-    named && garment ? el("header", {}, cutPicture(garment, crop.startsWith("mask")), el("div", {}, el("h3", {}, `Cut out by ${crop}`), note(crop, about, garment))) : null,
+    named && garment ? el("header", {}, cutPicture(garment, photo, crop.startsWith("mask")), el("div", {}, el("h3", {}, `Cut out by ${crop}`), note(crop, about, garment))) : null,
     grid);
 }
 

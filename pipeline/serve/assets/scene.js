@@ -88,8 +88,8 @@ export class Scene {
 
 const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
 
-/** What was cut out of the photo, drawn small: the box, or the garment alone on white. */
-export function cutPicture(garment, masked) {
+/** What was cut out of the photo of a size, drawn small: the box, or the garment alone on white. */
+export function cutPicture(garment, size, masked) {
   const [x1, y1, x2, y2] = garment.box;
   const scale = Math.min(144 / (x2 - x1), 180 / (y2 - y1), 1);
   const canvas = el("canvas", { "aria-hidden": "true" });
@@ -98,11 +98,10 @@ export function cutPicture(garment, masked) {
   const context = canvas.getContext("2d");
   const photo = byId("photo");
   if (!photo.complete || !photo.naturalWidth) return canvas;
-  const shown = photo.naturalWidth / photo.width;
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.setTransform(scale, 0, 0, scale, -x1 * scale, -y1 * scale);
   if (masked && garment.outline.length) context.clip(new Path2D(pathOf(garment.outline)), "evenodd");
-  context.drawImage(photo, 0, 0, photo.naturalWidth / shown, photo.naturalHeight / shown);
+  context.drawImage(photo, 0, 0, size.width, size.height);
   return canvas;
 }

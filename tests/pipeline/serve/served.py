@@ -1,8 +1,10 @@
 """A served gallery of fake stages: fast, and what it finds is known."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pipeline.gallery import Gallery, Row
 from pipeline.serve.app import create_app
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
+from pipeline.serve.server import listen, server_of
 from pipeline.serve.service import Service, Way
 from pipeline.serve.shelf import Shelf
 from stages.crop import BoxCrop, MaskCrop
@@ -99,3 +102,17 @@ def photo() -> bytes:
 def blank() -> bytes:
     """No garment."""
     return encode_jpeg(np.full((40, 60, 3), 255, np.uint8))
+
+
+@contextmanager
+def running(app: Any) -> Iterator[tuple[str, int]]:
+    """The app on a real socket, in a thread; its host and port."""
+    with listen("127.0.0.1", 0) as listening:
+        server = server_of(app)
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(20)
