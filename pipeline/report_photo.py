@@ -146,7 +146,8 @@ def _match_html(match: Match, garment: Garment, picture: str | None) -> str:
     lines += [f'<bdi class="soft">{text_html(match.verdict)}</bdi>'] if match.verdict else []
     lines += [f'<bdi class="soft">{text_html(match.label)}</bdi>'] if match.label != garment.label else []
     lines += [
-        f'<bdi class="soft clip">{text_html(f"{key}: {value}")}</bdi>' for key, value in list(told.details.items())[:DETAILS]
+        f'<bdi class="soft clip">{text_html(f"{key}: {value}")}</bdi>'
+        for key, value in list(told.details.items())[:DETAILS]
     ]
     lines += [
         f'<a href="{escape(url)}" rel="noopener noreferrer nofollow">{text_html(urlsplit(url).hostname or "")} ↗</a>'

@@ -21,8 +21,12 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 is any free one.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that the server is called by; repeatable.")
 @click.option("--max-mb", default=20.0, show_default=True, type=click.FloatRange(0.001), help="Size of an upload.")
-@click.option("--max-megapixels", default=50.0, show_default=True, type=click.FloatRange(0.001, 180), help="Its pixels.")
-@click.option("--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches at once, waiting or not.")
+@click.option(
+    "--max-megapixels", default=50.0, show_default=True, type=click.FloatRange(0.001, 180), help="Its pixels."
+)
+@click.option(
+    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches at once, waiting or not."
+)
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
 @stage_options("detector", "embedder")
 @calibration_option

@@ -15,9 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from pipeline.serve.finding import WrongQuery
 from pipeline.serve.guard import Guard
 from pipeline.serve.routes import api
-from pipeline.serve.service import Service, WrongQuery
+from pipeline.serve.service import Service
 from pipeline.serve.site import load_assets, site
 from stages.errors import GalleryError, ImageError
 
@@ -76,7 +77,7 @@ async def _watch(service: Service, every_s: float) -> None:
         for shelf in shelves:
             try:
                 await asyncio.to_thread(shelf.refresh)
-            except Exception:
+            except Exception:  # noqa: BLE001  whatever it is, the next generation is looked for
                 _log.exception("looking for a new generation failed")
 
 

@@ -27,7 +27,9 @@ class Metrics:
         self.stages = Histogram(
             "outfinder_stage_seconds", "Seconds of work", ["stage"], buckets=_SECONDS, registry=registry
         )
-        self.batches = Histogram("outfinder_batch_size", "Requests together", ["stage"], buckets=_SIZES, registry=registry)
+        self.batches = Histogram(
+            "outfinder_batch_size", "Requests together", ["stage"], buckets=_SIZES, registry=registry
+        )
         self.photos = Gauge("outfinder_gallery_photos", "Photos in a gallery", ["crop"], registry=registry)
         self.generation = Gauge("outfinder_gallery_generation", "The generation in use", ["crop"], registry=registry)
         self.reloads = Counter("outfinder_gallery_reloads", "New generations", ["crop", "outcome"], registry=registry)

@@ -45,18 +45,16 @@ def open_service(
     ways = [own]
     if compare:
         other = Gallery.open(compare)
-        crop = config_for(other.manifest, {}).crop
-        if crop == config.crop:
-            raise ValueError(f"both galleries are cut by {crop}; --compare names one that was made with another crop")
-        cutting = build_cropper(config_for(other.manifest, {}))
+        made_with = config_for(other.manifest, {})
+        if made_with.crop == config.crop:
+            raise ValueError(f"both galleries are cut by {config.crop}; --compare names one that was made with another crop")
+        cutting = build_cropper(made_with)
         other.check_made_with(embedder, cutting)
         other.index()
-        ways.append(Way(crop, cutting, Shelf(other, embedder, cutting, crop, metrics)))
+        ways.append(Way(made_with.crop, cutting, Shelf(other, embedder, cutting, made_with.crop, metrics)))
     elif crop := _counterpart(config.crop):
         ways.append(Way(crop, build_cropper(config_for(None, {"crop": crop})), own.shelf))
-    calibration = calibration_for(
-        gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder
-    )
+    calibration = calibration_for(gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder)
     return Service(detector, embedder, ways, limits, metrics, calibration)
 
 

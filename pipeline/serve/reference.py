@@ -14,9 +14,7 @@ Json = Mapping[str, Any]
 
 def reference_html(schema: Json) -> str:
     """Every endpoint with what it takes and gives, then every shape that goes over the wire."""
-    calls = [
-        _call(path, method, call) for path, methods in schema["paths"].items() for method, call in methods.items()
-    ]
+    calls = [_call(path, method, call) for path, methods in schema["paths"].items() for method, call in methods.items()]
     shapes = [_shape(name, shape) for name, shape in schema["components"]["schemas"].items()]
     top = (
         f'<header><h1>{text_html(schema["info"]["title"])}</h1><p class="state soft">'

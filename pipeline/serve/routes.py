@@ -13,9 +13,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pipeline.gallery import Gallery, Row
 from pipeline.report_photo import described, rings
 from pipeline.serve import wire
+from pipeline.serve.finding import Placed
+from pipeline.serve.finding import Query as Wanted
 from pipeline.serve.limits import refusal
-from pipeline.serve.service import Placed, Seen, Service, Way, group_of
-from pipeline.serve.service import Query as Wanted
+from pipeline.serve.service import Seen, Service, Way, group_of
 from pipeline.serve.uploads import BODY, Photo
 from stages.types import Box, Detection, Vectors
 
@@ -47,9 +48,7 @@ Served = Annotated[Service, Depends(service_of)]
 
 
 @api.post("/search", responses=POSTED, openapi_extra=BODY)
-async def search(
-    service: Served, photo: Photo, query: Annotated[wire.PhotoQuery, Query()]
-) -> wire.Searched:
+async def search(service: Served, photo: Photo, query: Annotated[wire.PhotoQuery, Query()]) -> wire.Searched:
     """Similar items for every garment of a photo, or for one region of it."""
     ways = [_way(service, name) for name in dict.fromkeys(query.crop)] or [service.main]
     seen = await service.look(photo, _box(query.box))
@@ -108,7 +107,9 @@ async def item(service: Served, item: str) -> wire.Item:
     if not rows:
         raise refusal(404, f"the gallery has no item {item!r}")
     photos = [
-        wire.ItemPhoto(picture=_picture(row.item, number), label=wire.plain(row.group), score=row.score, box=row.box.corners)
+        wire.ItemPhoto(
+            picture=_picture(row.item, number), label=wire.plain(row.group), score=row.score, box=row.box.corners
+        )
         for number, row in enumerate(rows)
     ]
     return wire.Item(item=wire.plain(rows[-1].item), photos=photos, **_told(rows[-1].metadata))

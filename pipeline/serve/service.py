@@ -6,8 +6,8 @@ Photos are decoded and cut by a few threads; the networks run in one, a batch at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
@@ -17,21 +17,17 @@ import numpy as np
 from pipeline.compose import sharp_crops, to_full
 from pipeline.gallery import Gallery
 from pipeline.serve.batching import Batcher
+from pipeline.serve.finding import Placed, Query, WrongQuery, find, like
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.photos import Jpegs, Rereading, decode_upload
 from pipeline.serve.shelf import Shelf
-from pipeline.verdicts import with_verdicts
 from stages.embed.calibration import Calibration
 from stages.images import Photo
 from stages.protocols import Cropper, Detector, Embedder
-from stages.types import WHOLE, Box, Detection, Image, Match, Vectors
+from stages.types import WHOLE, Box, Detection, Image, Vectors
 
 R = TypeVar("R")
-
-
-class WrongQuery(ValueError):
-    """A question that has no answer; the message is meant for who asked."""
 
 
 REGION: Final = "region"
@@ -50,17 +46,6 @@ class Way:
     shelf: Shelf
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What matches are wanted; see :meth:`pipeline.gallery.Gallery.search`."""
-
-    k: int = 12
-    label: str | None = None
-    same_label: bool = False
-    where: str | None = None
-    min_similarity: float = -1.0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """A photo as decoded, with its garments: in its pixels, and in those of the full-size photo."""
@@ -69,14 +54,6 @@ class Seen:
     photo: Photo
     found: tuple[Detection, ...]
     garments: tuple[Detection, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A match, and which of its item's photos it shows."""
-
-    match: Match
-    number: int
 
 
 class Service:
@@ -163,11 +140,13 @@ class Service:
             WrongQuery: the filter is wrong.
             GalleryCorrupt: the gallery is damaged.
         """
-        return await self.asked(way, partial(self._find, vectors=vectors, groups=groups, query=query))
+        return await self.asked(
+            way, partial(find, vectors=vectors, groups=groups, query=query, calibration=self.calibration)
+        )
 
     async def more_like(self, way: Way, item: str, query: Query) -> tuple[Vectors, list[Placed]] | None:
         """The vector of an item's first photo, and items that look like any of its photos; None where it is gone."""
-        return await self.asked(way, partial(self._like, item=item, query=query))
+        return await self.asked(way, partial(like, item=item, query=query, calibration=self.calibration))
 
     async def asked(self, way: Way, question: Callable[[Gallery], R]) -> R:
         """A gallery's answer to a question."""
@@ -198,55 +177,12 @@ class Service:
         """The crops of all garments, one way after the other."""
         read = Rereading(seen.data, self.limits.max_pixels)
         needed = self.embedder.input_px
-        return [
-            crop.image for way in ways for crop in sharp_crops(seen.photo, seen.found, way.cropper, needed, read)
-        ]
-
-    def _find(self, gallery: Gallery, vectors: Vectors, groups: Sequence[str], query: Query) -> list[list[Placed]]:
-        if not len(vectors):
-            return []
-        labels: list[str | None] | None = None
-        if query.label is not None:
-            labels = [query.label] * len(vectors)
-        elif query.same_label:
-            labels = [group or None for group in groups]
-        found = _search(gallery, vectors, query, query.k, labels)
-        return [self._placed(gallery, matches, group) for matches, group in zip(found, groups, strict=True)]
-
-    def _like(self, gallery: Gallery, item: str, query: Query) -> tuple[Vectors, list[Placed]] | None:
-        rows = gallery.of_item(item)
-        if not rows:
-            return None
-        vectors = gallery.vectors_of(item)
-        found = _search(gallery, vectors, query, query.k + 1, [query.label] * len(rows))
-        best: dict[str, Match] = {}
-        for match in (match for matches in found for match in matches if match.item != item):
-            if match.item not in best or best[match.item].similarity < match.similarity:
-                best[match.item] = match
-        first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
-        return vectors[:1], self._placed(gallery, first, rows[0].group)
-
-    def _placed(self, gallery: Gallery, matches: Sequence[Match], group: str) -> list[Placed]:
-        judged: Iterator[Match] = iter(matches)
-        if self.calibration:
-            judged = with_verdicts(self.calibration, group, matches)
-        return [
-            Placed(match, [row.photo for row in gallery.of_item(match.item)].index(match.photo)) for match in judged
-        ]
+        return [crop.image for way in ways for crop in sharp_crops(seen.photo, seen.found, way.cropper, needed, read)]
 
 
 def group_of(detection: Detection) -> str:
     """The garment group of a detection; a region and a whole photo have none."""
     return "" if detection.label in (REGION, WHOLE) else detection.label
-
-
-def _search(
-    gallery: Gallery, vectors: Vectors, query: Query, k: int, labels: Sequence[str | None] | None
-) -> list[list[Match]]:
-    try:
-        return gallery.search(vectors, k, labels=labels, where=query.where, min_similarity=query.min_similarity)
-    except ValueError as error:  # the filter's
-        raise WrongQuery(str(error)) from error
 
 
 def _embed_each(embedder: Embedder, batch: list[list[Image]]) -> list[Vectors]:

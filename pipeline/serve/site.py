@@ -25,9 +25,7 @@ site = APIRouter()
 def load_assets() -> dict[str, tuple[bytes, str]]:
     """Everything that the page is made of, by name, with its type; the style is the report's and some more."""
     there = {path.name: path.read_bytes() for path in files("pipeline.serve").joinpath("assets").iterdir()}
-    typed = {
-        name: (data, _TYPES[suffix]) for name, data in there.items() if (suffix := Path(name).suffix) in _TYPES
-    }
+    typed = {name: (data, _TYPES[suffix]) for name, data in there.items() if (suffix := Path(name).suffix) in _TYPES}
     return typed | {"look.css": (STYLE.encode(), "text/css"), "index.html": (there["index.html"], "text/html")}
 
 
@@ -80,9 +78,7 @@ async def about(request: Request, service: Served) -> wire.About:
 
 @site.get("/examples/{number}", response_class=Response,
           responses={200: {"content": {"image/jpeg": {}}, "description": "The photo, as a JPEG"}, **FOUND})  # fmt: skip
-async def example(
-    request: Request, service: Served, number: Annotated[int, InPath(ge=0, le=10_000_000)]
-) -> Response:
+async def example(request: Request, service: Served, number: Annotated[int, InPath(ge=0, le=10_000_000)]) -> Response:
     """A photo to search from, of the folder that was given with --examples."""
     examples: list[Path] = request.app.state.examples
     data = None

@@ -26,7 +26,7 @@ export class Filters {
   }
 
   soon(changed) {
-    byId("count").value = byId("k").value;
+    byId("count").textContent = byId("k").value;
     const used = this.conditions().length;
     byId("filtered").textContent = used ? `(${used} in use)` : "";
     clearTimeout(this.timer);

@@ -44,7 +44,7 @@ function card(match, more) {
   const picture = el("img", { src: match.picture, alt: `Item ${match.item}`, loading: "lazy", decoding: "async" });
   picture.addEventListener("error", () => picture.replaceWith("no picture"));
   const [kind, verdict] = VERDICTS[match.verdict] || [];
-  const details = Object.entries(match.details).slice(0, DETAILS);
+  const details = Object.entries(match.details).filter(([, value]) => value && value !== match.label).slice(0, DETAILS);
   return el("li", { class: "match", "data-item": match.item },
     el("div", { class: "product" }, picture),
     el("div", { class: "near" }, el("span", { class: "bar", "aria-hidden": "true" }, bar),

@@ -78,12 +78,17 @@ class Shop:
         return create_app(service, self.examples, look_every_s=0.05)
 
 
+def make_shop(folder: Path) -> Shop:
+    """A gallery of drawn items, and a photo to search from."""
+    gallery = stock(folder / "gallery", folder / "pictures", ITEMS, BoxCrop())
+    example = folder / "example.jpg"
+    write_jpeg(example, draw("red", "blue"))
+    return Shop(folder, gallery, [example])
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    gallery = stock(tmp_path / "gallery", tmp_path / "pictures", ITEMS, BoxCrop())
-    example = tmp_path / "example.jpg"
-    write_jpeg(example, draw("red", "blue"))
-    return Shop(tmp_path, gallery, [example])
+    return make_shop(tmp_path)
 
 
 @pytest.fixture

@@ -172,7 +172,9 @@ class TestSafety:
             answer = client.post("/detect", content=photo, headers={"Sec-Fetch-Site": site})
             assert answer.status_code == status
 
-    @pytest.mark.parametrize(("method", "path"), [("GET", "/search"), ("PUT", "/search"), ("DELETE", "/items/red"), ("POST", "/")])
+    @pytest.mark.parametrize(
+        ("method", "path"), [("GET", "/search"), ("PUT", "/search"), ("DELETE", "/items/red"), ("POST", "/")]
+    )
     def test_methods_that_there_are_not(self, client, method, path):
         answer = client.request(method, path)
         assert answer.status_code == 405
@@ -203,7 +205,12 @@ class TestSafety:
         assert len(names) >= 4
         for name in names:
             assert client.get(f"/{name}").status_code == 200
-        for name in [*names, "", "docs", *(f"assets/{module}" for module in ("api.js", "photo.js", "scene.js", "region.js"))]:
+        for name in [
+            *names,
+            "",
+            "docs",
+            *(f"assets/{module}" for module in ("api.js", "photo.js", "scene.js", "region.js")),
+        ]:
             text = client.get(f"/{name}").text
             assert not re.findall(r"""(?:src|href|url|from|import)\W{1,4}(?:https?:)?//""", text), name
 
@@ -236,7 +243,10 @@ class TestGenerations:
         shop.gallery.remove(["red", "red dark"])
         shop.gallery.compact()
         self.wait(client, 4)
-        tops = {garment["results"][0]["matches"][0]["item"] for garment in client.post("/search", content=photo).json()["garments"]}
+        tops = {
+            garment["results"][0]["matches"][0]["item"]
+            for garment in client.post("/search", content=photo).json()["garments"]
+        }
         assert tops == {"red new", "blue"}
         assert client.get("/items/red").status_code == 404
         assert 'outfinder_gallery_reloads_total{crop="box",outcome="taken up"} 2.0' in client.get("/metrics").text
