@@ -47,7 +47,9 @@ def open_service(
         other = Gallery.open(compare)
         made_with = config_for(other.manifest, {})
         if made_with.crop == config.crop:
-            raise ValueError(f"both galleries are cut by {config.crop}; --compare names one that was made with another crop")
+            raise ValueError(
+                f"both galleries are cut by {config.crop}; --compare names one that was made with another crop"
+            )
         cutting = build_cropper(made_with)
         other.check_made_with(embedder, cutting)
         other.index()

@@ -56,8 +56,8 @@ def _row(name: str, schema: Json, said: str) -> str:
     bounds = {"minimum": "from", "maximum": "to", "maxLength": "at most", "default": "if none"}
     parts: Iterable[Json] = (schema, *schema.get("anyOf", ()))
     told = [f"{word} {json.dumps(part[key])}" for part in parts for key, word in bounds.items() if key in part]
-    kind = f"{_kind(schema)} <span>{text_html(', '.join(told))}</span>"
-    return f"<dt><code>{text_html(name)}</code></dt><dd>{kind} {text_html(said)}</dd>"
+    kind = ", ".join([_kind(schema), *map(text_html, told)])
+    return f'<dt><code>{text_html(name)}</code></dt><dd>{text_html(said)} <span class="soft">{kind}</span></dd>'
 
 
 def _kinds(answer: Json) -> str:

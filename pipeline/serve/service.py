@@ -27,6 +27,7 @@ from stages.images import Photo
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE, Box, Detection, Image, Vectors
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -158,8 +159,8 @@ class Service:
         """Work on a picture, done beside all else."""
         return await self._by_hand("picture", make)
 
-    def _batched(self, stage: str, work: Callable[[list[R]], Sequence[object]]) -> Batcher:  # type: ignore[type-arg]
-        def timed(batch: list[R]) -> Sequence[object]:
+    def _batched(self, stage: str, work: Callable[[list[T]], Sequence[R]]) -> Batcher[T, R]:
+        def timed(batch: list[T]) -> Sequence[R]:
             with self.metrics.timed(stage):
                 return work(batch)
 

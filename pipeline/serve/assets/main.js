@@ -25,7 +25,11 @@ class Page {
   constructor(about) {
     this.about = about;
     this.sources = []; // what matches are shown for: a garment, then items one after the other
-    this.scene = new Scene((number) => this.choose(number));
+    this.scene = new Scene((number) => {
+      this.choose(number);
+      const results = byId("results"); // on a phone they are below the photo
+      if (results.getBoundingClientRect().top > 0.85 * innerHeight) results.scrollIntoView({ behavior: "smooth" });
+    });
     this.region = new Region(() => this.searchBox(this.region.pixels(this.found), "the box"), () => this.choose(this.found.garments.length ? 0 : null));
     this.filters = new Filters(about, () => this.refresh());
     byId("back").addEventListener("click", () => this.back());

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra web")
 pytest.importorskip("playwright", reason="needs playwright, of the extra dev")
+pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python, of the extra dev")
 
 import numpy as np
 from axe_playwright_python.sync_playwright import Axe
