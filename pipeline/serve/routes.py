@@ -11,14 +11,14 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from pipeline.gallery import Gallery, Row
-from pipeline.report_photo import described, rings
+from pipeline.report_photo import described
 from pipeline.serve import wire
 from pipeline.serve.finding import Placed
 from pipeline.serve.finding import Query as Wanted
 from pipeline.serve.limits import refusal
 from pipeline.serve.service import Seen, Service, Way, group_of
 from pipeline.serve.uploads import BODY, Photo
-from stages.types import Box, Detection, Vectors
+from stages.types import Box, Vectors
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -52,16 +52,16 @@ async def search(service: Served, photo: Photo, query: Annotated[wire.PhotoQuery
     """Similar items for every garment of a photo, or for one region of it."""
     ways = [_way(service, name) for name in dict.fromkeys(query.crop)] or [service.main]
     seen = await service.look(photo, _box(query.box))
-    wanted, groups = _wanted(query), [group_of(garment) for garment in seen.garments]
+    wanted, groups = _wanted(query), [group_of(garment) for garment in seen.found]
     found = [
         (way, vectors, await service.search(way, vectors, groups, wanted))
         for way, vectors in zip(ways, await service.vectors(seen, ways), strict=True)
     ]
     garments = [
         wire.SearchedGarment(
-            **_garment(garment), results=[_matches(way, vectors[number], own[number]) for way, vectors, own in found]
+            **garment, results=[_matches(way, vectors[number], own[number]) for way, vectors, own in found]
         )
-        for number, garment in enumerate(seen.garments)
+        for number, garment in enumerate(_garments(seen))
     ]
     return wire.Searched(**_size(seen), garments=garments)
 
@@ -90,7 +90,7 @@ async def search_item(service: Served, query: wire.ItemQuery) -> wire.Matches:
 async def detect(service: Served, photo: Photo) -> wire.Detected:
     """The garments of a photo."""
     seen = await service.look(photo)
-    return wire.Detected(**_size(seen), garments=[wire.Garment(**_garment(garment)) for garment in seen.garments])
+    return wire.Detected(**_size(seen), garments=[wire.Garment(**garment) for garment in _garments(seen)])
 
 
 @api.post("/embed", responses=POSTED, openapi_extra=BODY)
@@ -178,9 +178,11 @@ def _size(seen: Seen) -> dict[str, int]:
     return {"width": seen.photo.width, "height": seen.photo.height}
 
 
-def _garment(garment: Detection) -> dict[str, Any]:
-    outline = [] if garment.mask is None else rings(garment.mask, garment.box)
-    return {"label": garment.label, "score": round(garment.score, 4), "box": garment.box.corners, "outline": outline}
+def _garments(seen: Seen) -> list[dict[str, Any]]:
+    return [
+        {"label": one.label, "score": round(one.score, 4), "box": box.corners, "outline": outline}
+        for one, box, outline in zip(seen.found, seen.boxes, seen.outlines, strict=True)
+    ]
 
 
 def _matches(way: Way, vector: Vectors, placed: list[Placed]) -> wire.Matches:

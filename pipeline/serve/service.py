@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
 
-from pipeline.compose import sharp_crops, to_full
+from pipeline.compose import sharp_crops
 from pipeline.gallery import Gallery
+from pipeline.report_photo import rings
 from pipeline.serve.batching import Batcher
 from pipeline.serve.finding import Placed, Query, WrongQuery, find, like
 from pipeline.serve.limits import Limits
@@ -49,12 +50,13 @@ class Way:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A photo as decoded, with its garments: in its pixels, and in those of the full-size photo."""
+    """A photo as decoded, with what was found in its pixels, and where that is in the full-size photo's."""
 
     data: bytes
     photo: Photo
-    found: tuple[Detection, ...]
-    garments: tuple[Detection, ...]
+    found: Sequence[Detection]
+    boxes: Sequence[Box]
+    outlines: Sequence[list[list[tuple[int, int]]]]
 
 
 class Service:
@@ -108,10 +110,9 @@ class Service:
         limit = self.limits.max_pixels
         photo = await self._by_hand("decode", partial(decode_upload, data, self._enough_px, limit))
         if region is not None:
-            found = [_region(region, photo)]
-            return Seen(data, photo, tuple(found), (replace(found[0], box=region),))
+            return Seen(data, photo, [_region(region, photo)], [region], [[]])
         found = await self._detect(photo.image)
-        return Seen(data, photo, tuple(found), tuple(to_full(detection, photo) for detection in found))
+        return await self._by_hand("outline", partial(_seen, data, photo, found))
 
     async def embed(self, data: bytes) -> Vectors:
         """``(1, dim)``: a photo as it is.
@@ -190,6 +191,17 @@ def _embed_each(embedder: Embedder, batch: list[list[Image]]) -> list[Vectors]:
     """The images of several requests, together."""
     vectors = embedder([image for images in batch for image in images])
     return np.split(vectors, np.cumsum([len(images) for images in batch])[:-1])
+
+
+def _seen(data: bytes, photo: Photo, found: Sequence[Detection]) -> Seen:
+    """Boxes and outlines in full-size pixels; masks stay as small as the photo was looked at."""
+    height, width = photo.image.shape[:2]
+    small = ([] if one.mask is None else rings(one.mask, one.box) for one in found)
+    outlines = [
+        [[(x * photo.width // width, y * photo.height // height) for x, y in ring] for ring in outline]
+        for outline in small
+    ]
+    return Seen(data, photo, found, [photo.to_full(one.box) for one in found], outlines)
 
 
 def _region(region: Box, photo: Photo) -> Detection:

@@ -91,6 +91,9 @@ class TestSearch:
         garments = found(client.post("/detect", content=encode_jpeg(image)))["garments"]
         widest = max(garments, key=lambda garment: garment["box"][2] - garment["box"][0])["box"]
         assert np.allclose(widest[1::2], [200, 1400], atol=8)
+        whole = max(garments, key=lambda garment: garment["box"][2] - garment["box"][0])
+        corners = np.concatenate([np.array(ring) for ring in whole["outline"]])
+        assert np.allclose([*corners.min(axis=0), *corners.max(axis=0)], whole["box"], atol=8)
 
 
 class TestAgain:

@@ -285,8 +285,7 @@ class TestEveryone:
         settled(page, "4 matches for item")
         assert page.evaluate("document.activeElement.id") == "results"
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize("width", [1280, 390])
+    @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
     def test_no_barrier_that_axe_knows(self, visit, scheme, width):
         page = visit(color_scheme=scheme, viewport={"width": width, "height": 844})
         problems = Axe().run(page).response["violations"]

@@ -44,7 +44,7 @@ def test_every_operation_is_asked(api):
 )
 def test_every_answer_is_told_by_the_schema(api, operation, mode):
     @settings(
-        max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+        max_examples=10, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
     )
     @given(of(api, operation).as_strategy(generation_mode=mode))
     def ask(case):
@@ -59,7 +59,7 @@ def test_every_answer_is_told_by_the_schema(api, operation, mode):
 @pytest.mark.parametrize("operation", POSTED)
 def test_the_same_with_a_photo(api, operation):
     @settings(
-        max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+        max_examples=10, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
     )
     @given(of(api, operation).as_strategy())
     def ask(case):
