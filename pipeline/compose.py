@@ -7,9 +7,10 @@ however many photos there are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -133,36 +134,9 @@ class Pipeline:
         full = tuple(to_full(detection, photo) for detection in analysis.detections)
         if self.cropper is None:
             return replace(analysis, detections=full)
-        with part("crop"):
-            (crops,) = self.cropper([photo.image], [analysis.detections])
-        if photo.scale > 1:
-            crops = self._sharpened(analysis, crops)
+        needed_px = self.embedder.input_px if self.embedder else 1
+        crops = sharp_crops(photo, analysis.detections, self.cropper, needed_px, partial(read_photo, analysis.path))
         return replace(analysis, detections=full, crops=tuple(crops))
-
-    def _sharpened(self, analysis: Analysis, crops: Sequence[Crop]) -> list[Crop]:
-        photo, cropper, embedder = analysis.photo, self.cropper, self.embedder
-        assert photo is not None and cropper is not None and embedder is not None  # noqa: PT018
-        small = [place for place, crop in enumerate(crops) if max(crop.image.shape[:2]) < embedder.input_px]
-        if small:
-            shortest = min(max(crops[place].image.shape[:2]) for place in small)
-            wanted = -(-max(photo.image.shape[:2]) * embedder.input_px // shortest)
-            try:
-                with part("decode"):
-                    larger = read_photo(analysis.path, min(wanted, max(photo.width, photo.height)))
-            except ImageError:  # it has vanished since: the reduced crops serve
-                larger = photo
-            moved = [between(analysis.detections[place], photo, larger) for place in small]
-            with part("crop"):
-                (sharp,) = cropper([larger.image], [moved])
-            by_place = dict(zip(small, sharp, strict=True))
-        else:
-            larger, by_place = photo, {}
-        return [
-            replace(by_place[place], box=larger.to_full(by_place[place].box))
-            if place in by_place
-            else replace(crop, box=photo.to_full(crop.box))
-            for place, crop in enumerate(crops)
-        ]
 
     def _embed(self, batch: list[Analysis]) -> list[Analysis]:
         """The crops of all photos of a batch go through the embedder together."""
@@ -172,6 +146,49 @@ class Pipeline:
             vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
         ends = np.cumsum([len(analysis.crops) for analysis in batch])
         return [replace(one, vectors=rows) for one, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True)]
+
+
+def sharp_crops(
+    photo: Photo,
+    detections: Sequence[Detection],
+    cropper: Cropper,
+    needed_px: int,
+    read: Callable[[int], Photo],
+) -> list[Crop]:
+    """Crops of a photo that may be reduced, their boxes in full-size pixels.
+
+    Args:
+        photo: as it was decoded for the detector.
+        detections: in its pixels.
+        cropper: cuts them out.
+        needed_px: crops with a shorter long side are cut out of a larger decoding.
+        read: decodes the photo again, its long side at least so many pixels.
+    """
+    with part("crop"):
+        (crops,) = cropper([photo.image], [detections])
+    if photo.scale == 1:
+        return list(crops)
+    small = [place for place, crop in enumerate(crops) if max(crop.image.shape[:2]) < needed_px]
+    if small:
+        shortest = min(max(crops[place].image.shape[:2]) for place in small)
+        wanted = -(-max(photo.image.shape[:2]) * needed_px // shortest)
+        try:
+            with part("decode"):
+                larger = read(min(wanted, max(photo.width, photo.height)))
+        except ImageError:  # it has vanished since: the reduced crops serve
+            larger = photo
+        moved = [between(detections[place], photo, larger) for place in small]
+        with part("crop"):
+            (sharp,) = cropper([larger.image], [moved])
+        by_place = dict(zip(small, sharp, strict=True))
+    else:
+        larger, by_place = photo, {}
+    return [
+        replace(by_place[place], box=larger.to_full(by_place[place].box))
+        if place in by_place
+        else replace(crop, box=photo.to_full(crop.box))
+        for place, crop in enumerate(crops)
+    ]
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:

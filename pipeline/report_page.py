@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -67,8 +67,12 @@ def page(overview: Overview, number: int, pages: int, photos: Iterable[str]) -> 
     return frame(own, f"{top}\n<main>\n{body}\n</main>\n{turn}")
 
 
-def frame(title: str, body: str, style: str = STYLE) -> str:
-    """A whole document of ours: no scripts, nothing from outside; the title is escaped already."""
+def frame(title: str, body: str, style: str = STYLE, sheets: Sequence[str] = ()) -> str:
+    """A whole document of ours: no scripts, nothing from outside; the title is escaped already.
+
+    Where it has style ``sheets``, they are in the place of the ``style``.
+    """
+    look = "\n".join(f'<link rel="stylesheet" href="{sheet}">' for sheet in sheets) or f"<style>{style}</style>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,7 +81,7 @@ def frame(title: str, body: str, style: str = STYLE) -> str:
 <meta name="referrer" content="no-referrer">
 <meta http-equiv="Content-Security-Policy" content="script-src 'none'; object-src 'none'; base-uri 'none'">
 <title>{title}</title>
-<style>{style}</style>
+{look}
 </head>
 <body>
 {body}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.report_style import color_of
 from pipeline.results import Garment, PhotoResult
 from stages.problems import plural
-from stages.types import Match
+from stages.types import Box, Mask, Match
 
 DETAILS: Final = 4
 """Metadata shown per match beside its name, price and link."""
@@ -34,6 +34,16 @@ class Pictures:
     photo: str | None
     crops: Sequence[str | None]
     products: Mapping[Match, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of an item, by how it is shown: its name, its price, its links, and the rest by column."""
+
+    name: str
+    price: str
+    links: tuple[str, ...]
+    details: Mapping[str, str]
 
 
 def photo_html(result: PhotoResult, anchor: str, pictures: Pictures) -> str:
@@ -79,18 +89,18 @@ def _shape(garment: Garment) -> str:
 
 
 def outline(garment: Garment) -> str:
-    """The mask as a path in the photo's pixels, simplified to about a pixel on the screen."""
-    if garment.mask is None or not garment.mask.any():
-        return ""
-    mask = np.pad(garment.mask.astype(np.uint8), 1)
-    rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    slack_px = max(garment.mask.shape) / 250
-    parts = []
-    for ring in rings:
-        points = cv2.approxPolyDP(ring, slack_px, True)[:, 0] + [garment.box.x1 - 1, garment.box.y1 - 1]
-        if len(points) >= 3:
-            parts.append("M" + "L".join(f"{x} {y}" for x, y in points.tolist()) + "Z")
-    return f'<path d="{"".join(parts)}"/>' if parts else ""
+    """The mask as a path in the photo's pixels."""
+    found = [] if garment.mask is None else rings(garment.mask, garment.box)
+    path = "".join("M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in found)
+    return f'<path d="{path}"/>' if path else ""
+
+
+def rings(mask: Mask, box: Box) -> list[list[tuple[int, int]]]:
+    """A mask's outlines, holes too, in the photo's pixels, simplified to about a pixel on the screen."""
+    found, _ = cv2.findContours(np.pad(mask.astype(np.uint8), 1), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    slack_px = max(mask.shape) / 250
+    simple = (cv2.approxPolyDP(ring, slack_px, True)[:, 0] + [box.x1 - 1, box.y1 - 1] for ring in found)
+    return [[(int(x), int(y)) for x, y in ring] for ring in simple if len(ring) >= 3]
 
 
 def _tags(result: PhotoResult, anchor: str) -> str:
@@ -129,21 +139,19 @@ def _garment_html(garment: Garment, anchor: str, photo: str, crop: str | None, p
 
 
 def _match_html(match: Match, garment: Garment, picture: str | None) -> str:
-    data = {key.lower(): value for key, value in match.metadata}
-    name = data.pop("title", "") or data.pop("name", "")
-    price = " ".join(part for part in (data.pop("price", ""), data.pop("currency", "")) if part)
-    links = [data.pop(key) for key in list(data) if is_link(data[key])]
+    told = described(match.metadata)
     lines = [f'<bdi class="item clip">{text_html(match.item)}</bdi>']
-    lines += [f'<bdi class="clip">{text_html(name)}</bdi>'] if name else []
-    lines += [f'<bdi class="price">{text_html(price)}</bdi>'] if price else []
+    lines += [f'<bdi class="clip">{text_html(told.name)}</bdi>'] if told.name else []
+    lines += [f'<bdi class="price">{text_html(told.price)}</bdi>'] if told.price else []
     lines += [f'<bdi class="soft">{text_html(match.verdict)}</bdi>'] if match.verdict else []
     lines += [f'<bdi class="soft">{text_html(match.label)}</bdi>'] if match.label != garment.label else []
     lines += [
-        f'<bdi class="soft clip">{text_html(f"{key}: {value}")}</bdi>' for key, value in list(data.items())[:DETAILS]
+        f'<bdi class="soft clip">{text_html(f"{key}: {value}")}</bdi>'
+        for key, value in list(told.details.items())[:DETAILS]
     ]
     lines += [
         f'<a href="{escape(url)}" rel="noopener noreferrer nofollow">{text_html(urlsplit(url).hostname or "")} ↗</a>'
-        for url in links[:DETAILS]
+        for url in told.links[:DETAILS]
     ]
     share = 100 * max(0.0, min(1.0, match.similarity))
     return (
@@ -151,6 +159,19 @@ def _match_html(match: Match, garment: Garment, picture: str | None) -> str:
         f'<div class="near"><span class="bar" aria-hidden="true"><i style="width: {share:.1f}%"></i></span>'
         f'<span class="number" title="similarity">{match.similarity:.3f}</span></div>{"".join(lines)}</li>'
     )
+
+
+def described(metadata: Iterable[tuple[str, str]]) -> Described:
+    """An item's metadata by how it is shown.
+
+    >>> described((("Price", "9.90"), ("currency", "EUR"), ("url", "https://shop.example/1"), ("fit", "slim")))
+    Described(name='', price='9.90 EUR', links=('https://shop.example/1',), details={'fit': 'slim'})
+    """
+    data = {key.lower(): value for key, value in metadata}
+    name = data.pop("title", "") or data.pop("name", "")
+    price = " ".join(part for part in (data.pop("price", ""), data.pop("currency", "")) if part)
+    links = tuple(data.pop(key) for key in list(data) if is_link(data[key]))
+    return Described(name, price, links, data)
 
 
 def is_link(value: str) -> bool:

@@ -104,15 +104,15 @@ def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> 
         raise ImageError("has a name that no file can have") from error
 
 
-def decode_photo(data: bytes, at_least_px: int | None = None) -> Photo:
+def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
     """Decode the bytes of a photo file, as :func:`read_photo` does.
 
     Raises:
-        ImageError: they are no photo that can be used.
+        ImageError: they are no photo that can be used, or one of more than ``max_pixels``.
         ValueError: ``at_least_px`` is less than 1.
     """
     _check_reduction(at_least_px)
-    return _decode(BytesIO(data), at_least_px)
+    return _decode(BytesIO(data), at_least_px, max_pixels)
 
 
 def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
@@ -199,7 +199,7 @@ def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-def _decode(file: BinaryIO, at_least_px: int | None) -> Photo:
+def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int = MAX_PIXELS) -> Photo:
     head = file.read(16)
     if not head:
         raise ImageError("is empty (0 bytes)")
@@ -208,7 +208,7 @@ def _decode(file: BinaryIO, at_least_px: int | None) -> Photo:
         raise ImageError(f"is not a photo of a known format ({', '.join(FORMATS)})")
     try:
         with _pillow.silence():
-            return _decode_as(kind, file, at_least_px)
+            return _decode_as(kind, file, at_least_px, max_pixels)
     except ImageError:
         raise
     except Exception as error:  # of any kind: Pillow and its libraries meet arbitrary bytes
@@ -217,10 +217,10 @@ def _decode(file: BinaryIO, at_least_px: int | None) -> Photo:
         raise ImageError(_why_undecodable(kind, error)) from error
 
 
-def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None) -> Photo:
+def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None, max_pixels: int) -> Photo:
     photo = _pillow.open_header(kind, file)
     width, height = photo.size
-    _check_size(width, height)
+    _check_size(width, height, max_pixels)
     if at_least_px is not None:
         _pillow.reduce_jpeg(photo, at_least_px)
     reduced = photo.size != (width, height)
@@ -234,10 +234,10 @@ def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None) -> Photo:
     return Photo(image, width, height)
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
         megapixels = math.ceil(width * height / 1e6)
-        raise ImageError(f"has {megapixels} megapixels; at most {MAX_PIXELS // 10**6} are read")
+        raise ImageError(f"has {megapixels} megapixels; at most {max_pixels / 1e6:g} are read")
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"is {width}x{height} pixels; sides of at most {MAX_SIDE} are read")
 

@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "index": "Add a catalogue to a gallery, making it if absent.",
     "search": "Similar items for every garment in every photo.",
+    "serve": "A web page and an HTTP API to search from.",
     "detect": "Stage one alone: the garments of every photo.",
     "embed": "Stage two alone: a vector for every image.",
     "compare": "How similar two pictures are.",

@@ -100,6 +100,21 @@ class Reading:
         """An item's rows."""
         return [self._rows.get(number) for number in self._rows.of_item(item)]
 
+    def vectors_of(self, item: str) -> Vectors:
+        """The vectors of an item's photos, in the order of :meth:`of_item`."""
+        return self._vectors.take(np.array(self._rows.of_item(item), np.int64))
+
+    def values(self, column: str) -> dict[str, int]:
+        """The values of a column with the count of their rows, in the order of addition; see :attr:`columns`.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        names = self._rows.names()
+        if column not in names:
+            raise ValueError(f"there is no column {column!r}; there are {', '.join(names)}")
+        return self._rows.distinct(names[column])
+
     def select(self, where: str) -> list[Row]:
         """The rows that a filter lets through, in the order of addition.
 

@@ -161,7 +161,7 @@ class _Parser:
             condition = _Test(column, lambda value: part in value.casefold())
         elif self._takes("like"):
             pattern = self._value("a pattern")[0].casefold()
-            wild = re.compile(re.escape(pattern).replace("%", ".*").replace("_", "."), re.DOTALL)
+            wild = re.compile(_like(pattern), re.DOTALL)
             condition = _Test(column, lambda value: wild.fullmatch(value.casefold()) is not None)
         else:
             self._refuse(self._tokens[0].at, "wanted = != < <= > >= in, contains or like here")
@@ -214,6 +214,17 @@ def _compared(column: str, compare: Compare, text: str, quoted: bool) -> _Test:
         return own is not None and compare(own, number)
 
     return _Test(column, test, of_numbers=True)
+
+
+def _like(pattern: str) -> str:
+    """A pattern as a regular expression; what stands between two ``%`` is taken where it comes first, for good.
+
+    >>> _like("a%b_%")
+    'a(?>.*?b.).*'
+    """
+    first, *rest = (re.escape(part).replace("_", ".") for part in pattern.split("%"))
+    between = "".join(f"(?>.*?{part})" for part in rest[:-1])  # atomic: backtracking could take for ever
+    return f"{first}{between}.*{rest[-1]}" if rest else first
 
 
 def _number(text: str) -> float | None:

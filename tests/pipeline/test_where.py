@@ -1,5 +1,7 @@
 """Filters, against what a Python expression says of each row."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,3 +125,24 @@ def test_any_combination_is_what_sets_say(tree: tuple) -> None:
 
     text, rows = told(tree)
     assert chosen(text) == sorted(rows)
+
+
+def test_no_pattern_takes_for_ever() -> None:
+    values = ["a" * 5000]
+    start = time.perf_counter()
+    condition = parse(f"name like '{'%a' * 40}b'")
+    assert not condition.mask(lambda _: (np.zeros(1, np.int32), values)).any()
+    assert time.perf_counter() - start < 5
+
+
+@given(st.text("ab%_", max_size=6), st.text("abc", max_size=8))
+def test_like_is_what_naive_matching_says(pattern: str, text: str) -> None:
+    def fits(pattern: str, text: str) -> bool:
+        if not pattern:
+            return not text
+        if pattern[0] == "%":
+            return any(fits(pattern[1:], text[start:]) for start in range(len(text) + 1))
+        return bool(text) and pattern[0] in ("_", text[0]) and fits(pattern[1:], text[1:])
+
+    found = parse(f"name like '{pattern}'").mask(lambda _: (np.zeros(1, np.int32), [text]))
+    assert found.tolist() == [fits(pattern, text)]

@@ -1,0 +1,112 @@
+"""``outfinder serve`` as a command: what it refuses in a line, and that Ctrl-C ends it."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra web")
+
+from cli_runs import DETECTOR, EMBEDDER, run
+from served import photo, shop, stock
+
+from pipeline.serve.limits import Limits
+from pipeline.serve.opening import open_service
+from stages.crop import BoxCrop, MaskCrop
+from stages.errors import GalleryMismatch
+from stages.testing import FakeEmbedder
+
+FAKES = {"detector": "stages.testing:FakeDetector", "embedder": "stages.testing:FakeEmbedder"}
+OUTFINDER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pipeline.cli import main
+main(sys.argv[1:], prog_name="outfinder")
+"""
+
+
+def test_what_cannot_be_served_is_told_in_a_line(tmp_path, shop):
+    assert "there is no gallery at" in run("serve", tmp_path / "none", "--port", 0, status=2).stderr
+    assert "no photos in" in run("serve", shop.gallery.folder, "--examples", shop.gallery.folder, status=2).stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = run("serve", shop.gallery.folder, "--port", port, *DETECTOR, *EMBEDDER, status=2).stderr
+    assert re.fullmatch(
+        rf"outfinder: 127.0.0.1:{port} cannot be listened on \(.*\); choose another with --port\n", told
+    )
+
+
+def test_without_the_extra_it_says_what_to_install(shop, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for name in [name for name in sys.modules if name.startswith("pipeline.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert 'pip install "outfinder[web]"' in run("serve", shop.gallery.folder, status=2).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_it_serves_until_ctrl_c(shop, photo):
+    arguments = [
+        "serve",
+        shop.gallery.folder,
+        "--port",
+        0,
+        "--examples",
+        shop.folder / "pictures",
+        *DETECTOR,
+        *EMBEDDER,
+    ]
+    command = [sys.executable, "-c", OUTFINDER, *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = re.search(r"http://\S+", process.stderr.readline())[0]
+            asked = urllib.request.Request(address + "search?k=1", photo)
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                assert json.load(answer)["garments"]
+            with urllib.request.urlopen(address + "about", timeout=60) as answer:
+                assert json.load(answer)["examples"] == 5
+        finally:
+            process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert said == ""
+
+
+def test_two_galleries_side_by_side(tmp_path, shop):
+    other = stock(tmp_path / "masked", tmp_path / "more", {"red": {}, "blue": {}}, MaskCrop())
+    service = open_service(shop.gallery.folder, FAKES, Limits(), compare=other.folder)
+    try:
+        assert [(way.crop, way.shelf.crop) for way in service.ways.values()] == [("box", "box"), ("mask", "mask")]
+        assert [way.shelf.stock.items for way in service.ways.values()] == [5, 2]
+    finally:
+        service.close()
+    with pytest.raises(ValueError, match="both galleries are cut by box"):
+        open_service(shop.gallery.folder, FAKES, Limits(), compare=shop.gallery.folder)
+
+    class Other(FakeEmbedder):
+        fingerprint = "another"
+
+    from pipeline.gallery import Gallery
+
+    Gallery.create(tmp_path / "foreign", Other(), MaskCrop(), settings={"crop": "mask"})
+    with pytest.raises(GalleryMismatch):
+        open_service(shop.gallery.folder, FAKES, Limits(), compare=tmp_path / "foreign")
+
+
+def test_a_gallery_alone_is_searched_by_the_other_crop_too(shop):
+    service = open_service(shop.gallery.folder, FAKES, Limits())
+    try:
+        assert [(way.crop, way.shelf.crop) for way in service.ways.values()] == [("box", "box"), ("mask", "box")]
+        assert isinstance(service.main.cropper, BoxCrop)
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("wrong", [{"max_body": 0}, {"queue": 0}, {"answer_s": 0}, {"wait_s": -1}])
+def test_limits_that_are_none(wrong):
+    with pytest.raises(ValueError, match="above 0"):
+        Limits(**wrong)
