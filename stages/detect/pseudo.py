@@ -24,6 +24,8 @@ LIKELY = 0.15
 """The score from which the best detection of a tagged label is believed where none is sure."""
 
 _SAME = 0.7  # IoU of boxes from which two detections are one garment
+_LARGE = 0.12  # share of a photo that its only garment covers at least
+_SEEN = 0.4  # score from which something else in the photo counts
 _WITHIN = 0.8  # share of a box inside another one of its label from which it is a part of that garment
 
 
@@ -36,6 +38,25 @@ def believed(detections: Collection[Detection], tags: Collection[str]) -> list[D
         if one.score >= (LIKELY if first else SURE) and not any(_one_garment(one, other) for other in kept):
             kept.append(one)
     return kept
+
+
+def only_garment(detections: Collection[Detection], labels: Collection[str], area: int) -> Detection | None:
+    """The garment of a photo that shows nothing else, whatever label it was given; None where it is not alone.
+
+    Photos of one garment whose label is known teach most where the detector is mistaken: it knows where, not what.
+
+    Args:
+        detections: in the photo.
+        labels: those that the garment may be taken for.
+        area: of the photo, in pixels.
+    """
+    candidates = [one for one in detections if one.label in labels and one.box.area >= _LARGE * area]
+    if not candidates:
+        return None
+    first = max(candidates, key=lambda one: one.score * one.box.area**0.5)
+    others = [one for one in detections if one.score >= _SEEN and one is not first]
+    alone = all(one.label in labels and _overlap(one.box, first.box) >= _SAME * one.box.area for one in others)
+    return first if alone else None
 
 
 def _one_garment(one: Detection, other: Detection) -> bool:

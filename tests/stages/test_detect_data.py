@@ -13,7 +13,7 @@ from stages.detect.augment import Scene, jitter, paste, recolour
 from stages.detect.ccp import tagged_labels
 from stages.detect.data import LabelledPhotos, Rounds, TrainingSet, repeat_factors, to_target
 from stages.detect.outline import outline
-from stages.detect.pseudo import believed, pseudo_label
+from stages.detect.pseudo import believed, only_garment, pseudo_label
 from stages.detect.segmentation import to_rle
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
@@ -180,3 +180,16 @@ def test_tags_become_groups(tmp_path: Path) -> None:
     scipy_io.savemat(folder / "0007.mat", {"tags": np.array([[0, 1, 4, 2, 3]], np.uint8)})
     assert tagged_labels(tmp_path) == {"0007": ["pants", "shoes", "scarf"]}
     assert set(tagged_labels(tmp_path)["0007"]) <= set(LABELS)
+
+
+def test_a_garment_alone_is_taken_whatever_it_is_called() -> None:
+    labels, area = {"dress", "top", "skirt"}, 100 * 100
+    dress, shoes = found("dress", 0.6, 10, 10, 60, 90), found("shoes", 0.9, 20, 85, 30, 95)
+    assert only_garment([dress], labels, area) is dress
+    within = found("skirt", 0.5, 10, 50, 60, 90)  # the same thing seen twice
+    assert only_garment([within, dress], labels, area) is dress
+    assert only_garment([dress, shoes], labels, area) is None
+    assert only_garment([dress, found("shoes", 0.2, 20, 85, 30, 95)], labels, area) is dress
+    assert only_garment([dress, found("top", 0.5, 60, 10, 95, 60)], labels, area) is None
+    assert only_garment([shoes], labels, area) is None
+    assert only_garment([found("top", 0.9, 0, 0, 20, 20)], labels, area) is None  # a small part of the photo
