@@ -1,7 +1,4 @@
-"""Flip averaging: a region is judged by the image and by its mirror image, and the two opinions are averaged.
-
-The proposals of the image alone are judged, so that it costs a backbone and two heads, not a second detector.
-"""
+"""Flip averaging: a region is judged by the image and by its mirror image, and the two opinions are averaged."""
 
 from __future__ import annotations
 

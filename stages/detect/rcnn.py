@@ -17,7 +17,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from stages.detect.coordinates import exact_coordinates
-from stages.detect.flip import found_both_ways, mirror_images
+from stages.detect.flip import found_both_ways, mirror_boxes, mirror_images
 from stages.detect.networks import TORCHVISION, build_network
 from stages.errors import WeightsError
 from stages.inference import fast_dtype, fold_batch_norms
@@ -125,7 +125,10 @@ class RcnnDetector:
             features = self._features(batch)
             proposals, _ = self._network.rpn(ImageList(batch, sizes), features)
             if self._flip:
-                mirrored = self._features(mirror_images(batch, sizes))
+                flipped = mirror_images(batch, sizes)
+                mirrored = self._features(flipped)
+                theirs, _ = self._network.rpn(ImageList(flipped, sizes), mirrored)
+                proposals = list(map(torch.cat, zip(proposals, mirror_boxes(theirs, sizes), strict=True)))
                 found = found_both_ways(self._network.roi_heads, features, mirrored, proposals, sizes)
             else:
                 found, _ = self._network.roi_heads(features, proposals, sizes)

@@ -33,6 +33,16 @@ def test_photo_and_mirror_image_have_equal_say() -> None:
         torch.testing.assert_close(mine["masks"], theirs["masks"].flip(-1), atol=1e-3, rtol=0)
 
 
+def test_an_image_and_its_mirror_image_give_mirrored_garments() -> None:
+    detector = RcnnDetector(lively("maskrcnn_mobilenet_v2", 3, 128), ["top", "bag", "hat"], 0.3, flip=True)
+    image = np.random.default_rng(0).integers(0, 255, (128, 96, 3), np.uint8)
+    (found,), (mirrored,) = detector([image]), detector([np.ascontiguousarray(image[:, ::-1])])
+    assert len(found) == len(mirrored) > 5
+    for one, other in zip(found, mirrored, strict=True):
+        assert (one.label, one.score) == (other.label, pytest.approx(other.score, abs=1e-4))
+        assert abs(one.box.x1 - (96 - other.box.x2)) <= 1  # the corners are rounded to whole pixels
+
+
 def test_mirroring_twice_changes_nothing() -> None:
     batch = torch.rand(2, 3, 8, 8)
     batch[0, :, :, 5:] = batch[1, :, 6:] = 0
