@@ -1,5 +1,5 @@
 #!/bin/sh
-# The recipes that made the shipped weights, start to finish (about four hours on two cores):
+# The recipes that made the shipped weights, start to finish (about five hours on two cores):
 #   sh scripts/train_weights.sh DATA IMAGENET RUNS
 # DATA holds ccp/, luma/, shoe-pairs/ and clothing/ in their upstream layouts; IMAGENET is a safetensors file of
 # torchvision's mobilenet_v2; RUNS gets checkpoints and logs, and a run that was killed goes on from there.
@@ -28,12 +28,12 @@ rendered="$runs/street/street.json $runs/street/street"
 detector mask-1 "$imagenet" --rounds 5 --decay 0 --rare 0 --paste 0
 detector mask-2 "$runs/mask-1/weights.safetensors" --rounds 6 --rare 0 --paste 0 $rendered
 # It labels the photos of which CCP has only tags.
-pseudo() { # FILE RUN
+pseudo() { # FILE RUN [DETECTOR]
     [ -e "$ccp/$1" ] || $python scripts/pseudo_label.py "$ccp/tags.csv" "$photos" "$ccp/$1" \
-        --detector-weights "$runs/$2/weights.safetensors"
+        --detector "${3:-maskrcnn_mobilenet_v2}" --detector-weights "$runs/$2/weights.safetensors"
 }
 pseudo pseudo-1.json mask-2
-# The student, which is shipped: a constant rate again, then all there is, rare labels more often, garments pasted.
+# The student: a constant rate again, then all there is, rare labels more often, garments pasted.
 single="$runs/clothing.json $data/clothing/images $runs/shop/shop.json $runs/shop"
 detector mask-3 "$runs/mask-2/weights.safetensors" --rounds 8 --decay 0 --rare 0 --paste 0 --seed 1 $rendered
 detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --seed 2 $rendered $single \
@@ -42,6 +42,13 @@ detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --se
 pseudo pseudo-2.json mask-4
 detector mask-5 "$runs/mask-4/weights.safetensors" --rounds 1.2 --lr 2e-4 --input-px 576 --seed 3 $rendered $single \
     "$ccp/pseudo-2.json" "$photos"
+# What is shipped: further with single garments that it outlines itself, and labels of both mirror images.
+[ -e "$runs/more.json" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/more.json" --per-label 130 \
+    --besides "$runs/clothing.json" --detector maskrcnn_mobilenet_v2+flip \
+    --detector-weights "$runs/mask-4/weights.safetensors"
+pseudo pseudo-3.json mask-4 maskrcnn_mobilenet_v2+flip
+detector mask-6 "$runs/mask-4/weights.safetensors" --rounds 4.9 --decay 0.6 --seed 5 $rendered $single \
+    "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
 detector box "$runs/mask-5/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.5 \
     --seed 4 $rendered $single "$ccp/pseudo-2.json" "$photos"
