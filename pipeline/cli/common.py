@@ -79,6 +79,23 @@ calibration_option = click.option(
 )
 
 
+def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from stages.isolation import isolated
+
+        ctx.with_resource(isolated())
+
+
+isolate_option = click.option(
+    "--isolate/--no-isolate",
+    default=True,
+    show_default=True,
+    expose_value=False,
+    callback=_isolate,
+    help="Decode photos in processes of their own, which hostile files may crash, hang or fill at no cost but theirs.",
+)
+
+
 def chosen(**settings: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in settings.items() if value is not None}

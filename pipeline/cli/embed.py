@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, stage_options
+from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, isolate_option, stage_options
 
 
 @click.command()
@@ -17,6 +17,7 @@ from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, 
 @stage_options("embedder")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
+@isolate_option
 @friendly
 def embed(
     images: tuple[Path, ...], embedder: str | None, embedder_weights: Path | None, device: str, output: Path

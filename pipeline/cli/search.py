@@ -19,6 +19,7 @@ from pipeline.cli.common import (
     chosen,
     friendly,
     garments_of,
+    isolate_option,
     stage_options,
 )
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
 @click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
+@isolate_option
 @friendly
 def search(
     folder: Path,
