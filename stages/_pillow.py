@@ -38,7 +38,7 @@ def _avif(file: BinaryIO, name: str) -> ImageFile:
 def _heic(file: BinaryIO, name: str) -> ImageFile:
     from pillow_heif import HeifImageFile  # noqa: PLC0415  an extra, and slow to import
 
-    opened: ImageFile = HeifImageFile(file, name)
+    opened: ImageFile = HeifImageFile(file, name)  # type: ignore[no-untyped-call]
     return opened
 
 

@@ -110,6 +110,14 @@ class _Worker:
             timer.cancel()
 
     @property
+    def peak_bytes(self) -> int:
+        """The most memory that it has had, where the system tells: 0 elsewhere."""
+        with suppress(OSError, ValueError):
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
+            return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
+        return 0
+
+    @property
     def alive(self) -> bool:
         """Whether it can take another photo."""
         return self._process.poll() is None
@@ -177,6 +185,12 @@ class _Pool:
             with self._lock:
                 self._idle.append(worker)
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that an idle process has had."""
+        with self._lock:
+            return max((worker.peak_bytes for worker in self._idle), default=0)
+
     def stop(self) -> None:
         """End all idle processes."""
         with self._lock:
@@ -240,8 +254,8 @@ def _received(answers: BinaryIO, pixels: int) -> Decoded:
     if "error" in told:
         raise ImageError(told["error"])
     width, height = told["size"]
-    image = np.empty((height, width, 3), np.uint8)
-    room = memoryview(image).cast("B")
+    image: Image = np.empty((height, width, 3), np.uint8)
+    room = image.data.cast("B")
     while room:
         count = os.preadv(pixels, [room], image.nbytes - len(room))
         if not count:
@@ -279,6 +293,11 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def peak_bytes() -> int:
+    """The most memory that one of the processes which wait for a photo has had; 0 where the system does not tell."""
+    return _pool.peak_bytes
 
 
 @atexit.register

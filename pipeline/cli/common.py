@@ -109,7 +109,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (OutfinderError, ValueError) as error:
-            click.echo(f"outfinder: {error}", err=True)
+            click.echo(f"outfinder: {_told(error)}", err=True)
             sys.exit(NOTHING_RAN)
         except KeyboardInterrupt:
             click.echo("outfinder: interrupted", err=True)
@@ -118,7 +118,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except OSError as error:
-            click.echo(f"outfinder: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            click.echo(f"outfinder: {_told(error.filename or 'output')}: {error.strerror or _told(error)}", err=True)
             sys.exit(NOTHING_RAN)
 
     return run
@@ -174,8 +174,17 @@ class Progress:
 
 
 def printable(name: str) -> str:
-    """A file name for a message: one line, whatever bytes are in it."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    """A file name for a message: one line that does nothing to a terminal, whatever bytes are in it.
+
+    >>> print(printable("a\\nb\\x1b[31m\\udce9 größe.jpg"))
+    a\\nb\\x1b[31m\\udce9 größe.jpg
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+
+
+def _told(error: object) -> str:
+    """An error's message, its lines kept."""
+    return "\n".join(map(printable, str(error).split("\n")))
 
 
 def garments_of(analysis: Analysis) -> tuple[Garment, ...]:
