@@ -174,10 +174,10 @@ class Progress:
 
 
 def printable(name: str) -> str:
-    """A file name for a message: one line that does nothing to a terminal, whatever bytes are in it.
+    r"""A file name for a message: one line that does nothing to a terminal, whatever bytes are in it.
 
-    >>> print(printable("a\\nb\\x1b[31m\\udce9 größe.jpg"))
-    a\\nb\\x1b[31m\\udce9 größe.jpg
+    >>> print(printable("a\nb\x1b[31m\udce9 größe.jpg"))
+    a\nb\x1b[31m\udce9 größe.jpg
     """
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 

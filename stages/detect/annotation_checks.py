@@ -120,14 +120,16 @@ def _look(path: Path) -> tuple[tuple[int, int], bool]:
         if lacking := _pillow.lacking(kind):
             raise Fault(Kind.PHOTO_UNREADABLE, lacking)
         photo = _pillow.open_header(kind, file)
+        if isinstance(photo, TiffImageFile):  # which Pillow turns by itself: some versions now, others as it is loaded
+            tags = photo.tag_v2
+            return (tags[256], tags[257]), tags.get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
         return photo.size, _is_turned(photo)
 
 
 def _is_turned(photo: PillowImage.Image) -> bool:
     """Whether EXIF lays it on its side. PNG's own getexif would decode it to look for EXIF behind the pixels."""
     with suppress(Exception):  # whatever is wrong with its EXIF, the photo is there
-        tags = photo.tag_v2 if isinstance(photo, TiffImageFile) else PillowImage.Image.getexif(photo)
-        return tags.get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
+        return PillowImage.Image.getexif(photo).get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
     return False
 
 

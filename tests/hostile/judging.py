@@ -34,7 +34,7 @@ def judge(case: Case, path: Path) -> tuple[Outcome, str]:
         image = read_image(path)
     except ImageError as error:
         return _refused(case, str(error))
-    except Exception as error:  # whatever it is, it is told
+    except Exception as error:  # noqa: BLE001  whatever it is, it is told
         return Outcome.CRASH, repr(error)
     return _read(case, image)
 
