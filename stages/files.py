@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -16,12 +16,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the writing fails, the file is as it was before.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(
+        f".{path.name[:200]}.{os.getpid()}.part"
+    )  # two runs may write one file: each whole, the last stays
     try:
         yield part
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_whole(path: Path, most_bytes: int) -> bytes:

@@ -26,6 +26,7 @@ from stages import _budget, _pillow, _srgb, isolation
 from stages._pillow import FORMATS
 from stages._walk import SUFFIXES, walk
 from stages.errors import ImageError
+from stages.files import replacing
 from stages.types import Box, Image
 
 __all__ = [
@@ -172,7 +173,8 @@ def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) ->
     """
     data = encode_jpeg(image, quality)
     try:
-        Path(path).write_bytes(data)
+        with replacing(Path(path)) as part:
+            part.write_bytes(data)
     except OSError as error:
         raise ImageError(f"cannot be written: {_reason(error)}") from error
 

@@ -268,10 +268,10 @@ def _received(answers: BinaryIO, pixels: int) -> Decoded:
 
 def _shared_file() -> int:
     """The descriptor of a file without a name: in memory where the system has such."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("outfinder")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    import fcntl  # noqa: PLC0415  not on Windows
+
+    with os.fdopen(os.memfd_create("outfinder")) if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as file:
+        return fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)  # no standard stream's, should one be closed
 
 
 def _ended(status: int) -> str:

@@ -32,6 +32,7 @@ def embed(
 
     from pipeline.build import Config, build_embedder
     from stages.errors import ImageError
+    from stages.files import replacing
     from stages.images import read_photo, walk
 
     if output.suffix.lower() != ".npz":
@@ -51,9 +52,7 @@ def embed(
         vectors.append(stage(read))
     if not progress.done:
         sys.exit(progress.status())
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(output) as part, part.open("wb") as file:
         np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))
-    partial.replace(output)
     progress.finish()
     sys.exit(progress.status())

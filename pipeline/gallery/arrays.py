@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class StoredFile:
     digest: str
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name or self.name in ("", ".."):
+        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
             raise ValueError(f"{self.name!r} lies outside the gallery")
         if not isinstance(self.size, int) or not isinstance(self.digest, str):
             raise ValueError(f"{self.name} has no size and digest")  # noqa: TRY004  as all that is wrong with a manifest

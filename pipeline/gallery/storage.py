@@ -86,8 +86,8 @@ def checked(manifest: Manifest) -> Manifest:
     Raises:
         ValueError: it is not.
     """
-    texts = manifest.identity, manifest.embedder, manifest.crop, manifest.index, manifest.storage
-    texts += (*manifest.settings.keys(), *manifest.settings.values())
+    texts = [manifest.identity, manifest.embedder, manifest.crop, manifest.index, manifest.storage]
+    texts += [*manifest.settings.keys(), *manifest.settings.values()]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("it names what is no name")
     counts = manifest.dim, manifest.generation, manifest.next_id
