@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery.vectors import BLOCK, VectorStore
+from stages.errors import GalleryCorrupt
 from stages.index.exact import merge, no_neighbors
 from stages.protocols import Index, StorableIndex
 from stages.types import Neighbors, Vectors
@@ -74,13 +75,20 @@ class Searcher:
             if len(stale) > len(self._held) // 2:
                 self._index, self._held = make(), np.zeros(0, np.int64)
             elif len(stale):
-                self._index.remove(stale)
-                self._held = np.setdiff1d(self._held, stale, assume_unique=True)
+                try:
+                    self._index.remove(stale)
+                    self._held = np.setdiff1d(self._held, stale, assume_unique=True)
+                except ValueError:  # a saved index that holds other rows than it says
+                    self._index, self._held = make(), np.zeros(0, np.int64)
             self._tail, self._synced = np.setdiff1d(live, self._held, assume_unique=True), live
         if len(self._tail) > (tail_limit(len(self._held)) if limit is None else limit):
             for start in range(0, len(self._tail), 8 * BLOCK):
                 part = self._tail[start : start + 8 * BLOCK]
-                self._index.add(part, self.vectors.take(part))
+                vectors = self.vectors.take(part)
+                try:
+                    self._index.add(part, vectors)
+                except ValueError as error:
+                    raise GalleryCorrupt(f"the gallery's vectors are damaged: {error}") from error
             self._held, self._tail = live, live[:0]
         return self._index, self._held
 
