@@ -16,7 +16,7 @@ from stages.errors import ImageError
 MEMORY: Final = 850_000_000
 """In bytes, beside the process itself: what decoding one photo may take."""
 
-_PER_PIXEL: Final[Mapping[str, int]] = {"WEBP": 17, "AVIF": 16, "HEIC": 16}
+_PER_PIXEL: Final[Mapping[str, int]] = {"WEBP": 20, "AVIF": 20, "HEIC": 16}
 """Bytes for each pixel at the peak, as measured; 8 in formats that are not named: Pillow's four, three in the end."""
 
 _OTHERS: Final = 8
@@ -49,7 +49,7 @@ def check_size(kind: str, width: int, height: int, most_px: int, most_side: int)
     """
     most = min(most_px, MEMORY // _PER_PIXEL.get(kind, _OTHERS))
     if width * height > most:
-        of_kind = f" of a {kind}" if most < most_px else ""
+        of_kind = f" ({kind})" if most < most_px else ""
         raise ImageError(f"has {_megapixels(width * height)} megapixels; at most {most // 10**6} are read{of_kind}")
     if max(width, height) > most_side:
         raise ImageError(f"is {width}x{height} pixels; sides of at most {most_side} are read")

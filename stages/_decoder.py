@@ -13,10 +13,15 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from stages import images
 from stages.errors import ImageError
+
+_RETAINED: Final = 150_000_000
+"""A process that has kept more of what photos took is ended, so that each photo has as much as any other."""
+
+_first_size = 0
 
 
 def main() -> None:
@@ -46,17 +51,27 @@ def _answer(asked: dict[str, Any], requests: BinaryIO, answers: BinaryIO, pixels
     try:
         photo = images.decode_here(asked["path"] or data, asked["at_least_px"])
     except ImageError as error:
-        answers.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        told: dict[str, Any] = {"error": str(error)}
     except MemoryError:
-        answers.write(json.dumps({"error": images.NO_MEMORY}).encode() + b"\n")
+        told = {"error": images.NO_MEMORY}
     else:
         height, width, _ = photo.image.shape
         told = {"full": (photo.width, photo.height), "size": (width, height)}
         _write(photo.image.data.cast("B"), pixels)
-        answers.write(json.dumps(told).encode() + b"\n")
+        del photo
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
+    told["spent"] = _size() - _first_size > _RETAINED
+    answers.write(json.dumps(told).encode() + b"\n")
+
+
+def _size() -> int:
+    """The bytes of the process, where the system tells; 0 elsewhere."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _one_thread_each() -> None:
@@ -73,13 +88,15 @@ def _one_thread_each() -> None:
 
 def _limit_memory(more: int) -> None:
     """Let the process grow by so many bytes and no more, where the system can."""
+    global _first_size  # noqa: PLW0603  one for the process
+    _first_size = _size()
     try:
         import resource  # noqa: PLC0415
-
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except (ImportError, OSError):
+    except ImportError:
         return
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + more
+    if not _first_size:
+        return
+    limit = _first_size + more
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -16,9 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the writing fails, the file is as it was before.
     """
-    part = path.with_name(
-        f".{path.name[:200]}.{os.getpid()}.part"
-    )  # two runs may write one file: each whole, the last stays
+    short = os.fsdecode(os.fsencode(path.name)[:200])  # names have at most 255 bytes
+    part = path.with_name(f".{short}.{os.getpid()}.part")  # of two runs that write a file each writes it whole
     try:
         yield part
         part.replace(path)

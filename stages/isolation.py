@@ -77,7 +77,7 @@ class _Worker:
             os.close(self._pixels)
             raise StageError(f"no process to decode photos can be started ({error}); try --no-isolate") from error
         self._ready = False
-        self._late = False
+        self._late = self._spent = False
 
     def __call__(self, request: dict[str, Any], data: bytes | None, time_s: float) -> Decoded:
         """Decode one photo.
@@ -99,7 +99,9 @@ class _Worker:
             if data is not None:
                 requests.write(data)
             requests.flush()
-            return _received(answers, self._pixels)
+            told = _told(answers)
+            self._spent = told["spent"]
+            return _decoded(told, self._pixels)
         except (OSError, EOFError):
             timer.cancel()
             status = self.end()
@@ -120,7 +122,7 @@ class _Worker:
     @property
     def alive(self) -> bool:
         """Whether it can take another photo."""
-        return self._process.poll() is None
+        return not self._spent and self._process.poll() is None
 
     def end(self) -> int:
         """End the process if it has not ended; its exit status."""
@@ -152,6 +154,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
+        self._peak = 0
         self._lock = Lock()
         self._places = BoundedSemaphore(max(_AHEAD, os.cpu_count() or 1))
 
@@ -184,12 +187,15 @@ class _Pool:
         if worker.alive:
             with self._lock:
                 self._idle.append(worker)
+        else:
+            self._peak = max(self._peak, worker.peak_bytes)
+            worker.stop()
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that an idle process has had."""
+        """The most memory that an idle process has, or one that was ended for having kept much."""
         with self._lock:
-            return max((worker.peak_bytes for worker in self._idle), default=0)
+            return max(self._peak, *(worker.peak_bytes for worker in self._idle), 0)
 
     def stop(self) -> None:
         """End all idle processes."""
@@ -240,17 +246,26 @@ def _decode(source: str | os.PathLike[str] | bytes, at_least_px: int | None) -> 
     return _pool(request, data, time_s)
 
 
-def _received(answers: BinaryIO, pixels: int) -> Decoded:
-    """An answer: a line in a pipe, and pixels in a file, which is much faster.
+def _told(answers: BinaryIO) -> dict[str, Any]:
+    """The line of an answer.
 
     Raises:
-        ImageError: it says so.
-        EOFError: there is no whole answer.
+        EOFError: there is no whole one.
     """
     line = answers.readline()
     if not line.endswith(b"\n"):
         raise EOFError
-    told = json.loads(line)
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def _decoded(told: dict[str, Any], pixels: int) -> Decoded:
+    """What an answer says; the pixels are in a file, which is much faster than a pipe.
+
+    Raises:
+        ImageError: it says so.
+        EOFError: the file is cut short.
+    """
     if "error" in told:
         raise ImageError(told["error"])
     width, height = told["size"]

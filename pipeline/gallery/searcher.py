@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery.vectors import BLOCK, VectorStore
-from stages.errors import GalleryCorrupt
 from stages.index.exact import merge, no_neighbors
 from stages.protocols import Index, StorableIndex
 from stages.types import Neighbors, Vectors
@@ -84,11 +83,7 @@ class Searcher:
         if len(self._tail) > (tail_limit(len(self._held)) if limit is None else limit):
             for start in range(0, len(self._tail), 8 * BLOCK):
                 part = self._tail[start : start + 8 * BLOCK]
-                vectors = self.vectors.take(part)
-                try:
-                    self._index.add(part, vectors)
-                except ValueError as error:
-                    raise GalleryCorrupt(f"the gallery's vectors are damaged: {error}") from error
+                self._index.add(part, self.vectors.take(part))
             self._held, self._tail = live, live[:0]
         return self._index, self._held
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.gallery.arrays import Arrays, Blocks, MemoryArrays
 from stages.errors import GalleryCorrupt
 from stages.index import exact_search
+from stages.index.checks import check_vectors
 from stages.index.exact import merge, no_neighbors
 from stages.types import Neighbors, Vectors
 
@@ -89,7 +90,11 @@ class VectorStore:
         self._ids.append(ids)
 
     def take(self, ids: NDArray[np.int64]) -> Vectors:
-        """The unit rows of rising ids, ``(len(ids), dim)``."""
+        """The unit rows of rising ids, ``(len(ids), dim)``.
+
+        Raises:
+            GalleryCorrupt: there are none for some ids, or they are no unit rows.
+        """
         taken = np.empty((len(ids), self._dim), np.float32)
         at = 0
         for _, vectors in self.blocks(ids):
@@ -97,6 +102,10 @@ class VectorStore:
             at += len(vectors)
         if at < len(ids):
             raise GalleryCorrupt(f"the gallery has no vector for {len(ids) - at} of its rows")
+        try:
+            check_vectors(taken, self._dim)
+        except ValueError as error:
+            raise GalleryCorrupt(f"the gallery's vectors are damaged: {error}") from error
         return taken
 
     def blocks(self, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Vectors]]:

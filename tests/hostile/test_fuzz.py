@@ -243,6 +243,7 @@ def use(folder):
         assert gallery.labels is not None
         gallery.select("price > 3 and item like 'i%'") if "price" in gallery.columns else None
         gallery.index()
+        gallery.duplicates()
         gallery.photo_of("i1", "p2", "s2")
         gallery.of_item("i1")
         gallery.remove(["i1"])
@@ -297,6 +298,76 @@ def test_graphs_of_true_checksums(saved, data):
     manifest["graph"]["size"] = len(body)
     put(folder, hostile | {name: body, MANIFEST: sealed(manifest), COPY: sealed(manifest)})
     use(folder)
+
+
+def rewritten(folder, files, role, change):
+    """The files with one of a role's arrays changed, every checksum as it should be."""
+    put(folder, files)
+    manifest = read_manifest(folder)
+    stored = manifest.graph_ids if role == "graph_ids" else getattr(manifest, role)[0]
+    file = arrays.FileArrays(folder, stored)
+    held = {name: np.array(file.part(name)) for name in file.shapes}
+    change(held)
+    arrays.write_arrays(folder / "new", held)
+    return resealed(files, stored.name, body_of((folder / "new").read_bytes()))
+
+
+def set_to(name, value, place=0):
+    def change(held):
+        held[name][place] = value
+
+    return change
+
+
+def without_last_row(held):
+    held.update({name: values[:-1] for name, values in held.items()})
+
+
+def ask_everything(folder):
+    gallery = Gallery.open(folder)
+    assert gallery.rows
+    gallery.search(np.eye(49, dtype=np.float32), k=50)
+    gallery.duplicates()
+    gallery.index()
+    gallery.vectors.take(gallery.ids)
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "told"),
+    [
+        ("vectors", set_to("vectors", np.nan), "vectors are damaged"),
+        ("vectors", set_to("vectors", 1e30), "vectors are damaged"),
+        ("vectors", without_last_row, "no vectors? for"),
+        ("vectors", set_to("ids", 1, 0), "ids do not rise"),
+        ("vectors", set_to("ids", -1, 0), "ids do not rise"),
+        ("rows", set_to("item/codes", 999), "column item is damaged"),
+        ("rows", set_to("item/codes", -7), "column item is damaged"),
+        ("rows", set_to("item/text", 0xFF, slice(None)), "a text in it is none"),
+        ("rows", set_to("item/ends", 1 << 40, -1), "not those that others name"),
+        ("rows", set_to("box", (5, 5, 0, 0)), "a row of the gallery is damaged"),
+        ("rows", lambda held: held.pop("score"), "has no score"),
+        ("rows", lambda held: held.update(box=held["box"][:, :3].copy()), r"box is int32 \(\d+, 3\), wanted"),
+    ],
+)
+def test_what_fuzzing_has_found_in_resealed_galleries(saved, role, change, told):
+    folder, files = saved
+    put(folder, rewritten(folder, files, role, change))
+    with pytest.raises(GalleryError, match=told):
+        ask_everything(folder)
+
+
+def test_an_index_of_other_rows_than_it_says_is_made_anew(saved):
+    folder, files = saved
+    put(folder, files)
+    before = Gallery.open(folder).search(np.eye(49, dtype=np.float32), k=3)
+
+    def other(held):
+        held["ids"] = held["ids"] + 100_000
+
+    put(folder, rewritten(folder, files, "graph_ids", other))
+    gallery = Gallery.open(folder)
+    gallery.index()
+    assert gallery.search(np.eye(49, dtype=np.float32), k=3) == before
 
 
 @pytest.mark.parametrize("name", ["../secret", "..", "", "/etc/passwd", "a/../../b", "a\0b", 7, None, ["a"]])
