@@ -189,6 +189,38 @@ def build_index(name: str, dim: int) -> Index:
     return _own(name, Index, dim) if ":" in name else _look_up(name, INDEXES, "index")(dim)
 
 
+_trusted: set[str] = set()
+_TEST_DOUBLES: Final = "stages.testing:"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is of code of someone's own, which runs when it is built."""
+    return ":" in name and not name.startswith((MILVUS, _TEST_DOUBLES))
+
+
+def trust(name: str) -> None:
+    """Let files name this code of the caller's own, ``package.module:Name``, from now on in this process."""
+    _trusted.add(name)
+
+
+def check_trusted(name: str, source: object, option: str) -> None:
+    """Refuse code that a file names and the caller does not: files are data.
+
+    Args:
+        name: of a stage.
+        source: what names it, for the message.
+        option: which would name it.
+
+    Raises:
+        StageError: it is code, and not trusted.
+    """
+    if is_own(name) and name not in _trusted:
+        raise StageError(
+            f"{source} names {name!r}, which is code and not data; if it is yours, say so: --{option} {name}"
+            f" (in Python: pipeline.build.trust({name!r}))"
+        )
+
+
 def _look_up(name: str, choices: dict[str, T], kind: str) -> T:
     try:
         return choices[name]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.errors import CatalogueError
+from stages.files import check_regular
 from stages.images import walk
 
 REQUIRED = ("item_id", "image")
@@ -55,6 +56,7 @@ def _named(path: Path, source: Path, item_pattern: re.Pattern[str] | None) -> Ca
 
 def _rows(source: Path) -> Iterator[CataloguePhoto]:
     try:
+        check_regular(source.stat())
         with source.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             delimiter = max(",;\t", key=header.count)

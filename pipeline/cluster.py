@@ -11,6 +11,7 @@ import importlib
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from pipeline.build import Config, build_cropper, build_detector, build_embedder
 from pipeline.compose import Analysis, Pipeline
+from stages import isolation
 from stages.errors import StageError
 
 TASK: Final = 16
@@ -88,7 +90,7 @@ class ClusterPipeline:
         most = min(self._workers or gpus or int(there.get("CPU", 1)), len(tasks))
         found = data.from_items(tasks, override_num_blocks=len(tasks)).map(
             Worker,
-            fn_constructor_args=(config,),
+            fn_constructor_args=(config, isolation.decoder() is not None),
             compute=data.ActorPoolStrategy(min_size=1, max_size=most),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,
@@ -100,7 +102,10 @@ class ClusterPipeline:
 class Worker:
     """A pipeline in a process of its own; made by Ray."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, isolate: bool = False) -> None:
+        self._context = ExitStack()
+        if isolate:
+            self._context.enter_context(isolation.isolated())
         stages = build_detector(config), build_cropper(config), build_embedder(config)
         self._pipeline = Pipeline(*stages, main_garment=True)
 

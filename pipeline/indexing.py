@@ -13,6 +13,7 @@ from time import monotonic
 from pipeline.catalogue import CataloguePhoto
 from pipeline.compose import Analysis
 from pipeline.gallery import Gallery, Row
+from stages.images import MAX_BYTES
 
 SAVE_EVERY_S = 60.0
 """Long runs save this often: what a kill costs."""
@@ -175,7 +176,9 @@ def _stamp(path: Path) -> str:
 def _digest(path: Path) -> str:
     """The file's sha256; empty where it cannot be read, which reading it as a photo will tell."""
     try:
-        if not path.is_file():  # a pipe or a device would block
+        if (
+            not path.is_file() or path.stat().st_size > MAX_BYTES
+        ):  # a pipe or a device would block, a huge file take long
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

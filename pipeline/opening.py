@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import Config, build_cropper, build_detector, build_embedder
+from pipeline.build import Config, build_cropper, build_detector, build_embedder, check_trusted, trust
 from pipeline.compose import Pipeline
 from pipeline.gallery import Gallery, Manifest, is_gallery
-from stages.errors import GalleryMismatch
+from stages.errors import GalleryError, GalleryMismatch
 
 _KEPT = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
 
@@ -18,15 +18,33 @@ def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
     """The config of a gallery: what is given, else what it was made with, else the defaults.
 
     A stage that is given by name does not inherit the weights of the gallery's other one.
+
+    Raises:
+        StageError: a manifest names code that was not given.
     """
     kept: dict[str, Any] = dict(manifest.settings) if manifest else {}
     for stage in ("detector", "embedder"):
         if stage in given and given[stage] != kept.get(stage):
             kept.pop(f"{stage}_weights", None)
     kept = {name: Path(value) if name.endswith("_weights") else value for name, value in kept.items() if name in _KEPT}
+    for stage in ("detector", "crop", "embedder", "index"):
+        if name := given.get(stage):
+            trust(name)
+        elif (name := manifest.index if manifest and stage == "index" else kept.get(stage)) is not None:
+            check_trusted(name, "the gallery", stage)
     if "min_score" in kept:
-        kept["min_score"] = float(kept["min_score"])
+        kept["min_score"] = _score(kept["min_score"])
     return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
+
+
+def _score(told: str) -> float:
+    try:
+        score = float(told)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise GalleryError(f"the gallery's manifest says min_score {told[:50]!r}, which is none; give --min-score")
+    return score
 
 
 def open_or_create(folder: Path, given: dict[str, Any], storage: str | None = None) -> tuple[Gallery, Pipeline, Config]:
@@ -70,6 +88,8 @@ def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipel
     """
     gallery = Gallery.open(folder)
     config = config_for(gallery.manifest, given)
+    if config.index != gallery.manifest.index:
+        raise GalleryMismatch(f"gallery {folder} has index {gallery.manifest.index!r}, not {config.index!r}")
     if config.detector == "whole" and "detector" not in given:
         config = replace(config, detector=Config().detector)
     cropper, embedder = build_cropper(config), build_embedder(config)

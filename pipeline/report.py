@@ -59,7 +59,10 @@ class Report:
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"the report's folder {folder} is not empty; name a new one")
         self._folder, self._product = folder, product
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "pictures").mkdir(parents=True)
+        except FileExistsError:  # by another run, just now
+            raise ValueError(f"the report's folder {folder} is not empty; name a new one") from None
         self._overview = Overview(title, settings)
         self._start = time.perf_counter()
         self._pages = 1

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.build import Config, is_own
 from stages.errors import GalleryError
+from stages.files import read_whole
 
 NOTE: Final = "unfinished.json"
+_NOTED: Final = frozenset(field.name for field in fields(Config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,33 @@ def unfinished(folder: Path) -> Run:
         GalleryError: it was not noted as a whole.
     """
     try:
-        plain = json.loads((folder / NOTE).read_bytes())
-        given = {
-            name: Path(value) if name.endswith("_weights") else value for name, value in dict(plain["given"]).items()
-        }
-        return Run(tuple(map(Path, plain["sources"])), plain["item_pattern"], given)
+        run = _read(json.loads(read_whole(folder / NOTE, 10_000_000)))
     except FileNotFoundError:
         raise ValueError(f"gallery {folder} has no run to resume: none was cut short") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GalleryError(f"{folder / NOTE} cannot be read: {error}; give the sources again") from error
+    except OSError as error:
+        raise GalleryError(f"{folder / NOTE} cannot be read: {error.strerror}; give the sources again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
+        raise GalleryError(f"{folder / NOTE} is no note of a run ({error}); give the sources again") from error
+    for name in run.given.values():
+        if isinstance(name, str) and is_own(name):
+            raise GalleryError(f"the run that was cut short used {name!r}, which is code: give its whole command again")
+    return run
+
+
+def _read(plain: Any) -> Run:
+    """A run as it was noted.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    sources, pattern, given = plain["sources"], plain["item_pattern"], dict(plain["given"])
+    wrong = [name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)]
+    if not isinstance(sources, list) or wrong or given.keys() - _NOTED:
+        raise ValueError("it names what no run has")
+    if pattern is not None:
+        re.compile(pattern)
+    given = {name: Path(value) if name.endswith("_weights") else value for name, value in given.items()}
+    return Run(tuple(map(Path, sources)), pattern, given)
 
 
 def finish(folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +15,7 @@ from typing import Any, Final, Protocol, Self, TextIO
 
 from pipeline.coco import full_rle
 from pipeline.results import Garment, PhotoResult
+from stages.errors import OutfinderError
 from stages.types import Match
 
 COLUMNS: Final = (
@@ -41,17 +44,50 @@ def open_writer(path: Path | None, *, masks: bool = False) -> ResultWriter:
 
     Raises:
         ValueError: another suffix.
+        OutfinderError: another run is writing the file, or standard output is closed.
         OSError: the file cannot be opened.
     """
     if path is None:
+        if sys.stdout is None:
+            raise OutfinderError("standard output is closed; name a file for the results with -o")
         return JsonLinesWriter(sys.stdout, masks=masks)
     match path.suffix.lower():
         case ".jsonl":
-            return JsonLinesWriter(path.open("w", encoding="ascii", newline="\n"), masks=masks)
+            return JsonLinesWriter(_opened(path, encoding="ascii", newline="\n"), masks=masks)
         case ".csv":
-            return CsvWriter(path.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
+            return CsvWriter(_opened(path, encoding="utf-8", newline=""))
         case suffix:
             raise ValueError(f"results are written as .jsonl or .csv, got {suffix or 'no suffix'} in {path.name!r}")
+
+
+def _opened(path: Path, encoding: str, newline: str) -> TextIO:
+    """A file to write anew, which no other run is writing.
+
+    Raises:
+        OutfinderError: one is.
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        _hold(descriptor, path)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "w", encoding=encoding, errors="backslashreplace", newline=newline)
+
+
+def _hold(descriptor: int, path: Path) -> None:
+    """Keep other runs from writing a file for as long as it is open, where the system can."""
+    try:
+        import fcntl  # noqa: PLC0415  not on Windows
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutfinderError(f"{path} is being written by another run; name another file") from None
+    except (ImportError, OSError):
+        return
 
 
 class _TextWriter:

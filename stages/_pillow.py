@@ -9,18 +9,15 @@ and says "cannot identify" of a JPEG that is merely cut short; the host program'
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from typing import BinaryIO, Final, cast
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, ImageCms
-from PIL import Image as PillowImage
+from PIL import ExifTags
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -29,43 +26,49 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-_PLUGINS: Final[dict[str, tuple[bytes, type[ImageFile]]]] = {
+Opener = Callable[[BinaryIO, str], ImageFile]
+
+
+def _avif(file: BinaryIO, name: str) -> ImageFile:
+    from PIL.AvifImagePlugin import AvifImageFile  # noqa: PLC0415  from Pillow 11.3 on
+
+    return AvifImageFile(file, name)
+
+
+def _heic(file: BinaryIO, name: str) -> ImageFile:
+    from pillow_heif import HeifImageFile  # noqa: PLC0415  an extra, and slow to import
+
+    opened: ImageFile = HeifImageFile(file, name)  # type: ignore[no-untyped-call]
+    return opened
+
+
+_PLUGINS: Final[dict[str, tuple[bytes, Opener]]] = {
     "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # an MPO begins with its main photo, as a JPEG
     "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     "WEBP": (rb"RIFF....WEBP", WebPImageFile),
     "BMP": (rb"BM", BmpImageFile),
     "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
     "GIF": (rb"GIF8[79]a", GifImageFile),
+    "AVIF": (rb"....ftyp(avif|avis|(mif1|msf1|miaf).{4}(.{4})*?avi[fs])", _avif),
+    "HEIC": (rb"....ftyp(hei[cmsx]|hev[cmsx]|(mif1|msf1|miaf).{4}(.{4})*?(hei[cmsx]|hev[cmsx]))", _heic),
 }
-"""What a file of each format begins with, and the Pillow class that reads it."""
+"""What a file of each format begins with, and what of Pillow's reads it."""
 
-try:
-    from PIL import AvifImagePlugin  # from Pillow 11.3 on
-except ImportError:
-    pass
-else:
-    if AvifImagePlugin.SUPPORTED:
-        _PLUGINS["AVIF"] = (rb"....ftyp(avif|avis|mif1|msf1)", AvifImagePlugin.AvifImageFile)
+HEAD_BYTES: Final = 64
+"""So many first bytes tell a format."""
 
-FORMATS: Final[tuple[str, ...]] = tuple(_PLUGINS)
+_LACKING: Final[dict[str, str]] = {
+    name: f"is {name}, which needs {remedy}"
+    for name, there, remedy in (
+        ("AVIF", importlib.util.find_spec("PIL._avif"), "Pillow 11.3 or newer: pip install -U pillow"),
+        ("HEIC", importlib.util.find_spec("pillow_heif"), "an extra: pip install 'outfinder[heic]'"),
+    )
+    if not there
+}
+"""The formats that cannot be read here, and what to do."""
+
+FORMATS: Final[tuple[str, ...]] = tuple(name for name in _PLUGINS if name not in _LACKING)
 """The formats that are read, as Pillow names them."""
-
-_TRANSPOSE: Final[dict[int, PillowImage.Transpose]] = {
-    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PillowImage.Transpose.ROTATE_180,
-    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PillowImage.Transpose.TRANSPOSE,
-    6: PillowImage.Transpose.ROTATE_270,
-    7: PillowImage.Transpose.TRANSVERSE,
-    8: PillowImage.Transpose.ROTATE_90,
-}
-"""What sets each EXIF orientation upright (EXIF 2.32, tag 0x0112)."""
-
-SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-"""The EXIF orientations in which the sensor's rows are the photo's columns."""
-
-_WHITES: Final = (1.0, 255.0, 65535.0, 2.0**31 - 1)
-"""The values that can stand for white in a grey image of 32-bit numbers."""
 
 
 class _SilentPillow(threading.local):
@@ -101,8 +104,13 @@ def silence() -> Iterator[None]:
 
 
 def sniff(head: bytes) -> str | None:
-    """The format of a file by its first 16 bytes, or None."""
+    """The format of a file by its first :data:`HEAD_BYTES`, or None."""
     return next((name for name, (magic, _) in _PLUGINS.items() if re.match(magic, head, re.DOTALL)), None)
+
+
+def lacking(kind: str) -> str | None:
+    """Why a known format cannot be read here, or None."""
+    return _LACKING.get(kind)
 
 
 def open_header(kind: str, file: BinaryIO) -> ImageFile:
@@ -123,58 +131,6 @@ def orientation(image: ImageFile) -> int:
     """How a loaded photo lies, as in EXIF, 1 to 8; 1 where it does not say so readably."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-        return next((known for known in _TRANSPOSE if known == value), 1)
+        return next((known for known in range(2, 9) if known == value), 1)
     except Exception:  # noqa: BLE001  whatever is wrong with its EXIF, the photo is there
         return 1
-
-
-def upright(image: PillowImage.Image, how_it_lies: int) -> PillowImage.Image:
-    """Turn a photo so that its first row is its top."""
-    method = _TRANSPOSE.get(how_it_lies)
-    return image if method is None else image.transpose(method)
-
-
-def to_rgb(image: PillowImage.Image) -> PillowImage.Image:
-    """Any mode as sRGB in 8 bits, transparency over white."""
-    profile = image.info.get("icc_profile")
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return _grey(image)
-    if image.mode == "La":  # Pillow converts it to LA alone
-        image = image.convert("LA")
-    if not image.has_transparency_data:
-        return _to_srgb(image, profile)
-    rgba = image.convert("RGBA")
-    white = PillowImage.new("RGB", image.size, (255, 255, 255))
-    return PillowImage.composite(_to_srgb(rgba.convert("RGB"), profile), white, rgba.getchannel("A"))
-
-
-def _to_srgb(image: PillowImage.Image, profile: object) -> PillowImage.Image:
-    """Follow an embedded ICC profile if there is a sound one that fits the mode."""
-    if image.mode in {"P", "1", "YCbCr"}:
-        image = image.convert("RGB" if image.mode != "1" else "L")
-    if isinstance(profile, bytes) and profile:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            if image.mode != "RGB" or "sRGB" not in ImageCms.getProfileDescription(source):
-                srgb = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-                return converted or image
-        except (ImageCms.PyCMSError, OSError, TypeError, ValueError, ImportError):
-            pass  # a broken profile, one of another colour space, or Pillow without LittleCMS
-    return image.convert("RGB")
-
-
-def _grey(image: PillowImage.Image) -> PillowImage.Image:
-    """Grey of 16 or 32 bits as 8: 16 bits by /257, others by the smallest usual white that holds them."""
-    values: NDArray[np.float32] = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    else:
-        whites = _WHITES[image.mode == "I" :]
-        brightest = float(values.max())
-        white = next((white for white in whites if brightest <= white), brightest)
-    grey = np.rint(values.clip(0, None) * np.float32(255 / white)).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return PillowImage.fromarray(grey).convert("RGB")

@@ -10,6 +10,7 @@ from typing import Final
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+    | {".heic", ".heif", ".hif"}
 )
 """What a walk through a folder takes for photos, in lower or upper case."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,12 +16,40 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the writing fails, the file is as it was before.
     """
-    part = path.with_name(f".{path.name}.part")
+    short = os.fsdecode(os.fsencode(path.name)[:200])  # names have at most 255 bytes
+    part = path.with_name(f".{short}.{os.getpid()}.part")  # of two runs that write a file each writes it whole
     try:
         yield part
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def read_whole(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file that is not absurdly large: a pipe might never end, nor begin.
+
+    Raises:
+        OSError: it is none, too large, or cannot be read.
+    """
+    status = path.stat()
+    check_regular(status)
+    if status.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"it has {status.st_size / 1e6:.0f} MB, at most {most_bytes / 1e6:.0f} are read")
+    with path.open("rb") as file:
+        return file.read(most_bytes)
+
+
+def check_regular(status: os.stat_result) -> None:
+    """Refuse pipes, devices and sockets, without opening them.
+
+    Raises:
+        OSError: it is one, or a folder.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def write_whole(path: Path, text: str) -> None:

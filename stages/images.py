@@ -1,13 +1,13 @@
 """The one door by which pixels come in: files and folders to images, and images back to JPEG.
 
 An image is ``(h, w, 3)`` uint8 RGB (sRGB), upright, transparency over white. Whatever a file holds, reading it
-gives such an image or an :class:`~stages.errors.ImageError` of one line; nothing else, and no warning.
+gives such an image or an :class:`~stages.errors.ImageError` of one line; nothing else, and no warning. Within
+:func:`stages.isolation.isolated` that also holds for what would crash, hang or fill the memory.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import re
 import stat
@@ -20,11 +20,13 @@ from typing import BinaryIO, Final
 import cv2
 import numpy as np
 from PIL import Image as PillowImage
+from PIL.JpegImagePlugin import JpegImageFile
 
-from stages import _pillow
+from stages import _budget, _pillow, _srgb, isolation
 from stages._pillow import FORMATS
 from stages._walk import SUFFIXES, walk
 from stages.errors import ImageError
+from stages.files import replacing
 from stages.types import Box, Image
 
 __all__ = [
@@ -32,15 +34,17 @@ __all__ = [
     "Photo", "decode_photo", "encode_jpeg", "letterbox", "read_image", "read_photo", "walk", "write_jpeg",
 ]  # fmt: skip
 
-MAX_PIXELS: Final = 180_000_000
-"""Larger photos are refused by their header, before anything is decoded."""
+MAX_PIXELS: Final = 105_000_000
+"""Larger photos are refused by their header, before anything is decoded; WebP, AVIF and HEIC take more memory and so have
+less of them. A JPEG that is decoded at half its size or less may have four times as many."""
 
 MAX_SIDE: Final = 65_500
 """In pixels: what a JPEG can hold, so that whatever is read can be written."""
 
-MAX_BYTES: Final = 2_000_000_000
+MAX_BYTES: Final = 1_000_000_000
 """Larger files are refused unread."""
 
+NO_MEMORY: Final = "does not fit into memory"
 _TRUNCATED = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
 
 
@@ -87,24 +91,19 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> Photo:
-    """Read a photo; a JPEG at 1/2, 1/4 or 1/8 where its long side keeps ``at_least_px``, which is much faster.
+    """Read a photo, smaller where its long side keeps ``at_least_px``.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8, which is much faster; others are reduced if they have more than 4 megapixels.
 
     Raises:
         ImageError: it cannot be used; the message says why in one line and names no path.
         ValueError: ``at_least_px`` is less than 1.
     """
     _check_reduction(at_least_px)
-    try:
-        _check_file(path, Path(path).stat())
-        with Path(path).open("rb") as file:
-            return _decode(file, at_least_px)
-    except OSError as error:
-        raise ImageError(_why_unreadable(path, error)) from error
-    except ValueError as error:  # a null byte, or what the file system's encoding lacks
-        raise ImageError("has a name that no file can have") from error
+    return _isolated_or_not(path, at_least_px)
 
 
-def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int | None = None) -> Photo:
     """Decode the bytes of a photo file, as :func:`read_photo` does.
 
     Raises:
@@ -112,7 +111,23 @@ def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int = 
         ValueError: ``at_least_px`` is less than 1.
     """
     _check_reduction(at_least_px)
-    return _decode(BytesIO(data), at_least_px, max_pixels)
+    return _isolated_or_not(data, at_least_px, max_pixels)
+
+
+def decode_here(
+    source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None
+) -> Photo:
+    """Decode a file or its bytes in this process, whatever :func:`stages.isolation.isolated` says."""
+    if isinstance(source, bytes):
+        return _decode(BytesIO(source), at_least_px, max_pixels)
+    try:
+        _check_file(source, Path(source).stat())
+        with Path(source).open("rb") as file:
+            return _decode(file, at_least_px, max_pixels)
+    except OSError as error:
+        raise ImageError(_why_unreadable(source, error)) from error
+    except ValueError as error:  # a null byte, or what the file system's encoding lacks
+        raise ImageError("has a name that no file can have") from error
 
 
 def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
@@ -160,9 +175,20 @@ def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) ->
     """
     data = encode_jpeg(image, quality)
     try:
-        Path(path).write_bytes(data)
+        with replacing(Path(path)) as part:
+            part.write_bytes(data)
     except OSError as error:
         raise ImageError(f"cannot be written: {_reason(error)}") from error
+
+
+def _isolated_or_not(
+    source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None
+) -> Photo:
+    decode = isolation.decoder()
+    if decode is None:
+        return decode_here(source, at_least_px, max_pixels)
+    decoded = decode(source, at_least_px, max_pixels)
+    return Photo(decoded.image, decoded.width, decoded.height)
 
 
 def _check_reduction(at_least_px: int | None) -> None:
@@ -199,13 +225,15 @@ def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int = MAX_PIXELS) -> Photo:
-    head = file.read(16)
+def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> Photo:
+    head = file.read(_pillow.HEAD_BYTES)
     if not head:
         raise ImageError("is empty (0 bytes)")
     kind = _pillow.sniff(head)
     if kind is None:
         raise ImageError(f"is not a photo of a known format ({', '.join(FORMATS)})")
+    if lacking := _pillow.lacking(kind):
+        raise ImageError(lacking)
     try:
         with _pillow.silence():
             return _decode_as(kind, file, at_least_px, max_pixels)
@@ -217,36 +245,30 @@ def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int = MAX_PIXEL
         raise ImageError(_why_undecodable(kind, error)) from error
 
 
-def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None, max_pixels: int) -> Photo:
+def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> Photo:
+    if kind == "WEBP" and (canvas := _budget.webp_size(file)):
+        _budget.check_size(kind, *canvas, max_pixels or MAX_PIXELS, MAX_SIDE)
     photo = _pillow.open_header(kind, file)
-    width, height = photo.size
-    _check_size(width, height, max_pixels)
+    width, height = full = photo.size
     if at_least_px is not None:
         _pillow.reduce_jpeg(photo, at_least_px)
-    reduced = photo.size != (width, height)
+    _budget.check_size(kind, *full, max_pixels or MAX_PIXELS * (4 if photo.size != full else 1), MAX_SIDE)
+    _budget.check_memory(kind, photo, full, file)
     photo.load()
     lies = _pillow.orientation(photo)
-    image = np.array(_pillow.upright(_pillow.to_rgb(photo), lies))
-    if not reduced:
-        height, width, _ = image.shape
-    elif lies in _pillow.SIDEWAYS:
-        height, width = width, height
+    if photo.size != full and not isinstance(photo, JpegImageFile):
+        width, height = photo.size  # some formats tell their true size only now
+    image = _srgb.to_array(photo, lies, at_least_px)
+    if lies in _srgb.SIDEWAYS:
+        width, height = height, width
     return Photo(image, width, height)
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        megapixels = math.ceil(width * height / 1e6)
-        raise ImageError(f"has {megapixels} megapixels; at most {max_pixels / 1e6:g} are read")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"is {width}x{height} pixels; sides of at most {MAX_SIDE} are read")
 
 
 def _why_undecodable(kind: str, error: Exception) -> str:
     """One line for one of the many ways in which Pillow gives up."""
     said = " ".join(str(error).split())[:100]
     if isinstance(error, MemoryError):
-        return "does not fit into memory"
+        return NO_MEMORY
     if isinstance(error, PillowImage.DecompressionBombError):
         return f"has too many pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
     if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(said):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 import weights
@@ -31,6 +32,28 @@ def read_start(start: str, also: Sequence[str]) -> Checkpoint:
         f"cannot start from {start!r}: it is no file, none of the shipped weights"
         f" ({', '.join(sorted(weights.manifest()))}), nor {' or '.join(also)}"
     )
+
+
+def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], told: str) -> None:
+    """Refuse tensors that are not a network's, before memory is taken for the network that they say they are of.
+
+    Args:
+        build: makes the network; it is made without memory.
+        tensors: by name.
+        told: how the error's message begins.
+
+    Raises:
+        WeightsError: one is missing, too many, or of another shape.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wrong := sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)):
+        first = wrong[0]
+        raise WeightsError(
+            f"{told}: {first[:100]} has the shape {given.get(first, 'of nothing')}, wanted {wanted.get(first, 'none')}"
+            f" ({len(wrong)} such tensors)"
+        )
 
 
 def take_over(network: nn.Module, tensors: Mapping[str, Tensor], told: str) -> list[str]:

@@ -12,14 +12,17 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stages.errors import WeightsError
+from stages.files import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = Path(__file__).parent
+_HEADER_BYTES: Final = 20_000_000
+"""A header names tensors: a network of a hundred thousand of them has ten million bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,19 +92,46 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     try:
+        _check_header(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  no mapping
+            if strange := [key for key, tensor in tensors.items() if tensor.is_complex()]:
+                raise WeightsError(
+                    f"weights {path} hold complex numbers ({strange[0][:100]!r}), which no network here has"
+                )
     except OSError as error:
         raise WeightsError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(f"weights {path} are not a safetensors file: {error}") from error
     floats = {
         key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()
     }
     return Checkpoint(name or path.stem, floats, dict(metadata), sha256)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse by its first bytes what is no safetensors file, or says that it is larger than it is; before all is read.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+        WeightsError: it is something else.
+    """
+    status = path.stat()
+    check_regular(status)
+    with path.open("rb") as file:
+        head = file.read(9)
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:] != b"{" or length > min(_HEADER_BYTES, status.st_size - 8):
+        pickled = head[:1] == b"\x80" or head[:4] == b"PK\3\4"
+        told = (
+            "are a pickle, which could run anything: save them by safetensors"
+            if pickled
+            else "are not a safetensors file"
+        )
+        raise WeightsError(f"weights {path} {told}")
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,3 +82,11 @@ def main() -> None:
     Results are JSON lines on standard output, messages go to standard error. Exit status: 0 everything was
     read, 1 some photos failed, 2 nothing could run.
     """  # noqa: D301  \b is click's mark for lines to keep
+    _fill_standard_streams()
+
+
+def _fill_standard_streams() -> None:
+    """Where a standard stream is closed, let nothing that is opened later be taken for it."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(opened)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, stage_options
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, isolate_option, stage_options
 from pipeline.cli.sets import open_told, set_options, tell_problems
 
 
@@ -22,6 +22,7 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT,
               help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
+@isolate_option
 @friendly
 def calibrate(
     data: tuple[Path, ...],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, stage_options
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, isolate_option, stage_options
 from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 
@@ -25,6 +25,7 @@ from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 @stage_options("embedder")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, help="Write the photos as a CSV catalogue, duplicates merged.")
+@isolate_option
 @friendly
 def dedupe(
     data: tuple[Path, ...],

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, Progress, chosen, friendly, garments_of, stage_options
+from pipeline.cli.common import (
+    ANYWHERE,
+    FILE_OUT,
+    FOLDER,
+    Progress,
+    chosen,
+    friendly,
+    garments_of,
+    isolate_option,
+    stage_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--coco", type=FILE_OUT, help="Write a COCO file that pycocotools loads.")
 @click.option("--crops", type=FOLDER, help="Write each garment's crop into this folder.")
 @click.option("--overlays", type=FOLDER, help="Write each photo with its garments drawn into this folder.")
+@isolate_option
 @friendly
 def detect(
     photos: tuple[Path, ...],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, stage_options
+from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, isolate_option, stage_options
 
 
 @click.command()
@@ -17,6 +17,7 @@ from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, 
 @stage_options("embedder")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
+@isolate_option
 @friendly
 def embed(
     images: tuple[Path, ...], embedder: str | None, embedder_weights: Path | None, device: str, output: Path
@@ -31,6 +32,7 @@ def embed(
 
     from pipeline.build import Config, build_embedder
     from stages.errors import ImageError
+    from stages.files import replacing
     from stages.images import read_photo, walk
 
     if output.suffix.lower() != ".npz":
@@ -50,9 +52,7 @@ def embed(
         vectors.append(stage(read))
     if not progress.done:
         sys.exit(progress.status())
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(output) as part, part.open("wb") as file:
         np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))
-    partial.replace(output)
     progress.finish()
     sys.exit(progress.status())

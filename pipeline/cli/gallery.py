@@ -19,7 +19,8 @@ _where = click.option("--where", metavar="FILTER", help="Only photos that fulfil
 
 
 @click.group()
-def gallery() -> None:
+@click.option("--index", metavar="NAME", help="The gallery's index, where it is code of your own: package.module:Name.")
+def gallery(index: str | None) -> None:
     """What a gallery holds; remove items; check, compact and repair it.
 
     \b
@@ -30,6 +31,10 @@ def gallery() -> None:
       outfinder gallery duplicates shop --similarity 0.97
       outfinder gallery verify shop
     """  # noqa: D301
+    if index:
+        from pipeline.build import trust
+
+        trust(index)
 
 
 @gallery.command()

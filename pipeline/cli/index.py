@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FOLDER, Progress, chosen, friendly, printable, stage_options
+from pipeline.cli.common import ANYWHERE, FOLDER, Progress, chosen, friendly, isolate_option, printable, stage_options
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
@@ -46,6 +46,7 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
     help="Where photos are looked at: in this process, or by workers of a Ray cluster.",
 )
 @click.option("--ray-address", metavar="ADDRESS", help="The Ray cluster.  [default: one of this machine's cores]")
+@isolate_option
 @friendly
 def index(
     folder: Path,

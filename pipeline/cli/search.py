@@ -19,6 +19,7 @@ from pipeline.cli.common import (
     chosen,
     friendly,
     garments_of,
+    isolate_option,
     stage_options,
 )
 
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
 @click.option("--where", metavar="FILTER", help="Only items that fulfil it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
-@stage_options("detector", "crop", "embedder")
+@stage_options("detector", "crop", "embedder", "index")
 @calibration_option
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
 @click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
+@isolate_option
 @friendly
 def search(
     folder: Path,
@@ -57,6 +59,7 @@ def search(
     crop: str | None,
     embedder: str | None,
     embedder_weights: Path | None,
+    index: str | None,
     calibration_file: Path | None,
     device: str,
     output: Path | None,
@@ -83,7 +86,7 @@ def search(
     from stages.images import walk
 
     given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
-                   crop=crop, embedder=embedder, embedder_weights=embedder_weights) | {"device": device}  # fmt: skip
+                   crop=crop, embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
     gallery, pipeline, config = open_for_search(folder, given)
     made_by = gallery.manifest.embedder
     calibration = calibration_for(made_by, calibration_file, config.embedder_weights, config.embedder)

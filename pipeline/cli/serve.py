@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FOLDER, calibration_option, chosen, friendly, stage_options
+from pipeline.cli.common import FOLDER, calibration_option, chosen, friendly, isolate_option, stage_options
 from stages.errors import OutfinderError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -31,6 +31,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 @stage_options("detector", "embedder")
 @calibration_option
 @click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@isolate_option
 @friendly
 def serve(
     folder: Path,

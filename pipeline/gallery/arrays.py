@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import GalleryCorrupt
+from stages.files import check_regular
 
 CHUNK: Final = 1 << 16
 """Bytes that are verified at once."""
@@ -35,7 +38,7 @@ class StoredFile:
     """A file of a gallery, as its manifest names it: ``digest`` is the hexadecimal SHA-256 of its chunks' digests.
 
     Raises:
-        ValueError: it lies outside the gallery.
+        ValueError: it lies outside the gallery, or is none.
     """
 
     name: str
@@ -43,8 +46,10 @@ class StoredFile:
     digest: str
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name:
+        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
             raise ValueError(f"{self.name!r} lies outside the gallery")
+        if not isinstance(self.size, int) or not isinstance(self.digest, str):
+            raise ValueError(f"{self.name} has no size and digest")  # noqa: TRY004  as all that is wrong with a manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,9 @@ class FileArrays:
     def __init__(self, folder: Path, stored: StoredFile) -> None:
         self._path = folder / stored.name
         try:
-            size = self._path.stat().st_size
+            status = self._path.stat()
+            check_regular(status)
+            size = status.st_size
             if size != stored.size or size == 0:
                 raise GalleryCorrupt(f"{self._path} is damaged: it has {size} bytes of {stored.size}")
             self._bytes = np.memmap(self._path, dtype=np.uint8, mode="r").view(np.ndarray)
@@ -119,14 +126,11 @@ class FileArrays:
         if hashlib.sha256(self._digests).hexdigest() != stored.digest:
             raise GalleryCorrupt(f"{self._path} is damaged: its checksums are not what was saved")
         self._verified = np.zeros(chunks, np.bool_)
-        length = int.from_bytes(self._raw(0, 8).tobytes(), "little")
-        self._header: dict[str, dict[str, Any]] = json.loads(self._raw(8, 8 + length).tobytes())
-        del self._header["digests"]
-        self._start = 8 + length
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: tuple(told["shape"]) for name, told in self._header.items()
-        }  # what follows trusts the header: it is verified
-        self._layouts = {name: self._layout(name) for name in self.shapes}
+        try:
+            self._layouts = self._read_header()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self.lie(f"its header makes no sense ({error})") from error
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: shape for name, (_, _, _, shape) in self._layouts.items()}
 
     def part(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Consecutive rows of an array, without a copy."""
@@ -139,7 +143,9 @@ class FileArrays:
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, copied; their chunks alone are verified."""
         first, width, dtype, shape = self._layouts[name]
-        starts = first + rows * width
+        if rows.size and not -shape[0] <= rows.min() <= rows.max() < shape[0]:
+            raise self.lie(f"{name} has {shape[0]} rows and not those that others name")
+        starts = first + np.where(rows < 0, rows + shape[0], rows) * width
         self._touch(starts, starts + width)
         raw = self._bytes[first : first + shape[0] * width]
         taken: NDArray[Any] = raw.view(dtype).reshape(shape)[rows]
@@ -148,6 +154,8 @@ class FileArrays:
     def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
         """Many stretches of an array of bytes; their chunks alone are verified."""
         first, _, _, (length,) = self._layouts[name]
+        if starts.size and not (starts.min() >= 0 and (starts <= stops).all() and stops.max() <= length):
+            raise self.lie(f"{name} has {length} bytes and not those that others name")
         self._touch(first + starts, first + stops)
         return _slices(self._bytes[first : first + length], starts, stops)
 
@@ -160,11 +168,35 @@ class FileArrays:
         self._verified[:] = False
         self._verify(np.arange(len(self._verified)))
 
-    def _layout(self, name: str) -> tuple[int, int, str, tuple[int, ...]]:
-        """Where an array starts, the bytes of a row, its type and its shape."""
-        dtype, shape = DTYPES[self._header[name]["dtype"]], self.shapes[name]
-        width = np.dtype(dtype).itemsize * int(np.prod(shape[1:], dtype=np.int64))
-        return self._start + int(self._header[name]["data_offsets"][0]), width, dtype, shape
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The type of an array's numbers."""
+        return np.dtype(self._layouts[name][2])
+
+    def _read_header(self) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
+        """Where each array starts, the bytes of a row, its type and its shape; a checksum does not make them true.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, RecursionError: they are not.
+        """
+        length = int.from_bytes(self._raw(0, 8).tobytes(), "little")
+        if not 0 < length <= self._payload - 8:
+            raise ValueError("it is longer than the file")
+        header, layouts = json.loads(self._raw(8, 8 + length).tobytes()), {}
+        for name, told in header.items():
+            if name == "digests":
+                continue
+            dtype, shape, (start, end) = DTYPES[told["dtype"]], tuple(told["shape"]), told["data_offsets"]
+            if not shape or not all(isinstance(number, int) and number >= 0 for number in (*shape, start, end)):
+                raise ValueError(f"{name} has no shape")
+            width = np.dtype(dtype).itemsize * math.prod(shape[1:])
+            if end - start != width * shape[0] or 8 + length + end > self._payload:
+                raise ValueError(f"{name} is not where it says")
+            layouts[name] = 8 + length + start, width, dtype, shape
+        return layouts
+
+    def lie(self, what: str) -> GalleryCorrupt:
+        """The error for what is as it was saved, and yet not right."""
+        return GalleryCorrupt(f"{self._path} is damaged: {what}")
 
     def _raw(self, start: int, stop: int) -> NDArray[np.uint8]:
         if start < stop:

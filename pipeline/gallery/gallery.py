@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from pipeline.build import build_index
+from pipeline.build import build_index, trust
 from pipeline.gallery.reading import Reading
 from pipeline.gallery.rows import Row
 from pipeline.gallery.saving import Saving
@@ -55,6 +55,7 @@ class Gallery(Reading):
             GalleryError: there is one already, or the folder cannot be written.
             ValueError: no index or storage has that name.
         """
+        trust(index)
         build_index(index, embedder.dim)  # an unknown name is told before anything is written
         if storage not in STORAGE:
             raise ValueError(f"vectors are stored as {', '.join(STORAGE)}, not as {storage!r}")

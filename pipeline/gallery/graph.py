@@ -8,15 +8,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.build import build_index
-from pipeline.gallery.arrays import FileArrays, StoredFile, file_digest, write_arrays
+from pipeline.build import build_index, check_trusted
+from pipeline.gallery.arrays import StoredFile, file_digest, write_arrays
+from pipeline.gallery.contents import read_ids
 from pipeline.gallery.storage import Manifest, read_manifest
 from stages.errors import GalleryCorrupt, GalleryError
+from stages.files import check_regular
 from stages.protocols import Index, StorableIndex
 
 Ids = NDArray[np.int64]
 
 _log = logging.getLogger(__name__)
+
+
+def empty_index(manifest: Manifest) -> Index:
+    """An empty index of the kind that a manifest names.
+
+    Raises:
+        StageError: it names code that the caller does not.
+    """
+    check_trusted(manifest.index, "the gallery", "index")
+    return build_index(manifest.index, manifest.dim)
 
 
 def load_graph(folder: Path, manifest: Manifest) -> tuple[Index, Ids] | None:
@@ -48,12 +60,12 @@ def read_graph(folder: Path, manifest: Manifest, graph: StoredFile, ids: StoredF
         GalleryError: the index cannot be loaded.
     """
     path = folder / graph.name
-    index = build_index(manifest.index, manifest.dim)
+    index = empty_index(manifest)
     if not isinstance(index, StorableIndex):
         raise GalleryError(f"the index {manifest.index} cannot be loaded from a file any more")
     check_file(path, graph)
     index.load(path)
-    held: Ids = FileArrays(folder, ids).part("ids")
+    held: Ids = read_ids(folder, ids)
     if len(index) != len(held):
         raise GalleryCorrupt(f"{path} holds {len(index)} rows of {len(held)}")
     return index, held
@@ -66,6 +78,7 @@ def check_file(path: Path, stored: StoredFile) -> None:
         GalleryCorrupt: it is missing or damaged.
     """
     try:
+        check_regular(path.stat())
         if file_digest(path) != stored:
             raise GalleryCorrupt(f"{path} is damaged: its checksum is not the saved one")
     except OSError as error:

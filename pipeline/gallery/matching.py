@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from pipeline.gallery import where as filters
 from pipeline.gallery.rowstore import Ids, RowStore
 from pipeline.gallery.searcher import Searcher
+from stages.errors import GalleryCorrupt
 from stages.index.checks import check_vectors
 from stages.types import Match, Neighbors, Vectors
 
 START: Final = 64
 """Rows that are fetched at least: an item has several."""
+
+LONGEST: Final = 1.01
+"""No two unit rows are more similar, however they are stored."""
 
 REMEMBERED: Final = 16
 """Filters whose rows are remembered."""
@@ -70,6 +74,8 @@ class Matcher:
         live, fetch = self._rows.live, min(max(START, 4 * k if k < len(pool) else 0), len(pool))
         while len(places) and fetch:
             found = self._searching().search(queries[places], fetch, live, None if pool is live else pool)
+            if not (found.similarities[found.rows >= 0] <= LONGEST).all():  # nor where they are no numbers
+                raise GalleryCorrupt("the gallery's vectors are damaged: some are no unit rows")
             best = self._best(found, k, min_similarity)
             counts = best.sum(axis=1)
             short = (counts < k) & (found.similarities[:, -1] >= min_similarity) & (fetch < len(pool))

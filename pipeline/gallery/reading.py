@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build import build_index
 from pipeline.gallery import searcher
 from pipeline.gallery.arrays import FileArrays
+from pipeline.gallery.contents import check_files, read_ids
 from pipeline.gallery.duplicates import near_duplicates
-from pipeline.gallery.graph import load_graph
+from pipeline.gallery.graph import empty_index, load_graph
 from pipeline.gallery.matching import Matcher
 from pipeline.gallery.rows import Row
 from pipeline.gallery.rowstore import Ids, RowStore
@@ -180,7 +180,10 @@ class Reading:
     def _adopt(self, manifest: Manifest) -> None:
         """Hold the files of a generation, and no changes."""
         files = {stored: FileArrays(self.folder, stored) for stored in (*manifest.vectors, *manifest.rows)}
-        removed = FileArrays(self.folder, manifest.removed).part("ids") if manifest.removed else np.zeros(0, np.int64)
+        removed = read_ids(self.folder, manifest.removed) if manifest.removed else np.zeros(0, np.int64)
+        check_files(
+            [files[stored] for stored in manifest.vectors], [files[stored] for stored in manifest.rows], manifest
+        )
         self._rows = RowStore([files[stored] for stored in manifest.rows], removed)
         self._vectors = VectorStore([files[stored] for stored in manifest.vectors], manifest.dim, manifest.storage)
         self.manifest, self._next_id = manifest, manifest.next_id
@@ -191,7 +194,7 @@ class Reading:
     @property
     def _searching(self) -> Searcher:
         if self._searcher is None:
-            make: Callable[[], Index] = partial(build_index, self.manifest.index, self.manifest.dim)
+            make: Callable[[], Index] = partial(empty_index, self.manifest)
             self._searcher = Searcher(
                 self._vectors,
                 None if self.manifest.index == "exact" else make,

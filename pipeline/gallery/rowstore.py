@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.gallery.arrays import Arrays
 from pipeline.gallery.rows import Row
-from pipeline.gallery.table import ABSENT, METADATA, Table, merged
+from pipeline.gallery.table import ABSENT, METADATA, Table, merged, text_of
 from stages.types import Match
 
 Ids = NDArray[np.int64]
@@ -176,7 +176,7 @@ class RowStore:
             codes, at, count = np.unique(column.codes[places], return_index=True, return_counts=True)
             every = column.values()
             for code, number, rows in zip(codes.tolist(), table.ids[places][at].tolist(), count.tolist(), strict=True):
-                value = every[code].decode("utf-8", "surrogatepass")
+                value = text_of(every[code])
                 first[value] = min(number, first.get(value, number))
                 counts[value] = counts.get(value, 0) + rows
         return {value: counts[value] for value in sorted(first, key=first.__getitem__)}
@@ -188,7 +188,7 @@ class RowStore:
             column = table.texts.get(name)
             own = column.codes[places] if column else np.full(len(places), ABSENT, np.int32)
             codes.append(np.where(own == ABSENT, ABSENT, own + len(values)).astype(np.int32))
-            values += [value.decode("utf-8", "surrogatepass") for value in (column.values() if column else [])]
+            values += [text_of(value) for value in (column.values() if column else [])]
         return np.concatenate(codes), values
 
     def dead_saved(self) -> Ids:

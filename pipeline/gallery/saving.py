@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery import searcher
-from pipeline.gallery.arrays import Blocks, FileArrays, StoredFile, write_arrays
+from pipeline.gallery.arrays import Blocks, StoredFile, write_arrays
+from pipeline.gallery.contents import read_ids
 from pipeline.gallery.graph import write_graph
 from pipeline.gallery.rowstore import RowStore
 from pipeline.gallery.searcher import Searcher, tail_limit
@@ -74,7 +75,7 @@ class Saving:
         dead = self.rows.dead_saved()
         if len(dead) == 0:
             return dead
-        there = [FileArrays(self.folder, stored).part("ids") for stored in kept]
+        there = [read_ids(self.folder, stored) for stored in kept]
         return dead[np.isin(dead, np.concatenate([dead[:0], *there]))]
 
     def _graph(self, live: Ids, *, anew: bool) -> tuple[StoredFile | None, StoredFile | None]:
@@ -83,7 +84,7 @@ class Saving:
         if len(live) <= searcher.TAIL or not self.searcher.storable:
             return None, None
         try:
-            held = FileArrays(self.folder, graph_ids).part("ids") if graph and graph_ids else live[:0]
+            held = read_ids(self.folder, graph_ids) if graph and graph_ids else live[:0]
         except GalleryCorrupt:
             held = live[:0]
         common = len(np.intersect1d(held, live, assume_unique=True))

@@ -74,8 +74,11 @@ class Searcher:
             if len(stale) > len(self._held) // 2:
                 self._index, self._held = make(), np.zeros(0, np.int64)
             elif len(stale):
-                self._index.remove(stale)
-                self._held = np.setdiff1d(self._held, stale, assume_unique=True)
+                try:
+                    self._index.remove(stale)
+                    self._held = np.setdiff1d(self._held, stale, assume_unique=True)
+                except ValueError:  # a saved index that holds other rows than it says
+                    self._index, self._held = make(), np.zeros(0, np.int64)
             self._tail, self._synced = np.setdiff1d(live, self._held, assume_unique=True), live
         if len(self._tail) > (tail_limit(len(self._held)) if limit is None else limit):
             for start in range(0, len(self._tail), 8 * BLOCK):

@@ -36,11 +36,16 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from pipeline.gallery.arrays import StoredFile
+from pipeline.gallery.vectors import STORAGE
 from stages.errors import GalleryCorrupt, GalleryError
+from stages.files import read_whole
 
 FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
 COPY: Final = "manifest-copy.json"
+_MANIFEST_BYTES: Final = 100_000_000
+_MOST: Final = 1 << 62
+_MOST_DIM: Final = 1 << 20
 _WRITER: Final = "writer.json"
 _OURS: Final = re.compile(r"(vectors|rows|removed|graph|graph-ids)-[0-9]+\.(safetensors|bin)(\.part)?")
 _log = logging.getLogger(__name__)
@@ -73,6 +78,24 @@ class Manifest:
         """Every current file."""
         single = (self.removed, self.graph, self.graph_ids)
         return [*self.vectors, *self.rows, *(stored for stored in single if stored)]
+
+
+def checked(manifest: Manifest) -> Manifest:
+    """The manifest itself, where it is of the right types and sizes: a checksum does not make it true.
+
+    Raises:
+        ValueError: it is not.
+    """
+    texts = [manifest.identity, manifest.embedder, manifest.crop, manifest.index, manifest.storage]
+    texts += [*manifest.settings.keys(), *manifest.settings.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("it names what is no name")
+    counts = manifest.dim, manifest.generation, manifest.next_id
+    if not all(isinstance(count, int) and 0 <= count < _MOST for count in counts) or not 1 <= manifest.dim <= _MOST_DIM:
+        raise ValueError(f"dim, generation and next_id are {', '.join(map(str, counts))}")
+    if manifest.storage not in STORAGE:
+        raise ValueError(f"it stores vectors as {manifest.storage!r}")
+    return manifest
 
 
 def is_gallery(folder: Path) -> bool:
@@ -108,7 +131,7 @@ def read_manifest_file(folder: Path, name: str) -> Manifest:
     """
     path = folder / name
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_whole(path, _MANIFEST_BYTES))
         told = raw.pop("sha256", None)
         sound = told == _checksum(raw)
         if raw["format"] != FORMAT and (sound or told is None):
@@ -123,7 +146,7 @@ def read_manifest_file(folder: Path, name: str) -> Manifest:
             raw[role] = tuple(StoredFile(**stored) for stored in raw[role])
         for role in ("removed", "graph", "graph_ids"):
             raw[role] = StoredFile(**raw[role]) if raw[role] else None
-        return Manifest(**raw)
+        return checked(Manifest(**raw))
     except FileNotFoundError:
         raise GalleryError(
             f"there is no gallery at {folder}; make one with: outfinder index {folder} CATALOGUE"
@@ -226,7 +249,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 def _holder(folder: Path) -> str:
     try:
-        told = json.loads((folder / _WRITER).read_bytes())
+        told = json.loads(read_whole(folder / _WRITER, 10_000))
         return f"process {told['pid']} on {told['host']} since {told['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

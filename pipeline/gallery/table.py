@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.gallery.arrays import Arrays, MemoryArrays
 from pipeline.gallery.rows import Row
+from stages.errors import GalleryCorrupt
 from stages.types import Box, Match
 
 TEXTS: Final = ("item", "photo", "sha256", "detector", "found", "label", "stamp")
@@ -37,15 +38,15 @@ class TextColumn:
     @property
     def codes(self) -> NDArray[np.int32]:
         """For each row the number of its value, or :data:`ABSENT`."""
-        return self._arrays.part(f"{self._name}/codes")
+        return self._known_codes(self._arrays.part(f"{self._name}/codes"))
 
     def value(self, code: int) -> str:
         """One value."""
-        return _text(self._bytes(code))
+        return text_of(self._bytes(code))
 
     def of_row(self, place: int) -> str | None:
         """The value of one row."""
-        code = int(self._arrays.part(f"{self._name}/codes", place, place + 1)[0])
+        code = int(self._known_codes(self._arrays.part(f"{self._name}/codes", place, place + 1))[0])
         return None if code == ABSENT else self.value(code)
 
     def of_rows(self, places: NDArray[np.int64]) -> list[str | None]:
@@ -55,12 +56,18 @@ class TextColumn:
         codes = codes[absent:]
         starts, ends = self._arrays.take(f"{self._name}/ends", np.stack([codes - 1, codes]))  # an array's last for -1
         starts[codes == 0] = 0
-        values = [None] * absent + [_text(raw) for raw in self._arrays.slices(f"{self._name}/text", starts, ends)]
+        values = [None] * absent + [text_of(raw) for raw in self._arrays.slices(f"{self._name}/text", starts, ends)]
         return [values[number] for number in which.tolist()]
 
     def codes_of(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
         """The numbers of some rows' values: equal where the values are."""
-        codes: NDArray[np.int32] = self._arrays.take(f"{self._name}/codes", places)
+        return self._known_codes(self._arrays.take(f"{self._name}/codes", places))
+
+    def _known_codes(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        if codes.size and not (codes.min() >= ABSENT and codes.max() < self._count):
+            raise GalleryCorrupt(
+                f"the gallery's column {self._name} is damaged: it has {self._count} values, rows name others"
+            )
         return codes
 
     def values(self) -> list[bytes]:
@@ -126,7 +133,10 @@ class Table:
         item, photo, sha256, detector, found, stamp = (
             self.texts[name].of_row(place) or "" for name in ("item", "photo", "sha256", "detector", "found", "stamp")
         )
-        box = Box(*self._arrays.part("box", place, place + 1)[0].tolist())
+        try:
+            box = Box(*self._arrays.part("box", place, place + 1)[0].tolist())
+        except ValueError as error:
+            raise GalleryCorrupt(f"a row of the gallery is damaged: {error}") from error
         score = float(self._arrays.part("score", place, place + 1)[0])
         return Row(item, photo, sha256, detector, found, score, box, self.metadata_of(place), stamp)
 
@@ -234,5 +244,13 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # file names may hold bytes that are no text
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
+def text_of(raw: bytes) -> str:
+    """A value as text.
+
+    Raises:
+        GalleryCorrupt: it is none.
+    """
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise GalleryCorrupt(f"the gallery is damaged: a text in it is none ({error.reason})") from error

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery.arrays import Arrays, Blocks, MemoryArrays
+from stages.errors import GalleryCorrupt
 from stages.index import exact_search
+from stages.index.checks import check_vectors
 from stages.index.exact import merge, no_neighbors
 from stages.types import Neighbors, Vectors
 
@@ -49,7 +51,8 @@ def decode(stored: NDArray[Any]) -> Vectors:
     if stored.dtype == np.float32:
         return stored
     vectors = stored.astype(np.float32)
-    vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # damaged rows of zeros are told where they are searched
+        vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
     return vectors
 
 
@@ -87,12 +90,22 @@ class VectorStore:
         self._ids.append(ids)
 
     def take(self, ids: NDArray[np.int64]) -> Vectors:
-        """The unit rows of rising ids, ``(len(ids), dim)``."""
+        """The unit rows of rising ids, ``(len(ids), dim)``.
+
+        Raises:
+            GalleryCorrupt: there are none for some ids, or they are no unit rows.
+        """
         taken = np.empty((len(ids), self._dim), np.float32)
         at = 0
         for _, vectors in self.blocks(ids):
             taken[at : at + len(vectors)] = vectors
             at += len(vectors)
+        if at < len(ids):
+            raise GalleryCorrupt(f"the gallery has no vector for {len(ids) - at} of its rows")
+        try:
+            check_vectors(taken, self._dim)
+        except ValueError as error:
+            raise GalleryCorrupt(f"the gallery's vectors are damaged: {error}") from error
         return taken
 
     def blocks(self, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
@@ -131,6 +144,8 @@ class VectorStore:
             for start in range(0, len(wanted), BLOCK):
                 part = wanted[start : start + BLOCK]
                 places = np.searchsorted(own, part)
+                if (own[np.minimum(places, len(own) - 1)] != part).any():
+                    raise GalleryCorrupt("the gallery has no vectors for some of its rows")
                 whole = places[-1] - places[0] + 1 == len(places)
                 stored = (
                     segment.part("vectors", places[0], places[-1] + 1) if whole else segment.take("vectors", places)

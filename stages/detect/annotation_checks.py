@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from PIL import ExifTags
 from PIL import Image as PillowImage
+from PIL.TiffImagePlugin import TiffImageFile
 
-from stages import _pillow
+from stages import _pillow, _srgb
 from stages.detect.annotations import Corners, Kind
 from stages.errors import CatalogueError
 from stages.images import MAX_PIXELS, MAX_SIDE
@@ -113,19 +114,22 @@ def _look(path: Path) -> tuple[tuple[int, int], bool]:
     if not path.is_file():
         raise Fault(Kind.PHOTO_MISSING, "is not a file" if path.exists() else "was not found")
     with path.open("rb") as file, _pillow.silence():
-        kind = _pillow.sniff(file.read(16))
+        kind = _pillow.sniff(file.read(_pillow.HEAD_BYTES))
         if kind is None:
             raise Fault(Kind.PHOTO_UNREADABLE, "is not a photo of a known format")
+        if lacking := _pillow.lacking(kind):
+            raise Fault(Kind.PHOTO_UNREADABLE, lacking)
         photo = _pillow.open_header(kind, file)
-        if kind == "TIFF":
-            photo.load()  # which is when Pillow turns it, by itself
+        if isinstance(photo, TiffImageFile):  # which Pillow turns by itself: some versions now, others as it is loaded
+            tags = photo.tag_v2
+            return (tags[256], tags[257]), tags.get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
         return photo.size, _is_turned(photo)
 
 
 def _is_turned(photo: PillowImage.Image) -> bool:
     """Whether EXIF lays it on its side. PNG's own getexif would decode it to look for EXIF behind the pixels."""
     with suppress(Exception):  # whatever is wrong with its EXIF, the photo is there
-        return PillowImage.Image.getexif(photo).get(ExifTags.Base.Orientation) in _pillow.SIDEWAYS
+        return PillowImage.Image.getexif(photo).get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
     return False
 
 

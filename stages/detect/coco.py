@@ -14,10 +14,14 @@ from stages.detect.annotation_checks import Fault, check_photo, corners_of, phot
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners, Instance, Kind
 from stages.detect.segmentation import extent, to_rle
 from stages.errors import CatalogueError
+from stages.files import read_whole
 from stages.problems import Problem
 from stages.types import LABELS
 
 _THREADS = 8  # headers wait for the disk, not for a core
+MOST_BYTES = 8_000_000_000
+"""Larger files are refused: what they hold would not fit into memory."""
+
 _PARTS = ("images", "annotations", "categories")
 
 
@@ -54,7 +58,7 @@ def read_annotations(
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        coco = json.loads(path.read_bytes())
+        coco = json.loads(read_whole(path, MOST_BYTES))
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,11 +23,15 @@ from stages.detect.networks import TORCHVISION, build_network
 from stages.errors import WeightsError
 from stages.inference import fast_dtype, fold_batch_norms
 from stages.parts import part
+from stages.start import check_fits
 from stages.types import Box, Detection, Image, Mask
 from weights import Checkpoint
 
 COCO_LABELS = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
 """What is kept of COCO's labels where torchvision's own weights are used."""
+
+MAX_INPUT_PX = 4096
+"""The longest side that weights may ask for: what a network takes grows with its square."""
 
 _STRIDE = 32
 _BATCH = 4
@@ -207,10 +212,14 @@ def from_checkpoint(
         WeightsError: the architecture is unknown or its tensors don't fit.
     """
     labels = checkpoint.describes("labels").split("\n")
-    input_px = int(checkpoint.describes("input_px"))
     try:
+        input_px = int(checkpoint.describes("input_px"))
+        if not 0 <= input_px <= MAX_INPUT_PX:
+            raise ValueError(f"input_px is {input_px}, at most {MAX_INPUT_PX}")  # noqa: TRY301
         thresholds = [float(number) for number in checkpoint.metadata.get("thresholds", "").split()]
-        network = build_network(checkpoint.describes("architecture"), len(labels), input_px or None)
+        make = partial(build_network, checkpoint.describes("architecture"), len(labels), input_px or None)
+        check_fits(make, checkpoint.tensors, f"{checkpoint.name} does not fit its architecture")
+        network = make()
         network.load_state_dict(checkpoint.tensors)
         fold_batch_norms(network)
         return RcnnDetector(network, labels, min_score, device, thresholds or None, flip=flip, dtype=dtype)

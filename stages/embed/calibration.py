@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stages.embed.intervals import Estimate, estimate
 from stages.embed.verification import REPLICATES, Pairs, curve_of, pair_weights
 from stages.errors import OutfinderError
-from stages.files import write_whole
+from stages.files import read_whole, write_whole
 
 LEAST_BEYOND: Final = 5
 """A rate is not told from fewer pairs than would give so many errors at it."""
@@ -98,13 +98,13 @@ class Calibration:
             OutfinderError: the file cannot be read, or is no calibration.
         """
         try:
-            told = json.loads(path.read_bytes())
+            told = json.loads(read_whole(path, 10_000_000))
             labels = {str(label): _thresholds(one) for label, one in told["labels"].items()}
             rates = float(told["wanted_fmr"]), float(told["wanted_fnmr"])
             return cls(str(told["fingerprint"]), *rates, str(told["data"]), _thresholds(told["every"]), labels)
         except OSError as error:
             raise OutfinderError(f"calibration {path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise OutfinderError(f"{path} is no calibration ({error!r}); make one with: outfinder calibrate") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -14,7 +15,11 @@ from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check
 from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
 from stages.embed.pooling import POOLINGS
 from stages.errors import WeightsError
+from stages.start import check_fits
 from weights import Checkpoint
+
+MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
+"""The largest that weights may ask for."""
 
 PREFIX = "siamese-"
 """The metadata of a checkpoint names its architecture ``siamese-BACKBONE``."""
@@ -50,8 +55,10 @@ class Design:
                 raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
         if self.pair_head and self.pair_head not in PAIR_HEADS:
             raise ValueError(f"no pair head is called {self.pair_head!r}; there are {', '.join(PAIR_HEADS)}")
-        if min(self.dim, self.input_px) < 1:
-            raise ValueError(f"dim and input_px are at least 1, got {self.dim} and {self.input_px}")
+        if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
+            raise ValueError(
+                f"dim is within 1 to {MAX_DIM}, input_px within 1 to {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
+            )
 
     @property
     def architecture(self) -> str:
@@ -138,14 +145,13 @@ def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
         WeightsError: the weights are not of the network that the checkpoint describes.
     """
     design = Design.of(checkpoint)
-    network = SiameseNetwork(design)
+    told = f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}"
     try:
+        check_fits(partial(SiameseNetwork, design), checkpoint.tensors, told)
+        network = SiameseNetwork(design)
         network.load_state_dict(checkpoint.tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WeightsError(
-            f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}: {reason}"
-        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(f"{told}: {' '.join(str(error).split())[:300]}") from error
     return network
 
 
@@ -162,5 +168,5 @@ def _pooled_width(features: nn.Module, pool: nn.Module, design: Design) -> int:
     except (RuntimeError, AssertionError) as error:  # a convolution wider than what is left; a transformer's own size
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{design.backbone} cannot look at {design.input_px} px: {reason}") from error
-    pooled: Tensor = pool(torch.zeros(seen.shape)) if seen.ndim > 2 else seen
+    pooled: Tensor = copy.deepcopy(pool).to("meta")(seen) if seen.ndim > 2 else seen
     return pooled.shape[1]

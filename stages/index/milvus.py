@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 from weakref import finalize
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +138,7 @@ class MilvusIndex:
         try:
             with np.load(path) as saved:
                 collection, rows = str(saved["collection"]), saved["rows"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile) as error:
             raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
         if collection and not self._ask(lambda: self._client.has_collection(collection)):
             raise GalleryCorrupt(f"the collection {collection} of the index {path.name} is gone from {self._uri}")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
-from stages import _pillow
+from stages import _pillow, _srgb
 from stages.errors import ImageError
 from stages.images import (
     FORMATS,
@@ -109,8 +109,8 @@ def test_lossy_formats_give_nearly_the_pixels_back(kind):
 
 def test_every_format_is_known_by_its_first_bytes():
     assert FORMATS[:6] == ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-    for kind in FORMATS:
-        assert _pillow.sniff(encoded(kind, corners())[:16]) == kind
+    for kind in set(FORMATS) - {"HEIC"}:  # which has tests of its own
+        assert _pillow.sniff(encoded(kind, corners())[: _pillow.HEAD_BYTES]) == kind
 
 
 def test_mpo_is_its_main_photo():
@@ -154,7 +154,7 @@ def test_grey_with_alpha_is_over_white():
 def test_premultiplied_grey_is_over_white():
     image = PillowImage.new("LA", (2, 1), (0, 255))
     image.putpixel((1, 0), (0, 0))
-    result = _pillow.to_rgb(image.convert("La"))
+    result = _srgb.to_rgb(image.convert("La"))
     np.testing.assert_array_equal(np.asarray(result)[0], [BLACK, WHITE])
 
 
@@ -442,7 +442,7 @@ def test_huge_files_are_refused_unread(tmp_path):
     path = tmp_path / "huge.webp"
     with path.open("wb") as file:
         file.truncate(3_000_000_000)
-    with pytest.raises(ImageError, match=r"^has 3\.0 GB; at most 2\.0"):
+    with pytest.raises(ImageError, match=r"^has 3\.0 GB; at most 1\.0"):
         read_image(path)
 
 
@@ -452,8 +452,8 @@ def test_what_is_no_photo(data):
 
 
 def test_bombs_are_refused_by_their_header(monkeypatch):
-    assert refusal(png_claiming(30_000, 30_000)) == "has 900 megapixels; at most 180 are read"
-    assert refusal(png_claiming(MAX_PIXELS // 10_000 + 1, 10_000)).startswith("has 181 megapixels")
+    assert refusal(png_claiming(30_000, 30_000)) == "has 900 megapixels; at most 105 are read"
+    assert refusal(png_claiming(MAX_PIXELS // 10_000 + 1, 10_000)).startswith("has 106 megapixels")
     assert refusal(png_claiming(100_000, 1)) == "is 100000x1 pixels; sides of at most 65500 are read"
     assert refusal(png_claiming(0, 10)).startswith("is a truncated, damaged or unsupported PNG")
     monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 100)
@@ -465,7 +465,7 @@ def test_running_out_of_memory_is_told(monkeypatch):
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(_pillow, "to_rgb", full)
+    monkeypatch.setattr(_srgb, "to_rgb", full)
     assert refusal(encoded("PNG", corners())) == "does not fit into memory"
 
 

@@ -16,6 +16,7 @@ from pipeline.cli.common import (
     Progress,
     chosen,
     friendly,
+    isolate_option,
     print_figures,
     stage_options,
 )
@@ -30,6 +31,7 @@ from pipeline.cli.common import (
 @click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
 @click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
 @click.option("--limit", type=click.IntRange(1), help="Look at so many photos, the first ones.")
+@isolate_option
 @friendly
 def detector(
     annotations: Path,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pipeline.cli.common import FILE_OUT, FOLDER, SOME_FAILED, chosen, friendly, print_figures, stage_options
+from pipeline.cli.common import (
+    FILE_OUT,
+    FOLDER,
+    SOME_FAILED,
+    chosen,
+    friendly,
+    isolate_option,
+    print_figures,
+    stage_options,
+)
 from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
 @click.option("--map", "projection", type=click.Choice(["pca", "tsne"]), default="pca", show_default=True,
               help="How the page's map is made; tsne needs scikit-learn.")  # fmt: skip
+@isolate_option
 @friendly
 def embedder(
     data: tuple[Path, ...],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import FILE_IN, FOLDER, friendly
+from pipeline.cli.common import FILE_IN, FOLDER, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.detector_training import Source
@@ -48,6 +48,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--about", default="", help="Words on data and licence, to be kept with the weights.")
 @click.option("--skip-bad", is_flag=True, help="Train on the rest where annotations are wrong.")
+@isolate_option
 @friendly
 def detector(
     data: tuple[Path, ...],

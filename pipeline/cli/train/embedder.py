@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.common import FOLDER, friendly
+from pipeline.cli.common import FOLDER, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.runs import Moment
@@ -106,6 +106,7 @@ def _all_options(command: Any) -> Any:
 
 @click.command()
 @_all_options
+@isolate_option
 @friendly
 def embedder(data: tuple[str, ...], output: Path, workers: int, device: str, **options: Any) -> None:
     """Train a Siamese embedder on photos of each SOURCE: photos of one item come close together.
