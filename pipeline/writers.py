@@ -94,11 +94,12 @@ class CsvWriter(_TextWriter):
     that nothing gets lost. Names that are not valid UTF-8 are written with backslash escapes.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, header: bool = True) -> None:
         super().__init__(stream)
         self._rows = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        self._rows.writeheader()
-        stream.flush()
+        if header:
+            self._rows.writeheader()
+            stream.flush()
 
     def write(self, result: PhotoResult) -> None:
         """Write one photo's rows."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, stage_options
+from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, device_option, friendly, stage_options
 
 
 @click.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=ANYWHERE)
 @stage_options("embedder")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
 @friendly
 def embed(
