@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
@@ -30,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SOME_FAILED = 1
 NOTHING_RAN = 2
 INTERRUPTED = 130
+TERMINATED = 143
 TELL_EVERY_S = 10.0
 RECENT_S = 60.0
 
@@ -122,26 +125,61 @@ def chosen(**settings: Any) -> dict[str, Any]:
 
 
 def friendly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn faults that were foreseen into one line and exit status 2, and Ctrl-C into 130."""
+    """Turn faults that were foreseen into one line and exit status 2, Ctrl-C into 130, and SIGTERM into 143."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with _terminable():
+                return command(*args, **kwargs)
+        except Terminated:
+            click.echo("outfinder: terminated", err=True)
+            sys.exit(TERMINATED)
         except (OutfinderError, ValueError) as error:
-            click.echo(f"outfinder: {error}", err=True)
+            click.echo(f"outfinder: {_told(error)}", err=True)
             sys.exit(NOTHING_RAN)
         except KeyboardInterrupt:
             click.echo("outfinder: interrupted", err=True)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # a reader such as head has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             sys.exit(0)
         except OSError as error:
-            click.echo(f"outfinder: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            click.echo(f"outfinder: {_told(error.filename or 'output')}: {error.strerror or _told(error)}", err=True)
+            _drop_output()
             sys.exit(NOTHING_RAN)
 
     return run
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever Ctrl-C would leave in order is left in order."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise :class:`Terminated` at a SIGTERM, where this is the thread that signals come to and no one else has a say."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(_signal: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _drop_output() -> None:
+    """Let what is still to be flushed to standard output go nowhere: it has been told already that it cannot be written."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None) -> None:
@@ -169,7 +207,7 @@ class Progress:
         self._doing, self._total, self._told = doing, total, monotonic()
         self._recent = deque([(self._told, done)])
         self._first = self._recent[0]
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr is not None and sys.stderr.isatty()  # None where it is closed
         self.done, self.failed = done, failed
 
     def count(self, error: str | None = None, photo: str = "") -> None:
@@ -233,8 +271,17 @@ def goes_on(output: Path | None) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name for a message: one line, whatever bytes are in it."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    r"""A file name for a message: one line that does nothing to a terminal, whatever bytes are in it.
+
+    >>> print(printable("a\nb\x1b[31m\udce9 größe.jpg"))
+    a\nb\x1b[31m\udce9 größe.jpg
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+
+
+def _told(error: object) -> str:
+    """An error's message, its lines kept."""
+    return "\n".join(map(printable, str(error).split("\n")))
 
 
 def garments_of(analysis: Analysis) -> tuple[Garment, ...]:
