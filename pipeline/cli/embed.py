@@ -36,7 +36,7 @@ def embed(
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
     stage = build_embedder(Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device))
-    progress = Progress("embedded")
+    progress = Progress("embedded", sum(1 for _ in walk(images)))
     paths, vectors, places = [], [np.zeros((0, stage.dim), np.float32)], iter(walk(images))
     while batch := list(islice(places, 32)):
         read = []
