@@ -21,6 +21,9 @@ T = TypeVar("T")
 MILVUS: Final = "milvus+"
 """Begins the name of an index that lives in Milvus; its URI follows."""
 
+AUTO: Final = "auto"
+"""The device that is fastest of those that are there: CUDA, else MPS, else the CPU."""
+
 FLIP: Final = "+flip"
 """Ends the name of an R-CNN detector that is to look at each photo mirrored too, and average."""
 
@@ -30,7 +33,8 @@ class Config:
     """Which stages, by name, and the few settings that they share.
 
     ``detector_weights`` and ``embedder_weights`` name a safetensors file of the user's own; without it the
-    shipped weights are loaded, or torchvision's where it is torchvision's network.
+    shipped weights are loaded, or torchvision's where it is torchvision's network. ``device`` is one of torch's, or
+    ``auto``. ``batch_size`` and ``workers`` are those of a :class:`pipeline.compose.Pipeline`.
     """
 
     detector: str = "maskrcnn_mobilenet_v2"
@@ -40,19 +44,32 @@ class Config:
     detector_weights: Path | None = None
     embedder_weights: Path | None = None
     min_score: float = 0.5
-    device: str = "cpu"
+    device: str = AUTO
+    batch_size: int = 4
+    workers: int | None = None
+
+
+def resolve_device(name: str) -> str:
+    """The device that is meant, as torch names it, once torch has used it: ``auto`` is the fastest that is there.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    import torch  # noqa: PLC0415
+
+    if name == AUTO:
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each for one way of not having it
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); cpu always can") from error
+    return name
 
 
 def _device(config: Config) -> str:
-    """The device, once torch has used it."""
-    import torch  # noqa: PLC0415
-
-    try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each for one way of not having it
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {config.device!r} cannot be used ({reason}); cpu always can") from error
-    return config.device
+    return resolve_device(config.device)
 
 
 def _shipped_detector(name: str, config: Config) -> Detector:

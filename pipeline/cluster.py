@@ -84,13 +84,12 @@ class ClusterPipeline:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = context.print_on_execution_start = False
         there = self._ray.cluster_resources()
-        gpus = int(there.get("GPU", 0))
-        config = replace(self._config, device="cuda") if gpus and self._config.device == "cpu" else self._config
+        gpus = 0 if self._config.device == "cpu" else int(there.get("GPU", 0))
         tasks = [{"paths": [str(path) for path in paths[at : at + TASK]]} for at in range(0, len(paths), TASK)]
         most = min(self._workers or gpus or int(there.get("CPU", 1)), len(tasks))
         found = data.from_items(tasks, override_num_blocks=len(tasks)).map(
             Worker,
-            fn_constructor_args=(config, isolation.decoder() is not None),
+            fn_constructor_args=(self._config, isolation.decoder() is not None),
             compute=data.ActorPoolStrategy(min_size=1, max_size=most),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,
@@ -107,7 +106,8 @@ class Worker:
         if isolate:
             self._context.enter_context(isolation.isolated())
         stages = build_detector(config), build_cropper(config), build_embedder(config)
-        self._pipeline = Pipeline(*stages, main_garment=True)
+        workers = config.workers or 2  # beside others on its machine
+        self._pipeline = Pipeline(*stages, batch_size=config.batch_size, workers=workers, main_garment=True)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, bytes]:
         """Look at some photos."""

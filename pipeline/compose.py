@@ -6,6 +6,7 @@ however many photos there are.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,7 +52,7 @@ class Pipeline:
         cropper: cuts them out; None where only detections are wanted.
         embedder: turns crops into vectors; None where only crops are wanted.
         batch_size: photos that are looked at together.
-        workers: threads that decode photos ahead.
+        workers: threads that decode photos ahead; None is one for each core that this process may use, at most four.
         main_garment: keep only the largest confident detection of each photo, or the whole photo where there is
             none: what a catalogue photo shows.
 
@@ -66,11 +67,12 @@ class Pipeline:
         embedder: Embedder | None = None,
         *,
         batch_size: int = 4,
-        workers: int = 2,
+        workers: int | None = None,
         main_garment: bool = False,
     ) -> None:
         if embedder is not None and cropper is None:
             raise ValueError("an embedder needs a cropper before it, got none; pass stages.crop.BoxCrop()")
+        workers = min(4, _cores()) if workers is None else workers
         if min(batch_size, workers) < 1:
             raise ValueError(f"batch_size and workers are at least 1, got {batch_size} and {workers}")
         self.detector, self.cropper, self.embedder = detector, cropper, embedder
@@ -189,6 +191,11 @@ def sharp_crops(
         else replace(crop, box=photo.to_full(crop.box))
         for place, crop in enumerate(crops)
     ]
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:

@@ -61,7 +61,8 @@ def open_or_create(folder: Path, given: dict[str, Any], storage: str | None = No
     old = Gallery.open(folder) if is_gallery(folder) else None
     config = config_for(old.manifest if old else None, given)
     cropper, embedder = build_cropper(config), build_embedder(config)
-    pipeline = Pipeline(build_detector(config), cropper, embedder, main_garment=True)
+    pipeline = Pipeline(build_detector(config), cropper, embedder, batch_size=config.batch_size, workers=config.workers,
+                        main_garment=True)  # fmt: skip
     if old is None:
         chosen = {name: value for name in _KEPT if (value := getattr(config, name)) is not None}
         settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
@@ -93,6 +94,6 @@ def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipel
     if config.detector == "whole" and "detector" not in given:
         config = replace(config, detector=Config().detector)
     cropper, embedder = build_cropper(config), build_embedder(config)
-    pipeline = Pipeline(build_detector(config), cropper, embedder)
+    pipeline = Pipeline(build_detector(config), cropper, embedder, batch_size=config.batch_size, workers=config.workers)
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config

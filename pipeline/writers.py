@@ -69,7 +69,7 @@ def _opened(path: Path, encoding: str, newline: str) -> TextIO:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
-        _hold(descriptor, path)
+        hold(descriptor, path)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.ftruncate(descriptor, 0)
     except BaseException:
@@ -78,7 +78,7 @@ def _opened(path: Path, encoding: str, newline: str) -> TextIO:
     return os.fdopen(descriptor, "w", encoding=encoding, errors="backslashreplace", newline=newline)
 
 
-def _hold(descriptor: int, path: Path) -> None:
+def hold(descriptor: int, path: Path) -> None:
     """Keep other runs from writing a file for as long as it is open, where the system can."""
     try:
         import fcntl  # noqa: PLC0415  not on Windows
@@ -130,11 +130,12 @@ class CsvWriter(_TextWriter):
     that nothing gets lost. Names that are not valid UTF-8 are written with backslash escapes.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, header: bool = True) -> None:
         super().__init__(stream)
         self._rows = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        self._rows.writeheader()
-        stream.flush()
+        if header:
+            self._rows.writeheader()
+            stream.flush()
 
     def write(self, result: PhotoResult) -> None:
         """Write one photo's rows."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, isolate_option, stage_options
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, device_option, friendly, isolate_option, stage_options
 from pipeline.cli.sets import open_told, set_options, tell_problems
 
 
@@ -19,7 +19,7 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 @click.option("--fnmr", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
               help="Wanted false non-match rate: photos of one item that are called different.")  # fmt: skip
 @stage_options("embedder")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT,
               help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
 @isolate_option

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from time import monotonic
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from pipeline.build import CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
+from pipeline.build import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ NOTHING_RAN = 2
 INTERRUPTED = 130
 TERMINATED = 143
 TELL_EVERY_S = 10.0
+RECENT_S = 60.0
 
 ANYWHERE = click.Path(path_type=Path)  # a missing photo has its own error line
 FILE_IN = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -51,7 +54,7 @@ def _placed(_ctx: click.Context, _parameter: click.Parameter, name: str | None) 
 
 
 def stage_options(*wanted: str) -> Callable[[F], F]:
-    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and the device."""
+    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``."""
     options = {
         "detector": [
             click.option("--detector", metavar="NAME", help=_choice(DETECTORS, ", NAME+flip (mirrored too)")),
@@ -73,6 +76,39 @@ def stage_options(*wanted: str) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+device_option = click.option(
+    "--device",
+    metavar="auto|cpu|cuda|mps",
+    default=AUTO,
+    show_default=True,
+    help="Where to compute, as torch names it; auto is cuda, else mps, else cpu, by what is there.",
+)
+
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on with the -o FILE of a run that was cut short: same photos, same options."
+)
+
+
+def pace_options(command: F) -> F:
+    """Options on how many photos are looked at and decoded at a time."""
+    for option in (
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Threads that decode photos ahead.  [default: one per core, at most 4]",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=4,
+            show_default=True,
+            help="Photos that are looked at together.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 calibration_option = click.option(
@@ -175,12 +211,21 @@ def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None
 
 
 class Progress:
-    """Photos done, failed, and per second, on standard error: a live line on a terminal, else one now and then."""
+    """Photos done, failed, per second and time left, on standard error: a live line on a terminal, else now and then.
 
-    def __init__(self, doing: str) -> None:
-        self._doing, self._start, self._told = doing, monotonic(), monotonic()
+    Args:
+        doing: what is done, for "doing 3 of 9 photos".
+        total: how many photos there are, where that is known.
+        done: how many of them a run before this one has done.
+        failed: how many of those failed.
+    """
+
+    def __init__(self, doing: str, total: int | None = None, *, done: int = 0, failed: int = 0) -> None:
+        self._doing, self._total, self._told = doing, total, monotonic()
+        self._recent = deque([(self._told, done)])
+        self._first = self._recent[0]
         self._live = sys.stderr is not None and sys.stderr.isatty()  # None where it is closed
-        self.done = self.failed = 0
+        self.done, self.failed = done, failed
 
     def count(self, error: str | None = None, photo: str = "") -> None:
         """One more photo; an error is told in a line of its own."""
@@ -190,11 +235,20 @@ class Progress:
             click.echo(f"{self._clear()}{printable(photo)}: {error}", err=True)
         if monotonic() - self._told > (0.2 if self._live else TELL_EVERY_S):
             self._told = monotonic()
-            click.echo(f"{self._clear()}{self._line()}", err=True, nl=not self._live)
+            click.echo(f"{self._clear()}{self._under_way()}", err=True, nl=not self._live)
 
     def finish(self) -> None:
         """The last word."""
         click.echo(f"{self._clear()}{self._line()}", err=True)
+
+    @contextmanager
+    def interruptible(self, then: str) -> Iterator[None]:
+        """Where the run is interrupted, tell how far it came, and what then."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            click.echo(f"{self._clear()}{self._line()}; {then}", err=True)
+            raise
 
     def status(self) -> int:
         """The exit status: 2 where there was nothing to read."""
@@ -204,12 +258,33 @@ class Progress:
         return SOME_FAILED if self.failed else 0
 
     def _line(self) -> str:
-        rate = self.done / max(monotonic() - self._start, 1e-9)
+        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{self._pace(self._first)}"
+
+    def _under_way(self) -> str:
+        """The line while there is more to come: pace and time left are those of the last minute."""
+        self._recent.append((self._told, self.done))
+        while len(self._recent) > 2 and self._told - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()
+        if self._total is None:
+            return self._line()
+        (then, before), left = self._recent[0], max(0, self._total - self.done)
+        left_s = left * (self._told - then) / max(1, self.done - before)
+        pace = self._pace(self._recent[0])
+        return f"{self._doing} {self.done} of {self._total} photos{pace}, {timedelta(seconds=round(left_s))} left"
+
+    def _pace(self, since: tuple[float, int]) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{failed}, {rate:.1f}/s"
+        return f"{failed}, {(self.done - since[1]) / max(monotonic() - since[0], 1e-9):.1f}/s"
 
     def _clear(self) -> str:
         return "\r\x1b[K" if self._live else ""
+
+
+def goes_on(output: Path | None) -> str:
+    """What is left of a run that was interrupted, for :meth:`Progress.interruptible`."""
+    if output is None:
+        return "with -o FILE, --resume could go on"
+    return f"they are in {printable(str(output))}; the same command with --resume goes on"
 
 
 def printable(name: str) -> str:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, calibration_option, chosen, friendly, isolate_option, stage_options
+from pipeline.cli.common import (
+    ANYWHERE,
+    calibration_option,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    stage_options,
+)
 
 
 @click.command()
@@ -16,7 +24,7 @@ from pipeline.cli.common import ANYWHERE, calibration_option, chosen, friendly, 
 @stage_options("embedder")
 @calibration_option
 @click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @isolate_option
 @friendly
 def compare(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, friendly, isolate_option, stage_options
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, device_option, friendly, isolate_option, stage_options
 from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 
@@ -23,7 +23,7 @@ from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 @click.option("--hash-only", is_flag=True, help="Do not ask the embedder.")
 @click.option("--within-items", is_flag=True, help="Tell duplicates of one item too.")
 @stage_options("embedder")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT, help="Write the photos as a CSV catalogue, duplicates merged.")
 @isolate_option
 @friendly

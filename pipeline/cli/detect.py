@@ -16,27 +16,34 @@ from pipeline.cli.common import (
     FOLDER,
     Progress,
     chosen,
+    device_option,
     friendly,
     garments_of,
+    goes_on,
     isolate_option,
+    pace_options,
+    resume_option,
     stage_options,
 )
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
     from pipeline.results import PhotoResult
+    from pipeline.writers import ResultWriter
     from stages.types import Image
 
 
 @click.command()
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=ANYWHERE)
 @stage_options("detector", "crop")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
 @click.option("--masks", is_flag=True, help="Add masks to the JSON lines, as COCO run lengths.")
 @click.option("--coco", type=FILE_OUT, help="Write a COCO file that pycocotools loads.")
 @click.option("--crops", type=FOLDER, help="Write each garment's crop into this folder.")
 @click.option("--overlays", type=FOLDER, help="Write each photo with its garments drawn into this folder.")
+@resume_option
+@pace_options
 @isolate_option
 @friendly
 def detect(
@@ -51,6 +58,9 @@ def detect(
     coco: Path | None,
     crops: Path | None,
     overlays: Path | None,
+    resume: bool,
+    batch_size: int,
+    workers: int | None,
 ) -> None:
     """Find the garments of every PHOTO (files or folders), a JSON line per photo.
 
@@ -59,31 +69,37 @@ def detect(
       outfinder detect photos/
       outfinder detect photos/ --detector fasterrcnn_mobilenet_v2 -o found.csv
       outfinder detect photos/ --masks --coco found.json --crops crops --overlays drawn
+      outfinder detect photos/ -o found.jsonl --resume
     """  # noqa: D301
     from pipeline.build import Config, build_cropper, build_detector
     from pipeline.coco import CocoWriter
     from pipeline.compose import Pipeline
-    from pipeline.writers import open_writer
+    from pipeline.written import open_or_reopen
     from stages.images import walk
 
-    config = Config(
-        **chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop), device=device
-    )
-    pipeline = Pipeline(build_detector(config), build_cropper(config) if crops else None)
-    progress = Progress("detected garments in")
+    if resume and coco:
+        raise click.UsageError("--resume cannot go on with a --coco file, which is written as a whole: leave one out.")
+    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop)
+    config = Config(**given, device=device)
+    cropper = build_cropper(config) if crops else None
+    pipeline = Pipeline(build_detector(config), cropper, batch_size=batch_size, workers=workers)
     with ExitStack() as stack:
-        writers = [stack.enter_context(open_writer(output, masks=masks))]
+        writer, written = open_or_reopen(output, masks=masks, resume=resume)
+        writers: list[ResultWriter] = [stack.enter_context(writer)]
+        total = written.count + sum(1 for _ in written.left(walk(photos)))
+        progress = Progress("detected garments in", total, done=written.count, failed=written.failed)
+        stack.enter_context(progress.interruptible(goes_on(output)))
         if coco:
             writers.append(stack.enter_context(CocoWriter(coco, pipeline.detector.labels)))
-        for analysis in pipeline(walk(photos)):
+        for analysis in pipeline(written.left(walk(photos))):
             result = _result(analysis)
-            for writer in writers:
+            if crops:
+                _write_crops(crops, progress.done + 1, analysis)
+            if overlays:
+                _write_overlay(overlays, progress.done + 1, analysis, result)
+            for writer in writers:  # last: a photo that has its line is finished
                 writer.write(result)
             progress.count(analysis.error, str(analysis.path))
-            if crops:
-                _write_crops(crops, progress.done, analysis)
-            if overlays:
-                _write_overlay(overlays, progress.done, analysis, result)
     progress.finish()
     sys.exit(progress.status())
 

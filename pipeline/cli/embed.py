@@ -9,13 +9,22 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, Progress, chosen, friendly, isolate_option, stage_options
+from pipeline.cli.common import (
+    ANYWHERE,
+    FILE_OUT,
+    Progress,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    stage_options,
+)
 
 
 @click.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=ANYWHERE)
 @stage_options("embedder")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
 @isolate_option
 @friendly
@@ -38,7 +47,7 @@ def embed(
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
     stage = build_embedder(Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device))
-    progress = Progress("embedded")
+    progress = Progress("embedded", sum(1 for _ in walk(images)))
     paths, vectors, places = [], [np.zeros((0, stage.dim), np.float32)], iter(walk(images))
     while batch := list(islice(places, 32)):
         read = []

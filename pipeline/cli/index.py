@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FOLDER, Progress, chosen, friendly, isolate_option, printable, stage_options
+from pipeline.cli.common import (
+    ANYWHERE,
+    FOLDER,
+    Progress,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    pace_options,
+    printable,
+    stage_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis
@@ -37,7 +48,7 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
     type=click.Choice(["float32", "float16", "int8"]),
     help="How vectors are kept: 4, 2 or 1 bytes for each number.  [default: float32]",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -46,6 +57,7 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
     help="Where photos are looked at: in this process, or by workers of a Ray cluster.",
 )
 @click.option("--ray-address", metavar="ADDRESS", help="The Ray cluster.  [default: one of this machine's cores]")
+@pace_options
 @isolate_option
 @friendly
 def index(
@@ -65,6 +77,8 @@ def index(
     device: str,
     engine: str,
     ray_address: str | None,
+    batch_size: int,
+    workers: int | None,
 ) -> None:
     """Add a catalogue to GALLERY, making it if absent.
 
@@ -107,10 +121,11 @@ def index(
     for source in run.sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
+    pace = chosen(device=device, batch_size=batch_size, workers=workers)
     with writing(folder):
-        gallery, pipeline, config = open_or_create(folder, run.given | {"device": device}, vectors)
+        gallery, pipeline, config = open_or_create(folder, run.given | pace, vectors)
         note(folder, run)
-        progress = Progress("indexed")
+        progress = Progress("indexed", sum(1 for _ in read_catalogue(run.sources, run.pattern)))
         told = 0
 
         def tell(tally: Tally) -> None:
@@ -124,7 +139,8 @@ def index(
         looking: Callable[[Iterable[Path]], Iterator[Analysis]] = (
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
         )
-        tally = Indexing(gallery, looking, config.detector, tell)(read_catalogue(run.sources, run.pattern))
+        with progress.interruptible(f"they are in {folder}; the same command again, or --resume, goes on"):
+            tally = Indexing(gallery, looking, config.detector, tell)(read_catalogue(run.sources, run.pattern))
         tell(tally)
         finish(folder)
     progress.finish()

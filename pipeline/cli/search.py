@@ -17,9 +17,13 @@ from pipeline.cli.common import (
     Progress,
     calibration_option,
     chosen,
+    device_option,
     friendly,
     garments_of,
+    goes_on,
     isolate_option,
+    pace_options,
+    resume_option,
     stage_options,
 )
 
@@ -40,9 +44,11 @@ if TYPE_CHECKING:
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @stage_options("detector", "crop", "embedder", "index")
 @calibration_option
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
 @click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
+@resume_option
+@pace_options
 @isolate_option
 @friendly
 def search(
@@ -64,6 +70,9 @@ def search(
     device: str,
     output: Path | None,
     report: Path | None,
+    resume: bool,
+    batch_size: int,
+    workers: int | None,
 ) -> None:
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders).
 
@@ -77,28 +86,35 @@ def search(
       outfinder search shop photos/ -k 10 --same-label -o found.csv
       outfinder search shop photos/ --where "category = boots and price < 200"
       outfinder search shop photos/ --report report
+      outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.opening import open_for_search
     from pipeline.report import Report
     from pipeline.verdicts import calibration_for
-    from pipeline.writers import open_writer
+    from pipeline.written import open_or_reopen
     from stages.images import walk
 
+    if resume and report:
+        raise click.UsageError("--resume cannot go on with a --report, which is made as a whole: leave one out.")
     given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
-                   crop=crop, embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
+                   crop=crop, embedder=embedder, embedder_weights=embedder_weights, index=index,
+                   device=device, batch_size=batch_size, workers=workers)  # fmt: skip
     gallery, pipeline, config = open_for_search(folder, given)
     made_by = gallery.manifest.embedder
     calibration = calibration_for(made_by, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # a wrong one is told before anything is written
-    progress = Progress("searched")
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writer(output))
+        writer, written = open_or_reopen(output, resume=resume)
+        stack.enter_context(writer)
+        total = written.count + sum(1 for _ in written.left(walk(photos)))
+        progress = Progress("searched", total, done=written.count, failed=written.failed)
+        stack.enter_context(progress.interruptible(goes_on(output)))
         settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
                     "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
         page = stack.enter_context(Report(report, settings=settings)) if report else None
-        for analysis in pipeline(walk(photos)):
+        for analysis in pipeline(written.left(walk(photos))):
             result = find(gallery, analysis, k, same_label=same_label, where=where, min_similarity=min_similarity)
             if calibration:
                 result = judged(result, calibration)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FOLDER, calibration_option, chosen, friendly, isolate_option, stage_options
+from pipeline.cli.common import (
+    FOLDER,
+    calibration_option,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    stage_options,
+)
 from stages.errors import OutfinderError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -30,7 +38,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
 @stage_options("detector", "embedder")
 @calibration_option
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @isolate_option
 @friendly
 def serve(

@@ -65,7 +65,7 @@ def _naive(gallery: Gallery) -> Contender:
 
 
 def _ours(detector: str, gallery: Gallery) -> Contender:
-    config = Config(detector=detector)
+    config = Config(detector=detector, device="cpu")
     pipeline = Pipeline(build_detector(config), build_cropper(config), build_embedder(config))
 
     def look(photos: Sequence[Path]) -> Iterator[Answer]:
@@ -95,5 +95,5 @@ def _without_masks(result: PhotoResult) -> PhotoResult:
 
 def make_gallery(folder: Path, vectors: Vectors) -> Path:
     """A gallery of made-up items for the shipped embedder, an item for each vector."""
-    fill(Gallery.create(folder, build_embedder(Config()), build_cropper(Config())), vectors)
+    fill(Gallery.create(folder, build_embedder(Config(device="cpu")), build_cropper(Config())), vectors)
     return folder

@@ -15,6 +15,7 @@ from pipeline.cli.common import (
     SOME_FAILED,
     Progress,
     chosen,
+    device_option,
     friendly,
     isolate_option,
     print_figures,
@@ -26,7 +27,7 @@ from pipeline.cli.common import (
 @click.argument("annotations", type=FILE_IN)
 @click.argument("photos", type=FOLDER)
 @stage_options("detector")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FOLDER, help="Write a page with curves and the worst mistakes into this folder.")
 @click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
 @click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
@@ -57,13 +58,14 @@ def detector(
       outfinder evaluate detector val.json photos/ --detector fasterrcnn_mobilenet_v2 -o evaluation
       outfinder evaluate detector val.json photos/ --detector-weights run/weights.safetensors --json - | jq .box.ap50
     """  # noqa: D301
-    from pipeline.build import Config, build_detector
+    from pipeline.build import Config, build_detector, resolve_device
     from pipeline.detector_evaluation.figures import figures, table
     from pipeline.detector_evaluation.page import write_page
     from pipeline.detector_evaluation.subject import subject_of
     from pipeline.evaluation.page import prepare_page
     from stages.detect.evaluate import DOUBTFUL, evaluate
 
+    device = resolve_device(device)
     config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score), device=device)
     if output:
         prepare_page(output)

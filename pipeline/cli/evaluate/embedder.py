@@ -13,6 +13,7 @@ from pipeline.cli.common import (
     FOLDER,
     SOME_FAILED,
     chosen,
+    device_option,
     friendly,
     isolate_option,
     print_figures,
@@ -42,7 +43,7 @@ DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
 @stage_options("embedder")
 @click.option("--pair-head", is_flag=True,
               help="Compare by the pair head of --embedder-weights, trained to tell same from different.")  # fmt: skip
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("-o", "--output", type=FOLDER, help="Write a page with curves and pictures into this folder.")
 @click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
 @click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
@@ -97,7 +98,7 @@ def embedder(
       outfinder evaluate embedder val.json photos/ --layout cutouts --json - | jq .retrieval.item
       outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
     """  # noqa: D301
-    from pipeline.build import Config, build_embedder
+    from pipeline.build import Config, build_embedder, resolve_device
     from pipeline.embedder_evaluation.figures import figures, table
     from pipeline.embedder_evaluation.page import Shown, write_page
     from pipeline.embedder_evaluation.subject import embed, likeness_by_pair_head
@@ -120,6 +121,7 @@ def embedder(
     others = open_told(distractors, layout, item_pattern, ()) if distractors else None
     if output:
         prepare_page(output)
+    device = resolve_device(device)
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)
     embedded = embed(stage, photos, others)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.common import FILE_IN, FOLDER, friendly, isolate_option
+from pipeline.cli.common import FILE_IN, FOLDER, device_option, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.detector_training import Source
@@ -44,7 +44,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
               help="auto: bfloat16 where the machine multiplies it.")  # fmt: skip
 @click.option("--validate-rounds", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Processes that read photos.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it.")
+@device_option
 @click.option("--seed", default=0, show_default=True)
 @click.option("--about", default="", help="Words on data and licence, to be kept with the weights.")
 @click.option("--skip-bad", is_flag=True, help="Train on the rest where annotations are wrong.")
@@ -84,6 +84,7 @@ def detector(
       outfinder train detector train.json photos/ -o run --labels "coat,boot" --architecture fasterrcnn_mobilenet_v2
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
+    from pipeline.build import resolve_device
     from pipeline.detector_training import DetectorPlan, DetectorRun
     from pipeline.plots import require_matplotlib
     from stages.detect.train import Recipe
@@ -91,6 +92,7 @@ def detector(
     from stages.types import LABELS
 
     require_matplotlib()
+    device = resolve_device(device)
     recipe = Recipe(
         rounds=rounds,
         batch_size=batch_size,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pipeline.cli.common import FOLDER, friendly, isolate_option
+from pipeline.cli.common import FOLDER, device_option, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.runs import Moment
@@ -92,7 +92,7 @@ SCHEDULE_OPTIONS: Final = (
     click.option("--precision", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True,
                  help="auto: bfloat16 where the machine multiplies it."),
     click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Threads that make batches."),
-    click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch names it."),
+    device_option,
     click.option("--seed", default=0, show_default=True),
     click.option("--about", default="", help="Words on data and licence, to be kept with the weights."),
 )  # fmt: skip
@@ -128,10 +128,12 @@ def embedder(data: tuple[str, ...], output: Path, workers: int, device: str, **o
         --head sigmoid --dim 4096 --pair-head linear --loss bce --sampler pairs --view affine --metric one-shot
       outfinder embed photos/ -o vectors.npz --embedder-weights run/weights.safetensors
     """  # noqa: D301
+    from pipeline.build import resolve_device
     from pipeline.embedder_training import EmbedderRun
     from pipeline.plots import require_matplotlib
 
     require_matplotlib()
+    device = resolve_device(device)
     run = EmbedderRun(_plan(data, device, options), output, device, lambda text: click.echo(text, err=True))
     if run.done:
         click.echo(f"going on after step {run.done} of {run.steps}", err=True)

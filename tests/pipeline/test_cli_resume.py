@@ -1,0 +1,137 @@
+"""Runs of ``detect`` and ``search`` that were cut short go on where they stopped, and end as if they had not been."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import DETECTOR, EMBEDDER, lines, run
+from conftest import draw
+from test_cli_process import SLOW, many_photos, outfinder
+
+from pipeline.cli.common import Progress
+from pipeline.results import Garment, PhotoResult
+from pipeline.writers import open_writer
+from pipeline.written import open_or_reopen
+from stages.errors import OutfinderError
+from stages.images import write_jpeg
+from stages.types import Box, Match
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Photos with two garments, one and none, one that cannot be read, and names that a table must quote."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a", "b, größe", 'c "x"\nd', "f"):
+        write_jpeg(folder / f"{name}.jpg", draw("red", "blue"))
+    write_jpeg(folder / "e.jpg", np.full((40, 40, 3), 255, np.uint8))
+    write_jpeg(folder / "g.jpg", draw("green"))
+    (folder / "d.jpg").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_file_cut_at_any_byte_is_made_whole(tmp_path: Path, suffix: str) -> None:
+    matches = tuple(Match(f"item {n}", f"shop/ü{n}.jpg", 0.5, "top") for n in range(2))
+    garments = [Garment("top", 0.9, Box(1, 2, 30, 40), matches=matches), Garment("shoes", 0.8, Box(0, 0, 5, 5))]
+    results = [
+        PhotoResult('a "ß"\nb, c.jpg', 64, 64, tuple(garments)),
+        PhotoResult("d.jpg", error="is empty"),
+        PhotoResult("e.jpg", 64, 64),
+        PhotoResult("e.jpg", 64, 64),
+        PhotoResult("f.jpg", 64, 64, tuple(garments)),
+    ]
+    file = tmp_path / f"found{suffix}"
+    with open_writer(file) as writer:
+        for result in results:
+            writer.write(result)
+    whole = file.read_bytes()
+    for end in range(len(whole) + 1):
+        file.write_bytes(whole[:end])
+        writer, written = open_or_reopen(file, resume=True)
+        with writer:
+            left = list(written.left(Path(result.photo) for result in results))
+            assert written.count + len(left) == len(results)
+            assert written.failed == (written.count > 1)
+            for result in results[written.count :]:
+                writer.write(result)
+        assert file.read_bytes() == whole, end
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", "my diary\n"), ("a.jsonl", "{}\n"), ("a.jsonl", "dear"),
+                                            ("a.csv", "item_id,image\nx,y\n")])  # fmt: skip
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OutfinderError, match="left as it is"):
+        open_or_reopen(tmp_path / name, resume=True)
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_detect_and_search_go_on(tmp_path: Path, photos: Path, shop: Path, suffix: str) -> None:
+    run("index", tmp_path / "gallery", shop, *DETECTOR, *EMBEDDER)
+    for number, command in enumerate(
+        (("detect", photos, "--crops", tmp_path / "crops"), ("search", tmp_path / "gallery", photos))
+    ):
+        stages = DETECTOR if number == 0 else (*DETECTOR, *EMBEDDER)
+        file = tmp_path / f"{number}{suffix}"
+        run(*command, *stages, "-o", file, status=1)
+        whole = file.read_bytes()
+        crops = sorted(path.name for path in tmp_path.glob("crops/*"))
+        file.write_bytes(whole[: len(whole) * 2 // 3])
+        for _ in range(2):  # the second time all is there
+            said = run(*command, *stages, "-o", file, "--resume", status=1).stderr
+            assert "7 photos, 1 failed" in said
+            assert file.read_bytes() == whole
+        assert sorted(path.name for path in tmp_path.glob("crops/*")) == crops
+
+
+def test_what_cannot_be_gone_on_with(tmp_path: Path, photos: Path, shop: Path) -> None:
+    assert "name it with -o" in run("detect", photos, *DETECTOR, "--resume", status=2).stderr
+    command = ("detect", photos, *DETECTOR, "--resume", "-o", tmp_path / "a.jsonl", "--coco", tmp_path / "a.json")
+    assert "--coco" in run(*command, status=2).stderr
+    command = ("search", shop, photos, "--resume", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "report")
+    assert "--report" in run(*command, status=2).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    photos = many_photos(tmp_path / "photos", 80)
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = ("detect", photos, "--detector", "slow:Slow", "-o", "found.jsonl", "--batch-size", 2)
+    process: subprocess.Popen[bytes] = outfinder(*command, folder=tmp_path)
+    with process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "busy").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finished = (tmp_path / "found.jsonl").read_bytes().count(b"\n")
+    assert 0 < finished < 80
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number), said
+    if number != signal.SIGKILL:
+        told = re.search(rb"detected garments in (\d+) photo", said)
+        assert told
+        assert finished - int(told[1]) in (0, 1)  # one may have been written and not yet counted
+        assert b"--resume goes on" in said
+        assert b"Traceback" not in said
+    run("detect", photos, *DETECTOR, "-o", tmp_path / "found.jsonl", "--resume")
+    straight = run("detect", photos, *DETECTOR)
+    assert (tmp_path / "found.jsonl").read_text() == straight.stdout
+    assert len(lines(straight)) == 80
+
+
+def test_progress_tells_pace_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr("pipeline.cli.common.monotonic", lambda: now)
+    progress = Progress("saw", 100, done=20)
+    for _ in range(30):
+        now += 0.5
+        progress.count()
+    progress.finish()
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["saw 41 of 100 photos, 2.0/s, 0:00:30 left", "saw 50 photos, 2.0/s"]
