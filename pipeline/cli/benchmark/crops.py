@@ -52,12 +52,12 @@ def crops(
     embedded by every embedder, and every garment asks for its like. Detections are the annotations, where there are
     some, and those of each detector; what a detector misses is a failure, and recall over garments that all detectors
     found is told apart. Differences are paired, over the same queries, with intervals of 95 %; the verdict follows
-    from them. Nothing but times depends on the machine: the same seed gives the same figures.
+    from them. The same seed gives the same figures; from machine to machine only times and roundings differ.
 
     Without data of any kind, the rendered scenes are compared, which need nothing. In a CSV a box is `x1 y1 x2 y2` in
     pixels, a mask a picture that is white where the garment is; both may be empty, and a column label may be there. In
     a folder for each item, photos show one garment each. Untrained ImageNet features need their weights:
-    --embedder features=FILE. All data and five embedders take two idle cores about 16 minutes. Exit status 1: some
+    --embedder features=FILE. All data and five embedders take two idle cores about 12 minutes. Exit status 1: some
     photos could not be used.
 
     \b
