@@ -21,6 +21,8 @@ from weights import Checkpoint
 MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
 """The largest that weights may ask for."""
 
+_MOST_FEATURES = 1 << 26
+
 PREFIX = "siamese-"
 """The metadata of a checkpoint names its architecture ``siamese-BACKBONE``."""
 
@@ -57,7 +59,7 @@ class Design:
             raise ValueError(f"no pair head is called {self.pair_head!r}; there are {', '.join(PAIR_HEADS)}")
         if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
             raise ValueError(
-                f"dim is within 1 to {MAX_DIM}, input_px within 1 to {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
+                f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
             )
 
     @property
@@ -123,7 +125,7 @@ class SiameseNetwork(nn.Module):
         self.design = design
         self.features = build_backbone(design.backbone)
         self.pool = POOLINGS[design.pooling]()
-        self.head = HEADS[design.head](_pooled_width(self.features, self.pool, design), design.dim)
+        self.head = HEADS[design.head](_pooled_width(self.features, design), design.dim)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
 
     @property
@@ -156,7 +158,7 @@ def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
 
 
 @torch.no_grad()
-def _pooled_width(features: nn.Module, pool: nn.Module, design: Design) -> int:
+def _pooled_width(features: nn.Module, design: Design) -> int:
     """How many numbers the pooling hands to the head, found by shapes alone.
 
     Raises:
@@ -168,5 +170,10 @@ def _pooled_width(features: nn.Module, pool: nn.Module, design: Design) -> int:
     except (RuntimeError, AssertionError) as error:  # a convolution wider than what is left; a transformer's own size
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{design.backbone} cannot look at {design.input_px} px: {reason}") from error
-    pooled: Tensor = copy.deepcopy(pool).to("meta")(seen) if seen.ndim > 2 else seen
+    if seen.ndim <= 2:
+        return seen.shape[1]
+    if seen.numel() > _MOST_FEATURES:
+        raise ValueError(f"{design.backbone} makes {seen.numel()} features of {design.input_px} px, more than any use")
+    with torch.device("cpu"):  # a pooling may compute in another precision, which has to have a device
+        pooled: Tensor = POOLINGS[design.pooling]()(torch.zeros(seen.shape))
     return pooled.shape[1]
