@@ -44,10 +44,10 @@ def acting(patch, tmp_path, act):
 import os, signal, sys, time
 from stages import _decoder, images
 decode = images.decode_here
-def acting(source, at_least_px):
+def acting(source, at_least_px, max_pixels=None):
     if str(source).endswith("bad.jpg"):
         {act}
-    return decode(source, at_least_px)
+    return decode(source, at_least_px, max_pixels)
 images.decode_here = acting
 _decoder.main()
 """
