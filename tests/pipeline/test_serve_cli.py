@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 from cli_runs import DETECTOR, EMBEDDER, run
 from served import photo, shop, stock
 
+import pipeline.serve
 from pipeline.serve.limits import Limits
 from pipeline.serve.opening import open_service
 from stages.crop import BoxCrop, MaskCrop
@@ -43,6 +44,7 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path, shop):
 
 def test_without_the_extra_it_says_what_to_install(shop, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setattr(pipeline, "serve", pipeline.serve)  # which importing it again replaces
     for name in [name for name in sys.modules if name.startswith("pipeline.serve")]:
         monkeypatch.delitem(sys.modules, name)
     assert 'pip install "outfinder[web]"' in run("serve", shop.gallery.folder, status=2).stderr
