@@ -92,5 +92,5 @@ class StorableIndex(Index, Protocol):
     def save(self, path: Path) -> None:
         """Write the index to a new file."""
 
-    def load(self, path: Path) -> None:
-        """Become what :meth:`save` wrote, from a file whose checksum the caller has verified."""
+    def load(self, path: Path) -> NDArray[np.int64]:
+        """Become what :meth:`save` wrote; returns the live rows, rising. The file may be anyone's."""

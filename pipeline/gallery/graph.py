@@ -56,7 +56,7 @@ def read_graph(folder: Path, manifest: Manifest, graph: StoredFile, ids: StoredF
     """An index file and the ids in it.
 
     Raises:
-        GalleryCorrupt: one of the two is missing or damaged.
+        GalleryCorrupt: one of the two is missing or damaged, or they tell of different rows.
         GalleryError: the index cannot be loaded.
     """
     path = folder / graph.name
@@ -64,10 +64,9 @@ def read_graph(folder: Path, manifest: Manifest, graph: StoredFile, ids: StoredF
     if not isinstance(index, StorableIndex):
         raise GalleryError(f"the index {manifest.index} cannot be loaded from a file any more")
     check_file(path, graph)
-    index.load(path)
-    held: Ids = read_ids(folder, ids)
-    if len(index) != len(held):
-        raise GalleryCorrupt(f"{path} holds {len(index)} rows of {len(held)}")
+    held = read_ids(folder, ids)
+    if not np.array_equal(index.load(path), held):
+        raise GalleryCorrupt(f"{path} holds other rows than the {len(held)} that it should")
     return index, held
 
 

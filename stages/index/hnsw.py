@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from stages.errors import GalleryError
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
-from stages.index.hnswfile import read_layout
+from stages.index.hnswfile import empty_header, read_layout
 from stages.types import Neighbors, Vectors
 
 EXACT_BELOW: Final = 1000
@@ -26,6 +27,9 @@ EXACT_BELOW: Final = 1000
 
 ALONE_UP_TO: Final = 1000
 """Vectors that are added by one thread, so that small galleries come out the same each time."""
+
+MOST_EDGES: Final = 10_000
+"""hnswlib takes no more per node."""
 
 BLOCK_ROWS: Final = 8192
 """Rows copied out of hnswlib at once by an exact search."""
@@ -50,12 +54,13 @@ class HnswIndex:
 
     def __init__(self, dim: int, m: int = 16, ef_construction: int = 200, ef_search: int = 128, seed: int = 0) -> None:
         check_dim(dim)
-        if m < 2 or ef_construction < 1 or ef_search < 1:
+        if not 2 <= m <= MOST_EDGES or ef_construction < 1 or ef_search < 1:
             raise ValueError(
-                "HNSW wants m >= 2, ef_construction >= 1 and ef_search >= 1,"
+                f"HNSW wants m from 2 to {MOST_EDGES}, ef_construction >= 1 and ef_search >= 1,"
                 f" got m={m}, ef_construction={ef_construction}, ef_search={ef_search}"
             )
         self._dim, self._ef_search = dim, ef_search
+        self._header = empty_header(dim, m, max(ef_construction, m))
         self._graph: Any = hnswlib.Index(space="ip", dim=dim)
         self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
         self._tune()
@@ -77,13 +82,12 @@ class HnswIndex:
         self._reserve(len(self._live) + len(self._removed) + len(rows))
         self._small = None
         back = np.fromiter((row in self._removed for row in rows.tolist()), dtype=np.bool_, count=len(rows))
-        for row in rows[back].tolist():
-            self._graph.unmark_deleted(row)
-        # hnswlib's replace_deleted is left alone: it has returned one label twice.
-        for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else _cores())):
-            if part.any():
-                self._graph.add_items(vectors[part], rows[part], num_threads=threads)
-        self._removed.difference_update(rows.tolist())
+        with self._unmarked():
+            # hnswlib's replace_deleted is left alone: it has returned one label twice.
+            for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else _cores())):
+                if part.any():
+                    self._graph.add_items(vectors[part], rows[part], num_threads=threads)
+            self._removed.difference_update(rows.tolist())
         self._live.update(rows.tolist())
 
     def remove(self, rows: NDArray[np.int64]) -> None:
@@ -133,22 +137,26 @@ class HnswIndex:
         if short:
             raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
 
-    def load(self, path: Path) -> None:
-        """Become what :meth:`save` wrote; ``m`` and ``ef_construction`` come from the file.
+    def load(self, path: Path) -> NDArray[np.int64]:
+        """Become what :meth:`save` wrote; returns the live rows, rising.
 
-        The caller verifies a checksum first: hnswlib dies on a damaged file. Here the header, the size, the
-        row numbers and the links between rows are verified before hnswlib sees the file.
+        Whoever made the file may have meant harm: hnswlib does not see it before every word of it is verified.
 
         Raises:
-            GalleryMismatch: the file's vectors have another width.
+            GalleryMismatch: the file's index has another width, ``m`` or ``ef_construction``.
             GalleryCorrupt: the file is missing or is not what :meth:`save` writes.
+            GalleryError: there is not enough memory for it.
         """
-        rows, removed = read_layout(path, self._dim)
+        rows, removed = read_layout(path, self._header)
         graph = hnswlib.Index(space="ip", dim=self._dim)
-        graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
+        try:
+            graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
+        except (RuntimeError, MemoryError) as error:
+            raise GalleryError(f"cannot load the index {path.name}: {error}") from error
         self._graph, self._small = graph, None
         self._tune()
         self._live, self._removed = set(rows[~removed].tolist()), set(rows[removed].tolist())
+        return np.sort(rows[~removed])
 
     def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
         """The oracle's answer, from the vectors that hnswlib holds."""
@@ -169,6 +177,21 @@ class HnswIndex:
             small = self._small or (rows, self._graph.get_items(rows))
             self._small = small
             yield small
+
+    @contextmanager
+    def _unmarked(self) -> Iterator[None]:
+        """No row is marked removed while others are added.
+
+        hnswlib links a new element to the nearest that are not; where a hostile file, or bad luck, leads it to
+        a part of the graph in which all are marked, it finds none, and goes on from memory that is not its own.
+        """
+        for row in self._removed:
+            self._graph.unmark_deleted(row)
+        try:
+            yield
+        finally:
+            for row in self._removed:
+                self._graph.mark_deleted(row)
 
     def _tune(self) -> None:
         """What hnswlib does not save; it looks at no fewer than k candidates, whatever its ef."""
