@@ -211,17 +211,17 @@ _TEST_DOUBLES: Final = "stages.testing:"
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of code of someone's own, which runs when it is built."""
-    return ":" in name and not name.startswith((MILVUS, _TEST_DOUBLES))
+    """Whether a name is of something of someone's own: code, which runs when it is built, or a Milvus anywhere."""
+    return name.startswith(MILVUS) or (":" in name and not name.startswith(_TEST_DOUBLES))
 
 
 def trust(name: str) -> None:
-    """Let files name this code of the caller's own, ``package.module:Name``, from now on in this process."""
+    """Let files name this ``package.module:Name`` or ``milvus+URI`` of the caller's own, from now on in this process."""
     _trusted.add(name)
 
 
 def check_trusted(name: str, source: object, option: str) -> None:
-    """Refuse code that a file names and the caller does not: files are data.
+    """Refuse code, servers and files elsewhere that a file names and the caller does not: files are data.
 
     Args:
         name: of a stage.
@@ -229,11 +229,12 @@ def check_trusted(name: str, source: object, option: str) -> None:
         option: which would name it.
 
     Raises:
-        StageError: it is code, and not trusted.
+        StageError: it is one, and not trusted.
     """
     if is_own(name) and name not in _trusted:
+        what = "a place elsewhere" if name.startswith(MILVUS) else "code and not data"
         raise StageError(
-            f"{source} names {name!r}, which is code and not data; if it is yours, say so: --{option} {name}"
+            f"{source} names {name!r}, which is {what}; if it is yours, say so: --{option} {name}"
             f" (in Python: pipeline.build.trust({name!r}))"
         )
 

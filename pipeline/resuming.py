@@ -72,7 +72,9 @@ def unfinished(folder: Path) -> Run:
         raise GalleryError(f"{folder / NOTE} is no note of a run ({error}); give the sources again") from error
     for name in run.given.values():
         if isinstance(name, str) and is_own(name):
-            raise GalleryError(f"the run that was cut short used {name!r}, which is code: give its whole command again")
+            raise GalleryError(
+                f"the run that was cut short used {name!r}, which a file cannot name: give its whole command again"
+            )
     return run
 
 

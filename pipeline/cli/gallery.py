@@ -19,7 +19,9 @@ _where = click.option("--where", metavar="FILTER", help="Only photos that fulfil
 
 
 @click.group()
-@click.option("--index", metavar="NAME", help="The gallery's index, where it is code of your own: package.module:Name.")
+@click.option(
+    "--index", metavar="NAME", help="The gallery's index, where it is your own: package.module:Name, milvus+URI."
+)
 def gallery(index: str | None) -> None:
     """What a gallery holds; remove items; check, compact and repair it.
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 from weakref import finalize
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import GalleryCorrupt, GalleryError, StageError
+from stages.files import check_regular
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import no_neighbors
 from stages.types import Neighbors, Vectors
@@ -129,22 +131,19 @@ class MilvusIndex:
         if self._forget is not None:
             self._forget.detach()
 
-    def load(self, path: Path) -> None:
-        """Become what :meth:`save` wrote, as long as the server has its collection.
+    def load(self, path: Path) -> Ids:
+        """Become what :meth:`save` wrote, as long as the server has its collection; returns the live rows, rising.
 
         Raises:
             GalleryCorrupt: the file is not one of ours, or its collection is gone.
         """
-        try:
-            with np.load(path) as saved:
-                collection, rows = str(saved["collection"]), saved["rows"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile) as error:
-            raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
+        collection, rows = read_saved(path)
         if collection and not self._ask(lambda: self._client.has_collection(collection)):
             raise GalleryCorrupt(f"the collection {collection} of the index {path.name} is gone from {self._uri}")
         if collection:
             self._ask(lambda: self._client.load_collection(collection))
         self._collection, self._live = collection or None, rows
+        return rows
 
     def _create(self) -> None:
         """Make the collection: row numbers are its primary keys, and whoever has written reads it at once."""
@@ -204,6 +203,32 @@ class MilvusIndex:
             return call()
         except _pymilvus().MilvusException as error:
             raise StageError(f"Milvus at {self._uri} does not do as asked: {error}") from error
+
+
+def read_saved(path: Path) -> tuple[str, Ids]:
+    """The collection that a saved index names, or none, and its rows.
+
+    Raises:
+        GalleryCorrupt: the file is not one of ours, or names a collection that is not.
+    """
+    try:
+        _check_stored(path)
+        with np.load(path) as saved:
+            collection, rows = str(saved["collection"]), saved["rows"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile) as error:
+        raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
+    rising = rows.dtype == np.int64 and rows.ndim == 1 and (rows[:1] >= 0).all() and (rows[1:] > rows[:-1]).all()
+    if not rising or not re.fullmatch("(outfinder_[0-9a-f]{32})?", collection):
+        raise GalleryCorrupt(f"cannot read the index {path.name}: it names no rows or no collection of ours")
+    return collection, rows
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse what would take more memory than its file has bytes."""
+    check_regular(path.stat())
+    with ZipFile(path) as parts:
+        if any(part.compress_type != ZIP_STORED for part in parts.infolist()):
+            raise ValueError("it is compressed, which no saved index is")
 
 
 def _pymilvus() -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import whole_files
+from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,9 +26,11 @@ import weights
 from pipeline.catalogue import CataloguePhoto, read_catalogue
 from pipeline.gallery import Gallery, Row, arrays, read_manifest
 from pipeline.gallery import searcher as searcher_module
+from pipeline.gallery.arrays import file_digest
 from pipeline.gallery.storage import COPY, MANIFEST
 from pipeline.gallery.vectors import encode
 from pipeline.integrity import verify
+from pipeline.opening import open_for_search, open_or_create
 from pipeline.resuming import NOTE, unfinished
 from stages.crop import BoxCrop
 from stages.detect.coco import read_annotations
@@ -370,6 +373,24 @@ def test_an_index_of_other_rows_than_it_says_is_made_anew(saved):
     assert gallery.search(np.eye(49, dtype=np.float32), k=3) == before
 
 
+def test_a_graph_of_other_rows_than_its_gallery_is_made_anew(saved):
+    folder, files = saved
+    put(folder, files)
+    before = Gallery.open(folder).search(np.eye(49, dtype=np.float32), k=3)
+    (name,) = (name for name in files if name.endswith(".bin"))
+    graph = Graph.of(files[name])
+    label = slice(graph.header.label_offset, None)
+    graph.records[0][label], graph.records[1][label] = graph.records[1][label], (10**6).to_bytes(8, "little")
+    manifest = json.loads(files[MANIFEST])
+    (folder / name).write_bytes(graph.data())
+    manifest["graph"]["digest"] = file_digest(folder / name).digest
+    put(folder, files | dict.fromkeys((MANIFEST, COPY), sealed(manifest)) | {name: graph.data()})
+    assert any("holds other rows" in line for line in verify(folder))
+    gallery = Gallery.open(folder)
+    gallery.index()
+    assert gallery.search(np.eye(49, dtype=np.float32), k=3) == before
+
+
 @pytest.mark.parametrize("name", ["../secret", "..", "", "/etc/passwd", "a/../../b", "a\0b", 7, None, ["a"]])
 def test_paths_in_a_manifest_cannot_leave_its_folder(saved, name):
     folder, files = saved
@@ -393,8 +414,6 @@ def test_pipes_in_a_gallery_do_not_hang(saved, name):
 
 
 def test_code_that_a_gallery_names_is_not_run(saved, tmp_path, monkeypatch):
-    from pipeline.opening import open_for_search, open_or_create
-
     folder, files = saved
     (tmp_path / "evil.py").write_text("open('ran', 'w')\nclass Evil: pass\n")
     monkeypatch.chdir(tmp_path)
@@ -410,6 +429,20 @@ def test_code_that_a_gallery_names_is_not_run(saved, tmp_path, monkeypatch):
             Gallery.open(folder).index()
             raise ZeroDivisionError
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_gallery_cannot_reach_a_server_or_a_file_elsewhere(saved, tmp_path):
+    folder, files = saved
+    for place in (f"milvus+{tmp_path / 'elsewhere.db'}", "milvus+http://localhost:1"):
+        manifest = json.loads(files[MANIFEST])
+        manifest["index"] = place
+        manifest["settings"] = {"crop": "box", "embedder": "stages.testing:FakeEmbedder", "detector": "whole"}
+        put(folder, files | {MANIFEST: sealed(manifest), COPY: sealed(manifest)})
+        with pytest.raises(StageError, match=r"milvus.*, which is a place elsewhere; .* --index milvus\+"):
+            Gallery.open(folder).index()
+        with pytest.raises(StageError, match="which is a place elsewhere"):
+            open_for_search(folder, {})
+    assert not any(tmp_path.iterdir())
 
 
 # --- notes and calibrations ---
@@ -433,7 +466,7 @@ def test_notes_of_runs(place, document):
 
 def test_a_note_cannot_run_code(place):
     (place / NOTE).write_text(json.dumps(RUN | {"given": {"detector": "evil:Evil"}}))
-    with pytest.raises(GalleryError, match="'evil:Evil', which is code"):
+    with pytest.raises(GalleryError, match="'evil:Evil', which a file cannot name"):
         unfinished(place)
 
 

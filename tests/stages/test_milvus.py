@@ -8,7 +8,7 @@ import pytest
 
 from stages.errors import GalleryCorrupt, StageError
 from stages.index import ExactIndex
-from stages.index.milvus import MOST, MilvusIndex
+from stages.index.milvus import MOST, MilvusIndex, read_saved
 from stages.protocols import StorableIndex
 from stages.testing import check_index
 
@@ -91,6 +91,29 @@ def test_each_sees_its_own_rows_of_what_another_goes_on_with(filled, uri, tmp_pa
     gone = np.unique(before.rows)[:1]
     reader.remove(gone)  # already gone from the server
     reader.add(gone, queries[:1])
+
+
+def test_what_a_file_says_is_data(tmp_path):
+    path, name = tmp_path / "saved", "outfinder_" + 32 * "0"
+    sound = {"collection": np.array(name), "rows": np.array([3, 5])}
+    for change, save in (
+        ({}, np.savez),
+        ({}, np.savez_compressed),
+        ({"collection": np.array("others")}, np.savez),
+        ({"rows": np.array([5, 3])}, np.savez),
+        ({"rows": np.array([-1, 3])}, np.savez),
+        ({"rows": np.array([0.5])}, np.savez),
+        ({"rows": np.array([[3]])}, np.savez),
+        ({"rows": np.array([{}])}, np.savez),
+    ):
+        with path.open("wb") as file:
+            save(file, **(sound | change))
+        if not change and save is np.savez:
+            collection, rows = read_saved(path)
+            assert (collection, rows.tolist()) == (name, [3, 5])
+        else:
+            with pytest.raises(GalleryCorrupt, match="cannot read the index saved"):
+                read_saved(path)
 
 
 @lite
