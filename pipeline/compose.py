@@ -6,7 +6,6 @@ however many photos there are.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stages.cores import cores
 from stages.errors import ImageError
 from stages.images import Photo, read_photo
 from stages.parts import part
@@ -72,7 +72,7 @@ class Pipeline:
     ) -> None:
         if embedder is not None and cropper is None:
             raise ValueError("an embedder needs a cropper before it, got none; pass stages.crop.BoxCrop()")
-        workers = min(4, _cores()) if workers is None else workers
+        workers = min(4, cores()) if workers is None else workers
         if min(batch_size, workers) < 1:
             raise ValueError(f"batch_size and workers are at least 1, got {batch_size} and {workers}")
         self.detector, self.cropper, self.embedder = detector, cropper, embedder
@@ -191,11 +191,6 @@ def sharp_crops(
         else replace(crop, box=photo.to_full(crop.box))
         for place, crop in enumerate(crops)
     ]
-
-
-def _cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 
+from stages.cores import cores
 from stages.errors import ImageError, StageError
 from stages.types import Image
 
@@ -156,7 +157,7 @@ class _Pool:
         self._idle: list[_Worker] = []
         self._peak = 0
         self._lock = Lock()
-        self._places = BoundedSemaphore(max(_AHEAD, os.cpu_count() or 1))
+        self._places = BoundedSemaphore(max(_AHEAD, cores()))
 
     def start(self, count: int) -> None:
         """Have so many idle processes, so that the first photos need not wait for them."""

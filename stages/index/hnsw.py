@@ -16,6 +16,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.cores import cores
 from stages.errors import GalleryError
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
@@ -84,7 +85,7 @@ class HnswIndex:
         back = np.fromiter((row in self._removed for row in rows.tolist()), dtype=np.bool_, count=len(rows))
         with self._unmarked():
             # hnswlib's replace_deleted is left alone: it has returned one label twice.
-            for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else _cores())):
+            for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else cores())):
                 if part.any():
                     self._graph.add_items(vectors[part], rows[part], num_threads=threads)
             self._removed.difference_update(rows.tolist())
@@ -196,14 +197,9 @@ class HnswIndex:
     def _tune(self) -> None:
         """What hnswlib does not save; it looks at no fewer than k candidates, whatever its ef."""
         self._graph.set_ef(self._ef_search)
-        self._graph.set_num_threads(_cores())
+        self._graph.set_num_threads(cores())
 
     def _reserve(self, count: int) -> None:
         """Make room by doubling, so that adding one by one stays linear."""
         if count > self._graph.get_max_elements():
             self._graph.resize_index(max(count, 2 * self._graph.get_max_elements()))
-
-
-def _cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ import pytest
 from conftest import draw
 
 from stages import isolation
+from stages.cores import cores
 from stages.errors import ImageError, StageError
 from stages.images import decode_photo, encode_jpeg, read_image, read_photo, write_jpeg
 from stages.isolation import isolated
@@ -110,7 +111,7 @@ def test_many_threads_share_the_processes(tmp_path):
     with isolated(), ThreadPoolExecutor(8) as threads:
         read = list(threads.map(lambda number: read_image(tmp_path / f"{number}.jpg").shape, range(24)))
     assert read == [picture.shape for picture in pictures]
-    assert len(workers()) <= max(2, os.cpu_count() or 1)
+    assert len(workers()) <= max(2, cores())
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL"])
