@@ -33,12 +33,12 @@ from pipeline.evaluation.page import (
     curves_html,
     overview_html,
     part_html,
+    table_html,
     troubles_html,
     write_index,
     write_numbers,
 )
 from pipeline.report_photo import text_html
-from pipeline.report_style import color_of
 from stages.embed.evaluate import EmbedderEvaluation
 from stages.embed.likeness import Likeness
 from stages.images import write_jpeg
@@ -118,38 +118,20 @@ def _tiles(evaluation: EmbedderEvaluation) -> dict[str, dict[str, str]]:
 def _tables_html(evaluation: EmbedderEvaluation) -> str:
     shots = [(f"{shot.ways}-way", str(shot.accuracy)) for shot in evaluation.one_shot]
     tables = [
-        _table("Retrieval", ["", *retrieval_head(evaluation)], retrieval_rows(evaluation)),
-        _table("Verification", ["", ""], verification_rows(evaluation)),
+        table_html(["", *retrieval_head(evaluation)], retrieval_rows(evaluation), title="Retrieval"),
+        table_html(["", ""], verification_rows(evaluation), title="Verification"),
         "<div>",
-        _table("One-shot accuracy", ["", ""], shots) if shots else "",
-        _table("Smaller vectors", ["", "recall@1", "loss"], cost_rows(evaluation)) if evaluation.costs else "",
+        table_html(["", ""], shots, title="One-shot accuracy") if shots else "",
+        table_html(["", "recall@1", "loss"], cost_rows(evaluation), title="Smaller vectors")
+        if evaluation.costs
+        else "",
         "</div>",
     ]
-    labels = _table("By label", LABEL_HEAD, label_rows(evaluation), colored=True) if len(evaluation.labels) > 1 else ""
+    by_label = label_rows(evaluation) if len(evaluation.labels) > 1 else []
+    labels = table_html(LABEL_HEAD, by_label, title="By label", colored=True) if by_label else ""
     notes = "".join(f"<br>{text_html(note)}" for note in evaluation.notes)
     body = f'<div class="tables">{"".join(tables)}</div>{labels}<p class="notes">{INTERVALS}{notes}</p>'
     return part_html("Figures", "", body)
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, colored: bool = False) -> str:
-    heads = "".join(f'<th scope="col">{text_html(cell)}</th>' for cell in head) if any(head) else ""
-    body = "".join(
-        f'<tr style="--color: {color_of(first)}"><th scope="row">{text_html(first)}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    kind = "figures" if colored else "figures plain"
-    return (
-        f'<div class="scroll"><h3 class="sub">{title}</h3><table class="{kind}"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(text: str) -> str:
-    """A figure, its interval set smaller."""
-    value, bracket, rest = text.partition(" [")
-    return f"{text_html(value)}<i>{text_html(bracket.strip() + rest)}</i>" if bracket else text_html(text)
 
 
 _CURVES: Final = curves_html(

@@ -11,7 +11,7 @@ from pipeline.evaluation.style import STYLE as OWN_STYLE
 from pipeline.plots import Panel, draw, require_matplotlib
 from pipeline.report_page import frame
 from pipeline.report_photo import text_html
-from pipeline.report_style import STYLE
+from pipeline.report_style import STYLE, color_of
 from stages.files import write_whole
 
 _LISTED: Final = 50
@@ -93,6 +93,29 @@ def part_html(title: str, explained: str, body: str, key: str = "") -> str:
     """A part with a heading, a sentence on what it shows, and perhaps a key to its colours; all of it HTML."""
     words = f'<p class="soft">{explained}</p>' if explained else ""
     return f'<section class="card part"><header><h2>{title}</h2>{words}{key}</header>{body}</section>'
+
+
+def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", colored: bool = False) -> str:
+    """Figures, their intervals set smaller; the first of a row names it, in its label's colour if asked for."""
+    heading = f'<h3 class="sub">{title}</h3>' if title else ""
+    heads = "".join(f'<th scope="col">{text_html(cell)}</th>' for cell in head) if any(head) else ""
+    body = "".join(
+        f'<tr style="--color: {color_of(first)}"><th scope="row">{text_html(first)}</th>'
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    kind = "figures" if colored else "figures plain"
+    return (
+        f'<div class="scroll">{heading}<table class="{kind}"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    """A figure, its interval set smaller."""
+    value, bracket, rest = text.partition(" [")
+    return f"{text_html(value)}<i>{text_html(bracket.strip() + rest)}</i>" if bracket else text_html(text)
 
 
 def curves_html(title: str, explained: str, shown: str, stem: str = "curves") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +24,13 @@ from pipeline.evaluation.page import (
     curves_html,
     overview_html,
     part_html,
+    table_html,
     troubles_html,
     write_index,
     write_numbers,
 )
 from pipeline.plots import draw
 from pipeline.report_photo import text_html
-from pipeline.report_style import color_of
 from stages.problems import plural
 from stages.protocols import Detector
 
@@ -118,12 +118,12 @@ def _verdict_html(comparison: Comparison) -> str:
 def _set_html(comparison: Comparison, name: str) -> str:
     words = next(one.data.about for one in comparison.seen if one.data.name == name)
     first, *others = comparison.trained_on
-    tables = [_table(HEAD, set_rows(comparison, name, first))]
+    tables = [table_html(HEAD, set_rows(comparison, name, first))]
     tables += [
-        f"<details><summary>embedder {text_html(other)}</summary>{_table(HEAD, set_rows(comparison, name, other))}</details>"
+        f"<details><summary>embedder {text_html(other)}</summary>{table_html(HEAD, set_rows(comparison, name, other))}</details>"
         for other in others
     ]
-    apart = _table(DIFFERENCE_HEAD, difference_rows(comparison, name))
+    apart = table_html(DIFFERENCE_HEAD, difference_rows(comparison, name))
     tables.append(f"<details open><summary>paired differences</summary>{apart}</details>")
     if (row := main_difference(comparison, name, None)) and (
         labels := label_rows(comparison, name, row.first.detections)
@@ -131,24 +131,10 @@ def _set_html(comparison: Comparison, name: str) -> str:
         head = ("label", "queries", "mask − box, recall@1", "mAP@R")
         tables.append(
             f"<details open><summary>by label, by {row.first.detections}: {interval(row.recall_1)} in all</summary>"
-            f"{_table(head, labels, colored=True)}</details>"
+            f"{table_html(head, labels, colored=True)}</details>"
         )
     explained = f"{text_html(words)}; {about(comparison, name)}; embedder {text_html(first)}"
     return part_html(text_html(name), explained, "".join(tables))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, colored: bool = False) -> str:
-    heads = "".join(f'<th scope="col">{text_html(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr style="--color: {color_of(first)}"><th scope="row">{text_html(first)}</th>'
-        + "".join(f"<td>{text_html(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    kind = "figures" if colored else "figures plain"
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
 
 
 def _pictures(folder: Path, comparison: Comparison, detectors: Mapping[str, Detector], examples: int) -> list[str]:
