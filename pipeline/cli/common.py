@@ -1,4 +1,4 @@
-"""What the commands share: stage options, progress, errors as messages, exit statuses."""
+"""What the commands share: stage options, errors as messages, exit statuses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
@@ -33,8 +30,6 @@ SOME_FAILED = 1
 NOTHING_RAN = 2
 INTERRUPTED = 130
 TERMINATED = 143
-TELL_EVERY_S = 10.0
-RECENT_S = 60.0
 
 ANYWHERE = click.Path(path_type=Path)  # a missing photo has its own error line
 FILE_IN = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -147,7 +142,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _terminable():
+            with _signals():
                 return command(*args, **kwargs)
         except Terminated:
             click.echo("outfinder: terminated", err=True)
@@ -174,21 +169,23 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise :class:`Terminated` at a SIGTERM, where this is the thread that signals come to and no one else has a say."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
+def _signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt at Ctrl-C and :class:`Terminated` at a SIGTERM, unless someone else has a say in it."""
 
     def terminate(_signal: int, _frame: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+    here = threading.current_thread() is threading.main_thread()  # where signals come to
+    ours = [name for name in handlers if here and signal.getsignal(name) == signal.SIG_DFL]
     try:
+        for name in ours:
+            signal.signal(name, handlers[name])
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for name in ours:
+            signal.signal(name, signal.SIG_DFL)
 
 
 def _drop_output() -> None:
@@ -210,78 +207,8 @@ def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None
     click.echo(table)
 
 
-class Progress:
-    """Photos done, failed, per second and time left, on standard error: a live line on a terminal, else now and then.
-
-    Args:
-        doing: what is done, for "doing 3 of 9 photos".
-        total: how many photos there are, where that is known.
-        done: how many of them a run before this one has done.
-        failed: how many of those failed.
-    """
-
-    def __init__(self, doing: str, total: int | None = None, *, done: int = 0, failed: int = 0) -> None:
-        self._doing, self._total, self._told = doing, total, monotonic()
-        self._recent = deque([(self._told, done)])
-        self._first = self._recent[0]
-        self._live = sys.stderr is not None and sys.stderr.isatty()  # None where it is closed
-        self.done, self.failed = done, failed
-
-    def count(self, error: str | None = None, photo: str = "") -> None:
-        """One more photo; an error is told in a line of its own."""
-        self.done += 1
-        if error is not None:
-            self.failed += 1
-            click.echo(f"{self._clear()}{printable(photo)}: {error}", err=True)
-        if monotonic() - self._told > (0.2 if self._live else TELL_EVERY_S):
-            self._told = monotonic()
-            click.echo(f"{self._clear()}{self._under_way()}", err=True, nl=not self._live)
-
-    def finish(self) -> None:
-        """The last word."""
-        click.echo(f"{self._clear()}{self._line()}", err=True)
-
-    @contextmanager
-    def interruptible(self, then: str) -> Iterator[None]:
-        """Where the run is interrupted, tell how far it came, and what then."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            click.echo(f"{self._clear()}{self._line()}; {then}", err=True)
-            raise
-
-    def status(self) -> int:
-        """The exit status: 2 where there was nothing to read."""
-        if not self.done:
-            click.echo("outfinder: no photos there (looked for .jpg, .png, .webp and the like)", err=True)
-            return NOTHING_RAN
-        return SOME_FAILED if self.failed else 0
-
-    def _line(self) -> str:
-        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{self._pace(self._first)}"
-
-    def _under_way(self) -> str:
-        """The line while there is more to come: pace and time left are those of the last minute."""
-        self._recent.append((self._told, self.done))
-        while len(self._recent) > 2 and self._told - self._recent[0][0] > RECENT_S:
-            self._recent.popleft()
-        if self._total is None:
-            return self._line()
-        (then, before), left = self._recent[0], max(0, self._total - self.done)
-        left_s = left * (self._told - then) / max(1, self.done - before)
-        pace = self._pace(self._recent[0])
-        return f"{self._doing} {self.done} of {self._total} photos{pace}, {timedelta(seconds=round(left_s))} left"
-
-    def _pace(self, since: tuple[float, int]) -> str:
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"{failed}, {(self.done - since[1]) / max(monotonic() - since[0], 1e-9):.1f}/s"
-
-    def _clear(self) -> str:
-        return "\r\x1b[K" if self._live else ""
-
-
 def goes_on(output: Path | None) -> str:
-    """What is left of a run that was interrupted, for :meth:`Progress.interruptible`."""
+    """What is left of a run that was interrupted, for :meth:`pipeline.cli.progress.Progress.interruptible`."""
     if output is None:
         return "with -o FILE, --resume could go on"
     return f"they are in {printable(str(output))}; the same command with --resume goes on"

@@ -14,7 +14,6 @@ from pipeline.cli.common import (
     ANYWHERE,
     FILE_OUT,
     FOLDER,
-    Progress,
     chosen,
     device_option,
     friendly,
@@ -25,6 +24,7 @@ from pipeline.cli.common import (
     resume_option,
     stage_options,
 )
+from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis

@@ -12,13 +12,13 @@ import click
 from pipeline.cli.common import (
     ANYWHERE,
     FILE_OUT,
-    Progress,
     chosen,
     device_option,
     friendly,
     isolate_option,
     stage_options,
 )
+from pipeline.cli.progress import Progress
 
 
 @click.command()

@@ -13,7 +13,6 @@ import click
 from pipeline.cli.common import (
     ANYWHERE,
     FOLDER,
-    Progress,
     chosen,
     device_option,
     friendly,
@@ -22,6 +21,7 @@ from pipeline.cli.common import (
     printable,
     stage_options,
 )
+from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis

@@ -14,7 +14,6 @@ from pipeline.cli.common import (
     ANYWHERE,
     FILE_OUT,
     FOLDER,
-    Progress,
     calibration_option,
     chosen,
     device_option,
@@ -26,6 +25,7 @@ from pipeline.cli.common import (
     resume_option,
     stage_options,
 )
+from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
     from pipeline.compose import Analysis

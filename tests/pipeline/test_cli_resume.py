@@ -12,7 +12,7 @@ from cli_runs import DETECTOR, EMBEDDER, lines, run
 from conftest import draw
 from test_cli_process import SLOW, many_photos, outfinder
 
-from pipeline.cli.common import Progress
+from pipeline.cli.progress import Progress
 from pipeline.results import Garment, PhotoResult
 from pipeline.writers import open_writer
 from pipeline.written import open_or_reopen
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, number: signal.Signals) 
 
 def test_progress_tells_pace_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    monkeypatch.setattr("pipeline.cli.common.monotonic", lambda: now)
+    monkeypatch.setattr("pipeline.cli.progress.monotonic", lambda: now)
     progress = Progress("saw", 100, done=20)
     for _ in range(30):
         now += 0.5

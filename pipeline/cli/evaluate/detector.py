@@ -13,7 +13,6 @@ from pipeline.cli.common import (
     FILE_OUT,
     FOLDER,
     SOME_FAILED,
-    Progress,
     chosen,
     device_option,
     friendly,
@@ -21,6 +20,7 @@ from pipeline.cli.common import (
     print_figures,
     stage_options,
 )
+from pipeline.cli.progress import Progress
 
 
 @click.command()

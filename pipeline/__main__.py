@@ -1,0 +1,18 @@
+"""The command as a process: ``outfinder``, or ``python -m pipeline``."""
+
+from __future__ import annotations
+
+import signal
+
+
+def main() -> None:
+    """Run the command; until it is imported, Ctrl-C ends the process without a word, as it ends any other."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from pipeline.cli import main as command  # noqa: PLC0415  not before
+
+    command(prog_name="outfinder")
+
+
+if __name__ == "__main__":
+    main()
