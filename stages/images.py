@@ -17,16 +17,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import cv2
-import numpy as np
 from PIL import Image as PillowImage
 from PIL.JpegImagePlugin import JpegImageFile
 
 from stages import _budget, _pillow, _srgb, isolation
+from stages._output import MAX_SIDE, encode_jpeg, letterbox, reason, write_jpeg
 from stages._pillow import FORMATS
 from stages._walk import SUFFIXES, walk
 from stages.errors import ImageError
-from stages.files import replacing
 from stages.types import Box, Image
 
 __all__ = [
@@ -37,9 +35,6 @@ __all__ = [
 MAX_PIXELS: Final = 105_000_000
 """Larger photos are refused by their header, before anything is decoded; WebP, AVIF and HEIC take more memory and so have
 less of them. A JPEG that is decoded at half its size or less may have four times as many."""
-
-MAX_SIDE: Final = 65_500
-"""In pixels: what a JPEG can hold, so that whatever is read can be written."""
 
 MAX_BYTES: Final = 1_000_000_000
 """Larger files are refused unread."""
@@ -67,6 +62,7 @@ class Photo:
         Raises:
             ValueError: the box does not lie within ``image``.
 
+        >>> import numpy as np
         >>> Photo(np.zeros((3, 4, 3), np.uint8), width=15, height=12).to_full(Box(1, 0, 4, 3))
         Box(x1=3, y1=0, x2=15, y2=12)
         """
@@ -130,57 +126,6 @@ def decode_here(
         raise ImageError("has a name that no file can have") from error
 
 
-def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
-    """Fit an image into the middle of a square of ``side`` pixels without distorting it.
-
-    Raises:
-        ValueError: ``side`` is less than 1 or the image is not one.
-
-    >>> letterbox(np.zeros((10, 20, 3), np.uint8), side=4)[..., 0].tolist()
-    [[255, 255, 255, 255], [0, 0, 0, 0], [0, 0, 0, 0], [255, 255, 255, 255]]
-    """
-    if side < 1:
-        raise ValueError(f"a square has a side of at least 1 pixel, got {side}")
-    fitted = _fit(image, side)
-    height, width, _ = fitted.shape
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = fill
-    square[top : top + height, left : left + width] = fitted
-    return square
-
-
-def encode_jpeg(image: Image, quality: int = 90, max_side: int | None = None) -> bytes:
-    """The bytes of a JPEG of an image, its long side reduced to ``max_side`` pixels if it is longer.
-
-    Raises:
-        ValueError: the image is not one, or has a side of more than :data:`MAX_SIDE`.
-    """
-    if max_side is not None and max_side < max(image.shape[:2]):
-        image = _fit(image, max_side)
-    _check_image(image)
-    if max(image.shape) > MAX_SIDE:
-        raise ValueError(f"a JPEG has sides of at most {MAX_SIDE} pixels, got {image.shape}; pass max_side")
-    data = BytesIO()
-    PillowImage.fromarray(np.ascontiguousarray(image)).save(data, "JPEG", quality=quality)
-    return data.getvalue()
-
-
-def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) -> None:
-    """Write an image to a JPEG file.
-
-    Raises:
-        ImageError: the file cannot be written.
-        ValueError: the image is not one, or has a side of more than :data:`MAX_SIDE`.
-    """
-    data = encode_jpeg(image, quality)
-    try:
-        with replacing(Path(path)) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise ImageError(f"cannot be written: {_reason(error)}") from error
-
-
 def _isolated_or_not(
     source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None
 ) -> Photo:
@@ -194,11 +139,6 @@ def _isolated_or_not(
 def _check_reduction(at_least_px: int | None) -> None:
     if at_least_px is not None and at_least_px < 1:
         raise ValueError(f"at_least_px is at least 1, got {at_least_px}; None reads at full size")
-
-
-def _check_image(image: Image) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"an image is (h, w, 3) uint8 RGB of at least one pixel, got {image.dtype} {image.shape}")
 
 
 def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
@@ -218,11 +158,7 @@ def _why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
         return "is a broken link" if Path(path).is_symlink() else "was not found"
     if error.errno == errno.ELOOP:
         return "is a link that leads back to itself"
-    return f"cannot be read: {_reason(error)}"
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
+    return f"cannot be read: {reason(error)}"
 
 
 def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> Photo:
@@ -274,15 +210,3 @@ def _why_undecodable(kind: str, error: Exception) -> str:
     if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(said):
         return f"is truncated ({kind})"
     return f"is a truncated, damaged or unsupported {kind} ({said or type(error).__name__})"
-
-
-def _fit(image: Image, side: int) -> Image:
-    """Resize to a long side of ``side`` pixels, both sides at least 1."""
-    _check_image(image)
-    height, width, _ = image.shape
-    longest = max(height, width)
-    size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
-    if size == (width, height):
-        return image
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if side < longest else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
