@@ -23,6 +23,7 @@ from pictures import (
     animated,
     arithmetic,
     chunk,
+    cmyk_profile,
     deep,
     encoded,
     known,
@@ -101,6 +102,10 @@ def whole() -> Iterator[Case]:
     cmyk = PillowImage.fromarray(known()).convert("CMYK")
     yield Case("CMYK", "cmyk.jpg", _of(encoded("JPEG", cmyk, quality=95)), known(), within=LOSSY)
     yield Case("CMYK", "cmyk.tif", _of(encoded("TIFF", cmyk)), known(), within=LOSSY)
+    own = {"icc_profile": cmyk_profile()}
+    inks = known()[..., [1, 0, 2]]
+    yield Case("CMYK", "its own profile.jpg", _of(encoded("JPEG", cmyk, quality=95, **own)), inks, within=LOSSY)
+    yield Case("CMYK", "its own profile.tif", _of(encoded("TIFF", cmyk, **own)), inks, within=LOSSY)
     for name, profile in (("rgb", swapped_profile()), ("broken", b"no profile"), ("cut", swapped_profile()[:300])):
         data = encoded("JPEG", cmyk, quality=95, icc_profile=profile)
         yield Case("CMYK", f"cmyk with a {name} profile.jpg", _of(data), known(), within=LOSSY)

@@ -141,3 +141,21 @@ def swapped_profile() -> bytes:
     red, green = data.index(b"rXYZ"), data.index(b"gXYZ")
     data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
     return bytes(data).replace("sRGB".encode("utf-16-be"), "odd!".encode("utf-16-be"))
+
+
+def cmyk_profile(grid: int = 9) -> bytes:
+    """A CMYK profile whose cyan and magenta are ink the other way round: a table of Lab colours (ICC.1:2001, lut8Type)."""
+    ink = np.indices((grid,) * 4).reshape(4, -1).T / (grid - 1)
+    paper = np.rint(255 * (1 - ink[:, [1, 0, 2]]) * (1 - ink[:, 3:])).astype(np.uint8)
+    colours = PillowImage.fromarray(paper[None])
+    lab = ImageCms.profileToProfile(
+        colours, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    table = np.array(lab)[0] ^ np.array([0, 128, 128], np.uint8)  # Pillow's a and b are signed, ICC's begin at -128
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).ravel())
+    lut = b"mft1" + bytes(4) + bytes([4, 3, grid, 0]) + identity + 4 * ramp + table.tobytes() + 3 * ramp
+    start = struct.pack(">I4sI4s4s4s12x4s", 144 + len(lut), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    head = (start.ljust(68, b"\0") + white).ljust(128, b"\0")
+    return head + struct.pack(">I4sII", 1, b"A2B0", 144, len(lut)) + lut

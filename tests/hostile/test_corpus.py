@@ -172,7 +172,7 @@ def hostile(tmp_path_factory):
 
 
 def limited(*arguments, folder):
-    """The command in a process of its own, which may take 3 GB of address space and a minute and a half."""
+    """The command in a process of its own, which may compute for a minute and a half."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_CPU, (90, 90))
