@@ -36,7 +36,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
     "--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches at once, waiting or not."
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
-@stage_options("detector", "embedder")
+@stage_options("detector", "crop", "embedder", "index")
 @calibration_option
 @device_option
 @isolate_option
@@ -55,8 +55,10 @@ def serve(
     detector: str | None,
     detector_weights: Path | None,
     min_score: float | None,
+    crop: str | None,
     embedder: str | None,
     embedder_weights: Path | None,
+    index: str | None,
     calibration_file: Path | None,
     device: str,
 ) -> None:
@@ -91,8 +93,8 @@ def serve(
         body_s=timeout,
         hosts=own if is_loopback(host) or allow_host else None,
     )
-    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, embedder=embedder,
-                   embedder_weights=embedder_weights) | {"device": device}  # fmt: skip
+    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop,
+                   embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
     photos = list(walk([examples])) if examples else []
     if examples and not photos:
         raise OutfinderError(f"there are no photos in {examples}")

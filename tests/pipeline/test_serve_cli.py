@@ -16,6 +16,7 @@ from cli_runs import DETECTOR, EMBEDDER, run
 from served import photo, shop, stock
 
 import pipeline.serve
+from pipeline.gallery import Gallery
 from pipeline.serve.limits import Limits
 from pipeline.serve.opening import open_service
 from stages.crop import BoxCrop, MaskCrop
@@ -40,6 +41,17 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path, shop):
     assert re.fullmatch(
         rf"outfinder: 127.0.0.1:{port} cannot be listened on \(.*\); choose another with --port\n", told
     )
+
+
+def test_an_index_of_ones_own_is_named_to_be_served(tmp_path, shop, monkeypatch):
+    own = "stages.index:ExactIndex"
+    Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), own, settings={"crop": "box"})
+    monkeypatch.setattr("pipeline.build._trusted", set())
+    told = run("serve", tmp_path / "g", "--port", 0, *DETECTOR, *EMBEDDER, status=2).stderr
+    assert f"which is code and not data; if it is yours, say so: --index {own}" in told
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run("serve", tmp_path / "g", "--port", taken.getsockname()[1], "--index", own, status=2)
+    open_service(tmp_path / "g", FAKES | {"index": own}, Limits()).close()
 
 
 def test_without_the_extra_it_says_what_to_install(shop, monkeypatch):
@@ -91,8 +103,6 @@ def test_two_galleries_side_by_side(tmp_path, shop):
 
     class Other(FakeEmbedder):
         fingerprint = "another"
-
-    from pipeline.gallery import Gallery
 
     Gallery.create(tmp_path / "foreign", Other(), MaskCrop(), settings={"crop": "mask"})
     with pytest.raises(GalleryMismatch):
