@@ -9,8 +9,9 @@ from random import Random
 import numpy as np
 import pytest
 from graphs import Graph, damaged, twisted
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from nearly import FUZZ
 
 from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
 from stages.index import HnswIndex
@@ -18,7 +19,6 @@ from stages.index import hnsw as hnsw_module
 from stages.index.hnswfile import LAYOUT, empty_header
 
 DIM, M, COUNT = 8, 4, 300
-EXAMPLES = int(os.environ.get("FUZZ", "60"))
 
 
 def unit_rows(count, seed=0):
@@ -76,10 +76,7 @@ def use(path):
     return True
 
 
-@settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 60, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@FUZZ
 @given(seed=st.integers(0, 2**32 - 1), damages=st.integers(0, 1), twists=st.integers(0, 4))
 def test_hostile_graphs(saved, seed, damages, twists):
     path, whole = saved
