@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from stages.fusing import fused
+
 
 def fast_dtype(device: str) -> torch.dtype:
     """What a device multiplies fastest: float16 on CUDA, bfloat16 on a processor that has it, else float32."""
@@ -39,21 +41,34 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(sequence, place, nn.Identity())
 
 
-class Shortened(nn.Module):
-    """A sequence of blocks of which the first compute in float32 and the others in a shorter type.
+class Shortened(nn.Sequential):
+    """A sequence of blocks that only looks, of which the first compute in float32 and the others in a shorter type.
 
     Args:
-        blocks: the sequence, which is converted in place.
+        blocks: the sequence, which is converted in place; its batch norms are folded.
         exact: how many compute in float32.
         dtype: of the others.
     """
 
     def __init__(self, blocks: nn.Sequential, exact: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.exact, self.others = blocks[:exact], blocks[exact:].to(dtype)
-        self._dtype = dtype
+        super().__init__(
+            *(_InType(block, dtype if exact <= place else torch.float32) for place, block in enumerate(blocks))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 in, float32 out."""
-        out: Tensor = self.others(self.exact(x).to(self._dtype))
+        out: Tensor = super().forward(x)
         return out.float()
+
+
+class _InType(nn.Module):
+    """A block in a type of its own, whatever it is given and whatever mixed precision is around it."""
+
+    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.block, self._dtype = fused(block.to(dtype)), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = self.block(x.to(self._dtype))
+            return out

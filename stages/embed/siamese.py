@@ -24,6 +24,10 @@ BEARS_SHORT: Final = {"mobilenet_v2": 2}
 MobileNetV2's first have few channels, which span too wide a range once the batch norms are folded.
 """
 
+_ON_CPU: Final = 8
+"""Images that a processor looks at together: with more the largest maps outgrow what malloc keeps, 32 MB, and the
+system makes each of their pages anew, which takes as long as half of the computing."""
+
 
 class SiameseEmbedder:
     """Garment images → unit vectors, near where the garments look alike.
@@ -35,7 +39,7 @@ class SiameseEmbedder:
     Args:
         checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
         device: where to run, as torch names it.
-        batch_size: images that are run at once; memory follows it.
+        batch_size: images that are run at once; memory follows it. None: what suits the device.
         dtype: what most of the network computes in, if it bears it. None: what the device multiplies fastest.
 
     Raises:
@@ -43,13 +47,18 @@ class SiameseEmbedder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "cpu", batch_size: int = 32, dtype: torch.dtype | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        batch_size = (_ON_CPU if torch.device(device).type == "cpu" else 32) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
-        network = read_network(checkpoint)
-        _quicken(network.eval(), dtype or fast_dtype(device))
-        self._network = network.requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
+        network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+        _quicken(network, dtype or fast_dtype(device))
         self._device, self._batch_size = device, batch_size
         self._normalise = Normalise(*stats_of(checkpoint))
         self._fingerprint = f"{network.design.architecture}-{checkpoint.sha256[:12]}-{self.input_px}px"
@@ -77,7 +86,7 @@ class SiameseEmbedder:
 def _quicken(network: SiameseNetwork, dtype: torch.dtype) -> None:
     fold_batch_norms(network.features)
     exact = BEARS_SHORT.get(network.design.backbone)
-    if exact is not None and isinstance(network.features, nn.Sequential) and dtype != torch.float32:
+    if exact is not None and isinstance(network.features, nn.Sequential):
         network.features = Shortened(network.features, exact, dtype)
 
 
