@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -87,6 +87,12 @@ class Pipeline:
 
     def __call__(self, paths: Iterable[Path]) -> Iterator[Analysis]:
         """One analysis per path, in order; a photo that cannot be read has its error."""
+        with closing(self.batches(paths)) as batches:
+            for batch in batches:
+                yield from batch
+
+    def batches(self, paths: Iterable[Path]) -> Generator[list[Analysis]]:
+        """The same, but those that are done together at once, for whoever has more to do with several."""
         with (
             _cores_shared(self._networks()),
             ThreadPoolExecutor(self._workers) as pool,
@@ -99,9 +105,9 @@ class Pipeline:
                     found = detecting.submit(self._detect, batch, pool)
                     waiting.append(embedding.submit(self._embed, found))
                     if len(waiting) > _AHEAD:
-                        yield from waiting.popleft().result()
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield from waiting.popleft().result()
+                    yield waiting.popleft().result()
             finally:
                 for threads in (embedding, detecting, pool):  # each waits for the next
                     threads.shutdown(cancel_futures=True)

@@ -14,7 +14,7 @@ from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
-from stages.inference import Shortened, fast_dtype, fold_batch_norms
+from stages.inference import Shortened, fast_dtype, fold_batch_norms, keep_memory
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
@@ -23,10 +23,6 @@ BEARS_SHORT: Final = {"mobilenet_v2": 2}
 
 MobileNetV2's first have few channels, which span too wide a range once the batch norms are folded.
 """
-
-_ON_CPU: Final = 8
-"""Images that a processor looks at together: with more the largest maps outgrow what malloc keeps, 32 MB, and the
-system makes each of their pages anew, which takes as long as half of the computing."""
 
 
 class SiameseEmbedder:
@@ -39,7 +35,7 @@ class SiameseEmbedder:
     Args:
         checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
         device: where to run, as torch names it.
-        batch_size: images that are run at once; memory follows it. None: what suits the device.
+        batch_size: images that are run at once; memory follows it.
         dtype: what most of the network computes in, if it bears it. None: what the device multiplies fastest.
 
     Raises:
@@ -50,10 +46,9 @@ class SiameseEmbedder:
         self,
         checkpoint: Checkpoint,
         device: str = "cpu",
-        batch_size: int | None = None,
+        batch_size: int = 32,
         dtype: torch.dtype | None = None,
     ) -> None:
-        batch_size = (_ON_CPU if torch.device(device).type == "cpu" else 32) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
@@ -84,6 +79,7 @@ class SiameseEmbedder:
 
 
 def _quicken(network: SiameseNetwork, dtype: torch.dtype) -> None:
+    keep_memory()
     fold_batch_norms(network.features)
     exact = BEARS_SHORT.get(network.design.backbone)
     if exact is not None and isinstance(network.features, nn.Sequential):
