@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -14,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from stages.fusing import fused
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def fast_dtype(device: str) -> torch.dtype:
@@ -39,6 +40,7 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 256 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+        libc.mallopt(_M_ARENA_MAX, 1)  # what one thread has freed serves another
 
 
 @torch.no_grad()
@@ -60,17 +62,17 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 class Shortened(nn.Sequential):
-    """A sequence of blocks that only looks, of which the first compute in float32 and the others in a shorter type.
+    """A sequence of blocks that only looks, of which some compute in float32 and the others in a shorter type.
 
     Args:
         blocks: the sequence, which is converted in place; its batch norms are folded.
-        exact: how many compute in float32.
+        exact: the places of those that compute in float32.
         dtype: of the others.
     """
 
-    def __init__(self, blocks: nn.Sequential, exact: int, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: nn.Sequential, exact: Collection[int], dtype: torch.dtype) -> None:
         super().__init__(
-            *(_InType(block, dtype if exact <= place else torch.float32) for place, block in enumerate(blocks))
+            *(_InType(block, torch.float32 if place in exact else dtype) for place, block in enumerate(blocks))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,14 +40,14 @@ def test_only_convolutions_with_a_norm_behind_them_are_folded() -> None:
     assert [type(part) for part in network] == before
 
 
-def test_the_first_blocks_compute_in_float32() -> None:
+def test_blocks_compute_in_the_type_that_is_asked_for() -> None:
     seen = []
     convolutions = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
     blocks = nn.Sequential(*(nn.Sequential(each, nn.Sigmoid()) for each in convolutions))
     for block in blocks:
         block.register_forward_hook(lambda _module, _inputs, out: seen.append(out.dtype))
     with torch.inference_mode():
-        short = Shortened(blocks, 1, torch.bfloat16)
+        short = Shortened(blocks, (0,), torch.bfloat16)
         out = short(torch.rand(1, 3, 4, 4))
         with torch.autocast("cpu", torch.bfloat16):  # which is no business of theirs
             short(torch.rand(1, 3, 4, 4))
