@@ -38,7 +38,6 @@ Resized = NDArray[np.float32]
 _STRIDE = 32
 _LEAST_BILINEAR = 0.5  # below, bilinear sampling leaves pixels out
 _BATCH = 4
-_ON_CPU = 2  # the same speed as more, in less memory
 
 
 class RcnnDetector:
@@ -104,10 +103,9 @@ class RcnnDetector:
         for place, image in enumerate(resized):
             by_shape[_padded(image)].append(place)
         results: list[list[Detection]] = [[] for _ in images]
-        together = _ON_CPU if torch.device(self._device).type == "cpu" else _BATCH
         for shape, places in by_shape.items():
-            for start in range(0, len(places), together):
-                batch = places[start : start + together]
+            for start in range(0, len(places), _BATCH):
+                batch = places[start : start + _BATCH]
                 found = self._run([resized[place] for place in batch], shape)
                 for place, raw in zip(batch, found, strict=True):
                     results[place] = self._detections(raw, resized[place].shape, images[place].shape)
