@@ -22,13 +22,13 @@ class Progress:
 
     Args:
         doing: what is done, for "doing 3 of 9 photos".
-        total: how many photos there are, where that is known.
+        total: how many photos there are, where that is known; it may be set later.
         done: how many of them a run before this one has done.
         failed: how many of those failed.
     """
 
     def __init__(self, doing: str, total: int | None = None, *, done: int = 0, failed: int = 0) -> None:
-        self._doing, self._total, self._told = doing, total, monotonic()
+        self._doing, self.total, self._told = doing, total, monotonic()
         self._recent = deque([(self._told, done)])
         self._first = self._recent[0]
         self._live = sys.stderr is not None and sys.stderr.isatty()  # None where it is closed
@@ -72,12 +72,12 @@ class Progress:
         self._recent.append((self._told, self.done))
         while len(self._recent) > 2 and self._told - self._recent[0][0] > RECENT_S:
             self._recent.popleft()
-        if self._total is None:
+        if self.total is None:
             return self._line()
-        (then, before), left = self._recent[0], max(0, self._total - self.done)
+        (then, before), left = self._recent[0], max(0, self.total - self.done)
         left_s = left * (self._told - then) / max(1, self.done - before)
         pace = self._pace(self._recent[0])
-        return f"{self._doing} {self.done} of {self._total} photos{pace}, {timedelta(seconds=round(left_s))} left"
+        return f"{self._doing} {self.done} of {self.total} photos{pace}, {timedelta(seconds=round(left_s))} left"
 
     def _pace(self, since: tuple[float, int]) -> str:
         failed = f", {self.failed} failed" if self.failed else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
@@ -20,6 +21,21 @@ def exact_coordinates(network: GeneralizedRCNN) -> None:
     for module in (network.backbone, network.rpn.head, *heads):
         if module is not None:
             module.register_forward_hook(_float32)
+
+
+def exact_predictors(network: GeneralizedRCNN) -> None:
+    """Have a network's proposals and boxes predicted in float32 under mixed precision, from now on."""
+    for module in (network.rpn.head, network.roi_heads.box_predictor):
+        module.forward = _without_autocast(module.forward)
+
+
+def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def exact(features: Any) -> Any:
+        first = features if isinstance(features, Tensor) else features[0]
+        with torch.autocast(first.device.type, enabled=False):
+            return forward(features.float() if isinstance(features, Tensor) else [each.float() for each in features])
+
+    return exact
 
 
 def _float32(_module: nn.Module, _inputs: Any, outputs: Any) -> Any:

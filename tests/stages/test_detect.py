@@ -202,3 +202,31 @@ def test_thresholds_make_scores_honest_and_lose_no_detection() -> None:
         assert {one.box for one in sure} <= {one.box for one in plain}
     with pytest.raises(ValueError, match="one number in"):
         RcnnDetector(network, ["top", "bag"], thresholds=[0.3])
+
+
+@pytest.mark.parametrize("input_px", [128, None])
+def test_photos_are_resized_as_torchvision_does(input_px: int | None) -> None:
+    architecture = "fasterrcnn_mobilenet_v2" if input_px else "fasterrcnn_mobilenet_v3_large_320_fpn"
+    network = build_network(architecture, 3, input_px).eval()
+    detector = RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    draw_pixels = np.random.default_rng(0)
+    longest = 2 * detector.input_px
+    for height, width in [(longest - 90, 170), (150, longest - 35), (64, 64), *draw_pixels.integers(60, 250, (12, 2))]:
+        image = draw_pixels.integers(0, 256, (height, width, 3), np.uint8)
+        detector([image])
+        theirs, _ = network.transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
+        assert seen[-1].shape == theirs.tensors.shape, (height, width)
+        torch.testing.assert_close(seen[-1].contiguous(), theirs.tensors, atol=2e-3, rtol=0)
+
+
+def test_a_photo_that_shrinks_much_is_averaged() -> None:
+    network = build_network("fasterrcnn_mobilenet_v2", 3, 64).eval()
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    lines = np.zeros((512, 512, 3), np.uint8)
+    lines[::4] = 255  # bilinear sampling would see none of them, or nothing else
+    RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)([lines])
+    mean, std = network.transform.image_mean[0], network.transform.image_std[0]
+    torch.testing.assert_close(seen[0][0, 0] * std + mean, torch.full((64, 64), 0.25), atol=0.01, rtol=0)
