@@ -23,17 +23,15 @@ def exact_coordinates(network: GeneralizedRCNN) -> None:
             module.register_forward_hook(_float32)
 
 
-def exact_predictors(network: GeneralizedRCNN) -> None:
-    """Have a network's proposals and boxes predicted in float32 under mixed precision, from now on."""
-    for module in (network.rpn.head, network.roi_heads.box_predictor):
-        module.forward = _without_autocast(module.forward)
+def exact_predictor(network: GeneralizedRCNN) -> None:
+    """Have a network's boxes and scores predicted in float32 under mixed precision, from now on."""
+    network.roi_heads.box_predictor.forward = _without_autocast(network.roi_heads.box_predictor.forward)
 
 
-def _without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def exact(features: Any) -> Any:
-        first = features if isinstance(features, Tensor) else features[0]
-        with torch.autocast(first.device.type, enabled=False):
-            return forward(features.float() if isinstance(features, Tensor) else [each.float() for each in features])
+def _without_autocast(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def exact(features: Tensor) -> Any:
+        with torch.autocast(features.device.type, enabled=False):
+            return forward(features.float())
 
     return exact
 

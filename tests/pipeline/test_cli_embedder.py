@@ -136,7 +136,9 @@ class TestEvaluate:
         command = ("evaluate", "embedder", tmp_path / "own.csv", *EMBEDDER, "--trials", 10, "--json", "-")
         command += ("--query-domain", "street", "--gallery-domain", "shop", "--distractors")
         assert json.loads(run(*command, tmp_path / "more.csv").stdout)["distractors"] == 24
-        street = [line for line in (tmp_path / "more.csv").read_text().splitlines() if not line.endswith((",shop", ","))]
+        street = [
+            line for line in (tmp_path / "more.csv").read_text().splitlines() if not line.endswith((",shop", ","))
+        ]
         (tmp_path / "street.csv").write_text("\n".join(street))
         told = run(*command, tmp_path / "street.csv", status=2).stderr
         assert "no distractor is of the domain shop" in told
