@@ -1,14 +1,17 @@
 """The composition: photos → detections → crops → vectors, streamed, batched and overlapped.
 
-Photos are decoded ahead by worker threads while the networks compute; at most a few batches are in memory,
-however many photos there are.
+Photos are decoded ahead by worker threads while the networks compute: the detector at one batch, the embedder at the
+one before, each with its share of the cores, since two networks side by side waste less than one after the other on
+all cores. At most a few batches are in memory, however many photos there are.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -18,6 +21,7 @@ import cv2
 import numpy as np
 
 from stages.cores import cores
+from stages.detect.whole import WholeDetector
 from stages.errors import ImageError
 from stages.images import Photo, read_photo
 from stages.parts import part
@@ -26,6 +30,9 @@ from stages.types import WHOLE, Box, Crop, Detection, Vectors
 
 MAIN_SHARE = 0.05
 """The least part of a catalogue photo that its garment covers."""
+
+_AHEAD = 2
+"""Batches that are looked at while one is asked for: neither network waits for the other, or for who asks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,17 +87,34 @@ class Pipeline:
 
     def __call__(self, paths: Iterable[Path]) -> Iterator[Analysis]:
         """One analysis per path, in order; a photo that cannot be read has its error."""
-        with ThreadPoolExecutor(self._workers) as pool:
-            waiting: deque[list[Future[Analysis]]] = deque()
+        with closing(self.batches(paths)) as batches:
+            for batch in batches:
+                yield from batch
+
+    def batches(self, paths: Iterable[Path]) -> Generator[list[Analysis]]:
+        """The same, but those that are done together at once, for whoever has more to do with several."""
+        with (
+            _cores_shared(self._networks()),
+            ThreadPoolExecutor(self._workers) as pool,
+            ThreadPoolExecutor(1) as detecting,
+            ThreadPoolExecutor(1) as embedding,
+        ):
+            waiting: deque[Future[list[Analysis]]] = deque()
             try:
                 for batch in self._decoded(paths, pool):
-                    waiting.append([pool.submit(self._cut, analysis) for analysis in self._detect(batch)])
-                    if len(waiting) > 1:  # while the pool cuts this batch, embed the one before
-                        yield from self._embed([future.result() for future in waiting.popleft()])
-                for futures in waiting:
-                    yield from self._embed([future.result() for future in futures])
+                    found = detecting.submit(self._detect, batch, pool)
+                    waiting.append(embedding.submit(self._embed, found))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             finally:
-                pool.shutdown(cancel_futures=True)
+                for threads in (embedding, detecting, pool):  # each waits for the next
+                    threads.shutdown(cancel_futures=True)
+
+    def _networks(self) -> int:
+        """How many stages compute much."""
+        return (not isinstance(self.detector, WholeDetector)) + (self.embedder is not None)
 
     def _decoded(self, paths: Iterable[Path], pool: ThreadPoolExecutor) -> Iterator[list[Analysis]]:
         remaining = iter(paths)
@@ -115,11 +139,12 @@ class Pipeline:
             return None
         return max(self.detector.input_px, self.embedder.input_px if self.embedder else 1)
 
-    def _detect(self, batch: list[Analysis]) -> list[Analysis]:
+    def _detect(self, batch: list[Analysis], pool: ThreadPoolExecutor) -> list[Future[Analysis]]:
+        """Find the garments of a batch, and leave it to the pool to cut them out."""
         images = [analysis.photo.image for analysis in batch if analysis.photo]
         with part("detect"):
             found = iter(self.detector(images))
-        return [self._with_detections(one, next(found)) if one.photo else one for one in batch]
+        return [pool.submit(self._cut, self._with_detections(one, next(found)) if one.photo else one) for one in batch]
 
     def _with_detections(self, analysis: Analysis, found: Sequence[Detection]) -> Analysis:
         photo = analysis.photo
@@ -140,8 +165,9 @@ class Pipeline:
         crops = sharp_crops(photo, analysis.detections, self.cropper, needed_px, partial(read_photo, analysis.path))
         return replace(analysis, detections=full, crops=tuple(crops))
 
-    def _embed(self, batch: list[Analysis]) -> list[Analysis]:
+    def _embed(self, found: Future[list[Future[Analysis]]]) -> list[Analysis]:
         """The crops of all photos of a batch go through the embedder together."""
+        batch = [future.result() for future in found.result()]
         if self.embedder is None:
             return batch
         with part("embed"):
@@ -191,6 +217,21 @@ def sharp_crops(
         else replace(crop, box=photo.to_full(crop.box))
         for place, crop in enumerate(crops)
     ]
+
+
+@contextmanager
+def _cores_shared(networks: int) -> Iterator[None]:
+    """Let networks that compute at the same time have their share of the cores each, or they fight for all of them."""
+    torch = sys.modules.get("torch")  # whatever computes much has it loaded
+    if torch is None or networks < 2:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // networks))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:

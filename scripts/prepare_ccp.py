@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stages.detect.ccp import tagged_labels, to_coco
+from stages.detect.ccp import labelled_ids, tagged_labels, to_coco
 
 
 @click.command()
@@ -17,9 +17,8 @@ from stages.detect.ccp import tagged_labels, to_coco
 def main(source: Path, target: Path) -> None:
     """From the CCP folder SOURCE, write train.json and val.json (val_ids.txt), and tags.csv, into TARGET."""
     val = (source / "val_ids.txt").read_text().split()
-    every = sorted(path.stem for path in (source / "annotations" / "pixel-level").glob("*.mat"))
     target.mkdir(parents=True, exist_ok=True)
-    for name, ids in {"val": val, "train": sorted(set(every) - set(val))}.items():
+    for name, ids in {"val": val, "train": sorted(set(labelled_ids(source)) - set(val))}.items():
         coco = to_coco(source, ids)
         (target / f"{name}.json").write_text(json.dumps(coco))
         click.echo(f"{name}: {len(ids)} photos, {len(coco['annotations'])} garments -> {target / f'{name}.json'}")

@@ -38,10 +38,6 @@ single="$runs/clothing.json $data/clothing/images $runs/shop/shop.json $runs/sho
 detector mask-3 "$runs/mask-2/weights.safetensors" --rounds 8 --decay 0 --rare 0 --paste 0 --seed 1 $rendered
 detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --seed 2 $rendered $single \
     "$ccp/pseudo-1.json" "$photos"
-# A little longer, with its own labels, at a larger input: no better, but what Faster R-CNN starts from.
-pseudo pseudo-2.json mask-4
-detector mask-5 "$runs/mask-4/weights.safetensors" --rounds 1.2 --lr 2e-4 --input-px 576 --seed 3 $rendered $single \
-    "$ccp/pseudo-2.json" "$photos"
 # What is shipped: further with single garments that it outlines itself, and labels of both mirror images.
 [ -e "$runs/more.json" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/more.json" --per-label 130 \
     --besides "$runs/clothing.json" --detector maskrcnn_mobilenet_v2+flip \
@@ -50,8 +46,8 @@ pseudo pseudo-3.json mask-4 maskrcnn_mobilenet_v2+flip
 detector mask-6 "$runs/mask-4/weights.safetensors" --rounds 4.9 --decay 0.6 --seed 5 $rendered $single \
     "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
-detector box "$runs/mask-5/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.5 \
-    --seed 4 $rendered $single "$ccp/pseudo-2.json" "$photos"
+detector box "$runs/mask-6/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.6 \
+    --seed 6 $rendered $single "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
 # The Siamese embedder: 700 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
 $python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$ccp/train.json" --out "$runs/siamese" \
     --epochs 14

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+from stages.fusing import fused
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def fast_dtype(device: str) -> torch.dtype:
@@ -19,6 +27,20 @@ def fast_dtype(device: str) -> torch.dtype:
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.float32
+
+
+@cache
+def keep_memory() -> None:
+    """Have malloc keep what is freed, up to half a gigabyte, for the next batch; where malloc is glibc's.
+
+    Else it gives the maps of a network back to the system after each layer and asks for them anew, page by page, which
+    takes up to a third as long as computing them.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library: it has its own ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 256 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+        libc.mallopt(_M_ARENA_MAX, 1)  # what one thread has freed serves another
 
 
 @torch.no_grad()
@@ -39,21 +61,35 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(sequence, place, nn.Identity())
 
 
-class Shortened(nn.Module):
-    """A sequence of blocks of which the first compute in float32 and the others in a shorter type.
+class Shortened(nn.Sequential):
+    """A sequence of blocks that only looks, of which some compute in float32 and the others in a shorter type.
 
     Args:
-        blocks: the sequence, which is converted in place.
-        exact: how many compute in float32.
+        blocks: the sequence, which is converted in place; its batch norms are folded.
+        exact: the places of those that compute in float32.
         dtype: of the others.
     """
 
-    def __init__(self, blocks: nn.Sequential, exact: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.exact, self.others = blocks[:exact], blocks[exact:].to(dtype)
-        self._dtype = dtype
+    def __init__(self, blocks: nn.Sequential, exact: Collection[int], dtype: torch.dtype) -> None:
+        super().__init__(
+            *(_InType(block, torch.float32 if place in exact else dtype) for place, block in enumerate(blocks))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 in, float32 out."""
-        out: Tensor = self.others(self.exact(x).to(self._dtype))
-        return out.float()
+        for block in self:
+            x = block(x)
+        return x.float()
+
+
+class _InType(nn.Module):
+    """A block in a type of its own, whatever it is given and whatever mixed precision is around it."""
+
+    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.block, self._dtype = fused(block.to(dtype)), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = self.block(x.to(self._dtype))
+            return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ from pipeline.cli.common import (
     chosen,
     device_option,
     friendly,
-    garments_of,
     goes_on,
     isolate_option,
     pace_options,
@@ -28,8 +27,6 @@ from pipeline.cli.common import (
 from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.compose import Analysis
-    from pipeline.gallery import Gallery
     from pipeline.results import PhotoResult
     from stages.embed.calibration import Calibration
 
@@ -91,6 +88,7 @@ def search(
     """  # noqa: D301
     from pipeline.opening import open_for_search
     from pipeline.report import Report
+    from pipeline.searching import search_batch
     from pipeline.verdicts import calibration_for
     from pipeline.written import open_or_reopen
     from stages.images import walk
@@ -114,45 +112,19 @@ def search(
         settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
                     "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
         page = stack.enter_context(Report(report, settings=settings)) if report else None
-        for analysis in pipeline(written.left(walk(photos))):
-            result = find(gallery, analysis, k, same_label=same_label, where=where, min_similarity=min_similarity)
-            if calibration:
-                result = judged(result, calibration)
-            writer.write(result)
-            if page:
-                page.add(result, analysis.photo.image if analysis.photo else None)
-            progress.count(analysis.error, str(analysis.path))
+        batches = stack.enter_context(closing(pipeline.batches(written.left(walk(photos)))))
+        for batch in batches:
+            results = search_batch(gallery, batch, k, same_label=same_label, where=where, min_similarity=min_similarity)
+            for analysis, found in zip(batch, results, strict=True):
+                result = judged(found, calibration) if calibration else found
+                writer.write(result)
+                if page:
+                    page.add(result, analysis.photo.image if analysis.photo else None)
+                progress.count(analysis.error, str(analysis.path))
     progress.finish()
     if report:
         click.echo(f"report: {report / 'index.html'}", err=True)
     sys.exit(progress.status())
-
-
-def find(
-    gallery: Gallery,
-    analysis: Analysis,
-    k: int,
-    *,
-    same_label: bool = False,
-    where: str | None = None,
-    min_similarity: float = -1.0,
-) -> PhotoResult:
-    """A photo's garments with their matches."""
-    from pipeline.results import PhotoResult
-    from stages.types import WHOLE
-
-    if analysis.photo is None:
-        return PhotoResult(str(analysis.path), error=analysis.error)
-    groups = [None if found.label == WHOLE else found.label for found in analysis.detections]
-    labels = groups if same_label else None
-    found = analysis.detections
-    matches = (
-        gallery.search(analysis.vectors, k, labels=labels, where=where, min_similarity=min_similarity) if found else []
-    )
-    garments = tuple(
-        replace(garment, matches=tuple(own)) for garment, own in zip(garments_of(analysis), matches, strict=True)
-    )
-    return PhotoResult(str(analysis.path), analysis.photo.width, analysis.photo.height, garments)
 
 
 def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:

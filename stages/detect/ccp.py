@@ -6,7 +6,7 @@ are split into connected pieces: left and right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from stages.types import LABELS
+from stages.types import LABELS, Box
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "outerwear": ("coat", "jacket", "blazer", "cape", "cardigan", "suit"),
@@ -85,20 +85,65 @@ def instances(label_map: NDArray[np.uint8], groups: NDArray[np.uint8]) -> Iterat
         yield from ((group, piece) for piece in pieces if int(piece.sum()) >= MIN_PIECE_PX)
 
 
+def regions(
+    label_map: NDArray[np.uint8], names: Sequence[str], classes: Mapping[str, Sequence[str]], margin: float = 0.15
+) -> dict[str, Box]:
+    """Where each of some classes is in a photo: one box around all of its pieces, so both shoes of a wearer.
+
+    Args:
+        label_map: ``(h, w)``, a CCP class per pixel.
+        names: of CCP's classes, by their numbers.
+        classes: the CCP names that each class joins.
+        margin: kept around, as a share of each side.
+    """
+    height, width = label_map.shape
+    found: dict[str, Box] = {}
+    for name, members in classes.items():
+        numbers = [number for number, known in enumerate(names) if known in members]
+        _, _, pieces, _ = cv2.connectedComponentsWithStats(np.isin(label_map, numbers).astype(np.uint8), connectivity=8)
+        whole = pieces[1:][pieces[1:, cv2.CC_STAT_AREA] >= MIN_PIECE_PX].astype(np.float64)  # the first is the ground
+        if not len(whole):
+            continue
+        (x1, y1), (x2, y2) = whole[:, :2].min(axis=0), (whole[:, :2] + whole[:, 2:4]).max(axis=0)
+        across, down = margin * (x2 - x1), margin * (y2 - y1)
+        box = Box.clipped(x1 - across, y1 - down, x2 + across, y2 + down, width, height)
+        if box is not None:
+            found[name] = box
+    return found
+
+
+def read_names(folder: Path) -> list[str]:
+    """The names of CCP's classes by their numbers; needs scipy (extra ``train``)."""
+    from scipy.io import loadmat  # noqa: PLC0415  an extra, needed here alone
+
+    return [str(entry[0]) for entry in loadmat(folder / "label_list.mat")["label_list"][0]]
+
+
+def read_label_map(folder: Path, photo_id: str) -> NDArray[np.uint8]:
+    """``(h, w)``, the CCP class of each pixel of a photo; needs scipy (extra ``train``)."""
+    from scipy.io import loadmat  # noqa: PLC0415  an extra, needed here alone
+
+    found: NDArray[np.uint8] = loadmat(folder / "annotations" / "pixel-level" / f"{photo_id}.mat")["groundtruth"]
+    return found
+
+
+def labelled_ids(folder: Path) -> list[str]:
+    """The ids of the photos whose pixels are labelled."""
+    return sorted(path.stem for path in (folder / "annotations" / "pixel-level").glob("*.mat"))
+
+
 def to_coco(folder: Path, photo_ids: list[str]) -> dict[str, Any]:
     """COCO instances of the named photos of CCP's upstream layout, file names relative to ``folder/photos``.
 
     Needs scipy (extra ``train``).
     """
-    from scipy.io import loadmat  # noqa: PLC0415  an extra, needed here alone
-
-    names = [str(entry[0]) for entry in loadmat(folder / "label_list.mat")["label_list"][0]]
+    names = read_names(folder)
     group_of = {name: 1 + LABELS.index(group) for group, members in GROUPS.items() for name in members}
     groups = np.array([group_of.get(name, 0) for name in names], dtype=np.uint8)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for photo_id in photo_ids:
-        label_map = loadmat(folder / "annotations" / "pixel-level" / f"{photo_id}.mat")["groundtruth"]
+        label_map = read_label_map(folder, photo_id)
         height, width = label_map.shape
         image_id = int(photo_id)
         images.append({"id": image_id, "file_name": f"{photo_id}.jpg", "width": width, "height": height})
@@ -130,7 +175,7 @@ def tagged_labels(folder: Path) -> dict[str, list[str]]:
     """
     from scipy.io import loadmat  # noqa: PLC0415  an extra, needed here alone
 
-    names = [str(entry[0]) for entry in loadmat(folder / "label_list.mat")["label_list"][0]]
+    names = read_names(folder)
     group_of = {name: group for group, members in GROUPS.items() for name in members}
     tags = {}
     for path in sorted((folder / "annotations" / "image-level").glob("*.mat")):

@@ -23,6 +23,8 @@ from stages.types import Detection, Image
 DOUBTFUL = 0.005
 """The ``min_score`` to build a detector with for evaluation: average precision needs its doubtful detections too."""
 
+Tell = Callable[[str, str | None, int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -96,7 +98,7 @@ def evaluate(
     threshold: float = 0.5,
     mistakes: int = 0,
     limit: int | None = None,
-    tell: Callable[[str, str | None], None] = lambda _photo, _error: None,
+    tell: Tell = lambda _photo, _error, _photos: None,
 ) -> Evaluation:
     """Judge a detector on the photos of a COCO instances file, one photo at a time.
 
@@ -110,7 +112,7 @@ def evaluate(
         threshold: the score that detections have in use; by it finds, misses and false alarms are counted.
         mistakes: show so many of each kind.
         limit: look at so many photos, the first ones.
-        tell: called with the name of each photo once it is done, and why it could not be judged.
+        tell: called with the name of each photo once it is done, why it could not be judged, and how many there are.
 
     Raises:
         CatalogueError: the file is not COCO instances, no category of it is one of the labels, or none of its photos
@@ -146,7 +148,7 @@ def evaluate(
 
 
 def _detect(
-    detector: Detector, records: Sequence[AnnotatedPhoto], folder: Path, tell: Callable[[str, str | None], None]
+    detector: Detector, records: Sequence[AnnotatedPhoto], folder: Path, tell: Tell
 ) -> tuple[list[AnnotatedPhoto], list[Placed], list[float], dict[str, str]]:
     """The photos that could be read, their detections, the seconds that each took, and why the others failed."""
     seen: list[AnnotatedPhoto] = []
@@ -159,7 +161,7 @@ def _detect(
             image = _read(folder, photo)
         except ImageError as error:
             failed[photo.file_name] = str(error)
-            tell(photo.file_name, str(error))
+            tell(photo.file_name, str(error), len(records))
             continue
         start = perf_counter()
         (detections,) = detector([image])
@@ -168,7 +170,7 @@ def _detect(
         if unknown := {detection.label for detection in detections} - numbers.keys():
             raise StageError(f"the detector found a {min(unknown)!r}, which is not one of its labels")
         found += [Placed(photo, _instance(numbers[one.label], one, photo), one.score) for one in detections]
-        tell(photo.file_name, None)
+        tell(photo.file_name, None, len(records))
     return seen, found, times, failed
 
 

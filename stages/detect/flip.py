@@ -1,4 +1,7 @@
-"""Flip averaging: a region is judged by the image and by its mirror image, and the two opinions are averaged."""
+"""Flip averaging: a region is judged by the image and by its mirror image, and the two opinions are averaged.
+
+So are, by votes, the boxes of all regions that agree; see :mod:`stages.detect.voting`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+
+from stages.detect.voting import voted
 
 Features = dict[str, Tensor]
 Size = tuple[int, int]
@@ -47,9 +52,9 @@ def found_both_ways(
     logits, deltas = _boxes(heads, features, proposals, sizes)
     their_logits, their_deltas = _boxes(heads, mirrored, mirror_boxes(proposals, sizes), sizes)
     their_deltas[:, ::4].neg_()  # dx runs the other way
-    boxes, scores, labels = heads.postprocess_detections(
-        (logits + their_logits) / 2, (deltas + their_deltas) / 2, proposals, sizes
-    )
+    opinions = (logits + their_logits) / 2, (deltas + their_deltas) / 2
+    boxes, scores, labels = heads.postprocess_detections(*opinions, proposals, sizes)
+    boxes = voted(heads, list(zip(boxes, labels, strict=True)), opinions, proposals, sizes)
     found = [{"boxes": b, "labels": n, "scores": s} for b, n, s in zip(boxes, labels, scores, strict=True)]
     if heads.has_mask():
         own = _masks(heads, features, boxes, sizes)

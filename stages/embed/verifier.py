@@ -16,7 +16,7 @@ from stages.errors import WeightsError
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
-_ROWS = 16  # of the left side at once: the head's hidden layer grows with them
+_NUMBERS = 64_000_000  # that are compared at once, a quarter of a gigabyte
 
 
 class PairVerifier:
@@ -56,7 +56,11 @@ def pair_similarities(head: PairHead, left: Vectors, right: Vectors, device: str
     """The sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
     chances = np.empty((len(left), len(right)), np.float32)
     columns = torch.from_numpy(right).to(device)
-    for start in range(0, len(left), _ROWS):
-        rows = torch.from_numpy(left[start : start + _ROWS]).to(device)
-        chances[start : start + len(rows)] = head(rows[:, None], columns[None]).sigmoid().cpu().numpy()
+    high = max(1, min(16, _NUMBERS // max(1, right.size)))
+    wide = max(1, _NUMBERS // (high * max(1, right.shape[1])))
+    for start in range(0, len(left), high):
+        rows = torch.from_numpy(left[start : start + high]).to(device)
+        for place in range(0, len(right), wide):
+            found = head(rows[:, None], columns[None, place : place + wide]).sigmoid()
+            chances[start : start + high, place : place + wide] = found.cpu().numpy()
     return chances

@@ -51,13 +51,24 @@ def test_all_contenders_are_timed_and_find_the_same(street: Path, tmp_path: Path
     assert found.sameness.garments >= 5
     assert found.sameness.same > 0.8
     assert found.sameness.cosine_of_crops > 0.999
-    assert found.growth == (30, 10.0)
+    assert found.growth
+    assert found.growth.ratios == {MASK: 0.3, CONTENDERS[2]: 0.3}
     assert 0 < found.search_share < 1
     assert any("12 megapixels" in line for line in told)
     report.write(found, tmp_path)
     assert json.loads((tmp_path / "speed.json").read_text())["figures"][1]["contender"] == MASK
     assert read_image(tmp_path / "speed.png").shape[1] > 600
-    assert len(report.table(found).splitlines()) == 7 + 1 + 5
+    assert len(report.table(found).splitlines()) == 7 + 1 + 7
+
+
+@pytest.mark.usefixtures("_apart")
+def test_memory_is_measured_by_itself(street: Path) -> None:
+    done = run("benchmark", "speed", street, "--many", 250, "--memory-only", "--items", 5000)
+    assert done.stdout.splitlines() == [
+        f"{name}: at most 250 MB for 250 photos, 100 MB for 100: 2.500 times as much." for name in CONTENDERS[1:]
+    ]
+    for wrong in (["--memory-only"], ["--memory-only", "--many", "9", "-o", street]):
+        assert "--memory-only goes with --many" in run("benchmark", "speed", street, *wrong, status=2).stderr
 
 
 def test_enlarged_photos_have_the_size_of_a_camera_s(street: Path, tmp_path: Path) -> None:

@@ -128,6 +128,21 @@ class TestEvaluate:
         recalls = [told["retrieval"]["item"]["recall@1"]["value"] for told in (alone, among)]
         assert recalls[1] < recalls[0] == 1
 
+    def test_distractors_of_the_domain_that_asks_are_not_found(self, listed: Path, tmp_path: Path) -> None:
+        rows = [line for line in listed.read_text().splitlines()[1:] if not line.startswith("gone")]
+        for name, domains in (("own", ("street", "shop", "shop")), ("more", ("street", "shop", ""))):
+            told = [f"{name}{line},{domains[number % 3]}" for number, line in enumerate(rows)]
+            (tmp_path / f"{name}.csv").write_text("\n".join(["item_id,image,style,label,domain", *told]))
+        command = ("evaluate", "embedder", tmp_path / "own.csv", *EMBEDDER, "--trials", 10, "--json", "-")
+        command += ("--query-domain", "street", "--gallery-domain", "shop", "--distractors")
+        assert json.loads(run(*command, tmp_path / "more.csv").stdout)["distractors"] == 24
+        street = [
+            line for line in (tmp_path / "more.csv").read_text().splitlines() if not line.endswith((",shop", ","))
+        ]
+        (tmp_path / "street.csv").write_text("\n".join(street))
+        told = run(*command, tmp_path / "street.csv", status=2).stderr
+        assert "no distractor is of the domain shop" in told
+
     def test_a_collapsed_embedder_is_called_so(
         self, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

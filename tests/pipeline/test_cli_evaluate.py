@@ -67,6 +67,13 @@ def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, str
     assert "category 3 (person) is none of the labels" in result.stderr
 
 
+def test_a_long_run_tells_the_time_left(truth: Path, street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cli.progress.TELL_EVERY_S", -1.0)
+    said = run("evaluate", "detector", truth, street, *DETECTOR, status=1).stderr
+    assert "judged 1 of 3 photos" in said
+    assert " left" in said
+
+
 def test_json_on_standard_output_or_in_a_file(truth: Path, street: Path, tmp_path: Path) -> None:
     out = json.loads(run("evaluate", "detector", truth, street, *DETECTOR, "--json", "-", status=1).stdout)
     assert list(out)[:3] == ["detector", "detector_weights", "device"]

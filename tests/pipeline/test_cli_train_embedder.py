@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -44,72 +43,112 @@ def write(folder: Path, *names: str, px: int = 40, seed: int = 0) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The public sets of the recipes in their upstream layouts, tiny."""
     folder = tmp_path_factory.mktemp("data")
-    for part, characters in (("background", 12), ("evaluation", 6)):
-        for character in range(characters):
-            place = folder / "omniglot" / f"images_{part}" / f"alphabet{character % 3}" / f"character{character:02}"
-            write(place, *(f"{character:04}_{drawer:02}.png" for drawer in (1, 2)), px=105, seed=character)
-    for part in ("train", "test"):
-        for number in range(4):
-            write(folder / "cifar10" / part / f"class{number}", *(f"{k}.png" for k in range(4)), px=32, seed=number)
-    for number in range(8):
-        write(folder / "styles" / f"style{number}", *(f"{k}.jpg" for k in range(3)), seed=number)
-    of_val = [number for number in range(200) if percentile_of(f"u{number:03}") < 10][:3]
-    for person in sorted({*range(8), *of_val}):
-        for pair in range(2):
-            names = (f"u{person:03}_{pair}_{side}_m.jpg" for side in ("left", "right"))
-            write(folder / "shoe-pairs" / "train", *names, seed=2 * person + pair)
+    write_classes(folder)
+    write_shoes(folder / "shoe-pairs")
+    for pair in range(3):
+        write(folder / "luma" / "product", *(f"mb{pair:02}-blue-{view}.jpg" for view in (0, 1)), seed=pair)
     render_sample(folder / "sample", seed=3, items=13, scenes=4)
     return folder
 
 
+def write_classes(folder: Path) -> None:
+    """Characters by alphabet, 20 of them in the one that tests; small pictures, classes, and styles listed in a CSV."""
+    for part, characters, alphabets in (("background", 12, 3), ("evaluation", 20, 1)):
+        for character in range(characters):
+            place = (
+                folder / "omniglot" / f"images_{part}" / f"alphabet{character % alphabets}" / f"character{character:02}"
+            )
+            write(place, *(f"{character:04}_{drawer:02}.png" for drawer in (1, 2)), px=105, seed=character)
+    (folder / "styles").mkdir()
+    for part in ("train", "test"):
+        for number in range(4):
+            write(folder / "cifar10" / part / f"class{number}", *(f"{k}.png" for k in range(4)), px=32, seed=number)
+        rows = ["item_id,image,label"]
+        for number in range(8):
+            names = [f"{k}.jpg" for k in range(3)]
+            write(folder / "classes" / part / f"class{number}", *names, seed=number)
+            rows += [f"{number}-{name},../classes/{part}/class{number}/{name},style{number}" for name in names]
+        (folder / "styles" / f"{part}.csv").write_text("\n".join(rows))
+
+
+def write_shoes(folder: Path) -> None:
+    """Pairs of several photographers, of whom three validate, and of one who tests."""
+    of_val = [number for number in range(200) if percentile_of(f"u{number:03}") < 10][:3]
+    shot = [("train", person, "m") for person in sorted({*range(8), *of_val})]
+    for part, person, wearer in [*shot, ("test_m", 0, "m"), ("test_w", 0, "w")]:
+        for pair in range(2):
+            names = (f"u{person:03}_{pair}_{side}_{wearer}.jpg" for side in ("left", "right"))
+            write(folder / part, *names, seed=2 * person + pair)
+
+
 @pytest.fixture(scope="module")
 def items(data: Path) -> Path:
-    return data / "styles"
+    return data / "classes" / "train"
 
 
-def commands() -> dict[str, list[str]]:
-    """The ``train embedder`` commands of RECIPES.md by the heading that they stand under."""
-    found: dict[str, list[str]] = {}
-    for part in re.split(r"^## ", RECIPES.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        heading, _, body = part.partition("\n")
-        joined = body.replace("\\\n", " ")
-        lines = [line.strip() for line in joined.splitlines() if line.startswith("    outfinder train embedder ")]
-        if lines:
-            found[heading] = lines
+def commands() -> dict[str, tuple[str, list[str]]]:
+    """Of RECIPES.md, each ``train embedder`` command and the ``evaluate embedder`` commands of its weights, by its run."""
+    joined = RECIPES.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in joined.splitlines() if line.startswith("    outfinder ")]
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in lines:
+        if line.startswith("outfinder train embedder "):
+            found[line.partition(" -o runs/")[2].partition(" ")[0]] = line, []
+        elif "IMAGENET" not in line:
+            found[line.partition("--embedder-weights runs/")[2].partition("/")[0]][1].append(line)
     return found
 
 
 TOY = {"--steps": "2", "--validate-steps": "1", "--batch-size": "9", "--mine-steps": "1", "--mine-photos": "20", "--photos": "2",
-       "--val-photos": "40", "--dim": "8", "--warmup-steps": "1", "--hold-out": "40"}  # fmt: skip
+       "--val-photos": "40", "--dim": "8", "--warmup-steps": "1"}  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [pytest.param(line, id=f"{heading}-{k}") for heading, lines in commands().items()
-                                     for k, line in enumerate(lines)])  # fmt: skip
-def test_every_recipe_runs_at_toy_size(data: Path, tmp_path: Path, command: str) -> None:
+def placed(command: str, data: Path, folder: Path) -> list[str]:
+    """The arguments of a recipe's command, in the toy sets and a folder of the test."""
+    words = shlex.split(command)[1:]
+    for name, path in (
+        ("DATA/ccp/photos", data / "sample" / "street"),
+        ("runs/ccp/train.json", data / "sample" / "street.json"),
+        ("runs/ccp/val.json", data / "sample" / "street.json"),
+        ("DATA/", f"{data}/"),
+        ("runs/", f"{folder}/"),
+    ):
+        words = [word.replace(name, str(path)) for word in words]
+    return words
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_recipe_runs_at_toy_size(data: Path, tmp_path: Path, name: str) -> None:
     """Its parts as they stand: the loss, head, sampler and views; but few steps, small pictures, a light backbone."""
-    words = shlex.split(command)[3:]
-    words = [word.replace("DATA/", f"{data}/").replace("ccp/train.json,", "sample/street.json,") for word in words]
-    words = [
-        word.replace("/ccp/photos", "/sample/street").replace("ccp/val.json,", "sample/street.json,") for word in words
-    ]
+    command, measured = commands()[name]
+    words = placed(command, data, tmp_path)
     options = dict(pairwise(words))
     for option, value in TOY.items():
         if option in options:
             words[words.index(option) + 1] = value
         elif option in ("--batch-size", "--validate-steps", "--warmup-steps"):
             words += [option, value]
-    words[words.index("-o") + 1] = str(tmp_path / "run")
+    judged = options.get("--hold-out") != "0"
+    if judged and "--val" not in options:
+        words += ["--hold-out", "40"]
     if options["--backbone"] != "koch":
         words[words.index("--backbone") + 1] = "small"  # a random deep one tells nothing apart after two steps
         words += ["--input-px", "64", "--train-px", "0"]
     if "--start" in options:
         words[words.index("--start") + 1] = "scratch"
-    run("train", "embedder", *words, "--precision", "float32")
-    read = weights.read(tmp_path / "run" / "weights.safetensors")
+    run(*words, "--precision", "float32")
+    read = weights.read(tmp_path / name / "weights.safetensors")
     embedder = PairVerifier(read).features if read.metadata["pair_head"] else SiameseEmbedder(read)
     assert embedder([np.full((50, 40, 3), 90, np.uint8)]).shape == (1, int(read.metadata["dim"]))
-    assert [line["step"] for line in read_lines(tmp_path / "run" / "validation.jsonl")] == [1, 2]
-    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [line["step"] for line in read_lines(tmp_path / name / "validation.jsonl")] == ([1, 2] if judged else [])
+    assert (tmp_path / name / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert measured
+    for line in measured:
+        words = placed(line, data, tmp_path)
+        told = json.loads(run(*words, "--trials", 20, "--json", "-").stdout)
+        assert told["distractors"] > 0 or "--distractors" not in words
+        assert told["retrieval"]
+        assert "20" in told["one_shot"] or "omniglot" not in name
 
 
 def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:

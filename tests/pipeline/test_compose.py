@@ -1,16 +1,20 @@
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw
 
 from pipeline.compose import Pipeline, main_garment
+from pipeline.gallery import Gallery, Row
+from pipeline.searching import search_batch
 from stages.crop import BoxCrop, MaskCrop
 from stages.detect.whole import WholeDetector
 from stages.images import read_photo, walk, write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
-from stages.types import WHOLE, Box, Detection, Image
+from stages.types import WHOLE, Box, Detection, Image, Vectors
 
 
 class SmallDetector(FakeDetector):
@@ -114,3 +118,81 @@ def test_impossible_compositions_are_refused() -> None:
         Pipeline(FakeDetector(), None, FakeEmbedder())
     with pytest.raises(ValueError, match="at least 1"):
         Pipeline(FakeDetector(), batch_size=0)
+
+
+def test_detector_and_embedder_work_at_the_same_time(photos: list[Path]) -> None:
+    """Each waits for the other: neither could go on if one had to end before the other starts."""
+    meeting, met = threading.Barrier(2, timeout=10), []
+
+    class Detecting(FakeDetector):
+        def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+            if met:  # the first batch has no one to meet
+                meeting.wait()
+            met.append("detector")
+            return super().__call__(images)
+
+    class Embedding(FakeEmbedder):
+        def __call__(self, images: Sequence[Image]) -> Vectors:
+            if met.count("embedder") < 2:  # the last batch has no one to meet any more
+                meeting.wait()
+            met.append("embedder")
+            return super().__call__(images)
+
+    good = [photo for photo in photos if photo.name != "bad.jpg"][:3]
+    assert len(list(Pipeline(Detecting(), BoxCrop(), Embedding(), batch_size=1)(good))) == 3
+    assert met.count("detector") == met.count("embedder") == 3
+
+
+@pytest.mark.parametrize(("stages", "share"), [((FakeDetector, FakeEmbedder), 2), ((WholeDetector, FakeEmbedder), 4)])
+def test_networks_share_the_cores_and_give_them_back(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch, stages: tuple[type, type], share: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    seen = set()
+
+    def embed(self: FakeEmbedder, images: Sequence[Image]) -> Vectors:
+        seen.add(torch.get_num_threads())
+        return np.zeros((len(images), self.dim), np.float32)
+
+    monkeypatch.setattr(FakeEmbedder, "__call__", embed)
+    try:
+        stream = Pipeline(stages[0](), BoxCrop(), stages[1]())(photos)
+        next(stream)
+        stream.close()
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {share}
+
+
+def test_batches_are_what_photos_come_in(photos: list[Path]) -> None:
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), batch_size=4)
+    batches = list(pipeline.batches(photos))
+    assert [len(batch) for batch in batches] == [4, 2]
+    assert [one.path for batch in batches for one in batch] == photos
+
+
+def test_photos_of_a_batch_are_searched_for_together(photos: list[Path], tmp_path: Path) -> None:
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder())
+    (batch,) = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), batch_size=9).batches(photos)
+    gallery = Gallery.create(tmp_path / "gallery", FakeEmbedder(), BoxCrop())
+    rows = [
+        Row(str(number), f"{number}.jpg", "", BoxCrop().fingerprint, found.label, 1.0, found.box)
+        for number, found in enumerate(found for one in batch for found in one.detections)
+    ]
+    gallery.add(rows, np.concatenate([one.vectors for one in batch if one.detections]))
+    together = search_batch(gallery, batch, 2)
+    assert [result.photo for result in together] == list(map(str, photos))
+    assert [result.error is not None for result in together] == [one.error is not None for one in batch]
+    for result, one in zip(together, pipeline(photos), strict=True):
+        alone = search_batch(gallery, [one], 2)[0]
+        for garment, single in zip(result.garments, alone.garments, strict=True):
+            assert [match.item for match in garment.matches or ()] == [match.item for match in single.matches or ()]
+        assert len(result.garments) == len(one.detections)
+    same = search_batch(gallery, batch, 9, same_label=True)
+    for garment in (garment for result in same for garment in result.garments):
+        assert garment.matches
+        assert {match.label for match in garment.matches} == {garment.label}
+    assert search_batch(gallery, batch[2:4], 2)[1].garments == ()
+    assert search_batch(gallery, [], 2) == []

@@ -8,7 +8,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 import weights
-from stages.detect.ccp import GROUPS, instances
+from stages.detect.ccp import GROUPS, instances, regions
 from stages.detect.networks import ARCHITECTURES, OURS, _folded, build_network
 from stages.detect.pooling import PyramidRoIAlign
 from stages.detect.rcnn import RcnnDetector, from_checkpoint, from_torchvision, mask_in_box, read_detector
@@ -125,6 +125,18 @@ def test_ccp_classes_become_groups_and_shoes_two_pieces() -> None:
     assert len({name for members in GROUPS.values() for name in members}) == sum(map(len, GROUPS.values()))
 
 
+def test_ccp_regions_hold_both_shoes_and_no_crumbs() -> None:
+    label_map = np.zeros((40, 60), np.uint8)
+    label_map[20:30, 10:20] = 1  # a boot
+    label_map[20:32, 30:40] = 2  # the other one, called by another name
+    label_map[0:3, 50:53] = 2  # a crumb
+    label_map[10:12, 0:4] = 3  # all of a flat is one
+    names = ["null", "boots", "boot", "flats"]
+    classes = {"boots": ("boots", "boot"), "flats": ("flats",), "pumps": ("pumps",)}
+    assert regions(label_map, names, classes, margin=0.0) == {"boots": Box(10, 20, 40, 32)}
+    assert regions(label_map, names, classes, margin=0.5) == {"boots": Box(0, 14, 55, 38)}
+
+
 @pytest.mark.parametrize("cells", [7, 14])
 def test_pooling_is_torchvision_s_with_its_gradient(cells: int) -> None:
     torch.manual_seed(0)
@@ -190,3 +202,31 @@ def test_thresholds_make_scores_honest_and_lose_no_detection() -> None:
         assert {one.box for one in sure} <= {one.box for one in plain}
     with pytest.raises(ValueError, match="one number in"):
         RcnnDetector(network, ["top", "bag"], thresholds=[0.3])
+
+
+@pytest.mark.parametrize("input_px", [128, None])
+def test_photos_are_resized_as_torchvision_does(input_px: int | None) -> None:
+    architecture = "fasterrcnn_mobilenet_v2" if input_px else "fasterrcnn_mobilenet_v3_large_320_fpn"
+    network = build_network(architecture, 3, input_px).eval()
+    detector = RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    draw_pixels = np.random.default_rng(0)
+    longest = 2 * detector.input_px
+    for height, width in [(longest - 90, 170), (150, longest - 35), (64, 64), *draw_pixels.integers(60, 250, (12, 2))]:
+        image = draw_pixels.integers(0, 256, (height, width, 3), np.uint8)
+        detector([image])
+        theirs, _ = network.transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
+        assert seen[-1].shape == theirs.tensors.shape, (height, width)
+        torch.testing.assert_close(seen[-1].contiguous(), theirs.tensors, atol=2e-3, rtol=0)
+
+
+def test_a_photo_that_shrinks_much_is_averaged() -> None:
+    network = build_network("fasterrcnn_mobilenet_v2", 3, 64).eval()
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    lines = np.zeros((512, 512, 3), np.uint8)
+    lines[::4] = 255  # bilinear sampling would see none of them, or nothing else
+    RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)([lines])
+    mean, std = network.transform.image_mean[0], network.transform.image_std[0]
+    torch.testing.assert_close(seen[0][0, 0] * std + mean, torch.full((64, 64), 0.25), atol=0.01, rtol=0)

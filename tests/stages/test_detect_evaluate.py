@@ -277,21 +277,21 @@ def test_photos_are_judged_one_at_a_time_and_bad_ones_told_and_left_out(truth: T
     (truth.photos / "002.jpg").unlink()
     (truth.photos / "003.jpg").write_bytes(b"")
     write_jpeg(truth.photos / "004.jpg", np.zeros((20, 30, 3), np.uint8))
-    told: list[tuple[str, str | None]] = []
+    told: list[tuple[str, str | None, int]] = []
     detector = Scripted([detection("top", 0.9, box)], [detection("top", 0.8, box)])
-    found = evaluate(detector, *truth.write(), tell=lambda photo, error: told.append((photo, error)))
+    found = evaluate(detector, *truth.write(), tell=lambda *each: told.append(each))
     assert detector.batches == [1, 1]
     assert told == [
-        ("001.jpg", None),
-        ("002.jpg", "was not found"),
-        ("003.jpg", "is empty (0 bytes)"),
-        ("004.jpg", "is 30x20 px, its annotations are for 100x80"),
-        ("005.jpg", None),
+        ("001.jpg", None, 5),
+        ("002.jpg", "was not found", 5),
+        ("003.jpg", "is empty (0 bytes)", 5),
+        ("004.jpg", "is 30x20 px, its annotations are for 100x80", 5),
+        ("005.jpg", None, 5),
     ]
     assert (found.photos, found.garments, found.box.ap) == pytest.approx((2, 2, 1)), (
         "the garments of bad photos are not missed"
     )
-    assert found.failed == {photo: error for photo, error in told if error}
+    assert found.failed == {photo: error for photo, error, _ in told if error}
     assert evaluate(Scripted([detection("top", 0.9, box)]), *truth.write(), limit=1).failed == {}
 
 

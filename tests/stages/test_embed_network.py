@@ -142,6 +142,21 @@ class TestNetwork:
             wanted = seen[0].mean(dim=(2, 3)) if seen[0].ndim == 4 else seen[0]
             torch.testing.assert_close(features.mean(dim=(2, 3)), wanted, msg=name)
 
+    @pytest.mark.parametrize(
+        ("name", "side", "shape"),
+        [
+            ("vgg16", 105, (512, 3, 3)),
+            ("vgg16", 224, (512, 7, 7)),
+            ("mobilenet_v2", 224, (1280, 7, 7)),
+            ("mobilenet_v3_large", 224, (960, 7, 7)),
+            ("resnet50", 224, (2048, 7, 7)),
+            ("inception_v3", 299, (2048, 8, 8)),
+        ],
+    )
+    def test_the_classics_end_as_large_as_they_are_known_to(self, name, side, shape):
+        with torch.device("meta"):  # shapes alone
+            assert build_backbone(name).eval()(torch.zeros(1, 3, side, side)).shape[1:] == shape
+
     def test_koch_sees_grey(self):
         network = build_backbone("koch")
         images = torch.rand(1, 3, 105, 105)

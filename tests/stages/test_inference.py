@@ -1,15 +1,17 @@
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import weights
+from stages import fusing
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
 from stages.inference import Shortened, fast_dtype, fold_batch_norms
@@ -38,15 +40,74 @@ def test_only_convolutions_with_a_norm_behind_them_are_folded() -> None:
     assert [type(part) for part in network] == before
 
 
-def test_the_first_blocks_compute_in_float32() -> None:
+def test_blocks_compute_in_the_type_that_is_asked_for() -> None:
     seen = []
-    blocks = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+    convolutions = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+    blocks = nn.Sequential(*(nn.Sequential(each, nn.Sigmoid()) for each in convolutions))
     for block in blocks:
         block.register_forward_hook(lambda _module, _inputs, out: seen.append(out.dtype))
     with torch.inference_mode():
-        out = Shortened(blocks, 1, torch.bfloat16)(torch.rand(1, 3, 4, 4))
+        short = Shortened(blocks, (0,), torch.bfloat16)
+        out = short(torch.rand(1, 3, 4, 4))
+        with torch.autocast("cpu", torch.bfloat16):  # which is no business of theirs
+            short(torch.rand(1, 3, 4, 4))
+    assert seen[:3] == seen[3:]
+    seen = seen[:3]
     assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
     assert out.dtype == torch.float32
+
+
+def whole_blocks() -> nn.Sequential:
+    """MobileNetV2's blocks without norms, with weights that let values through to the end."""
+    torch.manual_seed(0)
+    blocks = mobilenet_v2(weights=None).features.eval().requires_grad_(requires_grad=False)
+    for norm in (part for part in blocks.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.running_var.uniform_(0.1, 1.0)
+        norm.running_mean.uniform_(-0.5, 0.5)
+    fold_batch_norms(blocks)
+    return blocks
+
+
+@pytest.mark.parametrize("side", [64, 63])
+def test_fused_blocks_compute_the_same(side: int) -> None:
+    for block in whole_blocks():
+        width = next(part for part in block.modules() if isinstance(part, nn.Conv2d)).in_channels
+        x = torch.rand(2, width, side // 4, side // 4).to(memory_format=torch.channels_last)
+        before = x.clone()
+        quick = fusing.fused(block)
+        assert quick is not block, "this PyTorch has no fused convolutions any more; see stages.fusing"
+        torch.testing.assert_close(quick(x), block(x), rtol=1e-4, atol=1e-4)
+        assert torch.equal(x, before)
+
+
+def test_what_cannot_be_fused_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = nn.Conv2d(2, 2, 3)
+    others = [
+        nn.Sequential(conv, nn.Sigmoid()),
+        nn.Sequential(nn.ReLU6(), conv),
+        nn.Sequential(conv, nn.ReLU6(), nn.ReLU6()),
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(2, 2, 3, padding="same"),
+        nn.Conv2d(2, 2, 3, device="meta"),
+        nn.Identity(),
+    ]
+    assert all(fusing.fused(other) is other for other in others)
+    assert fusing.fused(conv) is not conv
+    monkeypatch.setattr(fusing, "_can_fuse", lambda: False)
+    assert fusing.fused(conv) is conv
+
+
+@pytest.mark.parametrize("wrong", [None, lambda *_: torch.zeros(1, 2, 4, 4)])
+def test_operators_that_are_gone_or_do_something_else_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Tensor] | None
+) -> None:
+    def operators(*_: object) -> Tensor:
+        if wrong is None:
+            raise AttributeError("no such operator")
+        return wrong()
+
+    monkeypatch.setattr(fusing._FusedConv2d, "forward", operators)
+    assert not fusing._can_fuse.__wrapped__()
 
 
 def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,10 @@ import weights
 from pipeline.benchmark.engines import fill
 from pipeline.benchmark.speed.naive import Naive
 from pipeline.build import Config, build_cropper, build_detector, build_embedder
-from pipeline.compose import Analysis, Pipeline
+from pipeline.compose import Pipeline
 from pipeline.gallery import Gallery
-from pipeline.results import Garment, PhotoResult
+from pipeline.results import PhotoResult
+from pipeline.searching import search_batch
 from pipeline.writers import open_writer
 from stages.parts import part
 from stages.types import Vectors
@@ -69,23 +71,12 @@ def _ours(detector: str, gallery: Gallery) -> Contender:
     pipeline = Pipeline(build_detector(config), build_cropper(config), build_embedder(config))
 
     def look(photos: Sequence[Path]) -> Iterator[Answer]:
-        for analysis in pipeline(photos):
-            yield _searched(gallery, analysis), analysis.vectors
+        with closing(pipeline.batches(photos)) as batches:
+            for batch in batches:
+                for result, analysis in zip(search_batch(gallery, batch, K), batch, strict=True):
+                    yield result, analysis.vectors
 
     return look
-
-
-def _searched(gallery: Gallery, analysis: Analysis) -> PhotoResult:
-    photo = analysis.photo
-    if photo is None:
-        return PhotoResult(str(analysis.path), error=analysis.error)
-    with part("search"):
-        matches = gallery.search(analysis.vectors, K) if analysis.detections else []
-    garments = tuple(
-        Garment(one.label, one.score, one.box, one.mask, tuple(own))
-        for one, own in zip(analysis.detections, matches, strict=True)
-    )
-    return PhotoResult(str(analysis.path), photo.width, photo.height, garments)
 
 
 def _without_masks(result: PhotoResult) -> PhotoResult:

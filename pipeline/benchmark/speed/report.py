@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.benchmark.speed.run import AS_THEY_ARE, LARGE, PARTS, Speed, SpeedFigures
+from pipeline.benchmark.speed.contenders import BOX, MASK
+from pipeline.benchmark.speed.run import AS_THEY_ARE, LARGE, PARTS, Growth, Speed, SpeedFigures
 from pipeline.plots import Bars, draw_bars
 from stages.files import replacing
 
@@ -33,14 +34,30 @@ def sentences(speed: Speed) -> list[str]:
     told = [
         f"The same garments: {same.same:.1%} of the {same.garments} that the baseline is sure of, with IoU above 0.9.",
         f"Their vectors' cosine: {same.cosine:.4f} in the middle, and at least {same.cosine_of_crops:.4f} for equal crops.",
+        _lighter(speed.figures),
         f"Searching the gallery takes {speed.search_share:.1%} of a photo's time.",
         f"`outfinder search` gives its first line {speed.first_result_s:.1f} s after what importing torch takes.",
     ]
-    if speed.growth:
-        told.append(
-            f"Peak memory for {speed.growth[0]:,} photos is {speed.growth[1]:.2f} times that for the usual number."
-        )
-    return told
+    return told + (growth_told(speed.growth) if speed.growth else [])
+
+
+def growth_told(growth: Growth) -> list[str]:
+    """How memory follows the number of photos, in words."""
+    return [
+        f"{name}: at most {growth.many_mb[name]:,.0f} MB for {growth.many:,} photos, {growth.few_mb[name]:,.0f} MB for"
+        f" {growth.few:,}: {ratio:.3f} times as much."
+        for name, ratio in growth.ratios.items()
+    ]
+
+
+def _lighter(figures: Sequence[SpeedFigures]) -> str:
+    by_name = {one.contender: one for one in figures if one.size == AS_THEY_ARE}
+    mask, box = by_name[MASK], by_name[BOX]
+    detection = (mask.ms["detect"] + mask.ms["mask"]) / box.ms["detect"]
+    return (
+        f"Faster R-CNN is {box.photos_per_s / mask.photos_per_s:.2f} times as fast as Mask R-CNN,"
+        f" its detection alone {detection:.2f} times."
+    )
 
 
 def write(speed: Speed, folder: Path) -> None:

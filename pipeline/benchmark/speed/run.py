@@ -23,6 +23,8 @@ from stages.parts import listening
 PARTS: Final = ("decode", "detect", "mask", "crop", "embed", "search", "write")
 AS_THEY_ARE: Final = "as they are"
 LARGE: Final = "12 megapixels"
+FEW: Final = 100
+"""Photos that the memory for many is compared with that for."""
 Tell = Callable[[str], None]
 
 
@@ -31,7 +33,7 @@ class Plan:
     """What is measured.
 
     ``photos`` is how many, of each size; ``items`` how many the gallery has; ``rounds`` how often the contenders
-    take turns at them; ``many`` for how many photos the memory is measured beside that for ``photos``, 0 for none.
+    take turns at them; ``many`` for how many photos the memory is measured beside that for :data:`FEW`, 0 for none.
     """
 
     photos: int = 48
@@ -71,8 +73,24 @@ class Speed:
     """The part of the time per photo that is spent in searching the gallery, Mask R-CNN's pipeline."""
     first_result_s: float
     """Seconds of ``outfinder search`` until its first line, beyond those of importing torch."""
-    growth: tuple[int, float] | None
-    """How many photos, and the peak memory for them relative to that for the usual number."""
+    growth: Growth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """The most memory, in MB, that processes of their own have had for few photos and for many."""
+
+    few: int
+    many: int
+    few_mb: dict[str, float]
+    many_mb: dict[str, float]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each contender, how many times the memory for few photos it has had for many."""
+        return {
+            name: round(self.many_mb[name] / least, 3) for name, least in self.few_mb.items() if name in self.many_mb
+        }
 
 
 def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = lambda _: None) -> Speed:
@@ -86,8 +104,7 @@ def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = la
     Raises:
         CatalogueError: there are no photos.
     """
-    if not photos:
-        raise CatalogueError("there are no photos to measure with (looked for .jpg, .png, .webp and the like)")
+    _check(photos)
     chosen = [photos[place % len(photos)] for place in range(plan.photos)]
     with TemporaryDirectory(prefix="outfinder-") as name:
         folder = Path(name)
@@ -95,21 +112,51 @@ def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = la
         gallery = make_gallery(folder / "gallery", clustered(plan.items, 128, seed=0))
         tell("photos of 12 megapixels")
         large = enlarged(chosen, folder / "large")
-        setups = [Setup(each, gallery, folder / f"{each}.jsonl") for each in CONTENDERS]
+        setups = _setups(gallery, folder)
         figures, answers = _figures(setups, {AS_THEY_ARE: chosen, LARGE: large}, plan, tell)
         tell("the outputs compared")
         sameness = compare(answers[NAIVE], answers[MASK])
         tell("the time to the first result")
         first_s = seconds_to_first_result(gallery, chosen[0])
-        growth = None
-        if plan.many:
-            tell(f"memory for {plan.many:,} photos")
-            usual = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
-            much = peak_bytes_for(setups[1], [chosen[place % len(chosen)] for place in range(plan.many)])
-            growth = (plan.many, round(much / 1e6 / usual.peak_mb, 3)) if much and usual.peak_mb else None
+        growth = memory_growth(setups, chosen, plan.many, tell) if plan.many else None
     ours = next(one for one in figures if (one.contender, one.size) == (MASK, AS_THEY_ARE))
     share = ours.ms["search"] * ours.photos_per_s / 1000
     return Speed(figures, sameness, round(share, 4), round(first_s, 2), growth)
+
+
+def benchmark_memory(photos: Sequence[Path], plan: Plan, tell: Tell = lambda _: None) -> Growth:
+    """Measure nothing but the pipelines' memory, for :data:`FEW` photos and for as many as the plan says.
+
+    Raises:
+        CatalogueError: there are no photos.
+    """
+    _check(photos)
+    with TemporaryDirectory(prefix="outfinder-") as name:
+        folder = Path(name)
+        tell(f"a gallery of {plan.items:,} items")
+        gallery = make_gallery(folder / "gallery", clustered(plan.items, 128, seed=0))
+        return memory_growth(_setups(gallery, folder), photos, plan.many, tell)
+
+
+def memory_growth(setups: Sequence[Setup], photos: Sequence[Path], many: int, tell: Tell) -> Growth:
+    """The memory of all but the baseline, photos being taken again from the start where there are not so many."""
+    peaks: dict[int, dict[str, float]] = {FEW: {}, many: {}}
+    for setup in setups:
+        for count in peaks if setup.name != NAIVE else ():
+            tell(f"memory of {setup.name} for {count:,} photos")
+            peak = peak_bytes_for(setup, [photos[place % len(photos)] for place in range(count)])
+            if peak is not None:
+                peaks[count][setup.name] = round(peak / 1e6, 1)
+    return Growth(FEW, many, peaks[FEW], peaks[many])
+
+
+def _setups(gallery: Path, folder: Path) -> list[Setup]:
+    return [Setup(each, gallery, folder / f"{each}.jsonl") for each in CONTENDERS]
+
+
+def _check(photos: Sequence[Path]) -> None:
+    if not photos:
+        raise CatalogueError("there are no photos to measure with (looked for .jpg, .png, .webp and the like)")
 
 
 def _figures(

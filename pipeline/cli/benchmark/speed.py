@@ -17,11 +17,19 @@ from pipeline.cli.common import ANYWHERE, FOLDER, friendly
 @click.option(
     "--many", type=click.IntRange(0), default=0, help="Measure the memory for so many photos too, such as 10000."
 )
+@click.option("--memory-only", is_flag=True, help="With --many: measure nothing else.")
 @click.option("--quick", is_flag=True, help="12 photos, one turn, 10,000 items: a minute, and rough.")
 @click.option("-o", "--output", type=FOLDER, help="Write speed.json and speed.png (where the time goes) there.")
 @friendly
 def speed(
-    photos: tuple[Path, ...], count: int, items: int, rounds: int, many: int, quick: bool, output: Path | None
+    photos: tuple[Path, ...],
+    count: int,
+    items: int,
+    rounds: int,
+    many: int,
+    memory_only: bool,
+    quick: bool,
+    output: Path | None,
 ) -> None:
     """Time the pipeline beside what a tutorial would write, with the same weights, taking turns.
 
@@ -34,16 +42,21 @@ def speed(
     Examples:
       outfinder benchmark speed --quick
       outfinder benchmark speed photos/ -o benchmark
-      outfinder benchmark speed photos/ --many 10000
+      outfinder benchmark speed photos/ --many 10000 --memory-only
     """  # noqa: D301
     from tempfile import TemporaryDirectory
 
-    from pipeline.benchmark.speed.report import table, write
-    from pipeline.benchmark.speed.run import Plan, benchmark_speed
+    from pipeline.benchmark.speed.report import growth_told, table, write
+    from pipeline.benchmark.speed.run import Plan, benchmark_memory, benchmark_speed
     from pipeline.plots import require_matplotlib
     from pipeline.sample import render_sample
     from stages.images import walk
 
+    def tell(doing: str) -> None:
+        click.echo(doing, err=True)
+
+    if memory_only and (output or not many):
+        raise click.UsageError("--memory-only goes with --many and without --output.")
     if output:
         require_matplotlib()
         output.mkdir(parents=True, exist_ok=True)
@@ -53,7 +66,11 @@ def speed(
             click.echo("rendering street scenes", err=True)
             render_sample(Path(folder) / "sample", seed=0, items=24, scenes=min(plan.photos, 48))
             photos = (Path(folder) / "sample" / "street",)
-        found = benchmark_speed(list(walk(photos)), plan, lambda doing: click.echo(doing, err=True))
+        files = list(walk(photos))
+        if memory_only:
+            click.echo("\n".join(growth_told(benchmark_memory(files, plan, tell))))
+            return
+        found = benchmark_speed(files, plan, tell)
     click.echo(table(found))
     if output:
         write(found, output)

@@ -71,6 +71,11 @@ def detector(
         prepare_page(output)
     subject = subject_of(config, annotations, photos)
     progress = Progress("judged")
+
+    def tell(photo: str, error: str | None, photos: int) -> None:
+        progress.total = photos
+        progress.count(error, photo)
+
     evaluation = evaluate(
         build_detector(replace(config, min_score=DOUBTFUL)),
         annotations,
@@ -78,7 +83,7 @@ def detector(
         threshold=config.min_score,
         mistakes=mistakes if output else 0,
         limit=limit,
-        tell=lambda photo, error: progress.count(error, photo),
+        tell=tell,
     )
     progress.finish()
     for line in (*evaluation.problems, *evaluation.notes):

@@ -23,6 +23,7 @@ from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 if TYPE_CHECKING:
     from stages.embed.evaluate import Plan
+    from stages.embed.items import PhotoSet
 
 DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
 """Whose photos ask, and whose are found, where a layout has two domains."""
@@ -118,7 +119,7 @@ def embedder(
         seed=seed,
     )
     photos = open_told(data, layout, item_pattern, splits)
-    others = open_told(distractors, layout, item_pattern, ()) if distractors else None
+    others = _found(open_told(distractors, layout, item_pattern, ()), plan) if distractors else None
     if output:
         prepare_page(output)
     device = resolve_device(device)
@@ -150,6 +151,14 @@ def embedder(
         click.echo(f"page: {output / 'index.html'}", err=True)
     print_figures(numbers, table(evaluation), json_file)
     sys.exit(SOME_FAILED if embedded.photos.problems else 0)
+
+
+def _found(distractors: PhotoSet, plan: Plan) -> PhotoSet:
+    """The distractors that are of the domain that is found, or of none."""
+    found = distractors.only(lambda sample: plan.gallery_domain in ("", sample.domain) or not sample.domain)
+    if not found.samples:
+        raise ValueError(f"no distractor is of the domain {plan.gallery_domain}, which is to be found")
+    return found
 
 
 def _told(plan: Plan) -> dict[str, str]:
