@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.gallery import Gallery, Row
+from stages.cores import cores
 from stages.crop import BoxCrop
 from stages.index import HnswIndex, exact_search
 from stages.testing import FakeEmbedder
@@ -60,11 +61,6 @@ def available() -> tuple[list[Engine], list[str]]:
     others: list[Engine] = [FaissEngine(), UsearchEngine()]
     there = [engine for engine in others if find_spec(engine.name) is not None]
     return own + there, [engine.name for engine in others if engine not in there]
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fill(gallery: Gallery, vectors: Vectors) -> None:

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Final
 
-from pipeline.benchmark.engines import cores
 from pipeline.benchmark.speed.apart import CHUNK, peak_bytes_for, seconds_to_first_result
 from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.benchmark.speed.photos import enlarged
 from pipeline.benchmark.speed.sameness import Sameness, compare
 from pipeline.benchmark.vectors import clustered
+from stages.cores import cores
 from stages.errors import CatalogueError
 from stages.parts import listening
 
