@@ -1,17 +1,16 @@
 """The composition: photos → detections → crops → vectors, streamed, batched and overlapped.
 
 Photos are decoded ahead by worker threads while the networks compute: the detector at one batch, the embedder at the
-one before, each with its share of the cores, since two networks side by side waste less than one after the other on
-all cores. At most a few batches are in memory, however many photos there are.
+one before, so that one has work for the cores where the other has none. At most a few batches are in memory, however
+many photos there are.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,7 +20,6 @@ import cv2
 import numpy as np
 
 from stages.cores import cores
-from stages.detect.whole import WholeDetector
 from stages.errors import ImageError
 from stages.images import Photo, read_photo
 from stages.parts import part
@@ -94,7 +92,6 @@ class Pipeline:
     def batches(self, paths: Iterable[Path]) -> Generator[list[Analysis]]:
         """The same, but those that are done together at once, for whoever has more to do with several."""
         with (
-            _cores_shared(self._networks()),
             ThreadPoolExecutor(self._workers) as pool,
             ThreadPoolExecutor(1) as detecting,
             ThreadPoolExecutor(1) as embedding,
@@ -111,10 +108,6 @@ class Pipeline:
             finally:
                 for threads in (embedding, detecting, pool):  # each waits for the next
                     threads.shutdown(cancel_futures=True)
-
-    def _networks(self) -> int:
-        """How many stages compute much."""
-        return (not isinstance(self.detector, WholeDetector)) + (self.embedder is not None)
 
     def _decoded(self, paths: Iterable[Path], pool: ThreadPoolExecutor) -> Iterator[list[Analysis]]:
         remaining = iter(paths)
@@ -217,21 +210,6 @@ def sharp_crops(
         else replace(crop, box=photo.to_full(crop.box))
         for place, crop in enumerate(crops)
     ]
-
-
-@contextmanager
-def _cores_shared(networks: int) -> Iterator[None]:
-    """Let networks that compute at the same time have their share of the cores each, or they fight for all of them."""
-    torch = sys.modules.get("torch")  # whatever computes much has it loaded
-    if torch is None or networks < 2:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // networks))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def main_garment(found: Sequence[Detection], photo: Photo) -> Detection:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
@@ -21,19 +20,6 @@ def exact_coordinates(network: GeneralizedRCNN) -> None:
     for module in (network.backbone, network.rpn.head, *heads):
         if module is not None:
             module.register_forward_hook(_float32)
-
-
-def exact_predictor(network: GeneralizedRCNN) -> None:
-    """Have a network's boxes and scores predicted in float32 under mixed precision, from now on."""
-    network.roi_heads.box_predictor.forward = _without_autocast(network.roi_heads.box_predictor.forward)
-
-
-def _without_autocast(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    def exact(features: Tensor) -> Any:
-        with torch.autocast(features.device.type, enabled=False):
-            return forward(features.float())
-
-    return exact
 
 
 def _float32(_module: nn.Module, _inputs: Any, outputs: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
 from stages.errors import WeightsError
+from stages.parallel import side_by_side
 from stages.types import Image, Vectors
 from weights import read
 
@@ -76,17 +77,14 @@ class FeaturesEmbedder:
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
-        vectors = np.empty((len(images), self._dim), np.float32)
-        start = 0
-        for batch in letterboxed(images, self._input_px, self._batch_size, self._normalise):
-            vectors[start : start + len(batch)] = self._run(batch).cpu().numpy()
-            start += len(batch)
-        return vectors
+        batches = letterboxed(images, self._input_px, self._batch_size, self._normalise)
+        return np.concatenate([np.empty((0, self._dim), np.float32), *side_by_side(self._run, batches, self._device)])
 
     @torch.inference_mode()
-    def _run(self, batch: Tensor) -> Tensor:
+    def _run(self, batch: Tensor) -> Vectors:
         features: Tensor = self._network(batch.to(self._device))
-        return F.normalize(features.flatten(1))
+        vectors: Vectors = F.normalize(features.flatten(1)).cpu().numpy()
+        return vectors
 
 
 def _check_name(architecture: str) -> None:

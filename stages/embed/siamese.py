@@ -8,13 +8,14 @@ from typing import Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
 from stages.inference import Shortened, fast_dtype, fold_batch_norms, keep_memory
+from stages.parallel import side_by_side
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
@@ -91,23 +92,24 @@ def _quicken(network: SiameseNetwork, dtype: torch.dtype) -> None:
         network.features = Shortened(network.features, exact, dtype)
 
 
-@torch.inference_mode()
 def vectors_of(
     network: SiameseNetwork, images: Sequence[Image], normalise: Normalise, device: str, batch_size: int, *, unit: bool
 ) -> Vectors:
     """What a network makes of images, ``(n, dim)`` float32; ``unit``: of unit length, whatever its head.
 
-    Images are indexed once each, in order, a batch at a time.
+    Images are indexed once each, in order, a few batches at a time.
     """
-    vectors = np.empty((len(images), network.dim), np.float32)
-    start = 0
-    for batch in letterboxed(images, network.design.input_px, batch_size, normalise):
+
+    @torch.inference_mode()
+    def embed(batch: Tensor) -> Vectors:
         found = network(batch.to(device))
         if unit and network.design.head not in UNIT:
             found = F.normalize(found)
-        vectors[start : start + len(batch)] = found.cpu().numpy()
-        start += len(batch)
-    return vectors
+        rows: Vectors = found.cpu().numpy()
+        return rows
+
+    batches = letterboxed(images, network.design.input_px, batch_size, normalise)
+    return np.concatenate([np.empty((0, network.dim), np.float32), *side_by_side(embed, batches, device)])
 
 
 def stats_of(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import draw
 
 from pipeline.compose import Pipeline, main_garment
@@ -141,29 +140,6 @@ def test_detector_and_embedder_work_at_the_same_time(photos: list[Path]) -> None
     good = [photo for photo in photos if photo.name != "bad.jpg"][:3]
     assert len(list(Pipeline(Detecting(), BoxCrop(), Embedding(), batch_size=1)(good))) == 3
     assert met.count("detector") == met.count("embedder") == 3
-
-
-@pytest.mark.parametrize(("stages", "share"), [((FakeDetector, FakeEmbedder), 2), ((WholeDetector, FakeEmbedder), 4)])
-def test_networks_share_the_cores_and_give_them_back(
-    photos: list[Path], monkeypatch: pytest.MonkeyPatch, stages: tuple[type, type], share: int
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    seen = set()
-
-    def embed(self: FakeEmbedder, images: Sequence[Image]) -> Vectors:
-        seen.add(torch.get_num_threads())
-        return np.zeros((len(images), self.dim), np.float32)
-
-    monkeypatch.setattr(FakeEmbedder, "__call__", embed)
-    try:
-        stream = Pipeline(stages[0](), BoxCrop(), stages[1]())(photos)
-        next(stream)
-        stream.close()
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
-    assert seen == {share}
 
 
 def test_batches_are_what_photos_come_in(photos: list[Path]) -> None:

@@ -12,7 +12,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import weights
 from stages import fusing
-from stages.detect.rcnn import from_checkpoint
+from stages.detect.rcnn import dtype_of, from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
 from stages.inference import Shortened, fast_dtype, fold_batch_norms
 from stages.types import Image
@@ -117,6 +117,13 @@ def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert fast_dtype("cpu") == torch.float32
     assert fast_dtype("cuda:0") == torch.float16
+
+
+def test_mask_rcnn_computes_in_float32_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert dtype_of("maskrcnn_mobilenet_v2", "cpu") == torch.float32
+    assert dtype_of("fasterrcnn_mobilenet_v2", "cpu") == torch.bfloat16
+    assert dtype_of("maskrcnn_mobilenet_v2", "cuda") == torch.float16
 
 
 @pytest.fixture(scope="module")

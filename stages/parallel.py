@@ -1,0 +1,80 @@
+"""Data parallelism on a processor: each core computes one part of a batch.
+
+A network uses cores better that way than by all of them computing one part together, layer by layer; and stages that
+compute at the same time share the same few threads, so that they do not fight for the cores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from itertools import chain, islice
+from threading import Barrier
+from typing import Final, TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST: Final = 4
+"""Parts at once: memory follows it. Where there are more cores, each part has several."""
+
+
+def lanes(device: str) -> int:
+    """How many parts of a batch a device computes at once: on a processor as many as torch may use threads, at most four."""
+    return min(_MOST, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
+
+
+def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) -> Iterator[R]:
+    """The function of each part in order, several parts at once; few are taken before their turn.
+
+    A part by itself has all cores.
+
+    Args:
+        function: computes with torch, in a thread of its own; what is thread-local, such as inference mode, it sets.
+        parts: of one batch.
+        device: where the function computes.
+    """
+    remaining = iter(parts)
+    first = list(islice(remaining, 2))
+    at_once = lanes(device)
+    if len(first) < 2 or at_once < 2:
+        yield from map(function, chain(first, remaining))
+        return
+    pool = _pool(at_once, torch.get_num_threads() // at_once)
+    begun: deque[Future[R]] = deque()
+    try:
+        for each in chain(first, remaining):
+            begun.append(pool.submit(function, each))
+            if len(begun) > at_once:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+@cache
+def _pool(threads: int, cores_each: int) -> ThreadPoolExecutor:
+    """Threads that live as long as the process, each of which tells torch how many cores it has."""
+    before, all_there = torch.get_num_threads(), Barrier(threads)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes the process's number when it first needs one; from then on its own counts
+        torch.set_num_threads(cores_each)
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(threads, "outfinder-lane")
+    for started in [pool.submit(begin) for _ in range(threads)]:
+        started.result()
+    torch.set_num_threads(before)  # which is the process's number too
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
