@@ -57,7 +57,7 @@ class FeaturesEmbedder:
         self._device, self._batch_size = device, batch_size
         self._input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
-        self._dim = self._run(torch.zeros(1, 3, self._input_px, self._input_px)).shape[1]
+        self._dim = int(self._run(torch.zeros(1, 3, self._input_px, self._input_px)).shape[1])
         self._fingerprint = f"features-{architecture}-{_digest(network)[:12]}-{self._input_px}px"
 
     @property
