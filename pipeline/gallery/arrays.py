@@ -126,38 +126,42 @@ class FileArrays:
         if hashlib.sha256(self._digests).hexdigest() != stored.digest:
             raise GalleryCorrupt(f"{self._path} is damaged: its checksums are not what was saved")
         self._verified = np.zeros(chunks, np.bool_)
+        self._sound = set[str]()  # arrays of which every chunk is verified
         try:
             self._layouts = self._read_header()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self.lie(f"its header makes no sense ({error})") from error
-        self.shapes: Mapping[str, tuple[int, ...]] = {name: shape for name, (_, _, _, shape) in self._layouts.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: array.shape for name, (_, _, array) in self._layouts.items()
+        }
 
     def part(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Consecutive rows of an array, without a copy."""
-        first, width, dtype, shape = self._layouts[name]
-        start, stop, _ = slice(start, stop).indices(shape[0])
-        stop = max(start, stop)
-        raw = self._raw(first + start * width, first + stop * width)
-        return raw.view(dtype).reshape(stop - start, *shape[1:])
+        first, width, array = self._layouts[name]
+        start, stop, _ = slice(start, stop).indices(len(array))
+        self._raw(first + start * width, first + stop * width)
+        return array[start:stop]
 
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, copied; their chunks alone are verified."""
-        first, width, dtype, shape = self._layouts[name]
-        if rows.size and not -shape[0] <= rows.min() <= rows.max() < shape[0]:
-            raise self.lie(f"{name} has {shape[0]} rows and not those that others name")
-        starts = first + np.where(rows < 0, rows + shape[0], rows) * width
-        self._touch(starts, starts + width)
-        raw = self._bytes[first : first + shape[0] * width]
-        taken: NDArray[Any] = raw.view(dtype).reshape(shape)[rows]
+        first, width, array = self._layouts[name]
+        try:
+            taken: NDArray[Any] = array[rows]
+        except IndexError as error:
+            raise self.lie(f"{name} has {len(array)} rows and not those that others name") from error
+        if name not in self._sound:
+            starts = first + np.where(rows < 0, rows + len(array), rows) * width
+            self._touch(name, starts, starts + width)
         return taken
 
     def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
         """Many stretches of an array of bytes; their chunks alone are verified."""
-        first, _, _, (length,) = self._layouts[name]
-        if starts.size and not (starts.min() >= 0 and (starts <= stops).all() and stops.max() <= length):
-            raise self.lie(f"{name} has {length} bytes and not those that others name")
-        self._touch(first + starts, first + stops)
-        return _slices(self._bytes[first : first + length], starts, stops)
+        first, _, array = self._layouts[name]
+        if starts.size and not (starts.min() >= 0 and (starts <= stops).all() and stops.max() <= len(array)):
+            raise self.lie(f"{name} has {len(array)} bytes and not those that others name")
+        if name not in self._sound:
+            self._touch(name, first + starts, first + stops)
+        return _slices(array, starts, stops)
 
     def verify(self) -> None:
         """Verify every chunk, also those that were sound before.
@@ -166,14 +170,15 @@ class FileArrays:
             GalleryCorrupt: one is damaged.
         """
         self._verified[:] = False
+        self._sound.clear()
         self._verify(np.arange(len(self._verified)))
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The type of an array's numbers."""
-        return np.dtype(self._layouts[name][2])
+        return self._layouts[name][2].dtype
 
-    def _read_header(self) -> dict[str, tuple[int, int, str, tuple[int, ...]]]:
-        """Where each array starts, the bytes of a row, its type and its shape; a checksum does not make them true.
+    def _read_header(self) -> dict[str, tuple[int, int, NDArray[Any]]]:
+        """Where each array starts, the bytes of a row, and the array itself; a checksum does not make them true.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError, RecursionError: they are not.
@@ -191,7 +196,8 @@ class FileArrays:
             width = np.dtype(dtype).itemsize * math.prod(shape[1:])
             if end - start != width * shape[0] or 8 + length + end > self._payload:
                 raise ValueError(f"{name} is not where it says")
-            layouts[name] = 8 + length + start, width, dtype, shape
+            array = self._bytes[8 + length + start : 8 + length + end].view(dtype).reshape(shape)
+            layouts[name] = 8 + length + start, width, array
         return layouts
 
     def lie(self, what: str) -> GalleryCorrupt:
@@ -206,8 +212,8 @@ class FileArrays:
                 self._verify(np.arange(first, last))
         return self._bytes[start:stop]
 
-    def _touch(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
-        """Verify the chunks of many stretches of the file."""
+    def _touch(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Verify the chunks of many stretches of an array; they are told as places in the file."""
         last = (stops - 1) // CHUNK
         chunks = np.minimum(starts // CHUNK, last)  # an empty stretch at the end has none of its own
         while True:
@@ -215,8 +221,11 @@ class FileArrays:
                 self._verify(np.unique(chunks))
             more = chunks < last  # a stretch may span chunks
             if not more.any():
-                return
+                break
             chunks, last = chunks[more] + 1, last[more]
+        first, _, array = self._layouts[name]
+        if self._verified[first // CHUNK : (first + array.nbytes - 1) // CHUNK + 1].all():
+            self._sound.add(name)
 
     def _verify(self, chunks: NDArray[np.int64]) -> None:
         for number in chunks[~self._verified[chunks]].tolist():

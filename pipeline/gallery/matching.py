@@ -74,26 +74,31 @@ class Matcher:
         live, fetch = self._rows.live, min(max(START, 4 * k if k < len(pool) else 0), len(pool))
         while len(places) and fetch:
             found = self._searching().search(queries[places], fetch, live, None if pool is live else pool)
-            if not (found.similarities[found.rows >= 0] <= LONGEST).all():  # nor where they are no numbers
+            if not found.similarities.max() <= LONGEST:  # nor where they are no numbers
                 raise GalleryCorrupt("the gallery's vectors are damaged: some are no unit rows")
-            best = self._best(found, k, min_similarity)
-            counts = best.sum(axis=1)
+            near = Neighbors(found.rows[:, : 2 * k], found.similarities[:, : 2 * k])  # mostly has k items
+            best = self._best(near, k, min_similarity)
+            if 2 * k < found.rows.shape[1] and min(map(len, best)) < k:
+                near, best = found, self._best(found, k, min_similarity)
+            counts = np.array([len(own) for own in best])
             short = (counts < k) & (found.similarities[:, -1] >= min_similarity) & (fetch < len(pool))
-            best[short] = False
-            matches = iter(self._rows.matches(found.rows[best], np.minimum(found.similarities[best], 1)))
+            done = [(query, at) for query, more in enumerate(short.tolist()) if not more for at in best[query]]
+            at = tuple(np.array(done, np.int64).reshape(-1, 2).T)
+            matches = iter(self._rows.matches(near.rows[at], np.minimum(near.similarities[at], 1)))
             for place, count in zip(places[~short].tolist(), counts[~short].tolist(), strict=True):
                 results[place] = list(islice(matches, count))
             places, fetch = places[short], min(8 * fetch, len(pool))
 
-    def _best(self, found: Neighbors, k: int, min_similarity: float) -> NDArray[np.bool_]:
-        """Which rows are the best of their items, of the k best items of each query."""
+    def _best(self, found: Neighbors, k: int, min_similarity: float) -> list[list[int]]:
+        """For each query which of its neighbours are the best rows of their items, of the k best items."""
         there = (found.rows >= 0) & (found.similarities >= min_similarity)
-        items = np.full(found.rows.shape, -1, np.int64)
-        items[there] = self._rows.item_numbers(found.rows[there])
-        order = np.argsort(items, axis=1, kind="stable")
-        first = np.diff(np.take_along_axis(items, order, axis=1), axis=1, prepend=-2) != 0
-        np.put_along_axis(there, order, first & np.take_along_axis(there, order, axis=1), axis=1)
-        best: NDArray[np.bool_] = there & (np.cumsum(there, axis=1) <= k)
+        items = iter(self._rows.item_numbers(found.rows[there]).tolist())
+        best = []
+        for count in there.sum(axis=1).tolist():  # what is there comes before what is not
+            firsts = dict[int, int]()
+            for place, item in enumerate(islice(items, count)):
+                firsts.setdefault(item, place)
+            best.append(list(islice(firsts.values(), k)))
         return best
 
     def _select(self, label: str | None, where: str | None) -> Ids:

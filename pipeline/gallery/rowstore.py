@@ -35,6 +35,7 @@ class RowStore:
         if len(removed):
             live = ~np.isin(self._ids, removed)
             self._ids, self._at = self._ids[live], self._at[live]
+        self._gapless = len(self._ids) > 0 and int(self._ids[-1] - self._ids[0]) == len(self._ids) - 1
         self._fresh: dict[int, Row] = {}
         self._gone: set[int] = set()
         self._keys: dict[tuple[str, str], set[int]] = {}  # of fresh rows, by item and photo and by item and content
@@ -89,11 +90,12 @@ class RowStore:
 
     def item_numbers(self, ids: Ids) -> Ids:
         """For each live id a number of its item: equal where the items are, within one call."""
-        distinct, back = np.unique(ids, return_inverse=True)
-        fresh, saved = self._located(distinct)
+        fresh, saved = self._located(ids)
         if len(saved) == 1 and not fresh:
             table, _, places = saved[0]
-            return table.texts["item"].codes_of(places)[back].astype(np.int64)
+            return table.texts["item"].codes_of(places).astype(np.int64)
+        distinct, back = np.unique(ids, return_inverse=True)
+        fresh, saved = self._located(distinct)
         numbers, known = np.empty(len(distinct), np.int64), dict[str | None, int]()
         for place, row in fresh.items():
             numbers[place] = known.setdefault(row.item, len(known))
@@ -212,7 +214,9 @@ class RowStore:
             if number in self._fresh
         }
         rest = np.delete(np.arange(len(ids)), list(fresh)) if fresh else np.arange(len(ids))
-        at = self._at[np.searchsorted(self._ids, ids[rest])]
+        at = self._at[ids[rest] - self._ids[0] if self._gapless else np.searchsorted(self._ids, ids[rest])]
+        if len(self._saved) == 1:
+            return fresh, [(self._saved[0], rest, at)]
         of_table = np.searchsorted(self._starts, at, side="right") - 1
         saved = []
         for number in np.unique(of_table).tolist():

@@ -51,13 +51,14 @@ class TextColumn:
 
     def of_rows(self, places: NDArray[np.int64]) -> list[str | None]:
         """The values of some rows; each is read once."""
-        codes, which = np.unique(self.codes_of(places), return_inverse=True)
-        absent = int(len(codes) > 0 and codes[0] == ABSENT)
-        codes = codes[absent:]
+        wanted = self.codes_of(places).tolist()
+        distinct = sorted({*wanted} - {ABSENT})
+        codes = np.array(distinct, np.int64)
         starts, ends = self._arrays.take(f"{self._name}/ends", np.stack([codes - 1, codes]))  # an array's last for -1
         starts[codes == 0] = 0
-        values = [None] * absent + [text_of(raw) for raw in self._arrays.slices(f"{self._name}/text", starts, ends)]
-        return [values[number] for number in which.tolist()]
+        values: dict[int, str | None] = {ABSENT: None}
+        values.update(zip(distinct, map(text_of, self._arrays.slices(f"{self._name}/text", starts, ends)), strict=True))
+        return [values[code] for code in wanted]
 
     def codes_of(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
         """The numbers of some rows' values: equal where the values are."""

@@ -1,6 +1,13 @@
 """The benchmark of speed on a few photos: what it says is true, whatever the machine's speed."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +21,9 @@ from pipeline.benchmark.speed.sameness import compare
 from pipeline.benchmark.vectors import clustered
 from pipeline.results import Garment, PhotoResult
 from pipeline.sample import render_sample
-from stages.errors import CatalogueError
+from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image
+from stages.inference import keep_memory
 from stages.parts import listening, part
 from stages.types import Box
 
@@ -29,16 +37,32 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes a process of its own is left to the slow test; large photos are a little larger."""
-    monkeypatch.setattr(speed, "peak_bytes_for", lambda _setup, chosen: 1_000_000 * len(chosen))
+    """Processes of their own are left to the slow tests; large photos are a little larger."""
+
+    @contextmanager
+    def here(setup: Setup) -> Iterator[apart.Turns]:
+        seen = 0
+
+        def turn(chosen: Sequence[Path]) -> apart.Turn:
+            nonlocal seen
+            seen += len(chosen)
+            took = apart.take_turn(setup, chosen)
+            return replace(took, peak_bytes=1_000_000 * seen)
+
+        yield turn
+
+    monkeypatch.setattr(speed, "apart", here)
     monkeypatch.setattr(speed, "seconds_to_first_result", lambda _gallery, _photo: 1.5)
     monkeypatch.setattr(photos, "PIXELS", 800_000)
 
 
 @pytest.mark.usefixtures("_apart")
-def test_all_contenders_are_timed_and_find_the_same(street: Path, tmp_path: Path) -> None:
+def test_all_contenders_are_timed_and_find_the_same(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "FEW", 1)
     told: list[str] = []
-    plan = speed.Plan(photos=3, items=200, rounds=1, many=30)
+    plan = speed.Plan(photos=3, items=200, rounds=1, many=2)
     found = speed.benchmark_speed(sorted(street.glob("*.jpg")), plan, told.append)
     assert [(one.contender, one.size) for one in found.figures] == [
         (name, size) for size in (speed.AS_THEY_ARE, speed.LARGE) for name in CONTENDERS
@@ -52,7 +76,7 @@ def test_all_contenders_are_timed_and_find_the_same(street: Path, tmp_path: Path
     assert found.sameness.same > 0.8
     assert found.sameness.cosine_of_crops > 0.999
     assert found.growth
-    assert found.growth.ratios == {MASK: 0.3, CONTENDERS[2]: 0.3}
+    assert found.growth.ratios == {MASK: 2.0, CONTENDERS[2]: 2.0}
     assert 0 < found.search_share < 1
     assert any("12 megapixels" in line for line in told)
     report.write(found, tmp_path)
@@ -62,7 +86,8 @@ def test_all_contenders_are_timed_and_find_the_same(street: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("_apart")
-def test_memory_is_measured_by_itself(street: Path) -> None:
+def test_memory_is_measured_by_itself(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "take_turn", lambda _setup, _photos: apart.Turn([], 1, 1, {}, None))
     done = run("benchmark", "speed", street, "--many", 250, "--memory-only", "--items", 5000)
     assert done.stdout.splitlines() == [
         f"{name}: at most 250 MB for 250 photos, 100 MB for 100: 2.500 times as much." for name in CONTENDERS[1:]
@@ -110,13 +135,63 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
     assert told[1][1] <= told[2][1]
 
 
+def test_the_baseline_has_none_of_our_settings(tmp_path: Path) -> None:
+    gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
+    for name, ours in ((NAIVE, 0), (MASK, 1)):
+        keep_memory.cache_clear()
+        Setup(name, gallery, tmp_path / "out.jsonl").build()
+        assert keep_memory.cache_info().currsize == ours
+
+
 @pytest.mark.slow
-def test_memory_and_start_are_measured_in_processes_of_their_own(street: Path, tmp_path: Path) -> None:
+def test_a_contender_has_a_process_of_its_own(street: Path, tmp_path: Path) -> None:
     gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
     first = min(street.glob("*.jpg"))
-    peak = apart.peak_bytes_for(Setup(MASK, gallery, tmp_path / "out.jsonl"), [first] * 2)
-    assert 1e8 < peak < 4e9
+    before = active_children()
+    with apart.apart(Setup(MASK, gallery, tmp_path / "out.jsonl")) as contender:
+        turns = [contender([first] * count) for count in (1, 2)]
+        (process,) = {*active_children()} - {*before}
+        with pytest.raises(TypeError):  # whatever goes wrong
+            contender([1])  # type: ignore[list-item]
+        assert [len(turn.answers) for turn in turns] == [1, 2]
+        assert 1e8 < turns[0].peak_bytes <= turns[1].peak_bytes < 4e9
+        assert 0 < turns[1].parts["search"] < turns[1].wall_s
+        process.terminate()
+        with pytest.raises(OutfinderError, match=f"the process of {MASK} has ended"):
+            contender([first])
+    with apart.apart(Setup(NAIVE, gallery, tmp_path / "out.jsonl")) as contender:
+        contender([first])
+        (process,) = {*active_children()} - {*before}
+    assert not process.is_alive()
     assert apart.seconds_to_first_result(gallery, first) > 0.1
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from pipeline.benchmark.speed.apart import apart
+from pipeline.benchmark.speed.contenders import Setup
+if __name__ == "__main__":
+    photo, gallery, written = map(Path, sys.argv[1:])
+    with apart(Setup("naive", gallery, written)) as contender:
+        contender([photo])
+        print("looking", flush=True)
+        contender([photo] * 300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_contenders_go_with_whoever_started_them(street: Path, tmp_path: Path, how: signal.Signals) -> None:
+    gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
+    script = tmp_path / "left.py"
+    script.write_text(LEFT)
+    command = [sys.executable, script, min(street.glob("*.jpg")), gallery, tmp_path / "out.jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "looking\n"
+        parent.send_signal(how)
+        parent.communicate(timeout=20)  # until nobody can write to it any more, the contender neither
 
 
 @pytest.mark.slow

@@ -1,38 +1,110 @@
-"""What has to be measured in a process of its own: the most memory it has had, and how soon it answers."""
+"""What has to be measured in processes of their own: each contender, as its user would run it, and how soon the command answers."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from threading import Thread
+from time import perf_counter, process_time
 from typing import Final
 
-from pipeline.benchmark.speed.contenders import Setup
+from pipeline.benchmark.speed.contenders import Answer, Setup
 from pipeline.benchmark.timing import peak_bytes
 from stages.errors import OutfinderError
+from stages.parts import listening
 
 SEARCH: Final = "from pipeline.cli import main; main()"
 TIMES: Final = 3
-CHUNK: Final = 24
-"""Photos that are looked at in one go."""
 
 
-def peak_bytes_for(setup: Setup, photos: Sequence[Path]) -> int | None:
-    """The most memory that a fresh process has had when it has looked at the photos; None where the system does not tell."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        return apart.submit(_peak, setup, photos).result()
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A contender's answers to some photos, and what they took its process: wall and CPU seconds, seconds of each part.
+
+    ``peak_bytes`` is the most memory that the process has had until then; None where the system does not tell.
+    """
+
+    answers: list[Answer]
+    wall_s: float
+    cpu_s: float
+    parts: dict[str, float]
+    peak_bytes: int | None
+
+    @property
+    def per_s(self) -> float:
+        """Photos per second."""
+        return len(self.answers) / self.wall_s
 
 
-def _peak(setup: Setup, photos: Sequence[Path]) -> int | None:
-    run = setup.build()
-    for start in range(0, len(photos), CHUNK):  # answers are not kept
-        run(photos[start : start + CHUNK])
-    return peak_bytes()
+Turns = Callable[[Sequence[Path]], Turn]
+"""A contender that lives: it looks at photos whenever it is its turn."""
+
+
+@contextmanager
+def apart(setup: Setup) -> Iterator[Turns]:
+    """A contender in a process of its own, with nobody's settings of memory and threads but its own.
+
+    The process loads all that it needs at the first turn, idles between turns, and ends with the block, at once, or
+    with this process, however that ends. A turn raises whatever goes wrong in it.
+
+    Raises:
+        OutfinderError: of a turn: the process has come to an end.
+    """
+
+    def turn(photos: Sequence[Path]) -> Turn:
+        try:
+            return pool.submit(take_turn, setup, photos).result()
+        except BrokenProcessPool as error:
+            raise OutfinderError(f"the process of {setup.name} has ended; was there too little memory?") from error
+
+    spawn = get_context("spawn")
+    leash, held = spawn.Pipe(duplex=False)
+    with leash, ProcessPoolExecutor(1, spawn, _on_leash, (leash,)) as pool, held:
+        yield turn
+
+
+def _on_leash(leash: Connection) -> None:
+    """End this process as soon as the other end of the leash is let go; Ctrl-C is for whoever holds it."""
+
+    def end() -> None:
+        with suppress(EOFError, OSError):
+            leash.recv_bytes()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end, daemon=True).start()
+
+
+@cache
+def _built(setup: Setup) -> Callable[[Sequence[Path]], list[Answer]]:
+    return setup.build()
+
+
+def take_turn(setup: Setup, photos: Sequence[Path]) -> Turn:
+    """A turn within this process; the first one loads what the contender needs, which is not counted."""
+    run = _built(setup)
+    parts = defaultdict[str, float](float)
+
+    def listen(name: str, seconds: float) -> None:
+        parts[name] += seconds
+
+    with listening(listen):
+        cpu, wall = process_time(), perf_counter()
+        answers = run(photos)
+        return Turn(answers, perf_counter() - wall, process_time() - cpu, parts, peak_bytes())
 
 
 def seconds_to_first_result(gallery: Path, photo: Path) -> float:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter, process_time
 from typing import Final
 
-from pipeline.benchmark.speed.apart import CHUNK, peak_bytes_for, seconds_to_first_result
+from pipeline.benchmark.speed.apart import Turn, apart, seconds_to_first_result
 from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.benchmark.speed.photos import enlarged
 from pipeline.benchmark.speed.sameness import Sameness, compare
 from pipeline.benchmark.vectors import clustered
 from stages.cores import cores
 from stages.errors import CatalogueError
-from stages.parts import listening
 
 PARTS: Final = ("decode", "detect", "mask", "crop", "embed", "search", "write")
 AS_THEY_ARE: Final = "as they are"
 LARGE: Final = "12 megapixels"
+CHUNK: Final = 24
+"""Photos that are looked at in one turn."""
+
 FEW: Final = 100
 """Photos that the memory for many is compared with that for."""
 Tell = Callable[[str], None]
@@ -49,7 +51,7 @@ class SpeedFigures:
     ``photos_per_s`` and ``over_naive`` are medians over turns, the latter of the ratio at the same photos;
     ``ms`` is how many milliseconds each part takes a photo (parts overlap, and several threads may be at one, so
     that they add up to more than a photo takes), ``cores_busy`` how many cores compute on average, and
-    ``peak_mb`` the most memory that a process of its own has had for the photos, all told.
+    ``peak_mb`` the most memory that its process has had when it had looked at them.
     """
 
     contender: str
@@ -144,7 +146,9 @@ def memory_growth(setups: Sequence[Setup], photos: Sequence[Path], many: int, te
     for setup in setups:
         for count in peaks if setup.name != NAIVE else ():
             tell(f"memory of {setup.name} for {count:,} photos")
-            peak = peak_bytes_for(setup, [photos[place % len(photos)] for place in range(count)])
+            with apart(setup) as contender:
+                for chunk in _chunks([photos[place % len(photos)] for place in range(count)]):
+                    peak = contender(chunk).peak_bytes
             if peak is not None:
                 peaks[count][setup.name] = round(peak / 1e6, 1)
     return Growth(FEW, many, peaks[FEW], peaks[many])
@@ -162,54 +166,31 @@ def _check(photos: Sequence[Path]) -> None:
 def _figures(
     setups: Sequence[Setup], sizes: dict[str, list[Path]], plan: Plan, tell: Tell
 ) -> tuple[list[SpeedFigures], dict[str, list[Answer]]]:
-    running = {setup.name: setup.build() for setup in setups}
     figures: list[SpeedFigures] = []
     answers: dict[str, list[Answer]] = {}
-    for size, photos in sizes.items():
-        tell(f"photos {size}: a turn each to warm up")
-        chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
-        for run in running.values():
-            run(chunks[0][:4])
-        turns: dict[str, list[_Turn]] = {name: [] for name in running}
-        for told, (number, name) in enumerate(_order(len(chunks), plan.rounds, list(running)), 1):
-            turn = _timed(running[name], chunks[number])
-            turns[name].append(turn)
-            tell(
-                f"photos {size}: {told} of {plan.rounds * len(chunks) * len(running)}, {name}: {turn.per_s:.1f} photos/s"
-            )
-        if not answers:
-            answers = {
-                name: [one for turn in own[: len(chunks)] for one in turn.answers] for name, own in turns.items()
-            }
-        for setup in setups:
-            tell(f"photos {size}: memory of {setup.name}")
-            own, naive = turns[setup.name], turns[NAIVE]
-            figures.append(_figure(setup.name, size, len(photos), own, naive, peak_bytes_for(setup, photos)))
+    with ExitStack() as alive:
+        contenders = {setup.name: alive.enter_context(apart(setup)) for setup in setups}
+        for size, photos in sizes.items():
+            chunks = _chunks(photos)
+            for name, contender in contenders.items():
+                tell(f"photos {size}: {name} warms up")
+                contender(chunks[0])
+            turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+            order = list(_order(len(chunks), plan.rounds, list(contenders)))
+            for told, (number, name) in enumerate(order, 1):
+                turn = contenders[name](chunks[number])
+                turns[name].append(turn)
+                tell(f"photos {size}: {told} of {len(order)}, {name}: {turn.per_s:.1f} photos/s")
+            figures += [_figure(name, size, len(photos), own, turns[NAIVE]) for name, own in turns.items()]
+            if not answers:
+                answers = {
+                    name: [one for turn in own[: len(chunks)] for one in turn.answers] for name, own in turns.items()
+                }
     return figures, answers
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    answers: list[Answer]
-    wall_s: float
-    cpu_s: float
-    parts: dict[str, float]
-
-    @property
-    def per_s(self) -> float:
-        return len(self.answers) / self.wall_s
-
-
-def _timed(run: Callable[[Sequence[Path]], list[Answer]], photos: Sequence[Path]) -> _Turn:
-    parts = dict.fromkeys(PARTS, 0.0)
-
-    def listen(name: str, seconds: float) -> None:
-        parts[name] += seconds
-
-    with listening(listen):
-        cpu, wall = process_time(), perf_counter()
-        answers = run(photos)
-        return _Turn(answers, perf_counter() - wall, process_time() - cpu, parts)
+def _chunks(photos: Sequence[Path]) -> list[Sequence[Path]]:
+    return [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
 
 
 def _order(chunks: int, rounds: int, names: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -221,11 +202,9 @@ def _order(chunks: int, rounds: int, names: Sequence[str]) -> Iterator[tuple[int
                 yield chunk, name
 
 
-def _figure(
-    name: str, size: str, photos: int, turns: Sequence[_Turn], naive: Sequence[_Turn], peak: int | None
-) -> SpeedFigures:
-    looked_at = sum(len(turn.answers) for turn in turns)
-    ms = {part: 1000 * sum(turn.parts[part] for turn in turns) / looked_at for part in PARTS}
+def _figure(name: str, size: str, photos: int, turns: Sequence[Turn], naive: Sequence[Turn]) -> SpeedFigures:
+    looked_at, peak = sum(len(turn.answers) for turn in turns), turns[-1].peak_bytes
+    ms = {part: 1000 * sum(turn.parts.get(part, 0) for turn in turns) / looked_at for part in PARTS}
     ms["detect"] -= ms["mask"]  # masks are made within detection
     return SpeedFigures(
         contender=name,

@@ -31,12 +31,13 @@ def speed(
     quick: bool,
     output: Path | None,
 ) -> None:
-    """Time the pipeline beside what a tutorial would write, with the same weights, taking turns.
+    """Time the pipeline beside what a tutorial would write, each in a process of its own, taking turns.
 
-    The baseline decodes each photo whole, runs torchvision's detector in float32 on one photo at a time, pastes
-    its masks to the photo's size and calls the embedder for each crop. Photos are searched as they are and then
-    enlarged to 12 megapixels; without any PHOTO rendered ones are taken. Each part's milliseconds are told, and
-    whether the outputs are the same. Measure on an idle machine: two cores take about eight minutes.
+    Both have the same weights. The baseline decodes each photo whole, runs torchvision's detector in float32 on one
+    photo at a time, pastes its masks to the photo's size and calls the embedder for each crop. Photos are searched
+    as they are and then enlarged to 12 megapixels; without any PHOTO rendered ones are taken. Each part's
+    milliseconds are told, and whether the outputs are the same. Measure on an idle machine: two cores take about
+    eight minutes.
 
     \b
     Examples:
