@@ -45,7 +45,7 @@ class Config:
     embedder_weights: Path | None = None
     min_score: float = 0.5
     device: str = AUTO
-    batch_size: int = 4
+    batch_size: int = 8
     workers: int | None = None
 
 

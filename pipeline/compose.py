@@ -71,7 +71,7 @@ class Pipeline:
         cropper: Cropper | None = None,
         embedder: Embedder | None = None,
         *,
-        batch_size: int = 4,
+        batch_size: int = 8,
         workers: int | None = None,
         main_garment: bool = False,
     ) -> None:

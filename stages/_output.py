@@ -33,10 +33,9 @@ def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 2
     fitted = _fit(image, side)
     height, width, _ = fitted.shape
     top, left = (side - height) // 2, (side - width) // 2
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = fill
-    square[top : top + height, left : left + width] = fitted
-    return square
+    below, right = side - height - top, side - width - left
+    square = cv2.copyMakeBorder(fitted, top, below, left, right, cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(square, np.uint8)
 
 
 def encode_jpeg(image: Image, quality: int = 90, max_side: int | None = None) -> bytes:

@@ -42,8 +42,8 @@ EXACT = ("maskrcnn_mobilenet_v2",)
 win for one garment in forty. They take a third longer for it."""
 
 _LEAST_BILINEAR = 0.5  # below, bilinear sampling leaves pixels out
-_BATCH, _ON_CPU = 4, 2
-"""Images that are run together: on a GPU, and on a processor, where more bring nothing."""
+_BATCH = 4
+"""Images that are run together: more bring little but take memory."""
 
 
 class RcnnDetector:
@@ -118,10 +118,8 @@ class RcnnDetector:
         return results
 
     def _at_once(self, images: int) -> int:
-        """How many images are run together: on a processor few, so that all its cores have some."""
-        if torch.device(self._device).type != "cpu":
-            return _BATCH
-        return max(1, min(_ON_CPU, images // lanes(self._device)))
+        """How many of so many images are run together, so that each core of a processor has some."""
+        return max(1, min(_BATCH, images // lanes(self._device)))
 
     def _resize(self, image: Image) -> Resized:
         """As torchvision does it, in size and in value; but where little is left of a photo, its pixels are averaged."""

@@ -27,13 +27,16 @@ class Normalise:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._scale = torch.tensor(std).mul(255).reciprocal().view(1, 3, 1, 1)
-        self._shift = (torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1)
+        self._scale = torch.tensor(std).mul(255).reciprocal()
+        self._shift = torch.tensor(mean) / torch.tensor(std)
 
     def __call__(self, pixels: Sequence[Image]) -> Tensor:
         """Stack images of one size."""
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        return stacked.to(torch.float32, memory_format=torch.channels_last).mul_(self._scale).sub_(self._shift)
+        stacked = torch.from_numpy(np.stack(pixels))
+        rows = stacked.flatten(2).float()  # a row of pixels at once, not three numbers
+        width = stacked.shape[2]
+        rows.mul_(self._scale.repeat(width)).sub_(self._shift.repeat(width))
+        return rows.view(stacked.shape).permute(0, 3, 1, 2)
 
 
 def letterboxed(images: Sequence[Image], side: int, batch_size: int, normalise: Normalise) -> Iterator[Tensor]:
