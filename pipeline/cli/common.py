@@ -97,7 +97,7 @@ def pace_options(command: F) -> F:
         click.option(
             "--batch-size",
             type=click.IntRange(1),
-            default=4,
+            default=8,
             show_default=True,
             help="Photos that are looked at together.",
         ),
