@@ -1,5 +1,5 @@
 #!/bin/sh
-# The recipes that made the shipped weights, start to finish (about five hours on two cores):
+# The recipes that made the shipped weights, start to finish (about six hours on two cores):
 #   sh scripts/train_weights.sh DATA IMAGENET RUNS
 # DATA holds ccp/, luma/, shoe-pairs/ and clothing/ in their upstream layouts; IMAGENET is a safetensors file of
 # torchvision's mobilenet_v2; RUNS gets checkpoints and logs, and a run that was killed goes on from there.
@@ -38,13 +38,21 @@ single="$runs/clothing.json $data/clothing/images $runs/shop/shop.json $runs/sho
 detector mask-3 "$runs/mask-2/weights.safetensors" --rounds 8 --decay 0 --rare 0 --paste 0 --seed 1 $rendered
 detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --seed 2 $rendered $single \
     "$ccp/pseudo-1.json" "$photos"
-# What is shipped: further with single garments that it outlines itself, and labels of both mirror images.
-[ -e "$runs/more.json" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/more.json" --per-label 130 \
-    --besides "$runs/clothing.json" --detector maskrcnn_mobilenet_v2+flip \
-    --detector-weights "$runs/mask-4/weights.safetensors"
+# Further with single garments that it outlines itself, and labels of both mirror images; and once more with its own,
+# which are better: what is shipped.
+more() { # FILE RUN
+    [ -e "$runs/$1" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/$1" --per-label 130 \
+        --besides "$runs/clothing.json" --detector maskrcnn_mobilenet_v2+flip \
+        --detector-weights "$runs/$2/weights.safetensors"
+}
+more more.json mask-4
 pseudo pseudo-3.json mask-4 maskrcnn_mobilenet_v2+flip
 detector mask-6 "$runs/mask-4/weights.safetensors" --rounds 4.9 --decay 0.6 --seed 5 $rendered $single \
     "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
+more more-2.json mask-6
+pseudo pseudo-4.json mask-6 maskrcnn_mobilenet_v2+flip
+detector mask-8 "$runs/mask-6/weights.safetensors" --input-px 576 --rounds 4.4 --decay 0.7 --seed 8 $rendered $single \
+    "$runs/more-2.json" "$data/clothing/images" "$ccp/pseudo-4.json" "$photos"
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
 detector box "$runs/mask-6/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.6 \
     --seed 6 $rendered $single "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
