@@ -42,12 +42,12 @@ class Counting(FakeDetector):
         return super().__call__(images)
 
 
-@pytest.mark.parametrize(("given", "sizes"), [((), [4, 3]), (("--batch-size", 3, "--workers", 1), [3, 3, 1])])
+@pytest.mark.parametrize(("given", "sizes"), [((), [8, 2]), (("--batch-size", 4, "--workers", 1), [4, 4, 2])])
 def test_so_many_photos_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[object, ...], sizes: list[int]
 ) -> None:
     monkeypatch.setattr(Counting, "sizes", [])
-    for number in range(7):
+    for number in range(10):
         write_jpeg(tmp_path / f"{number}.jpg", draw("red"))
     stages = ("--detector", f"{__name__}:Counting", "--embedder", "stages.testing:FakeEmbedder")
     run("detect", tmp_path, *stages[:2], *given)
