@@ -37,7 +37,7 @@ def speed(
     photo at a time, pastes its masks to the photo's size and calls the embedder for each crop. Photos are searched
     as they are and then enlarged to 12 megapixels; without any PHOTO rendered ones are taken. Each part's
     milliseconds are told, and whether the outputs are the same. Measure on an idle machine: two cores take about
-    eight minutes.
+    seven minutes.
 
     \b
     Examples:
