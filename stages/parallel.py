@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
-from threading import Barrier
+from threading import Barrier, RLock
 from typing import Final, TypeVar
 
 import torch
@@ -23,10 +23,14 @@ R = TypeVar("R")
 _MOST: Final = 4
 """Parts at once: memory follows it. Where there are more cores, each part has several."""
 
+_making = RLock()
+"""Held while lanes are made, when torch is told another number of threads for a moment."""
+
 
 def lanes(device: str) -> int:
     """How many parts of a batch a device computes at once: on a processor as many as torch may use threads, at most four."""
-    return min(_MOST, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
+    with _making:
+        return min(_MOST, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
 
 
 def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) -> Iterator[R]:
@@ -45,7 +49,8 @@ def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     if len(first) < 2 or at_once < 2:
         yield from map(function, chain(first, remaining))
         return
-    pool = _pool(at_once, torch.get_num_threads() // at_once)
+    with _making:
+        pool = _pool(at_once, torch.get_num_threads() // at_once)
     begun: deque[Future[R]] = deque()
     try:
         for each in chain(first, remaining):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, current_thread, main_thread
 
 import pytest
 import torch
 
-from stages.parallel import lanes, side_by_side
+from stages.parallel import _pool, lanes, side_by_side
 
 
 @pytest.fixture
@@ -61,6 +62,18 @@ class TestSideBySide:
 
         for number, _ in enumerate(side_by_side(str, parts(), "cpu")):
             assert len(taken) <= number + lanes("cpu") + 1
+
+    def test_whoever_comes_first_at_the_same_time_gets_the_same_threads(self) -> None:
+        _pool.cache_clear()
+
+        def ask(_: int) -> set[str]:
+            return set(side_by_side(lambda _: current_thread().name, range(40), "cpu"))
+
+        with ThreadPoolExecutor(6) as askers:
+            names = set().union(*askers.map(ask, range(6)))
+        assert len(names) <= 4
+        assert _pool.cache_info().currsize == 1
+        assert torch.get_num_threads() == 5
 
     def test_an_error_reaches_who_asked_and_the_next_is_served(self) -> None:
         with pytest.raises(ZeroDivisionError):
