@@ -9,8 +9,9 @@ import numpy as np
 from pipeline.compose import Analysis
 from pipeline.gallery import Gallery
 from pipeline.results import Garment, PhotoResult
+from stages.parallel import in_turn
 from stages.parts import part
-from stages.types import WHOLE
+from stages.types import WHOLE, Match
 
 
 def search_batch(
@@ -40,8 +41,12 @@ def search_batch(
         return [_result(analysis, ()) for analysis in batch]
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
     labels = [None if one.label == WHOLE else one.label for one in found] if same_label else None
-    with part("search"):
-        matches = gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
+
+    def search() -> list[list[Match]]:
+        with part("search"):
+            return gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
+
+    matches = in_turn(search)
     every = (
         Garment(one.label, one.score, one.box, one.mask, tuple(own)) for one, own in zip(found, matches, strict=True)
     )

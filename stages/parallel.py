@@ -49,8 +49,7 @@ def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     if len(first) < 2 or at_once < 2:
         yield from map(function, chain(first, remaining))
         return
-    with _making:
-        pool = _pool(at_once, torch.get_num_threads() // at_once)
+    pool = _lanes()
     begun: deque[Future[R]] = deque()
     try:
         for each in chain(first, remaining):
@@ -62,6 +61,21 @@ def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     finally:
         for future in begun:
             future.cancel()
+
+
+def in_turn(function: Callable[[], R]) -> R:
+    """The function's result, computed when one of the threads that compute parts of batches is free for it.
+
+    So what is short does not have to share its core with them, and takes no longer than when it is alone.
+    """
+    return _lanes().submit(function).result() if lanes("cpu") > 1 else function()
+
+
+def _lanes() -> ThreadPoolExecutor:
+    """The processor's threads."""
+    with _making:
+        at_once = lanes("cpu")
+        return _pool(at_once, torch.get_num_threads() // at_once)
 
 
 @cache

@@ -40,16 +40,14 @@ def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of their own are left to the slow tests; large photos are a little larger."""
 
     @contextmanager
-    def here(setup: Setup) -> Iterator[apart.Turns]:
-        seen = 0
+    def here(setup: Setup) -> Iterator[apart.Living]:
+        def peak_bytes(chosen: Sequence[Path]) -> int:
+            return 1_000_000 * len(chosen)
 
         def turn(chosen: Sequence[Path]) -> apart.Turn:
-            nonlocal seen
-            seen += len(chosen)
-            took = apart.take_turn(setup, chosen)
-            return replace(took, peak_bytes=1_000_000 * seen)
+            return replace(apart.take_turn(setup, chosen), peak_bytes=peak_bytes(chosen))
 
-        yield turn
+        yield apart.Living(turn, peak_bytes)
 
     monkeypatch.setattr(speed, "apart", here)
     monkeypatch.setattr(speed, "seconds_to_first_result", lambda _gallery, _photo: 1.5)
@@ -86,8 +84,7 @@ def test_all_contenders_are_timed_and_find_the_same(
 
 
 @pytest.mark.usefixtures("_apart")
-def test_memory_is_measured_by_itself(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "take_turn", lambda _setup, _photos: apart.Turn([], 1, 1, {}, None))
+def test_memory_is_measured_by_itself(street: Path) -> None:
     done = run("benchmark", "speed", street, "--many", 250, "--memory-only", "--items", 5000)
     assert done.stdout.splitlines() == [
         f"{name}: at most 250 MB for 250 photos, 100 MB for 100: 2.500 times as much." for name in CONTENDERS[1:]
@@ -149,18 +146,19 @@ def test_a_contender_has_a_process_of_its_own(street: Path, tmp_path: Path) -> N
     first = min(street.glob("*.jpg"))
     before = active_children()
     with apart.apart(Setup(MASK, gallery, tmp_path / "out.jsonl")) as contender:
-        turns = [contender([first] * count) for count in (1, 2)]
+        turns = [contender.turn([first] * count) for count in (1, 2)]
         (process,) = {*active_children()} - {*before}
         with pytest.raises(TypeError):  # whatever goes wrong
-            contender([1])  # type: ignore[list-item]
+            contender.turn([1])  # type: ignore[list-item]
         assert [len(turn.answers) for turn in turns] == [1, 2]
         assert 1e8 < turns[0].peak_bytes <= turns[1].peak_bytes < 4e9
+        assert turns[1].peak_bytes <= contender.peak_bytes([first]) < 4e9
         assert 0 < turns[1].parts["search"] < turns[1].wall_s
         process.terminate()
         with pytest.raises(OutfinderError, match=f"the process of {MASK} has ended"):
-            contender([first])
+            contender.turn([first])
     with apart.apart(Setup(NAIVE, gallery, tmp_path / "out.jsonl")) as contender:
-        contender([first])
+        contender.turn([first])
         (process,) = {*active_children()} - {*before}
     assert not process.is_alive()
     assert apart.seconds_to_first_result(gallery, first) > 0.1
@@ -174,9 +172,9 @@ from pipeline.benchmark.speed.contenders import Setup
 if __name__ == "__main__":
     photo, gallery, written = map(Path, sys.argv[1:])
     with apart(Setup("naive", gallery, written)) as contender:
-        contender([photo])
+        contender.turn([photo])
         print("looking", flush=True)
-        contender([photo] * 300)
+        contender.turn([photo] * 300)
 """
 
 

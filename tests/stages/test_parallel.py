@@ -6,11 +6,12 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, current_thread, main_thread
+from time import sleep
 
 import pytest
 import torch
 
-from stages.parallel import _pool, lanes, side_by_side
+from stages.parallel import _pool, in_turn, lanes, side_by_side
 
 
 @pytest.fixture
@@ -95,3 +96,34 @@ def test_a_forked_process_gets_threads_of_its_own(threads: None) -> None:
 
 def _in_the_fork() -> None:
     assert list(side_by_side(int, range(8), "cpu")) == list(range(8))
+
+
+@pytest.mark.usefixtures("threads")
+class TestInTurn:
+    def test_computes_in_one_of_the_threads_that_compute_parts(self) -> None:
+        names = set(side_by_side(lambda _: current_thread().name, range(40), "cpu"))
+        assert len(names) <= 4
+        assert in_turn(lambda: current_thread().name).startswith("outfinder-lane")
+        assert in_turn(torch.get_num_threads) == 1
+
+    def test_waits_while_all_of_them_compute(self) -> None:
+        done, everyone = [], Barrier(lanes("cpu") + 1)
+
+        def busy(number: int) -> None:
+            everyone.wait(timeout=20)
+            sleep(0.05)
+            done.append(number)
+
+        with ThreadPoolExecutor(1) as other:
+            parts = other.submit(lambda: list(side_by_side(busy, range(lanes("cpu")), "cpu")))
+            everyone.wait(timeout=20)
+            assert in_turn(lambda: len(done)) > 0
+            parts.result()
+
+    def test_with_one_core_whoever_asks_computes(self) -> None:
+        torch.set_num_threads(1)
+        assert in_turn(lambda: current_thread() is main_thread())
+
+    def test_an_error_reaches_who_asked(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            in_turn(lambda: 1 // 0)

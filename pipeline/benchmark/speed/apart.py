@@ -6,28 +6,30 @@ import os
 import signal
 import subprocess
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from threading import Thread
 from time import perf_counter, process_time
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
-from pipeline.benchmark.speed.contenders import Answer, Setup
+from pipeline.benchmark.speed.contenders import Answer, Contender, Setup
 from pipeline.benchmark.timing import peak_bytes
 from stages.errors import OutfinderError
 from stages.parts import listening
 
 SEARCH: Final = "from pipeline.cli import main; main()"
 TIMES: Final = 3
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,15 @@ class Turn:
         return len(self.answers) / self.wall_s
 
 
-Turns = Callable[[Sequence[Path]], Turn]
-"""A contender that lives: it looks at photos whenever it is its turn."""
+class Living(NamedTuple):
+    """A contender that lives: it looks at photos whenever it is its turn, or for the sake of the memory that it takes."""
+
+    turn: Callable[[Sequence[Path]], Turn]
+    peak_bytes: Callable[[Sequence[Path]], int | None]
 
 
 @contextmanager
-def apart(setup: Setup) -> Iterator[Turns]:
+def apart(setup: Setup) -> Iterator[Living]:
     """A contender in a process of its own, with nobody's settings of memory and threads but its own.
 
     The process loads all that it needs at the first turn, idles between turns, and ends with the block, at once, or
@@ -64,16 +69,16 @@ def apart(setup: Setup) -> Iterator[Turns]:
         OutfinderError: of a turn: the process has come to an end.
     """
 
-    def turn(photos: Sequence[Path]) -> Turn:
+    def there(task: Callable[[Setup, Sequence[Path]], R], photos: Sequence[Path]) -> R:
         try:
-            return pool.submit(take_turn, setup, photos).result()
+            return pool.submit(task, setup, photos).result()
         except BrokenProcessPool as error:
             raise OutfinderError(f"the process of {setup.name} has ended; was there too little memory?") from error
 
     spawn = get_context("spawn")
     leash, held = spawn.Pipe(duplex=False)
     with leash, ProcessPoolExecutor(1, spawn, _on_leash, (leash,)) as pool, held:
-        yield turn
+        yield Living(partial(there, take_turn), partial(there, take_memory))
 
 
 def _on_leash(leash: Connection) -> None:
@@ -89,7 +94,7 @@ def _on_leash(leash: Connection) -> None:
 
 
 @cache
-def _built(setup: Setup) -> Callable[[Sequence[Path]], list[Answer]]:
+def _built(setup: Setup) -> Contender:
     return setup.build()
 
 
@@ -103,8 +108,14 @@ def take_turn(setup: Setup, photos: Sequence[Path]) -> Turn:
 
     with listening(listen):
         cpu, wall = process_time(), perf_counter()
-        answers = run(photos)
+        answers = list(run(photos))
         return Turn(answers, perf_counter() - wall, process_time() - cpu, parts, peak_bytes())
+
+
+def take_memory(setup: Setup, photos: Sequence[Path]) -> int | None:
+    """The most memory that this process has had when it has looked at all photos in one go, keeping no answer."""
+    deque(_built(setup)(photos), maxlen=0)
+    return peak_bytes()
 
 
 def seconds_to_first_result(gallery: Path, photo: Path) -> float:

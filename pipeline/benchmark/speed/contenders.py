@@ -43,20 +43,18 @@ class Setup:
     gallery: Path
     written: Path
 
-    def build(self) -> Callable[[Sequence[Path]], list[Answer]]:
+    def build(self) -> Contender:
         """Load all that it needs; then it looks at photos, searches for their garments and writes lines."""
         gallery = Gallery.open(self.gallery)
         gallery.search(np.eye(1, gallery.manifest.dim, dtype=np.float32), K)  # the graph is loaded
         contender = _naive(gallery) if self.name == NAIVE else _ours(self.name, gallery)
 
-        def run(photos: Sequence[Path]) -> list[Answer]:
-            answers = []
+        def run(photos: Sequence[Path]) -> Iterator[Answer]:
             with open_writer(self.written) as writer:
                 for result, vectors in contender(photos):
                     with part("write"):
                         writer.write(result)
-                    answers.append((_without_masks(result), vectors))
-            return answers
+                    yield _without_masks(result), vectors
 
         return run
 

@@ -147,8 +147,7 @@ def memory_growth(setups: Sequence[Setup], photos: Sequence[Path], many: int, te
         for count in peaks if setup.name != NAIVE else ():
             tell(f"memory of {setup.name} for {count:,} photos")
             with apart(setup) as contender:
-                for chunk in _chunks([photos[place % len(photos)] for place in range(count)]):
-                    peak = contender(chunk).peak_bytes
+                peak = contender.peak_bytes([photos[place % len(photos)] for place in range(count)])
             if peak is not None:
                 peaks[count][setup.name] = round(peak / 1e6, 1)
     return Growth(FEW, many, peaks[FEW], peaks[many])
@@ -174,11 +173,11 @@ def _figures(
             chunks = _chunks(photos)
             for name, contender in contenders.items():
                 tell(f"photos {size}: {name} warms up")
-                contender(chunks[0])
+                contender.turn(chunks[0])
             turns: dict[str, list[Turn]] = {name: [] for name in contenders}
             order = list(_order(len(chunks), plan.rounds, list(contenders)))
             for told, (number, name) in enumerate(order, 1):
-                turn = contenders[name](chunks[number])
+                turn = contenders[name].turn(chunks[number])
                 turns[name].append(turn)
                 tell(f"photos {size}: {told} of {len(order)}, {name}: {turn.per_s:.1f} photos/s")
             figures += [_figure(name, size, len(photos), own, turns[NAIVE]) for name, own in turns.items()]
