@@ -55,7 +55,7 @@ async def _file_of(request: Request, body: bytes) -> bytes:
         yield body
         yield b""
 
-    parser = _InMemory(request.headers, stream(), max_files=1, max_fields=8)
+    parser = _InMemory(request.headers, stream(), max_files=1)  # whatever fields come with it
     try:
         form = await parser.parse()
         files = [value for value in form.values() if isinstance(value, UploadFile)]
