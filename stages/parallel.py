@@ -17,6 +17,8 @@ from typing import Final, TypeVar
 
 import torch
 
+from stages.cores import compute_beside_others
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -66,7 +68,8 @@ def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) ->
 def in_turn(function: Callable[[], R]) -> R:
     """The function's result, computed when one of the threads that compute parts of batches is free for it.
 
-    So what is short does not have to share its core with them, and takes no longer than when it is alone.
+    So what is short does not have to share its core with them. It starts no threads of its own where it minds
+    :func:`stages.cores.cores_here`.
     """
     return _lanes().submit(function).result() if lanes("cpu") > 1 else function()
 
@@ -86,6 +89,7 @@ def _pool(threads: int, cores_each: int) -> ThreadPoolExecutor:
     def begin() -> None:
         torch.get_num_threads()  # a thread takes the process's number when it first needs one; from then on its own counts
         torch.set_num_threads(cores_each)
+        compute_beside_others()
         all_there.wait()
 
     pool = ThreadPoolExecutor(threads, "outfinder-lane")

@@ -16,7 +16,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cores import cores
+from stages.cores import cores, cores_here
 from stages.errors import GalleryError
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
@@ -107,7 +107,7 @@ class HnswIndex:
         if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
             return self._search_exactly(queries, k)
         try:
-            rows, distances = self._graph.knn_query(queries, k=k)
+            rows, distances = self._graph.knn_query(queries, k=k, num_threads=cores_here())
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk came back short
             return self._search_exactly(queries, k)
         similarities = np.subtract(1, distances, out=distances)
@@ -197,7 +197,6 @@ class HnswIndex:
     def _tune(self) -> None:
         """What hnswlib does not save; it looks at no fewer than k candidates, whatever its ef."""
         self._graph.set_ef(self._ef_search)
-        self._graph.set_num_threads(cores())
 
     def _reserve(self, count: int) -> None:
         """Make room by doubling, so that adding one by one stays linear."""

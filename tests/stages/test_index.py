@@ -234,6 +234,26 @@ def test_a_walk_that_comes_back_short_is_repeated_exactly():
     np.testing.assert_array_equal(found.rows, wanted.rows)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_search_has_no_more_threads_than_its_own_may_use(large, monkeypatch, threads):
+    index, vectors = large
+    asked = []
+
+    class Graph:
+        def knn_query(self, queries, k, num_threads):
+            asked.append(num_threads)
+            return graph.knn_query(queries, k=k, num_threads=num_threads)
+
+    graph = index._graph
+    wanted = index.search(vectors[:50], 7)
+    monkeypatch.setattr(hnsw_module, "cores_here", lambda: threads)
+    monkeypatch.setattr(index, "_graph", Graph())
+    found = index.search(vectors[:50], 7)
+    assert asked == [threads]
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)
+
+
 def test_removed_rows_come_back_with_their_new_vectors():
     vectors, others = unit_rows(2000), unit_rows(2000, seed=3)
     index = HnswIndex(16, ef_construction=100)

@@ -11,6 +11,7 @@ from time import sleep
 import pytest
 import torch
 
+from stages.cores import cores, cores_here
 from stages.parallel import _pool, in_turn, lanes, side_by_side
 
 
@@ -105,6 +106,8 @@ class TestInTurn:
         assert len(names) <= 4
         assert in_turn(lambda: current_thread().name).startswith("outfinder-lane")
         assert in_turn(torch.get_num_threads) == 1
+        assert in_turn(cores_here) == 1
+        assert cores_here() == cores()
 
     def test_waits_while_all_of_them_compute(self) -> None:
         done, everyone = [], Barrier(lanes("cpu") + 1)
