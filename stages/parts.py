@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, thread_time
 
-Listener = Callable[[str, float], None]
-"""Is told the name of a part and its seconds, from whatever thread did it."""
+Listener = Callable[[str, float, float], None]
+"""Is told the name of a part, its seconds, and for how many of them a core computed, from whatever thread did it.
+
+What that thread had others compute is in the former alone, as is its waiting.
+"""
 
 _listeners: list[Listener] = []
 
@@ -17,7 +20,7 @@ def part(name: str) -> Iterator[None]:
     """A part of the work; costs about a microsecond while nobody listens.
 
     >>> told = []
-    >>> with listening(lambda name, seconds: told.append(name)), part("decode"):
+    >>> with listening(lambda name, seconds, cpu_s: told.append(name)), part("decode"):
     ...     pass
     >>> told
     ['decode']
@@ -25,13 +28,13 @@ def part(name: str) -> Iterator[None]:
     if not _listeners:
         yield
         return
-    start = perf_counter()
+    cpu, wall = thread_time(), perf_counter()
     try:
         yield
     finally:
-        took = perf_counter() - start
+        wall_s, cpu_s = perf_counter() - wall, thread_time() - cpu
         for listener in tuple(_listeners):
-            listener(name, took)
+            listener(name, wall_s, cpu_s)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from time import sleep, thread_time
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_all_contenders_are_timed_and_find_the_same(
         assert one.photos_per_s > 0
         assert all(one.ms[part] > 0 for part in speed.PARTS if (part, one.contender) != ("mask", CONTENDERS[2]))
         assert (one.over_naive == 1) == (one.contender == NAIVE)
+        assert 0 < one.search_cpu_share < 1
     assert found.sameness.garments >= 5
     assert found.sameness.same > 0.8
     assert found.sameness.cosine_of_crops > 0.999
@@ -121,7 +123,7 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
     told: list[tuple[str, float]] = []
     with part("before"):
         pass
-    with listening(lambda name, seconds: told.append((name, seconds))):
+    with listening(lambda name, seconds, _cpu_s: told.append((name, seconds))):
         with pytest.raises(RuntimeError), part("failing"):
             raise RuntimeError
         with part("outer"), part("inner"):
@@ -130,6 +132,21 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
         pass
     assert [name for name, _ in told] == ["failing", "inner", "outer"]
     assert told[1][1] <= told[2][1]
+
+
+def test_a_part_that_waits_does_not_compute() -> None:
+    told: dict[str, tuple[float, float]] = {}
+    with listening(lambda name, seconds, cpu_s: told.update({name: (seconds, cpu_s)})):
+        with part("waiting"):
+            sleep(0.05)
+        with part("computing"):
+            end = thread_time() + 0.02
+            while thread_time() < end:
+                pass
+    (waited, idle), (took, computed) = told["waiting"], told["computing"]
+    assert waited >= 0.05
+    assert idle < 0.02
+    assert 0.02 <= computed <= took + 0.01
 
 
 def test_the_baseline_has_none_of_our_settings(tmp_path: Path) -> None:

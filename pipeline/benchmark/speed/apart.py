@@ -36,6 +36,8 @@ R = TypeVar("R")
 class Turn:
     """A contender's answers to some photos, and what they took its process: wall and CPU seconds, seconds of each part.
 
+    ``search_cpu_s`` is for how long a core computed in the part ``search``: where the networks have lanes, one does it
+    all, in an index as large as the benchmark's.
     ``peak_bytes`` is the most memory that the process has had until then; None where the system does not tell.
     """
 
@@ -43,6 +45,7 @@ class Turn:
     wall_s: float
     cpu_s: float
     parts: dict[str, float]
+    search_cpu_s: float
     peak_bytes: int | None
 
     @property
@@ -101,15 +104,17 @@ def _built(setup: Setup) -> Contender:
 def take_turn(setup: Setup, photos: Sequence[Path]) -> Turn:
     """A turn within this process; the first one loads what the contender needs, which is not counted."""
     run = _built(setup)
-    parts = defaultdict[str, float](float)
+    parts, cpu_parts = defaultdict[str, float](float), defaultdict[str, float](float)
 
-    def listen(name: str, seconds: float) -> None:
+    def listen(name: str, seconds: float, cpu_s: float) -> None:
         parts[name] += seconds
+        cpu_parts[name] += cpu_s
 
     with listening(listen):
         cpu, wall = process_time(), perf_counter()
         answers = list(run(photos))
-        return Turn(answers, perf_counter() - wall, process_time() - cpu, parts, peak_bytes())
+        wall_s, cpu_s = perf_counter() - wall, process_time() - cpu
+    return Turn(answers, wall_s, cpu_s, parts, cpu_parts["search"], peak_bytes())
 
 
 def take_memory(setup: Setup, photos: Sequence[Path]) -> int | None:

@@ -50,8 +50,9 @@ class SpeedFigures:
 
     ``photos_per_s`` and ``over_naive`` are medians over turns, the latter of the ratio at the same photos;
     ``ms`` is how many milliseconds each part takes a photo (parts overlap, and several threads may be at one, so
-    that they add up to more than a photo takes), ``cores_busy`` how many cores compute on average, and
-    ``peak_mb`` the most memory that its process has had when it had looked at them.
+    that they add up to more than a photo takes), ``search_cpu_share`` the part of the processor time that goes into
+    searching the gallery, ``cores_busy`` how many cores compute on average, and ``peak_mb`` the most memory that its
+    process has had when it had looked at them.
     """
 
     contender: str
@@ -61,6 +62,7 @@ class SpeedFigures:
     photos_per_s: float
     over_naive: float
     ms: dict[str, float]
+    search_cpu_share: float
     cores_busy: float
     peak_mb: float | None
 
@@ -72,7 +74,11 @@ class Speed:
     figures: list[SpeedFigures]
     sameness: Sameness
     search_share: float
-    """The part of the time per photo that is spent in searching the gallery, Mask R-CNN's pipeline."""
+    """What searching the gallery takes over what a photo takes, both by the clock, Mask R-CNN's pipeline.
+
+    From when the search has its turn until the matches are there: the thread's waiting for a core is in it, its
+    waiting for the turn is not, as the networks compute meanwhile.
+    """
     first_result_s: float
     """Seconds of ``outfinder search`` until its first line, beyond those of importing torch."""
     growth: Growth | None = None
@@ -203,6 +209,7 @@ def _order(chunks: int, rounds: int, names: Sequence[str]) -> Iterator[tuple[int
 
 def _figure(name: str, size: str, photos: int, turns: Sequence[Turn], naive: Sequence[Turn]) -> SpeedFigures:
     looked_at, peak = sum(len(turn.answers) for turn in turns), turns[-1].peak_bytes
+    cpu_s = sum(turn.cpu_s for turn in turns)
     ms = {part: 1000 * sum(turn.parts.get(part, 0) for turn in turns) / looked_at for part in PARTS}
     ms["detect"] -= ms["mask"]  # masks are made within detection
     return SpeedFigures(
@@ -213,6 +220,7 @@ def _figure(name: str, size: str, photos: int, turns: Sequence[Turn], naive: Seq
         photos_per_s=round(median(turn.per_s for turn in turns), 2),
         over_naive=round(median(own.per_s / other.per_s for own, other in zip(turns, naive, strict=True)), 2),
         ms={part: round(value, 2) for part, value in ms.items()},
-        cores_busy=round(sum(turn.cpu_s for turn in turns) / sum(turn.wall_s for turn in turns), 2),
+        search_cpu_share=round(sum(turn.search_cpu_s for turn in turns) / cpu_s, 4),
+        cores_busy=round(cpu_s / sum(turn.wall_s for turn in turns), 2),
         peak_mb=peak and round(peak / 1e6, 1),
     )
