@@ -31,7 +31,7 @@ from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
 from stages.embed.samplers import SamplerPlan
-from stages.embed.start import SCRATCH, start_from
+from stages.embed.start import SCRATCH, fit_colours, start_from
 from stages.embed.train import Recipe, Trainer
 from stages.embed.validation import Judge
 from stages.embed.views import VIEWS
@@ -112,13 +112,16 @@ class EmbedderRun:
         loss = plan.loss.build(self._network, rows.classes)
         sampler = plan.sampler.build(rows)
         self._judge = Judge(val, plan.metric, crossed) if val else None
-        _tell_fresh(start_from(self._network, plan.start), plan.start, note)
+        fresh = start_from(self._network, plan.start)
+        _tell_fresh(fresh, plan.start, note)
         folder.mkdir(parents=True, exist_ok=True)
         keep_plan(folder / PLAN, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         views = {domain: VIEWS[name] for domain, name in plan.views}
         side = plan.train_px or plan.design.input_px
         batches = Batches(rows, sampler, views, side, plan.recipe.seed)
+        if any(name.startswith("colours.project.") for name in fresh):
+            fit_colours(self._network, batches)
         self._trainer = Trainer(self._network, loss, batches, plan.recipe, folder)
         mined = folder / MINED
         self._mining = Mining(sampler, self._network, rows, mined) if isinstance(sampler, OfflineTriplets) else None
@@ -224,7 +227,7 @@ class EmbedderRun:
             return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
 
         panels = [
-            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style", "loss_distill")),
+            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style", "loss_shape", "loss_distill")),
             Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
         ]
         if validation:

@@ -56,8 +56,7 @@ detector mask-8 "$runs/mask-6/weights.safetensors" --input-px 576 --rounds 4.4 -
 # Faster R-CNN: from the body, pyramid and box head of Mask R-CNN, at a smaller input.
 detector box "$runs/mask-6/weights.safetensors" --architecture fasterrcnn_mobilenet_v2 --input-px 448 --rounds 1.6 \
     --seed 6 $rendered $single "$runs/more.json" "$data/clothing/images" "$ccp/pseudo-3.json" "$photos"
-# The Siamese embedder: 700 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
-$python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$ccp/train.json" --out "$runs/siamese" \
-    --epochs 14
+# The Siamese embedder: 1,000 steps on shop items, shoe pairs, single garments and garments cut out of street photos.
+$python scripts/train_embedder.py "$data" --init "$imagenet" --ccp-coco "$ccp/train.json" --out "$runs/siamese"
 # Three small ones alike but for the crop that they are trained on, to compare crops with: five minutes each.
 $python scripts/train_crop_embedders.py "$photos" --coco "$ccp/train.json" --start "$imagenet" --out "$runs/crops"

@@ -78,7 +78,14 @@ def white_ground(image: Image) -> NDArray[np.bool_]:
     return np.asarray(touching[pieces], np.bool_)
 
 
-def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, other_ground: float = 0.35) -> Image:
+def view(
+    image: Image,
+    side: int,
+    rng: Generator,
+    scenery: Image | None = None,
+    other_ground: float = 0.35,
+    detail: float = 0.0,
+) -> Image:
     """One random view of a photo, ``(side, side, 3)``.
 
     Args:
@@ -87,15 +94,31 @@ def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, 
         rng: every choice is drawn from it.
         scenery: a photo whose pixels may stand in for a white ground.
         other_ground: how often something else stands in for a white ground.
+        detail: how often it is a close-up of a third to two thirds of each side, as shops show of a seam or a logo.
     """
+    part = _close_up(image, rng) if detail and rng.random() < detail else None
     if rng.random() < other_ground:
         image = _other_ground(image, rng, scenery)
+    if part is not None:
+        image = np.ascontiguousarray(image[part])
     pixels = _light(_placed(image, side, rng), rng)
     if rng.random() < 0.25:
         pixels = _degraded(pixels, rng)
     if rng.random() < 0.25:
         _erase(pixels, rng)
     return pixels
+
+
+def _close_up(image: Image, rng: Generator) -> tuple[slice, slice] | None:
+    """A part of a photo near its middle, of its own shape; None where that would be white ground for the most part."""
+    share = rng.uniform(0.3, 0.65)
+
+    def part(side: int, spread: float) -> slice:
+        start = int(np.clip(rng.normal(0.5, spread) * side - share * side / 2, 0, (1 - share) * side))
+        return slice(start, start + max(1, round(share * side)))
+
+    both = part(image.shape[0], 0.2), part(image.shape[1], 0.15)
+    return both if white_ground(image)[both].mean() < 0.5 else None
 
 
 def _other_ground(image: Image, rng: Generator, scenery: Image | None) -> Image:

@@ -1,4 +1,4 @@
-"""Batches that hold what is hard to tell apart: all colours of a style, several items of one photographer."""
+"""Batches that hold what is hard to tell apart: all colours of a style, like styles, several items of one photographer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from stages.embed.augment import Tint, view
+from stages.embed.augment import Tint, garment_colour, view
 from stages.embed.batches import Batch
 from stages.embed.loading import Item
 from stages.embed.rows import numbered
 from stages.types import Image
 
-QUOTA: Mapping[str, int] = {"luma": 4, "shoes": 2, "clothing": 5, "garments": 7}
+QUOTA: Mapping[str, int] = {"luma": 14, "shoes": 2, "clothing": 12, "garments": 8}
 """Groups of each kind in a batch: styles of luma and garments, photographers of shoes, photos of clothing."""
 
 _ITEMS_PER_GROUP = 4
-_TINTED = {"luma": 0.6, "shoes": 0.0, "clothing": 0.5, "garments": 0.25}
+_ALIKE = 3
+"""Styles of one sort of clothes that a batch has beside each other."""
+
+_TINTED = {"luma": 0.0, "shoes": 0.0, "clothing": 0.5, "garments": 0.25}
+_DYED, _DYED_STYLES = 0.3, 0.7
+"""How often styles of luma are dyed in one colour, and how many of them then."""
+
+_DETAIL = 0.25
+"""How often a view of luma's is a close-up, of which its photos have some."""
+
+_UNSORTED = ("", "Not sure", "Other", "Skip")
+"""What clothing-dataset calls photos that are of no class."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +46,20 @@ class Shot:
         """Equal for positives."""
         return *self.item.identity, self.tint is not None
 
+    @property
+    def style(self) -> str:
+        """Equal for what is near of kin: all colours of a style; all clothing of a class."""
+        item = self.item
+        return f"class/{item.label}" if item.kind == "clothing" and item.label not in _UNSORTED else item.style
+
 
 class MixedSampler:
     """Batches of several kinds of items, each a pure function of the seed and the step.
 
-    So a run that was killed goes on with the batches that it would have had. Within a kind, each group comes once
-    before any comes again. Every identity of a batch has two views, from two photos where it has them.
+    So a run that was killed goes on with the batches that it would have had. Styles of luma come by sorts, men's
+    jackets or women's tops, and sometimes dyed in one colour, so that neither sort nor colour tells them apart; of
+    other kinds, each group comes once before any comes again. Every identity of a batch has two views, from two
+    photos where it has them. The style of a photo of clothing, which has no other, is its class.
 
     Args:
         items: of any kinds.
@@ -67,34 +86,54 @@ class MixedSampler:
         return Batch(
             np.stack([self._render(shot, rng) for shot in shots]),
             numbered([shot.identity for shot in shots]),
-            numbered([shot.item.style for shot in shots]),
+            numbered([shot.style for shot in shots]),
         )
 
     def shots(self, step: int) -> list[Shot]:
         """What the batch of a step shows; views of one identity follow each other."""
         rng = np.random.default_rng((self._seed, step))
         shots = []
+        dye = self._dye(rng) if rng.random() < _DYED else None
         for kind in self._groups:
             for group in self._turn(kind, step):
                 shots += _shots_of(group, rng, _TINTED[kind])
+                if kind == "luma" and dye is not None and rng.random() < _DYED_STYLES:
+                    shots += _dyed(group, rng, dye)
         return shots
+
+    def _dye(self, rng: Generator) -> tuple[float, float, float] | None:
+        """Some colour, if there is a garment to be unlike."""
+        if not self._scenery:
+            return None
+        return Tint.draw(self._scenery[int(rng.integers(len(self._scenery)))], rng).target
 
     def _turn(self, kind: str, step: int) -> list[list[Item]]:
         """The groups whose turn it is, none twice, though an epoch may end within the step."""
         groups, quota = self._groups[kind], self._quota[kind]
         places = [divmod(step * quota + offset, len(groups)) for offset in range(min(quota, len(groups)))]
-        order = {
-            epoch: np.random.default_rng((self._seed, epoch, *kind.encode())).permutation(len(groups))
-            for epoch in {epoch for epoch, _ in places}
-        }
-        return [groups[row] for row in dict.fromkeys(int(order[epoch][place]) for epoch, place in places)]
+        order = {epoch: self._order(kind, epoch) for epoch in {epoch for epoch, _ in places}}
+        return [groups[row] for row in dict.fromkeys(order[epoch][place] for epoch, place in places)]
+
+    def _order(self, kind: str, epoch: int) -> list[int]:
+        """Every group once; styles of luma by threes of one sort."""
+        groups, rng = self._groups[kind], np.random.default_rng((self._seed, epoch, *kind.encode()))
+        rows: list[int] = rng.permutation(len(groups)).tolist()
+        if kind != "luma":
+            return rows
+        sorts: defaultdict[str, list[int]] = defaultdict(list)
+        for row in rows:
+            sorts[groups[row][0].style.rstrip("0123456789")].append(row)
+        alike = [
+            of_sort[start : start + _ALIKE] for of_sort in sorts.values() for start in range(0, len(of_sort), _ALIKE)
+        ]
+        return [row for place in rng.permutation(len(alike)) for row in alike[place]]
 
     def _render(self, shot: Shot, rng: Generator) -> Image:
         image = shot.item.photos[shot.photo]
         if shot.tint is not None:
             image = shot.tint.apply(image)
         scenery = self._scenery[int(rng.integers(len(self._scenery)))] if self._scenery else None
-        return view(image, self._side, rng, scenery)
+        return view(image, self._side, rng, scenery, detail=_DETAIL if shot.item.kind == "luma" else 0.0)
 
 
 def _shots_of(group: Sequence[Item], rng: Generator, tinted: float) -> list[Shot]:
@@ -102,10 +141,23 @@ def _shots_of(group: Sequence[Item], rng: Generator, tinted: float) -> list[Shot
     chosen = [group[row] for row in rng.permutation(len(group))[:_ITEMS_PER_GROUP]]
     shots = [Shot(item, photo) for item in chosen for photo in _two_photos(item, rng)]
     if rng.random() < tinted:
-        item = max(chosen, key=lambda item: len(item.photos))
-        tint = Tint.draw(item.photos[-1], rng)
-        shots += [Shot(item, photo, tint) for photo in _two_photos(item, rng)]
+        item = _most_seen(chosen)
+        shots += _tinted(item, Tint.draw(item.photos[-1], rng), rng)
     return shots
+
+
+def _dyed(group: Sequence[Item], rng: Generator, colour: tuple[float, float, float]) -> list[Shot]:
+    """Two shots of an item as if it were of some colour."""
+    item = _most_seen(group)
+    return _tinted(item, Tint(garment_colour(item.photos[-1]), colour), rng)
+
+
+def _most_seen(items: Sequence[Item]) -> Item:
+    return max(items, key=lambda item: len(item.photos))
+
+
+def _tinted(item: Item, tint: Tint, rng: Generator) -> list[Shot]:
+    return [Shot(item, photo, tint) for photo in _two_photos(item, rng)]
 
 
 def _two_photos(item: Item, rng: Generator) -> tuple[int, int]:

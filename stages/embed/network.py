@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
+from stages.embed.colour import Colours
 from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
 from stages.embed.pooling import POOLINGS
 from stages.errors import WeightsError
@@ -38,9 +39,11 @@ class Design:
         dim: width of its vectors.
         input_px: side of the square that it looks at.
         pair_head: of :data:`~stages.embed.heads.PAIR_HEADS`; empty where cosine similarity compares.
+        colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
+        colour_share: what these make up of the cosine similarity of two vectors.
 
     Raises:
-        ValueError: there is no part of such a name, or a size is less than 1.
+        ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
     """
 
     backbone: str = "mobilenet_v2"
@@ -49,6 +52,8 @@ class Design:
     dim: int = 128
     input_px: int = 224
     pair_head: str = ""
+    colour_dim: int = 0
+    colour_share: float = 0.4
 
     def __post_init__(self) -> None:
         check_name(self.backbone)
@@ -61,6 +66,13 @@ class Design:
             raise ValueError(
                 f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
             )
+        if not (0 <= self.colour_dim < self.dim and 0 < self.colour_share < 1):
+            raise ValueError(
+                f"colour_dim is at least 0 and less than dim, {self.dim}, and colour_share between 0 and 1,"
+                f" got {self.colour_dim} and {self.colour_share}"
+            )
+        if self.colour_dim and self.head not in UNIT:
+            raise ValueError(f"colours stand beside a head of unit length ({', '.join(sorted(UNIT))}), not {self.head}")
 
     @property
     def architecture(self) -> str:
@@ -82,13 +94,15 @@ class Design:
             "pair_head": self.pair_head,
             "dim": str(self.dim),
             "input_px": str(self.input_px),
+            "colour_dim": str(self.colour_dim),
+            "colour_share": str(self.colour_share),
             "mean": mean,
             "std": std,
         }
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """The design of a checkpoint's network; what the oldest ones do not say is GeM, linear, no pair head.
+        """The design of a checkpoint's network; what older ones do not say is GeM, linear, no pair head, no colours.
 
         Raises:
             WeightsError: the checkpoint is of something else, or describes itself with what is no number.
@@ -105,9 +119,22 @@ class Design:
                 int(dim),
                 int(input_px),
                 says.get("pair_head", ""),
+                int(says.get("colour_dim", "0")),
+                float(says.get("colour_share", "0.4")),
             )
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
+
+
+class Parts(NamedTuple):
+    """What vectors are joined from, each ``(n, …)`` unit rows; and where the garment was looked for.
+
+    ``colours`` and ``where``, logits ``(n, side, side)``, are None in a network without colours.
+    """
+
+    shapes: Tensor
+    colours: Tensor | None
+    where: Tensor | None
 
 
 class SiameseNetwork(nn.Module):
@@ -117,6 +144,9 @@ class SiameseNetwork(nn.Module):
     photos of a pair, anchor and positive, simply stand in one batch, and each loss compares rows of its output;
     so the network that is trained on pairs is the network that embeds single photos.
 
+    With ``colour_dim``, part of each vector tells the garment's colours by themselves, and the head the rest: shape,
+    cloth, kind. The numbers of both alternate, so that the first of them are a smaller vector of the same sort.
+
     ``(n, 3, h, w)`` normalised float → ``(n, dim)`` float32. The weights start random.
     """
 
@@ -125,8 +155,10 @@ class SiameseNetwork(nn.Module):
         self.design = design
         self.features = build_backbone(design.backbone)
         self.pool = POOLINGS[design.pooling]()
-        self.head = HEADS[design.head](_pooled_width(self.features, design), design.dim)
+        seen = _seen(self.features, design)
+        self.head = HEADS[design.head](_pooled_width(seen, design), design.dim - design.colour_dim)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
+        self.colours = _colours(seen, design) if design.colour_dim else None
 
     @property
     def dim(self) -> int:
@@ -135,9 +167,34 @@ class SiameseNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed one side of the pairs, or both at once."""
+        return self.joined(self.parts(images))
+
+    def parts(self, images: Tensor) -> Parts:
+        """The parts of each vector by themselves."""
         features = self.features(images)
         vectors: Tensor = self.head(self.pool(features) if features.ndim > 2 else features).float()
-        return F.normalize(vectors) if self.design.head in UNIT else vectors
+        shapes = F.normalize(vectors) if self.design.head in UNIT else vectors
+        if self.colours is None:
+            return Parts(shapes, None, None)
+        where = self.colours.where(features)
+        return Parts(shapes, self.colours(images, where.sigmoid()), where)
+
+    def joined(self, parts: Parts) -> Tensor:
+        """The vectors, whose similarity is that of each part by its share."""
+        if parts.colours is None:
+            return parts.shapes
+        share, design = self.design.colour_share, self.design
+        both = torch.cat([parts.shapes * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)
+        return both[:, alternating(design.dim - design.colour_dim, design.colour_dim)]
+
+
+def alternating(first: int, second: int) -> list[int]:
+    """The places of ``first`` and then ``second`` numbers in an order in which any stretch has its share of both.
+
+    >>> alternating(4, 2)
+    [0, 4, 1, 2, 5, 3]
+    """
+    return sorted(range(first + second), key=lambda i: (i + 0.5) / first if i < first else (i - first + 0.5) / second)
 
 
 def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
@@ -158,11 +215,11 @@ def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
 
 
 @torch.no_grad()
-def _pooled_width(features: nn.Module, design: Design) -> int:
-    """How many numbers the pooling hands to the head, found by shapes alone.
+def _seen(features: nn.Module, design: Design) -> torch.Size:
+    """The shape of what the backbone makes of an image, found by shapes alone.
 
     Raises:
-        ValueError: the input is too small for the backbone.
+        ValueError: the input is too small for the backbone, or what it makes is too large.
     """
     shadow = copy.deepcopy(features).to("meta").eval()
     try:
@@ -170,10 +227,22 @@ def _pooled_width(features: nn.Module, design: Design) -> int:
     except (RuntimeError, AssertionError) as error:  # a convolution wider than what is left; a transformer's own size
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{design.backbone} cannot look at {design.input_px} px: {reason}") from error
-    if seen.ndim <= 2:
-        return seen.shape[1]
-    if seen.numel() > _MOST_FEATURES:
+    if seen.ndim > 2 and seen.numel() > _MOST_FEATURES:
         raise ValueError(f"{design.backbone} makes {seen.numel()} features of {design.input_px} px, more than any use")
+    return seen.shape
+
+
+@torch.no_grad()
+def _pooled_width(seen: torch.Size, design: Design) -> int:
+    """How many numbers the pooling hands to the head."""
+    if len(seen) <= 2:
+        return seen[1]
     with torch.device("cpu"):  # a pooling may compute in another precision, which has to have a device
-        pooled: Tensor = POOLINGS[design.pooling]()(torch.zeros(seen.shape))
+        pooled: Tensor = POOLINGS[design.pooling]()(torch.zeros(seen))
     return pooled.shape[1]
+
+
+def _colours(seen: torch.Size, design: Design) -> Colours:
+    if len(seen) <= 2:
+        raise ValueError(f"{design.backbone} makes no map of features, by which colours would find the garment")
+    return Colours(seen[1], design.colour_dim, *design.stats)

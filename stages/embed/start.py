@@ -8,7 +8,9 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from stages.embed.backbones import OURS, backbone_tensors
-from stages.embed.network import PREFIX, SiameseNetwork
+from stages.embed.batches import Source
+from stages.embed.inputs import Normalise
+from stages.embed.network import PREFIX, Design, SiameseNetwork
 from stages.errors import WeightsError
 from stages.start import read_start, take_over
 
@@ -35,6 +37,26 @@ def start_from(network: SiameseNetwork, start: str) -> list[str]:
     backbone = network.design.backbone
     nothing = f"nothing in {start} fits {backbone}; name weights of it, or {SCRATCH}"
     return take_over(network, _tensors(backbone, start), nothing)
+
+
+def design_of(start: str) -> Design | None:
+    """The design of a start that is a Siamese checkpoint; None for any other.
+
+    Raises:
+        ValueError: there are no such weights.
+        WeightsError: they cannot be read.
+    """
+    if start in (SCRATCH, IMAGENET):
+        return None
+    checkpoint = read_start(start, (SCRATCH, IMAGENET))
+    return Design.of(checkpoint) if checkpoint.metadata.get("architecture", "").startswith(PREFIX) else None
+
+
+def fit_colours(network: SiameseNetwork, batches: Source, steps: int = 10) -> None:
+    """Start a network's colours from the principal components of those of its first batches; nothing without colours."""
+    if network.colours is not None:
+        normalise = Normalise(*network.design.stats)
+        network.colours.fit(normalise(list(batches(step).views)) for step in range(steps))
 
 
 def _tensors(backbone: str, start: str) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ class Recipe:
         ema: the share that the moving average of the weights keeps at each step; 0: no average.
         max_norm: of the gradients.
         style_weight: of the same loss a level up, where the colours of a thing are its positives; 0: not at all.
+        shape_weight: of the same loss on shapes alone, of a network with colours, where all of a style are positives.
         distill_weight: of :class:`~stages.embed.distilling.Teacher`'s loss, to stay near what the start finds alike;
             0: not at all.
         frozen_blocks: first blocks of the backbone that stay as they are.
@@ -57,6 +58,7 @@ class Recipe:
     ema: float = 0.99
     max_norm: float = 5.0
     style_weight: float = 0.0
+    shape_weight: float = 0.0
     distill_weight: float = 0.0
     frozen_blocks: int = 0
     batch_norm: bool = True
@@ -130,13 +132,16 @@ class Trainer:
         set_train_mode(network, recipe)
         pixels = self._normalise(list(batch.views)).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            vectors = network(pixels)
+            parts = network.parts(pixels)
+            vectors = network.joined(parts)
             kept = self._teacher.loss(pixels, vectors) if self._teacher else None
         relations = batch.relations(self._device)
         terms = {"loss_item": (1.0, self._loss(vectors, relations))}
+        styles = torch.from_numpy(batch.styles).to(self._device)
         if recipe.style_weight:
-            styles = torch.from_numpy(batch.styles).to(self._device)
             terms["loss_style"] = recipe.style_weight, self._loss(vectors, relations.above(styles))
+        if recipe.shape_weight:
+            terms["loss_shape"] = recipe.shape_weight, self._loss(parts.shapes, Relations.of(styles))
         if kept is not None:
             terms["loss_distill"] = recipe.distill_weight, kept
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()

@@ -169,6 +169,20 @@ def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:
     assert "loss.name was infonce, is now triplet" in other.stderr
 
 
+def test_colours_are_trained_and_gone_on_with(items: Path, tmp_path: Path) -> None:
+    """A run that starts from weights with colours has them too, but for what is asked for."""
+    run("train", "embedder", items, "-o", tmp_path / "one", *SMALL, "--colour-dim", 3, "--shape-weight", 0.3)
+    first = tmp_path / "one" / "weights.safetensors"
+    check_embedder(SiameseEmbedder(weights.read(first)))
+    run("train", "embedder", items, "-o", tmp_path / "two", *SMALL, "--start", first, "--colour-share", 0.2)
+    said = weights.read(tmp_path / "two" / "weights.safetensors").metadata
+    assert (said["dim"], said["colour_dim"], said["colour_share"]) == ("8", "3", "0.2")
+    told = run("train", "embedder", items, "-o", tmp_path / "three", *SMALL, "--start", first, "--dim", 2).stderr
+    assert "random at the start: head" in told
+    told = run("train", "embedder", items, "-o", tmp_path / "four", *SMALL, "--colour-dim", 8, status=2).stderr
+    assert "colour_dim is at least 0 and less than dim, 8" in told
+
+
 def test_a_run_ends_when_it_has_not_become_better(items: Path, tmp_path: Path) -> None:
     """Learning next to nothing, the first validation stays the best."""
     run("train", "embedder", items, "-o", tmp_path, *SMALL, "--steps", 40, "--lr", 1e-9, "--patience", 3, "--ema", 0)

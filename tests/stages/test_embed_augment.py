@@ -30,6 +30,29 @@ class TestAugment:
         a, b = np.median([colour[1:] for colour in colours], axis=0)
         assert math.dist((a, b), garment_colour(photo)[1:]) < 12
 
+    def test_a_close_up_shows_a_part_near_the_middle(self):
+        photo = np.full((120, 90, 3), 255, np.uint8)
+        photo[20:100, 15:75] = np.linspace(0, 200, 80, dtype=np.uint8)[:, None, None]
+        whole, close = (
+            [view(photo, 64, np.random.default_rng(seed), other_ground=0, detail=detail) for seed in range(20)]
+            for detail in (0.0, 1.0)
+        )
+
+        def white(views):
+            return np.mean([(one > 235).all(axis=2).mean() for one in views])
+
+        def change(views):
+            return np.mean([one[20:44, 20:44].std() for one in views])
+
+        assert white(close) < white(whole) - 0.1
+        assert change(close) < change(whole)
+
+    def test_a_photo_of_white_ground_has_no_close_up(self):
+        photo = np.full((80, 80, 3), 255, np.uint8)
+        photo[:20] = (30, 30, 160)
+        views = [view(photo, 48, np.random.default_rng(seed), other_ground=0, detail=1.0) for seed in range(20)]
+        assert sum((one[..., 2].astype(int) - one[..., 0] > 60).any() for one in views) > 12
+
     def test_a_white_ground_can_be_left_as_it_is(self):
         shop = np.full((60, 60, 3), 255, np.uint8)
         shop[20:40, 20:40] = (200, 30, 30)

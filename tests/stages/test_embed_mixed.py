@@ -11,6 +11,8 @@ from embed_cases import shop_photo
 from stages.embed.loading import Item
 from stages.embed.mixed import MixedSampler
 
+CLASSES = ("Hat", "Hat", "Hat", "Shirt", "Shirt", "Not sure", "Not sure", "")
+
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
@@ -24,7 +26,7 @@ def items() -> list[Item]:
         Item("luma", f"luma/{s}", c, "", photos(2 if c == "red" else 1)) for s in range(6) for c in ("red", "b", "c")
     ]
     shoes = [Item("shoes", f"shoes/{p}_{k}", "", str(p), photos(2)) for p in range(4) for k in range(3)]
-    clothing = [Item("clothing", f"clothing/{k}", "", "", photos(1)) for k in range(8)]
+    clothing = [Item("clothing", f"clothing/{k}", "", "", photos(1), label=label) for k, label in enumerate(CLASSES)]
     garments = [Item("garments", f"garments/{k}", "", "", photos(2)) for k in range(8)]
     return [*luma, *shoes, *clothing, *garments]
 
@@ -50,6 +52,37 @@ class TestMixedSampler:
                 colours[shot.item.style].add(shot.item.colour)
         assert len(colours) == 2
         assert all(found == {"red", "b", "c"} for found in colours.values())
+
+    def test_styles_of_a_sort_stand_beside_each_other(self):
+        photo = (shop_photo((90, 30, 30)),)
+        items = [Item("luma", f"luma/{sort}{n:02}", "red", "", photo) for sort in ("mh", "wt") for n in range(6)]
+        sampler = MixedSampler(items, side=32, quota={"luma": 3})
+        orders = set()
+        for epoch in range(3):
+            seen = [
+                tuple(dict.fromkeys(shot.item.style for shot in sampler.shots(4 * epoch + step))) for step in range(4)
+            ]
+            assert all(len({style[:7] for style in three}) == 1 for three in seen)
+            assert len({style for three in seen for style in three}) == 12
+            orders.add(tuple(seen))
+        assert len(orders) == 3
+
+    def test_styles_of_a_batch_are_sometimes_dyed_alike(self, items):
+        sampler = MixedSampler(items, side=32)
+        dyed = []
+        for step in range(40):
+            tints = [shot.tint for shot in sampler.shots(step) if shot.item.kind == "luma" and shot.tint]
+            assert len({tint.target for tint in tints}) <= 1
+            dyed.append(len({tint.source for tint in tints}))
+        assert 4 < sum(count > 0 for count in dyed) < 24
+        assert max(dyed) > 2
+
+    def test_clothing_of_a_class_is_one_style_and_of_none_its_own(self, items):
+        styles = defaultdict(set)
+        for step in range(4):
+            for shot in MixedSampler(items, side=32, quota={"clothing": 2}).shots(step):
+                styles[shot.item.label].add(shot.style)
+        assert {label: len(found) for label, found in styles.items()} == {"Hat": 1, "Shirt": 1, "Not sure": 2, "": 1}
 
     def test_a_photographer_brings_several_pairs(self, items):
         shots = MixedSampler(items, side=32, quota={"shoes": 2}).shots(0)

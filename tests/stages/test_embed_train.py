@@ -115,6 +115,14 @@ class TestTrainer:
         (line,) = trainer(rows, tmp_path, Recipe(steps=1, style_weight=0.5)).run()
         assert line["loss"] == pytest.approx(line["loss_item"] + 0.5 * line["loss_style"], abs=1e-4)
 
+    def test_shapes_learn_by_themselves_too(self, rows, tmp_path):
+        design = Design("small", "average", "linear", 8, 32, colour_dim=3)
+        one = trainer(rows, tmp_path, Recipe(steps=2, shape_weight=0.3), design=design)
+        project = one._network.colours.project.weight.detach().clone()
+        (line,) = one.run()
+        assert line["loss"] == pytest.approx(line["loss_item"] + 0.3 * line["loss_shape"], abs=1e-4)
+        assert not torch.equal(one._network.colours.project.weight, project)
+
     def test_bfloat16_learns_too(self, rows, tmp_path):
         lines = list(trainer(rows, tmp_path, Recipe(steps=40, warmup_steps=0, precision="bfloat16")).run())
         assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]

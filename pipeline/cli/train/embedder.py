@@ -39,6 +39,10 @@ NETWORK_OPTIONS: Final = (
                  help="linear, elu (512 ELU between), sigmoid (of no unit length; for a pair head)."),
     click.option("--pair-head", default="", metavar="NAME", help="linear or relu (512 ReLU between); for the loss bce."),
     click.option("--dim", default=128, show_default=True, type=COUNT, help="Width of the vectors."),
+    click.option("--colour-dim", type=click.IntRange(0),
+                 help="Numbers of each vector that are a histogram of the garment's colours.  [default: as --start has it, else 0]"),
+    click.option("--colour-share", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                 help="What these make up of a similarity.  [default: as --start has it, else 0.4]"),
     click.option("--input-px", default=224, show_default=True, type=COUNT, help="Side of what the network looks at."),
     click.option("--train-px", default=0, type=click.IntRange(0), help="Side of the views to train on.  [default: --input-px]"),
     click.option("--start", default="scratch", show_default=True, metavar="NAME|FILE",
@@ -57,6 +61,8 @@ LOSS_OPTIONS: Final = (
     click.option("--miner", metavar="NAME", help="all, semi-hard, batch-hard: triplets chosen within a batch."),
     click.option("--style-weight", default=0.0, show_default=True, type=click.FloatRange(0),
                  help="Of the same loss a level up: other colours of a style against other styles."),
+    click.option("--shape-weight", default=0.0, show_default=True, type=click.FloatRange(0),
+                 help="Of the same loss on what is not colour, where all of a style are alike; about 0.3."),
     click.option("--distill-weight", default=0.0, show_default=True, type=click.FloatRange(0),
                  help="Of staying near what the start finds alike: for few items of one's own; about 1."),
 )  # fmt: skip
@@ -155,7 +161,7 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
     scratch = given["start"] == "scratch"
     side = given["train_px"] or given["input_px"]
     recipe = _some(given, "steps", "lr", "lr_loss", "weight_decay", "warmup_steps", "decay", "ema", "style_weight",
-                   "distill_weight", "frozen_blocks", "seed") | {
+                   "shape_weight", "distill_weight", "frozen_blocks", "seed") | {
         "lr_backbone": given["lr_backbone"] or (given["lr"] if scratch else given["lr"] / 5),
         "batch_norm": scratch if given["batch_norm"] == "auto" else given["batch_norm"] == "train",
         "precision": fastest_precision(device) if given["precision"] == "auto" else given["precision"],
@@ -164,7 +170,7 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
     return EmbedderPlan(
         DataPlan(data, by=given["split_by"], keep_px=round(side * 8 / 7), **sources),
         Recipe(**recipe),
-        Design(**_some(given, "backbone", "pooling", "head", "dim", "input_px", "pair_head")),
+        Design(**_some(given, "backbone", "pooling", "head", "dim", "input_px", "pair_head"), **_colours(given)),
         loss=LossPlan(given["loss"], **_some(given, "distance", "miner", "margin", "temperature")),
         sampler=SamplerPlan(
             given["sampler"],
@@ -177,6 +183,17 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
 
 def _some(given: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: given[name] for name in names}
+
+
+def _colours(given: dict[str, Any]) -> dict[str, Any]:
+    """Those that were asked for, else those of a start with vectors as wide."""
+    from stages.embed.start import design_of
+
+    asked = {name: given[name] for name in ("colour_dim", "colour_share") if given[name] is not None}
+    start = design_of(given["start"]) if len(asked) < 2 else None
+    if start is None or start.dim != given["dim"]:
+        return asked
+    return {"colour_dim": start.colour_dim, "colour_share": start.colour_share} | asked
 
 
 def _views(given: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,131 @@
+"""What colours a garment has, and how much of each: a soft histogram in OKLab, of what the network takes for the garment.
+
+Global features of a classifier keep few shades, since a class comes in any; a histogram keeps them all and nothing else
+(Swain, Ballard 1991), so that the rest of a vector is free to hold the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE: Final = 56
+"""Cells to a side in which colours are counted; smaller ones would hold the pattern of a cloth, larger ones mix it."""
+
+BINS: Final = (8, 13, 13)
+"""Bins of lightness, green to red, and blue to yellow."""
+
+RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
+"""The middles of the first and the last bin of each; all of sRGB but its most glaring colours lies within."""
+
+_LEAST: Final = 1e-5  # in each bin, lest the root have no slope
+
+_TO_CONES: Final = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_TO_LAB: Final = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+
+
+class Colours(nn.Module):
+    """Images and their features → vectors of their garments' colours, unit rows.
+
+    Where the garment is follows from the features, by one weight for each channel. Bins hold roots of shares, so that
+    their product is the Bhattacharyya coefficient of two histograms, and a linear layer makes of them what there is
+    room for. Always computed in float32.
+
+    Args:
+        width: channels of the features.
+        dim: numbers to come out.
+        mean: that images are normalised by, of each channel, in [0, 1].
+        std: the same.
+    """
+
+    def __init__(self, width: int, dim: int, mean: Iterable[float], std: Iterable[float]) -> None:
+        super().__init__()
+        self.attention = nn.Conv2d(width, 1, 1)
+        for parameter in self.attention.parameters():  # the whole image at first
+            nn.init.zeros_(parameter)
+        self.project = nn.Linear(math.prod(BINS), dim)
+        nn.init.orthogonal_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self._mean, self._std = list(mean), list(std)
+
+    def forward(self, images: Tensor, shares: Tensor) -> Tensor:
+        """``(n, 3, h, w)`` normalised, and how much each cell counts, ``(n, SIDE, SIDE)`` → ``(n, dim)``."""
+        with torch.autocast(images.device.type, enabled=False):
+            return F.normalize(self.project(self.roots(images, shares)))
+
+    def where(self, features: Tensor) -> Tensor:
+        """How likely each cell shows the garment: ``(n, SIDE, SIDE)`` logits."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.attention(features.float())
+            return F.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
+
+    def roots(self, images: Tensor, shares: Tensor) -> Tensor:
+        """Square roots of what each bin holds, ``(n, bins)``, of cells that count by their shares ``(n, SIDE, SIDE)``."""
+        colours = oklab(self._cells(images)).flatten(2)
+        lightness, red, yellow = (
+            _memberships(axis, count, low, high)
+            for axis, count, (low, high) in zip(colours.unbind(1), BINS, RANGES, strict=True)
+        )
+        weights = shares.flatten(1)
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-4)
+        first = (weights[..., None, None] * lightness[..., :, None] * red[..., None, :]).flatten(2)
+        return (torch.einsum("npi,npj->nij", first, yellow).flatten(1) + _LEAST).sqrt()
+
+    @torch.no_grad()
+    def fit(self, images: Iterable[Tensor]) -> None:
+        """Let the linear layer keep what differs most between some images: the principal components of their colours.
+
+        Until the attention is trained, what is not white counts as the garment.
+
+        Args:
+            images: batches ``(n, 3, h, w)``, normalised; together more images than numbers come out.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        roots = torch.cat([self.roots(batch, self._coloured(batch)) for batch in images])
+        middle, dim = roots.mean(dim=0), self.project.out_features
+        if len(roots) <= dim:
+            raise ValueError(f"wanted more than {dim} images for {dim} components, got {len(roots)}")
+        components = torch.linalg.svd(roots - middle, full_matrices=False)[2][:dim]
+        self.project.weight.copy_(components)
+        self.project.bias.copy_(-components @ middle)
+
+    def _cells(self, images: Tensor) -> Tensor:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
+        return (F.adaptive_avg_pool2d(images.float(), SIDE) * std + mean).clamp(0, 1)
+
+    def _coloured(self, images: Tensor) -> Tensor:
+        return (self._cells(images).amin(dim=1) < 0.92) + 1e-3
+
+
+def oklab(srgb: Tensor) -> Tensor:
+    """OKLab (Ottosson 2020) of sRGB in [0, 1], ``(n, 3, h, w)``: lightness, green to red, blue to yellow.
+
+    >>> [round(value, 3) for value in oklab(torch.tensor([1.0, 0.0, 0.0])[None, :, None, None]).flatten().tolist()]
+    [0.628, 0.225, 0.126]
+    """
+    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    cones = torch.einsum("ij,njhw->nihw", srgb.new_tensor(_TO_CONES), linear)
+    return torch.einsum("ij,njhw->nihw", srgb.new_tensor(_TO_LAB), cones.clamp(min=1e-6) ** (1 / 3))
+
+
+def _memberships(values: Tensor, count: int, low: float, high: float) -> Tensor:
+    """How much each value belongs to each of ``count`` bins, whose middles are evenly spaced: ``(..., count)``, sums of 1."""
+    middles = torch.linspace(low, high, count, device=values.device)
+    apart = (values[..., None] - middles) * (2 * (count - 1) / (high - low))  # half a bin is one deviation
+    near = torch.exp(-(apart**2) / 2)
+    return near / near.sum(dim=-1, keepdim=True)
