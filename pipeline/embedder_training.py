@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 import weights
@@ -27,17 +28,24 @@ from pipeline.runs import (
 )
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
+from stages.embed.inputs import WHITE
 from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
+from stages.embed.rows import Rows
 from stages.embed.samplers import SamplerPlan
 from stages.embed.start import SCRATCH, fit_colours, start_from
 from stages.embed.train import Recipe, Trainer
 from stages.embed.validation import Judge
 from stages.embed.views import VIEWS
 from stages.errors import OutfinderError
+from stages.images import letterbox
+from stages.training import STATE
+from stages.types import Image
 
 MINED: Final = "mined.safetensors"
+COLOURED: Final = 1024
+"""At most so many photos choose the components of colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,10 @@ class EmbedderPlan:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
         if self.recipe.distill_weight and self.start == "scratch":
             raise ValueError("a network that starts from scratch knows nothing to be distilled; name a start")
+        if self.recipe.shape_weight and self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
+            raise ValueError(
+                f"{self.loss.name} compares whole vectors alone; leave out the shape weight or take another loss"
+            )
         if self.validate_steps < 1 or self.patience < 0:
             raise ValueError(
                 f"validate_steps is at least 1 and patience at least 0, got {self.validate_steps} and {self.patience}"
@@ -114,14 +126,14 @@ class EmbedderRun:
         self._judge = Judge(val, plan.metric, crossed) if val else None
         fresh = start_from(self._network, plan.start)
         _tell_fresh(fresh, plan.start, note)
+        if "colours.project.weight" in fresh and not (folder / STATE).exists():
+            fit_colours(self._network, _some_of(rows, plan))
         folder.mkdir(parents=True, exist_ok=True)
         keep_plan(folder / PLAN, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         views = {domain: VIEWS[name] for domain, name in plan.views}
         side = plan.train_px or plan.design.input_px
         batches = Batches(rows, sampler, views, side, plan.recipe.seed)
-        if any(name.startswith("colours.project.") for name in fresh):
-            fit_colours(self._network, batches)
         self._trainer = Trainer(self._network, loss, batches, plan.recipe, folder)
         mined = folder / MINED
         self._mining = Mining(sampler, self._network, rows, mined) if isinstance(sampler, OfflineTriplets) else None
@@ -236,6 +248,13 @@ class EmbedderRun:
             judged = Curve(metric, [line["step"] for line in validation], values)
             panels.append(Panel("Validation", "step", metric, [judged], y_range=(0.0, 1.0)))
         return panels
+
+
+def _some_of(rows: Rows, plan: EmbedderPlan) -> Iterator[list[Image]]:
+    """Batches of photos, as the network looks at them, for its colours to start from."""
+    chosen = np.random.default_rng(plan.recipe.seed).permutation(len(rows))[:COLOURED]
+    for start in range(0, len(chosen), 64):
+        yield [letterbox(rows.images[row], plan.design.input_px, WHITE) for row in chosen[start : start + 64]]
 
 
 def _tell_fresh(fresh: Sequence[str], start: str, note: Note) -> None:

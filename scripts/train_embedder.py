@@ -33,7 +33,7 @@ from stages.embed.splits import percentile_of
 from stages.embed.start import fit_colours, start_from
 from stages.embed.train import Recipe, Trainer
 from stages.protocols import Embedder
-from stages.training import fastest_precision
+from stages.training import STATE, fastest_precision
 from stages.types import Image
 
 DESIGN = Design(colour_dim=40, colour_share=0.4)
@@ -41,6 +41,7 @@ TRAIN_PX = 176
 """Views are zoomed in while training; looking at more pixels afterwards makes up for it (Touvron et al. 2019)."""
 
 STEPS_PER_EPOCH = 50
+WEIGHTS = "siamese.safetensors"
 ABOUT = {
     "crop": "whole, box and mask",
     "data": "Luma (AFL-3.0), Shoes-Pair-Classification (MIT), clothing-dataset (CC0), Clothing Co-Parsing (Apache-2.0);"
@@ -81,7 +82,8 @@ def main(
     start_from(network, str(init))
     luma = sources.luma(data / "luma" / "product", ("train", "val"))
     sampler = MixedSampler(read_items(data, ccp_coco, luma.only(lambda sample: _half(sample) != half)), train_px, seed)
-    fit_colours(network, sampler)
+    if not (out / STATE).exists():
+        fit_colours(network, (list(sampler(step).views) for step in range(10)))
     steps = STEPS_PER_EPOCH * epochs
     recipe = Recipe(
         steps,
@@ -98,17 +100,21 @@ def main(
     keep_plan(out / "plan.json", plan)
     network.to(memory_format=torch.channels_last)
     trainer = Trainer(network, InfoNCE(), sampler, recipe, out)
-    path = out / "siamese.safetensors"
     while trainer.done < trainer.steps:
         for line in trainer.run(trainer.done - trainer.done % STEPS_PER_EPOCH + STEPS_PER_EPOCH):
             click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
-        with trainer.averaged():
-            weights.save(path, network.state_dict(), DESIGN.metadata() | ABOUT)
+        _save(out, trainer, network)
+    _save(out, trainer, network)  # where a kill came between the state and the weights
     if half is not None:
         judged = load(luma.only(lambda sample: _half(sample) == half))
-        told = json.dumps(figures_of(SiameseEmbedder(weights.read(path)), *judged))
+        told = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), *judged))
         click.echo(told)
         (out / "figures.json").write_text(told + "\n", encoding="utf-8")
+
+
+def _save(out: Path, trainer: Trainer, network: SiameseNetwork) -> None:
+    with trainer.averaged():
+        weights.save(out / WEIGHTS, network.state_dict(), DESIGN.metadata() | ABOUT)
 
 
 def _half(sample: Sample) -> str:

@@ -30,11 +30,12 @@ class Batch:
     anchors: NDArray[np.bool_] | None = None
     partners: NDArray[np.bool_] | None = None
 
-    def relations(self, device: str | torch.device = "cpu") -> Relations:
-        """Positives and negatives by identity."""
+    def relations(self, device: str | torch.device = "cpu", *, by_style: bool = False) -> Relations:
+        """Positives and negatives by identity, or by style."""
         given = (self.groups, self.anchors, self.partners)
         groups, anchors, partners = (None if one is None else torch.from_numpy(one).to(device) for one in given)
-        return Relations.of(torch.from_numpy(self.identities).to(device), groups, anchors, partners)
+        labels = self.styles if by_style else self.identities
+        return Relations.of(torch.from_numpy(labels).to(device), groups, anchors, partners)
 
 
 class Source(Protocol):

@@ -20,6 +20,9 @@ SIDE: Final = 56
 BINS: Final = (8, 13, 13)
 """Bins of lightness, green to red, and blue to yellow."""
 
+MOST_DIM: Final = math.prod(BINS)
+"""Of the components that bins can have."""
+
 RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
 """The middles of the first and the last bin of each; all of sRGB but its most glaring colours lies within."""
 
@@ -51,15 +54,19 @@ class Colours(nn.Module):
         std: the same.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, width: int, dim: int, mean: Iterable[float], std: Iterable[float]) -> None:
         super().__init__()
         self.attention = nn.Conv2d(width, 1, 1)
         for parameter in self.attention.parameters():  # the whole image at first
             nn.init.zeros_(parameter)
-        self.project = nn.Linear(math.prod(BINS), dim)
+        self.project = nn.Linear(MOST_DIM, dim)
         nn.init.orthogonal_(self.project.weight)
         nn.init.zeros_(self.project.bias)
-        self._mean, self._std = list(mean), list(std)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(list(values))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, shares: Tensor) -> Tensor:
         """``(n, 3, h, w)`` normalised, and how much each cell counts, ``(n, SIDE, SIDE)`` → ``(n, dim)``."""
@@ -81,8 +88,8 @@ class Colours(nn.Module):
         )
         weights = shares.flatten(1)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-4)
-        first = (weights[..., None, None] * lightness[..., :, None] * red[..., None, :]).flatten(2)
-        return (torch.einsum("npi,npj->nij", first, yellow).flatten(1) + _LEAST).sqrt()
+        first = ((lightness * weights[:, None])[:, :, None] * red[:, None]).flatten(1, 2)
+        return ((first @ yellow.transpose(1, 2)).flatten(1) + _LEAST).sqrt()
 
     @torch.no_grad()
     def fit(self, images: Iterable[Tensor]) -> None:
@@ -99,14 +106,15 @@ class Colours(nn.Module):
         roots = torch.cat([self.roots(batch, self._coloured(batch)) for batch in images])
         middle, dim = roots.mean(dim=0), self.project.out_features
         if len(roots) <= dim:
-            raise ValueError(f"wanted more than {dim} images for {dim} components, got {len(roots)}")
+            raise ValueError(
+                f"{dim} numbers of colour need more than {dim} photos to start from, got {len(roots)}; wanted: fewer"
+            )
         components = torch.linalg.svd(roots - middle, full_matrices=False)[2][:dim]
         self.project.weight.copy_(components)
         self.project.bias.copy_(-components @ middle)
 
     def _cells(self, images: Tensor) -> Tensor:
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
-        return (F.adaptive_avg_pool2d(images.float(), SIDE) * std + mean).clamp(0, 1)
+        return (F.adaptive_avg_pool2d(images.float(), SIDE) * self.std + self.mean).clamp(0, 1)
 
     def _coloured(self, images: Tensor) -> Tensor:
         return (self._cells(images).amin(dim=1) < 0.92) + 1e-3
@@ -124,8 +132,10 @@ def oklab(srgb: Tensor) -> Tensor:
 
 
 def _memberships(values: Tensor, count: int, low: float, high: float) -> Tensor:
-    """How much each value belongs to each of ``count`` bins, whose middles are evenly spaced: ``(..., count)``, sums of 1."""
-    middles = torch.linspace(low, high, count, device=values.device)
-    apart = (values[..., None] - middles) * (2 * (count - 1) / (high - low))  # half a bin is one deviation
-    near = torch.exp(-(apart**2) / 2)
-    return near / near.sum(dim=-1, keepdim=True)
+    """How much each value belongs to each of ``count`` bins, whose middles are evenly spaced: ``(n, count, cells)``, sums of 1.
+
+    Bells with a deviation of half a bin, over their sum; the square of the value is in all of them, and so in none.
+    """
+    middles = torch.linspace(low, high, count, device=values.device)[:, None]
+    steepness = (2 * (count - 1) / (high - low)) ** 2
+    return (values[:, None] * (steepness * middles) - steepness / 2 * middles**2).softmax(dim=1)

@@ -20,7 +20,7 @@ QUOTA: Mapping[str, int] = {"luma": 14, "shoes": 2, "clothing": 12, "garments": 
 
 _ITEMS_PER_GROUP = 4
 _ALIKE = 3
-"""Styles of one sort of clothes that a batch has beside each other."""
+"""Styles of one sort of clothes that come one after the other."""
 
 _TINTED = {"luma": 0.0, "shoes": 0.0, "clothing": 0.5, "garments": 0.25}
 _DYED, _DYED_STYLES = 0.3, 0.7
@@ -57,8 +57,8 @@ class MixedSampler:
     """Batches of several kinds of items, each a pure function of the seed and the step.
 
     So a run that was killed goes on with the batches that it would have had. Styles of luma come by sorts, men's
-    jackets or women's tops, and sometimes dyed in one colour, so that neither sort nor colour tells them apart; of
-    other kinds, each group comes once before any comes again. Every identity of a batch has two views, from two
+    jackets or women's tops, and sometimes dyed in one colour, so that neither sort nor colour tells them apart.
+    Within a kind, each group comes once before any comes again. Every identity of a batch has two views, from two
     photos where it has them. The style of a photo of clothing, which has no other, is its class.
 
     Args:
@@ -102,7 +102,7 @@ class MixedSampler:
         return shots
 
     def _dye(self, rng: Generator) -> tuple[float, float, float] | None:
-        """Some colour, if there is a garment to be unlike."""
+        """A colour unlike that of some garment; None where there is no garment to draw from."""
         if not self._scenery:
             return None
         return Tint.draw(self._scenery[int(rng.integers(len(self._scenery)))], rng).target

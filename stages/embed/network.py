@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
-from stages.embed.colour import Colours
+from stages.embed.colour import MOST_DIM, Colours
 from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
 from stages.embed.pooling import POOLINGS
 from stages.errors import WeightsError
@@ -66,9 +66,10 @@ class Design:
             raise ValueError(
                 f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
             )
-        if not (0 <= self.colour_dim < self.dim and 0 < self.colour_share < 1):
+        most = min(self.dim - 1, MOST_DIM)
+        if not (0 <= self.colour_dim <= most and 0 < self.colour_share < 1):
             raise ValueError(
-                f"colour_dim is at least 0 and less than dim, {self.dim}, and colour_share between 0 and 1,"
+                f"colour_dim is at least 0 and less than dim, at most {most}, and colour_share between 0 and 1,"
                 f" got {self.colour_dim} and {self.colour_share}"
             )
         if self.colour_dim and self.head not in UNIT:
@@ -127,14 +128,10 @@ class Design:
 
 
 class Parts(NamedTuple):
-    """What vectors are joined from, each ``(n, …)`` unit rows; and where the garment was looked for.
-
-    ``colours`` and ``where``, logits ``(n, side, side)``, are None in a network without colours.
-    """
+    """What vectors are joined from, ``(n, …)`` rows each; ``colours`` is None in a network without them."""
 
     shapes: Tensor
     colours: Tensor | None
-    where: Tensor | None
 
 
 class SiameseNetwork(nn.Module):
@@ -150,6 +147,8 @@ class SiameseNetwork(nn.Module):
     ``(n, 3, h, w)`` normalised float → ``(n, dim)`` float32. The weights start random.
     """
 
+    _order: Tensor
+
     def __init__(self, design: Design) -> None:
         super().__init__()
         self.design = design
@@ -159,6 +158,8 @@ class SiameseNetwork(nn.Module):
         self.head = HEADS[design.head](_pooled_width(seen, design), design.dim - design.colour_dim)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
         self.colours = _colours(seen, design) if design.colour_dim else None
+        order = torch.tensor(alternating(design.dim - design.colour_dim, design.colour_dim))
+        self.register_buffer("_order", order, persistent=False)
 
     @property
     def dim(self) -> int:
@@ -175,17 +176,15 @@ class SiameseNetwork(nn.Module):
         vectors: Tensor = self.head(self.pool(features) if features.ndim > 2 else features).float()
         shapes = F.normalize(vectors) if self.design.head in UNIT else vectors
         if self.colours is None:
-            return Parts(shapes, None, None)
-        where = self.colours.where(features)
-        return Parts(shapes, self.colours(images, where.sigmoid()), where)
+            return Parts(shapes, None)
+        return Parts(shapes, self.colours(images, self.colours.where(features).sigmoid()))
 
     def joined(self, parts: Parts) -> Tensor:
         """The vectors, whose similarity is that of each part by its share."""
         if parts.colours is None:
             return parts.shapes
-        share, design = self.design.colour_share, self.design
-        both = torch.cat([parts.shapes * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)
-        return both[:, alternating(design.dim - design.colour_dim, design.colour_dim)]
+        share = self.design.colour_share
+        return torch.cat([parts.shapes * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)[:, self._order]
 
 
 def alternating(first: int, second: int) -> list[int]:
@@ -204,6 +203,9 @@ def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
         WeightsError: the weights are not of the network that the checkpoint describes.
     """
     design = Design.of(checkpoint)
+    own = design.metadata()
+    if design.colour_dim and any(checkpoint.describes(name).split() != own[name].split() for name in ("mean", "std")):
+        raise WeightsError(f"{checkpoint.name}: colours are counted by the mean and std of {design.backbone} alone")
     told = f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}"
     try:
         check_fits(partial(SiameseNetwork, design), checkpoint.tensors, told)

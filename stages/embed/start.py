@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 from torchvision.models import get_model_weights
 
 from stages.embed.backbones import OURS, backbone_tensors
-from stages.embed.batches import Source
 from stages.embed.inputs import Normalise
 from stages.embed.network import PREFIX, Design, SiameseNetwork
 from stages.errors import WeightsError
 from stages.start import read_start, take_over
+from stages.types import Image
+from weights import Checkpoint
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 
@@ -49,23 +50,33 @@ def design_of(start: str) -> Design | None:
     if start in (SCRATCH, IMAGENET):
         return None
     checkpoint = read_start(start, (SCRATCH, IMAGENET))
-    return Design.of(checkpoint) if checkpoint.metadata.get("architecture", "").startswith(PREFIX) else None
+    return Design.of(checkpoint) if _is_siamese(checkpoint) else None
 
 
-def fit_colours(network: SiameseNetwork, batches: Source, steps: int = 10) -> None:
-    """Start a network's colours from the principal components of those of its first batches; nothing without colours."""
+def fit_colours(network: SiameseNetwork, images: Iterable[Sequence[Image]]) -> None:
+    """Start a network's colours from the principal components of those of some images; nothing without colours.
+
+    Args:
+        network: changed in place.
+        images: square ones of one size in each batch.
+
+    Raises:
+        ValueError: there are not more images than numbers of colour.
+    """
     if network.colours is not None:
         normalise = Normalise(*network.design.stats)
-        network.colours.fit(normalise(list(batches(step).views)) for step in range(steps))
+        network.colours.fit(normalise(batch) for batch in images)
+
+
+def _is_siamese(checkpoint: Checkpoint) -> bool:
+    return checkpoint.metadata.get("architecture", "").startswith(PREFIX)
 
 
 def _tensors(backbone: str, start: str) -> dict[str, Tensor]:
     if start == IMAGENET:
         return _in_features(backbone, _imagenet(backbone))
     checkpoint = read_start(start, (SCRATCH, IMAGENET))
-    if checkpoint.metadata.get("architecture", "").startswith(PREFIX):
-        return checkpoint.tensors
-    return _in_features(backbone, checkpoint.tensors)
+    return checkpoint.tensors if _is_siamese(checkpoint) else _in_features(backbone, checkpoint.tensors)
 
 
 def _in_features(backbone: str, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class Recipe:
 
     Attributes:
         steps: in all.
-        lr: of the head, the pooling and the pair head, at its peak.
+        lr: of all that is not the backbone, at its peak.
         lr_backbone: of the backbone.
         lr_loss: of what the loss learns itself, proxies.
         weight_decay: of matrices; biases, norms and proxies do not decay.
@@ -38,7 +38,7 @@ class Recipe:
         ema: the share that the moving average of the weights keeps at each step; 0: no average.
         max_norm: of the gradients.
         style_weight: of the same loss a level up, where the colours of a thing are its positives; 0: not at all.
-        shape_weight: of the same loss on shapes alone, of a network with colours, where all of a style are positives.
+        shape_weight: of the same loss on what is not colour, where all of a style are positives; 0: not at all.
         distill_weight: of :class:`~stages.embed.distilling.Teacher`'s loss, to stay near what the start finds alike;
             0: not at all.
         frozen_blocks: first blocks of the backbone that stay as they are.
@@ -85,10 +85,15 @@ class Trainer:
         folder: of the run, made if need be.
 
     Raises:
+        ValueError: the recipe weighs shapes, and the network has no colours beside them.
         WeightsError: the folder holds the state of another run.
     """
 
     def __init__(self, network: SiameseNetwork, loss: nn.Module, batches: Source, recipe: Recipe, folder: Path) -> None:
+        if recipe.shape_weight and network.colours is None:
+            raise ValueError(
+                "shapes are learned by themselves where colours stand beside them; give the design a colour_dim"
+            )
         self._network, self._loss, self._batches, self._recipe = network, loss, batches, recipe
         self._device = next(network.parameters()).device
         self._loss.to(self._device)
@@ -137,11 +142,14 @@ class Trainer:
             kept = self._teacher.loss(pixels, vectors) if self._teacher else None
         relations = batch.relations(self._device)
         terms = {"loss_item": (1.0, self._loss(vectors, relations))}
-        styles = torch.from_numpy(batch.styles).to(self._device)
         if recipe.style_weight:
+            styles = torch.from_numpy(batch.styles).to(self._device)
             terms["loss_style"] = recipe.style_weight, self._loss(vectors, relations.above(styles))
         if recipe.shape_weight:
-            terms["loss_shape"] = recipe.shape_weight, self._loss(parts.shapes, Relations.of(styles))
+            terms["loss_shape"] = (
+                recipe.shape_weight,
+                self._loss(parts.shapes, batch.relations(self._device, by_style=True)),
+            )
         if kept is not None:
             terms["loss_distill"] = recipe.distill_weight, kept
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()

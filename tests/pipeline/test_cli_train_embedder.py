@@ -179,8 +179,13 @@ def test_colours_are_trained_and_gone_on_with(items: Path, tmp_path: Path) -> No
     assert (said["dim"], said["colour_dim"], said["colour_share"]) == ("8", "3", "0.2")
     told = run("train", "embedder", items, "-o", tmp_path / "three", *SMALL, "--start", first, "--dim", 2).stderr
     assert "random at the start: head" in told
+    assert weights.read(tmp_path / "three" / "weights.safetensors").metadata["colour_dim"] == "0"
+    pairs = ("--head", "sigmoid", "--pair-head", "linear", "--loss", "bce", "--sampler", "pairs")
+    run("train", "embedder", items, "-o", tmp_path / "pairs", *SMALL, "--start", first, *pairs)
+    mined = ("--sampler", "offline", "--loss", "triplet", "--mine-steps", 2, "--colour-dim", 3)
+    run("train", "embedder", items, "-o", tmp_path / "mined", *SMALL, *mined)
     told = run("train", "embedder", items, "-o", tmp_path / "four", *SMALL, "--colour-dim", 8, status=2).stderr
-    assert "colour_dim is at least 0 and less than dim, 8" in told
+    assert "less than dim, at most 7" in told
 
 
 def test_a_run_ends_when_it_has_not_become_better(items: Path, tmp_path: Path) -> None:
@@ -260,6 +265,9 @@ def test_offline_mining_goes_on_with_what_was_mined(
         (["--anchor-domain", "street"], "domain"),
         (["--learn", "label"], "have no label to learn"),
         (["--loss", "bce"], "need each other"),
+        (["--shape-weight", "0.3"], "colour_dim"),
+        (["--shape-weight", "0.3", "--colour-dim", "3", "--loss", "proxy-nca"], "compares whole vectors"),
+        (["--colour-dim", "20", "--dim", "32"], "more than 20 photos"),
     ],
 )
 def test_what_cannot_be_trained_is_told_in_a_line(items: Path, tmp_path: Path, arguments: list[str], told: str) -> None:

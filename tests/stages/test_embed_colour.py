@@ -16,6 +16,7 @@ from stages.embed.inputs import Normalise
 from stages.embed.network import Design, SiameseNetwork, alternating
 from stages.embed.siamese import SiameseEmbedder
 from stages.embed.start import design_of, fit_colours, start_from
+from stages.errors import WeightsError
 from stages.testing import check_embedder
 
 DESIGN = Design("small", "average", "linear", 24, 64, colour_dim=8, colour_share=0.4)
@@ -89,7 +90,7 @@ class TestColours:
         assert torch.allclose(one.project(one.roots(batch, everywhere)).mean(dim=0), torch.zeros(24), atol=1e-4)
 
     def test_refuses_too_few_images_for_its_components(self):
-        with pytest.raises(ValueError, match="more than 8 images"):
+        with pytest.raises(ValueError, match="more than 8 photos"):
             colours().fit([Normalise(MEAN, STD)([plain(1, 2, 3)] * 8)])
 
 
@@ -140,11 +141,7 @@ class TestNetworkWithColours:
         photos = [shop_photo(dye, seed=seed) for dye in dyes for seed in range(8)]
         views = np.stack([cv2.resize(photo, (64, 64), interpolation=cv2.INTER_AREA) for photo in photos])
 
-        class Shown:
-            def __init__(self) -> None:
-                self.views = views
-
-        fit_colours(own, lambda step: Shown(), steps=1)
+        fit_colours(own, [list(views)])
         with torch.no_grad():
             told = own.parts(Normalise(MEAN, STD)(list(views))).colours
         similar = (told @ told.T).fill_diagonal_(-1)
@@ -156,6 +153,7 @@ class TestNetworkWithColours:
         [
             ({"colour_dim": 24}, "less than dim"),
             ({"colour_dim": -1}, "less than dim"),
+            ({"dim": 4000, "colour_dim": 1353}, "at most 1352"),
             ({"colour_share": 0.0}, "between 0 and 1"),
             ({"colour_share": math.nan}, "between 0 and 1"),
             ({"head": "sigmoid"}, "unit length"),
@@ -165,6 +163,33 @@ class TestNetworkWithColours:
         given = {"backbone": "small", "head": "linear", "dim": 24, "input_px": 64, "colour_dim": 8} | changed
         with pytest.raises(ValueError, match=message):
             Design(**given)
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"colour_dim": "x"}, "describes itself wrongly"),
+            ({"colour_dim": "-1"}, "describes itself wrongly"),
+            ({"colour_dim": "65535"}, "describes itself wrongly"),
+            ({"colour_dim": "0"}, "does not fit"),
+            ({"colour_dim": "7"}, "does not fit"),
+            ({"colour_share": "nan"}, "describes itself wrongly"),
+            ({"colour_share": "0"}, "describes itself wrongly"),
+            ({"mean": "0.4 0.4 0.4"}, "mean and std"),
+        ],
+    )
+    def test_refuses_a_checkpoint_that_describes_other_colours(self, path, changed, message):
+        read = weights.read(path)
+        other = weights.Checkpoint(read.name, read.tensors, read.metadata | changed, read.sha256)
+        with pytest.raises(WeightsError, match=message):
+            SiameseEmbedder(other)
+
+    @torch.no_grad()
+    def test_colours_are_float32_whatever_the_rest_computes_in(self, network):
+        pixels = Normalise(MEAN, STD)([image[:48, :48] for image in random_images(6)])
+        with torch.autocast("cpu", torch.bfloat16):
+            short = network.parts(pixels)
+        assert short.colours.dtype == torch.float32
+        assert (short.colours * network.parts(pixels).colours).sum(dim=1).min() > 0.999
 
     def test_refuses_a_backbone_without_a_map(self):
         with pytest.raises(ValueError, match="no map of features"):

@@ -57,6 +57,9 @@ class TestMixedSampler:
         photo = (shop_photo((90, 30, 30)),)
         items = [Item("luma", f"luma/{sort}{n:02}", "red", "", photo) for sort in ("mh", "wt") for n in range(6)]
         sampler = MixedSampler(items, side=32, quota={"luma": 3})
+        uneven = MixedSampler(items[:10], side=32, quota={"luma": 4})
+        seen = Counter(style for step in range(5) for style in {shot.item.style for shot in uneven.shots(step)})
+        assert set(seen.values()) == {2}
         orders = set()
         for epoch in range(3):
             seen = [

@@ -40,7 +40,7 @@ NETWORK_OPTIONS: Final = (
     click.option("--pair-head", default="", metavar="NAME", help="linear or relu (512 ReLU between); for the loss bce."),
     click.option("--dim", default=128, show_default=True, type=COUNT, help="Width of the vectors."),
     click.option("--colour-dim", type=click.IntRange(0),
-                 help="Numbers of each vector that are a histogram of the garment's colours.  [default: as --start has it, else 0]"),
+                 help="Numbers of each vector that are a histogram of the garment's colours.  [default: as --start has it, if that is as wide, else 0]"),
     click.option("--colour-share", type=click.FloatRange(0, 1, min_open=True, max_open=True),
                  help="What these make up of a similarity.  [default: as --start has it, else 0.4]"),
     click.option("--input-px", default=224, show_default=True, type=COUNT, help="Side of what the network looks at."),
@@ -186,12 +186,12 @@ def _some(given: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _colours(given: dict[str, Any]) -> dict[str, Any]:
-    """Those that were asked for, else those of a start with vectors as wide."""
+    """Those that were asked for, else those of a start with such a head and vectors as wide."""
     from stages.embed.start import design_of
 
     asked = {name: given[name] for name in ("colour_dim", "colour_share") if given[name] is not None}
     start = design_of(given["start"]) if len(asked) < 2 else None
-    if start is None or start.dim != given["dim"]:
+    if start is None or (start.dim, start.head) != (given["dim"], given["head"]):
         return asked
     return {"colour_dim": start.colour_dim, "colour_share": start.colour_share} | asked
 
