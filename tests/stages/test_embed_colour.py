@@ -63,6 +63,12 @@ class TestColours:
         similar = roots(*corners) @ roots(*corners).T
         assert similar.fill_diagonal_(0).max() < 0.2
 
+    def test_colours_are_the_same_at_any_size(self):
+        photo = cv2.resize(random_images(1)[0], (64, 64), interpolation=cv2.INTER_AREA)
+        small, whole, odd = (cv2.resize(photo, (side, side), interpolation=cv2.INTER_LINEAR) for side in (56, 224, 250))
+        held = [roots(image)[0] for image in (small, whole, odd)]
+        assert min(held[0] @ held[1], held[1] @ held[2]) > 0.99 * (held[1] @ held[1])
+
     def test_only_cells_with_a_share_count(self):
         half = plain(200, 30, 30)
         half[:, SIDE // 2 :] = (30, 30, 200)
