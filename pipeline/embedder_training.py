@@ -258,5 +258,6 @@ def _some_of(rows: Rows, plan: EmbedderPlan) -> Iterator[list[Image]]:
 
 
 def _tell_fresh(fresh: Sequence[str], start: str, note: Note) -> None:
-    if start != SCRATCH and fresh:
-        note(f"not in {start}, so random at the start: {modules_of(fresh, depth=1)}")
+    random = [name for name in fresh if not name.startswith("colours.")]  # which start from photos
+    if start != SCRATCH and random:
+        note(f"not in {start}, so random at the start: {modules_of(random, depth=1)}")

@@ -267,6 +267,7 @@ def test_offline_mining_goes_on_with_what_was_mined(
         (["--loss", "bce"], "need each other"),
         (["--shape-weight", "0.3"], "colour_dim"),
         (["--shape-weight", "0.3", "--colour-dim", "3", "--loss", "proxy-nca"], "compares whole vectors"),
+        (["--colour-share", "0.3"], "there are none"),
         (["--colour-dim", "20", "--dim", "32"], "more than 20 photos"),
     ],
 )

@@ -191,9 +191,11 @@ def _colours(given: dict[str, Any]) -> dict[str, Any]:
 
     asked = {name: given[name] for name in ("colour_dim", "colour_share") if given[name] is not None}
     start = design_of(given["start"]) if len(asked) < 2 else None
-    if start is None or (start.dim, start.head) != (given["dim"], given["head"]):
-        return asked
-    return {"colour_dim": start.colour_dim, "colour_share": start.colour_share} | asked
+    if start is not None and (start.dim, start.head) == (given["dim"], given["head"]):
+        asked = {"colour_dim": start.colour_dim, "colour_share": start.colour_share} | asked
+    if "colour_share" in asked and "colour_dim" not in asked:
+        raise ValueError("--colour-share is of the numbers that --colour-dim sets apart, and there are none")
+    return asked
 
 
 def _views(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
