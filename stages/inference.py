@@ -82,26 +82,6 @@ class Shortened(nn.Sequential):
         return x.float()
 
 
-class InParts(nn.Module):
-    """A network that looks at a few rows of its input at a time.
-
-    So memory does not follow their number, which is another one each time: neither what it computes in nor oneDNN's
-    kernels, of which there is one for each number of rows.
-
-    Args:
-        network: of rows that it looks at one by one.
-        rows: at a time.
-    """
-
-    def __init__(self, network: nn.Module, rows: int) -> None:
-        super().__init__()
-        self.network, self._rows = network, rows
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same as that of the network."""
-        return torch.cat([self.network(rows) for rows in torch.split(x, self._rows)])
-
-
 class _InType(nn.Module):
     """A block in a type of its own, whatever it is given and whatever mixed precision is around it."""
 

@@ -20,7 +20,7 @@ from stages.detect.coordinates import exact_coordinates
 from stages.detect.flip import found_both_ways, mirror_boxes, mirror_images
 from stages.detect.networks import TORCHVISION, MobileNetV2FPN, build_network
 from stages.errors import WeightsError
-from stages.inference import InParts, Shortened, fast_dtype, fold_batch_norms, keep_memory
+from stages.inference import Shortened, fast_dtype, fold_batch_norms, keep_memory
 from stages.parallel import lanes, side_by_side
 from stages.parts import part
 from stages.start import check_fits
@@ -44,9 +44,6 @@ bfloat16, of proposals that are nearly as good another one would win for one gar
 _LEAST_BILINEAR = 0.5  # below, bilinear sampling leaves pixels out
 _BATCH = 4
 """Images that are run together: more bring little but take memory."""
-
-_MASKS = 8
-"""Masks that a processor computes together."""
 
 
 class RcnnDetector:
@@ -286,10 +283,6 @@ def _quicken(network: GeneralizedRCNN, device: str, dtype: torch.dtype, wide: to
     network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
     if isinstance(network.backbone, MobileNetV2FPN):
         network.backbone.body = Shortened(network.backbone.body, (), dtype)
-    heads = network.roi_heads
-    if heads.mask_predictor is not None and torch.device(device).type == "cpu":
-        heads.mask_predictor = InParts(nn.Sequential(heads.mask_head, heads.mask_predictor), _MASKS)
-        heads.mask_head = nn.Identity()
     if wide != dtype:
         head = network.roi_heads.box_head
         head.fc6 = Shortened(nn.Sequential(head.fc6), (), wide)

@@ -14,7 +14,7 @@ import weights
 from stages import fusing
 from stages.detect.rcnn import dtype_of, from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
-from stages.inference import InParts, Shortened, fast_dtype, fold_batch_norms
+from stages.inference import Shortened, fast_dtype, fold_batch_norms
 from stages.types import Image
 
 
@@ -38,22 +38,6 @@ def test_only_convolutions_with_a_norm_behind_them_are_folded() -> None:
     before = [type(part) for part in network]
     fold_batch_norms(network)
     assert [type(part) for part in network] == before
-
-
-@pytest.mark.parametrize("rows", [0, 1, 3, 4, 7])
-@torch.inference_mode()
-def test_rows_are_looked_at_a_few_at_a_time(rows: int) -> None:
-    seen: list[int] = []
-
-    class Counted(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(len(x))
-            return super().forward(x)
-
-    network, x = Counted(2, 3, 1), torch.rand(rows, 2, 5, 5)
-    torch.testing.assert_close(InParts(network, 3)(x), nn.Conv2d.forward(network, x))
-    assert max(seen) <= 3
-    assert sum(seen) == rows
 
 
 def test_blocks_compute_in_the_type_that_is_asked_for() -> None:
