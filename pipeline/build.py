@@ -69,6 +69,9 @@ def resolve_device(name: str) -> str:
 
 
 def _device(config: Config) -> str:
+    from stages.inference import keep_memory  # noqa: PLC0415
+
+    keep_memory()  # before torch starts threads, each of which would keep its own
     return resolve_device(config.device)
 
 

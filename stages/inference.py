@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from stages.fusing import fused
+from stages.parallel import few_sizes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
@@ -80,6 +81,31 @@ class Shortened(nn.Sequential):
         for block in self:
             x = block(x)
         return x.float()
+
+
+class InParts(nn.Module):
+    """A network that looks at some rows of its input after the others: memory does not follow how many there are.
+
+    Args:
+        network: of rows that it looks at one by one.
+        most: rows at a time.
+    """
+
+    def __init__(self, network: nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self._most = network, most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network makes of all rows."""
+        sizes = few_sizes(len(x), self._most) or [0]
+        return torch.cat([self.network(rows) for rows in torch.split(x, sizes)])
+
+
+def first_in_parts(blocks: nn.Sequential, count: int, most: int) -> None:
+    """Have the first blocks of a sequence look at a few images after the others, in place: theirs are the largest maps."""
+    blocks[0] = InParts(nn.Sequential(*list(blocks)[:count]), most)
+    for place in range(1, count):
+        blocks[place] = nn.Identity()
 
 
 class _InType(nn.Module):

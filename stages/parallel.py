@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
@@ -63,6 +63,28 @@ def side_by_side(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     finally:
         for future in begun:
             future.cancel()
+
+
+def few_sizes(count: int, most: int) -> list[int]:
+    """Sizes of the parts of a batch: as many of ``most`` as there are, and powers of two of what is left.
+
+    For each size that a network meets oneDNN compiles and keeps its kernels anew, so with any sizes memory grows for
+    hundreds of batches.
+
+    >>> few_sizes(23, 8)
+    [8, 8, 4, 2, 1]
+    """
+    left = count % most
+    powers = [1 << bit for bit in reversed(range(left.bit_length())) if left >> bit & 1]
+    return [most] * (count // most) + powers
+
+
+def in_few_sizes(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """A batch in parts, in order, as :func:`few_sizes` has them."""
+    start = 0
+    for size in few_sizes(len(items), most):
+        yield items[start : start + size]
+        start += size
 
 
 def in_turn(function: Callable[[], R]) -> R:

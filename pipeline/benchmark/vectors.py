@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stages.types import Vectors
@@ -32,12 +33,17 @@ def clustered(count: int, dim: int, *, seed: int, draw: int = 0) -> Vectors:
     (3, 8)
     """
     centres = _unit(np.random.default_rng([seed, dim]).standard_normal((CENTRES, dim), np.float32))
-    rng = np.random.default_rng([seed, dim, draw])
+    return around(centres, count, SPREAD, np.random.default_rng([seed, dim, draw]))
+
+
+def around(centres: Vectors, count: int, spread: float, rng: Generator) -> Vectors:
+    """``(count, dim)`` float32 unit rows: one of the centres each, and normal noise of about the length ``spread``."""
+    dim = centres.shape[1]
     vectors = np.empty((count, dim), np.float32)
     for start in range(0, count, BLOCK):
         part = vectors[start : start + BLOCK]
         noise = rng.standard_normal(part.shape, np.float32)
-        part[:] = _unit(centres[rng.integers(CENTRES, size=len(part))] + noise * np.float32(SPREAD / dim**0.5))
+        part[:] = _unit(centres[rng.integers(len(centres), size=len(part))] + noise * np.float32(spread / dim**0.5))
     return vectors
 
 

@@ -74,8 +74,8 @@ class Arrays(Protocol):
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, copied."""
 
-    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
-        """Many stretches of an array of bytes."""
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[memoryview]:
+        """Many stretches of an array of bytes, without a copy."""
 
 
 class MemoryArrays:
@@ -94,8 +94,8 @@ class MemoryArrays:
         taken: NDArray[Any] = self._arrays[name][rows]
         return taken
 
-    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
-        """Many stretches of an array of bytes."""
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[memoryview]:
+        """Many stretches of an array of bytes, without a copy."""
         return _slices(self._arrays[name], starts, stops)
 
 
@@ -154,8 +154,8 @@ class FileArrays:
             self._touch(name, starts, starts + width)
         return taken
 
-    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
-        """Many stretches of an array of bytes; their chunks alone are verified."""
+    def slices(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[memoryview]:
+        """Many stretches of an array of bytes, without a copy; their chunks alone are verified."""
         first, _, array = self._layouts[name]
         if starts.size and not (starts.min() >= 0 and (starts <= stops).all() and stops.max() <= len(array)):
             raise self.lie(f"{name} has {len(array)} bytes and not those that others name")
@@ -274,9 +274,9 @@ def file_digest(path: Path) -> StoredFile:
     return StoredFile(path.name, size, digests.hexdigest())
 
 
-def _slices(array: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[bytes]:
+def _slices(array: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[memoryview]:
     raw = array.data
-    return [raw[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+    return [raw[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
 def _blocks(array: NDArray[Any] | Blocks) -> Blocks:

@@ -245,13 +245,13 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # file names may hold bytes that are no text
 
 
-def text_of(raw: bytes) -> str:
+def text_of(raw: bytes | memoryview) -> str:
     """A value as text.
 
     Raises:
         GalleryCorrupt: it is none.
     """
     try:
-        return raw.decode("utf-8", "surrogatepass")
+        return str(raw, "utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise GalleryCorrupt(f"the gallery is damaged: a text in it is none ({error.reason})") from error

@@ -20,8 +20,8 @@ from stages.detect.coordinates import exact_coordinates
 from stages.detect.flip import found_both_ways, mirror_boxes, mirror_images
 from stages.detect.networks import TORCHVISION, MobileNetV2FPN, build_network
 from stages.errors import WeightsError
-from stages.inference import Shortened, fast_dtype, fold_batch_norms, keep_memory
-from stages.parallel import lanes, side_by_side
+from stages.inference import InParts, Shortened, fast_dtype, first_in_parts, fold_batch_norms, keep_memory
+from stages.parallel import in_few_sizes, lanes, side_by_side
 from stages.parts import part
 from stages.start import check_fits
 from stages.types import Box, Detection, Image, Mask
@@ -33,8 +33,8 @@ COCO_LABELS = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
 MAX_INPUT_PX = 4096
 """The longest side that weights may ask for: what a network takes grows with its square."""
 
-Resized = NDArray[np.float32]
-"""A photo at the size that a network looks at, ``(h, w, 3)`` in [0, 255]."""
+Size = tuple[int, int]
+"""Height and width."""
 
 _STRIDE = 32
 EXACT = ("maskrcnn_mobilenet_v2",)
@@ -44,6 +44,12 @@ bfloat16, of proposals that are nearly as good another one would win for one gar
 _LEAST_BILINEAR = 0.5  # below, bilinear sampling leaves pixels out
 _BATCH = 4
 """Images that are run together: more bring little but take memory."""
+
+_WIDE = 4, 1
+"""Blocks of MobileNetV2 whose maps are the largest, and the images that a processor takes through them at once."""
+
+_MASKS = 16
+"""Masks that a processor computes together."""
 
 
 class RcnnDetector:
@@ -104,41 +110,36 @@ class RcnnDetector:
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """One list per image, by falling score."""
-        resized = [self._resize(image) for image in images]
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, image in enumerate(resized):
-            by_shape[_padded(image)].append(place)
+        by_shape: dict[Size, list[int]] = defaultdict(list)
+        for place, image in enumerate(images):
+            by_shape[_padded(self._looked_at(image))].append(place)
         results: list[list[Detection]] = [[] for _ in images]
         size = self._at_once(len(images))
-        parts = [alike[n : n + size] for alike in by_shape.values() for n in range(0, len(alike), size)]
-        runs = side_by_side(self._run, ([resized[place] for place in places] for places in parts), self._device)
+        parts = [places for alike in by_shape.values() for places in in_few_sizes(alike, size)]
+        runs = side_by_side(self._run, ([images[place] for place in places] for places in parts), self._device)
         for places, found in zip(parts, runs, strict=True):
             for place, raw in zip(places, found, strict=True):
-                results[place] = self._detections(raw, resized[place].shape, images[place].shape)
+                results[place] = self._detections(raw, images[place])
         return results
 
     def _at_once(self, images: int) -> int:
         """How many of so many images are run together, so that each core of a processor has some."""
         return max(1, min(_BATCH, images // lanes(self._device)))
 
-    def _resize(self, image: Image) -> Resized:
-        """As torchvision does it, in size and in value; but where little is left of a photo, its pixels are averaged."""
+    def _looked_at(self, image: Image) -> Size:
+        """The height and width that the network looks at an image in, as torchvision has them."""
         height, width = image.shape[:2]
         scale = min(self._min_px / min(height, width), self._max_px / max(height, width))
-        size = max(1, int(width * scale)), max(1, int(height * scale))
-        if size == (width, height):
-            return image.astype(np.float32)
-        if scale < _LEAST_BILINEAR:
-            return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.float32)
-        return np.asarray(cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), np.float32)
+        return max(1, int(height * scale)), max(1, int(width * scale))
 
     @torch.inference_mode()
-    def _run(self, images: list[Resized]) -> list[dict[str, NDArray[np.float32]]]:
+    def _run(self, images: list[Image]) -> list[dict[str, NDArray[np.float32]]]:
         """What the network finds in images of one padded size."""
-        batch = torch.zeros(len(images), *_padded(images[0]), 3)  # padded by the mean
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        sizes = [self._looked_at(image) for image in images]
+        batch = torch.zeros(len(images), *_padded(sizes[0]), 3)  # padded by the mean
         for image, into, (height, width) in zip(images, batch, sizes, strict=True):
-            torch.sub(torch.from_numpy(image), self._mean, out=into[:height, :width]).div_(self._std)
+            resized = torch.from_numpy(_resized(image, (height, width)))
+            torch.sub(resized, self._mean, out=into[:height, :width]).div_(self._std)
         batch = batch.to(self._device).permute(0, 3, 1, 2)  # which makes it channels-last
         with torch.autocast(torch.device(self._device).type, self._dtype, enabled=self._dtype != torch.float32):
             features = self._features(batch)
@@ -157,10 +158,9 @@ class RcnnDetector:
         features = self._network.backbone(batch)
         return {"0": features} if isinstance(features, Tensor) else features
 
-    def _detections(
-        self, raw: dict[str, NDArray[np.float32]], resized: tuple[int, ...], full: tuple[int, ...]
-    ) -> list[Detection]:
-        scale = np.array([full[1] / resized[1], full[0] / resized[0]] * 2, np.float32)
+    def _detections(self, raw: dict[str, NDArray[np.float32]], image: Image) -> list[Detection]:
+        full, looked_at = image.shape[:2], self._looked_at(image)
+        scale = np.array([full[1] / looked_at[1], full[0] / looked_at[0]] * 2, np.float32)
         detections = []
         scores = odds_scaled(raw["scores"], self._thresholds[raw["labels"].astype(int) - 1])
         for place, corners in enumerate(raw["boxes"] * scale):
@@ -283,9 +283,21 @@ def _quicken(network: GeneralizedRCNN, device: str, dtype: torch.dtype, wide: to
     network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
     if isinstance(network.backbone, MobileNetV2FPN):
         network.backbone.body = Shortened(network.backbone.body, (), dtype)
+    if torch.device(device).type == "cpu":
+        _bound_memory(network)
     if wide != dtype:
         head = network.roi_heads.box_head
         head.fc6 = Shortened(nn.Sequential(head.fc6), (), wide)
+
+
+def _bound_memory(network: GeneralizedRCNN) -> None:
+    """Have the largest maps computed a few at a time, as quickly: memory follows neither a batch nor what is in it."""
+    if isinstance(network.backbone, MobileNetV2FPN):
+        first_in_parts(network.backbone.body, *_WIDE)
+    heads = network.roi_heads
+    if heads.mask_predictor is not None:
+        heads.mask_predictor = InParts(nn.Sequential(heads.mask_head, heads.mask_predictor), _MASKS)
+        heads.mask_head = nn.Identity()
 
 
 def read_detector(path: Path, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False) -> RcnnDetector:
@@ -295,5 +307,16 @@ def read_detector(path: Path, min_score: float = 0.5, device: str = "cpu", *, fl
     return from_checkpoint(read(path), min_score, device, flip=flip)
 
 
-def _padded(image: Resized) -> tuple[int, int]:
-    return -image.shape[0] // _STRIDE * -_STRIDE, -image.shape[1] // _STRIDE * -_STRIDE
+def _resized(image: Image, size: Size) -> NDArray[np.float32]:
+    """As torchvision does it, in value; but where little is left of a photo, its pixels are averaged."""
+    height, width = size
+    if image.shape[:2] == size:
+        return image.astype(np.float32)
+    if max(height / image.shape[0], width / image.shape[1]) < _LEAST_BILINEAR:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _padded(size: Size) -> Size:
+    height, width = size
+    return -height // _STRIDE * -_STRIDE, -width // _STRIDE * -_STRIDE

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
 from stages.errors import WeightsError
-from stages.parallel import side_by_side
+from stages.parallel import in_few_sizes, side_by_side
 from stages.types import Image, Vectors
 from weights import read
 
@@ -77,8 +77,11 @@ class FeaturesEmbedder:
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
-        batches = letterboxed(images, self._input_px, self._batch_size, self._normalise)
-        return np.concatenate([np.empty((0, self._dim), np.float32), *side_by_side(self._run, batches, self._device)])
+        batches = in_few_sizes(images, self._batch_size)
+        return np.concatenate([np.empty((0, self._dim), np.float32), *side_by_side(self._look, batches, self._device)])
+
+    def _look(self, images: Sequence[Image]) -> Vectors:
+        return self._run(letterboxed(images, self._input_px, self._normalise))
 
     @torch.inference_mode()
     def _run(self, batch: Tensor) -> Vectors:

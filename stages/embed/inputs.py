@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ class Normalise:
         return rows.view(stacked.shape).permute(0, 3, 1, 2)
 
 
-def letterboxed(images: Sequence[Image], side: int, batch_size: int, normalise: Normalise) -> Iterator[Tensor]:
-    """Images of any size in chunks of at most ``batch_size``, each whole image in a white square."""
-    for start in range(0, len(images), batch_size):
-        yield normalise([letterbox(image, side, WHITE) for image in images[start : start + batch_size]])
+def letterboxed(images: Sequence[Image], side: int, normalise: Normalise) -> Tensor:
+    """Images of any size, each whole in a white square, as a network looks at them: ``(n, 3, side, side)``."""
+    return normalise([letterbox(image, side, WHITE) for image in images])

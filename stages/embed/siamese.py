@@ -8,14 +8,14 @@ from typing import Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
-from stages.inference import Shortened, fast_dtype, fold_batch_norms, keep_memory
-from stages.parallel import side_by_side
+from stages.inference import Shortened, fast_dtype, first_in_parts, fold_batch_norms, keep_memory
+from stages.parallel import in_few_sizes, side_by_side
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
@@ -27,6 +27,8 @@ float32 gains most for what it takes.
 """
 
 _ON_CPU: Final = 8  # images at once: the same speed as more, in less memory
+_WIDE: Final = 3, 2
+"""Blocks of those backbones whose maps are the largest, and the images that a processor takes through them at once."""
 
 
 class SiameseEmbedder:
@@ -90,25 +92,24 @@ def _quicken(network: SiameseNetwork, dtype: torch.dtype) -> None:
     exact = BEARS_SHORT.get(network.design.backbone)
     if exact is not None and isinstance(network.features, nn.Sequential):
         network.features = Shortened(network.features, exact, dtype)
+        if next(network.parameters()).device.type == "cpu":
+            first_in_parts(network.features, *_WIDE)
 
 
 def vectors_of(
     network: SiameseNetwork, images: Sequence[Image], normalise: Normalise, device: str, batch_size: int, *, unit: bool
 ) -> Vectors:
-    """What a network makes of images, ``(n, dim)`` float32; ``unit``: of unit length, whatever its head.
-
-    Images are indexed once each, in order, a few batches at a time.
-    """
+    """What a network makes of images, ``(n, dim)`` float32; ``unit``: of unit length, whatever its head."""
 
     @torch.inference_mode()
-    def embed(batch: Tensor) -> Vectors:
-        found = network(batch.to(device))
+    def embed(few: Sequence[Image]) -> Vectors:
+        found = network(letterboxed(few, network.design.input_px, normalise).to(device))
         if unit and network.design.head not in UNIT:
             found = F.normalize(found)
         rows: Vectors = found.cpu().numpy()
         return rows
 
-    batches = letterboxed(images, network.design.input_px, batch_size, normalise)
+    batches = in_few_sizes(images, batch_size)
     return np.concatenate([np.empty((0, network.dim), np.float32), *side_by_side(embed, batches, device)])
 
 

@@ -1,3 +1,5 @@
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pipeline.build import (
     build_embedder,
     build_index,
 )
+from pipeline.sample import render_sample
 from stages.crop import MaskCrop
 from stages.errors import StageError
 from stages.testing import FakeDetector, check_cropper, check_detector
@@ -93,3 +96,30 @@ def test_an_unknown_name_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="no index"):
         build_index("tree", 3)
     assert len(DETECTORS) == 9
+
+
+ONE_HEAP = """
+import ctypes, io, sys
+import numpy as np
+from pipeline.build import Config, build_detector, build_embedder
+from pipeline.compose import Pipeline
+from stages.crop import BoxCrop
+from stages.images import walk
+
+config = Config(detector="fasterrcnn_mobilenet_v2", device="cpu")
+pipeline = Pipeline(build_detector(config), BoxCrop(), build_embedder(config))
+assert any(analysis.detections for analysis in pipeline(walk([sys.argv[1]])))
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+told = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, told)
+libc.fclose(told)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_info is glibc's")
+def test_all_threads_that_look_at_photos_share_one_heap(tmp_path: Path) -> None:
+    render_sample(tmp_path / "sample", seed=0, items=13, scenes=2)
+    heaps = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", ONE_HEAP, tmp_path / "sample" / "street", heaps], check=True)
+    assert heaps.read_text().count("<heap nr=") == 1

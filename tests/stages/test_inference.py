@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import weights
 from stages import fusing
 from stages.detect.rcnn import dtype_of, from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
-from stages.inference import Shortened, fast_dtype, fold_batch_norms
+from stages.inference import InParts, Shortened, fast_dtype, fold_batch_norms
 from stages.types import Image
 
 
@@ -55,6 +56,17 @@ def test_blocks_compute_in_the_type_that_is_asked_for() -> None:
     seen = seen[:3]
     assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
     assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("rows", "seen"), [(0, [0]), (1, [1]), (4, [4]), (11, [4, 4, 2, 1])])
+def test_rows_are_looked_at_a_few_at_a_time(rows: int, seen: list[int]) -> None:
+    counts = []
+    network = nn.Conv2d(3, 2, 3)
+    x = torch.rand(rows, 3, 8, 8).to(memory_format=torch.channels_last)
+    whole = network(x)
+    network.register_forward_hook(lambda _module, _inputs, out: counts.append(len(out)))
+    torch.testing.assert_close(InParts(network, 4)(x), whole)
+    assert counts == seen
 
 
 def whole_blocks() -> nn.Sequential:
@@ -134,6 +146,18 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
     folder = tmp_path_factory.mktemp("rendered") / "sample"
     render_sample(folder, seed=4, items=13, scenes=4)
     return [read_image(path) for path in sorted(Path(folder / "street").glob("*.jpg"))]
+
+
+def test_the_largest_maps_are_few_however_many_photos_there_are(street: list[Image]) -> None:
+    detector = from_checkpoint(weights.load("maskrcnn_mobilenet_v2"), min_score=0.05)
+    images, masks = [], []
+    network: Any = detector._network
+    network.backbone.body[0].network.register_forward_hook(lambda _module, _inputs, out: images.append(len(out)))
+    network.roi_heads.mask_predictor.network.register_forward_hook(lambda _module, _inputs, out: masks.append(len(out)))
+    found = detector(street * 2)
+    assert images == [1] * 8
+    assert sum(masks) >= sum(map(len, found)) > 16
+    assert {*masks} <= {1, 2, 4, 8, 16}
 
 
 def test_short_numbers_find_the_same_garments(street: list[Image]) -> None:

@@ -10,9 +10,11 @@ from time import sleep
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.cores import cores, cores_here
-from stages.parallel import _pool, in_turn, lanes, side_by_side
+from stages.parallel import _pool, few_sizes, in_few_sizes, in_turn, lanes, side_by_side
 
 
 @pytest.fixture
@@ -81,6 +83,14 @@ class TestSideBySide:
         with pytest.raises(ZeroDivisionError):
             list(side_by_side(lambda number: 1 // number, [1, 1, 0, 1, 1, 1, 1], "cpu"))
         assert list(side_by_side(str, range(3), "cpu")) == ["0", "1", "2"]
+
+
+@given(count=st.integers(0, 100), most=st.integers(1, 20))
+def test_a_batch_comes_in_parts_of_few_sizes(count: int, most: int) -> None:
+    parts = list(in_few_sizes(range(count), most))
+    assert [number for part in parts for number in part] == list(range(count))
+    assert [len(part) for part in parts] == few_sizes(count, most)
+    assert {len(part) for part in parts} <= {most} | {1 << bit for bit in range(5) if 1 << bit < most}
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")

@@ -13,6 +13,7 @@ import numpy as np
 import weights
 from pipeline.benchmark.engines import fill
 from pipeline.benchmark.speed.naive import Naive
+from pipeline.benchmark.vectors import around, clustered
 from pipeline.build import Config, build_cropper, build_detector, build_embedder
 from pipeline.compose import Pipeline
 from pipeline.gallery import Gallery
@@ -27,6 +28,9 @@ MASK: Final = "maskrcnn_mobilenet_v2"
 BOX: Final = "fasterrcnn_mobilenet_v2"
 CONTENDERS: Final = (NAIVE, MASK, BOX)
 K: Final = 5
+
+ALIKE: Final = 0.45
+"""The length of what an item's vector adds to that of the garment that it is like: they have cosine 0.91."""
 
 Answer = tuple[PhotoResult, Vectors]
 """A photo's garments with their matches, and their vectors."""
@@ -46,8 +50,8 @@ class Setup:
     def build(self) -> Contender:
         """Load all that it needs; then it looks at photos, searches for their garments and writes lines."""
         gallery = Gallery.open(self.gallery)
-        gallery.search(np.eye(1, gallery.manifest.dim, dtype=np.float32), K)  # the graph is loaded
         contender = _naive(gallery) if self.name == NAIVE else _ours(self.name, gallery)
+        gallery.search(np.eye(1, gallery.manifest.dim, dtype=np.float32), K)  # the graph is loaded
 
         def run(photos: Sequence[Path]) -> Iterator[Answer]:
             with open_writer(self.written) as writer:
@@ -80,6 +84,20 @@ def _ours(detector: str, gallery: Gallery) -> Contender:
 def _without_masks(result: PhotoResult) -> PhotoResult:
     """An answer to keep: memory does not follow the photos' size."""
     return replace(result, garments=tuple(replace(one, mask=None, matches=None) for one in result.garments))
+
+
+def items_like(photos: Sequence[Path], count: int) -> Vectors:
+    """A vector for each of so many items, all of which look like a garment of some photos, as a shop's do.
+
+    Their searches are those of a shop's gallery: among vectors that are like no garment's a walk goes further, astray.
+    """
+    config = Config(detector=BOX, device="cpu")
+    embedder = build_embedder(config)
+    pipeline = Pipeline(build_detector(config), build_cropper(config), embedder)
+    found = [analysis.vectors for analysis in pipeline(photos) if len(analysis.vectors)]
+    if not found:
+        return clustered(count, embedder.dim, seed=0)
+    return around(np.concatenate(found), count, ALIKE, np.random.default_rng(0))
 
 
 def make_gallery(folder: Path, vectors: Vectors) -> Path:

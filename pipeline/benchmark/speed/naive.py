@@ -66,7 +66,7 @@ class Naive:
             with part("crop"):
                 crop = BoxCrop()([image], [[detection]])[0][0]
             with part("embed"):
-                vector = self._embedder(next(letterboxed([crop.image], self._side, 1, self._normalise))).numpy()
+                vector = self._embedder(letterboxed([crop.image], self._side, self._normalise)).numpy()
             with part("search"):
                 (matches,) = self._gallery.search(vector, self._k)
             garments.append(Garment(detection.label, detection.score, detection.box, detection.mask, tuple(matches)))

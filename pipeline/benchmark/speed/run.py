@@ -12,21 +12,24 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from pipeline.benchmark.speed.apart import Turn, apart, seconds_to_first_result
-from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
+from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, items_like, make_gallery
 from pipeline.benchmark.speed.photos import enlarged
 from pipeline.benchmark.speed.sameness import Sameness, compare
-from pipeline.benchmark.vectors import clustered
 from stages.cores import cores
 from stages.errors import CatalogueError
 
 PARTS: Final = ("decode", "detect", "mask", "crop", "embed", "search", "write")
 AS_THEY_ARE: Final = "as they are"
 LARGE: Final = "12 megapixels"
-CHUNK: Final = 24
+CHUNK: Final = 48
 """Photos that are looked at in one turn."""
 
 FEW: Final = 100
 """Photos that the memory for many is compared with that for."""
+
+MODELS: Final = 200
+"""Photos whose garments the gallery's items are like, at most."""
+
 Tell = Callable[[str], None]
 
 
@@ -38,7 +41,7 @@ class Plan:
     take turns at them; ``many`` for how many photos the memory is measured beside that for :data:`FEW`, 0 for none.
     """
 
-    photos: int = 48
+    photos: int = 96
     items: int = 100_000
     rounds: int = 2
     many: int = 0
@@ -116,8 +119,7 @@ def benchmark_speed(photos: Sequence[Path], plan: Plan = Plan(), tell: Tell = la
     chosen = [photos[place % len(photos)] for place in range(plan.photos)]
     with TemporaryDirectory(prefix="outfinder-") as name:
         folder = Path(name)
-        tell(f"a gallery of {plan.items:,} items")
-        gallery = make_gallery(folder / "gallery", clustered(plan.items, 128, seed=0))
+        gallery = _gallery(photos, folder, plan, tell)
         tell("photos of 12 megapixels")
         large = enlarged(chosen, folder / "large")
         setups = _setups(gallery, folder)
@@ -141,8 +143,7 @@ def benchmark_memory(photos: Sequence[Path], plan: Plan, tell: Tell = lambda _: 
     _check(photos)
     with TemporaryDirectory(prefix="outfinder-") as name:
         folder = Path(name)
-        tell(f"a gallery of {plan.items:,} items")
-        gallery = make_gallery(folder / "gallery", clustered(plan.items, 128, seed=0))
+        gallery = _gallery(photos, folder, plan, tell)
         return memory_growth(_setups(gallery, folder), photos, plan.many, tell)
 
 
@@ -157,6 +158,12 @@ def memory_growth(setups: Sequence[Setup], photos: Sequence[Path], many: int, te
             if peak is not None:
                 peaks[count][setup.name] = round(peak / 1e6, 1)
     return Growth(FEW, many, peaks[FEW], peaks[many])
+
+
+def _gallery(photos: Sequence[Path], folder: Path, plan: Plan, tell: Tell) -> Path:
+    """A gallery of items like the garments of other photos than those that are measured, where there are others."""
+    tell(f"a gallery of {plan.items:,} items")
+    return make_gallery(folder / "gallery", items_like((photos[plan.photos :] or photos)[:MODELS], plan.items))
 
 
 def _setups(gallery: Path, folder: Path) -> list[Setup]:

@@ -11,7 +11,7 @@ from pipeline.cli.common import ANYWHERE, FOLDER, friendly
 
 @click.command()
 @click.argument("photos", metavar="[PHOTO]...", nargs=-1, type=ANYWHERE)
-@click.option("--count", type=click.IntRange(1), default=48, show_default=True, help="Photos of each size.")
+@click.option("--count", type=click.IntRange(1), default=96, show_default=True, help="Photos of each size.")
 @click.option("--items", type=click.IntRange(5000), default=100_000, show_default=True, help="Items of the gallery.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Turns at the same photos.")
 @click.option(
