@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from pipeline.runs import (
 )
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
-from stages.embed.inputs import WHITE
+from stages.embed.inputs import WHITE, trimmed
 from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
@@ -121,6 +121,8 @@ class EmbedderRun:
         self._network = SiameseNetwork(plan.design)
         crossed = plan.sampler.anchor_domain
         rows, val = read_training(plan.data, note, crossed=bool(crossed))
+        if plan.design.trim:
+            rows = replace(rows, images=[trimmed(image) for image in rows.images])
         loss = plan.loss.build(self._network, rows.classes)
         sampler = plan.sampler.build(rows)
         self._judge = Judge(val, plan.metric, crossed) if val else None

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from stages.embed.inputs import WHITE_LEVEL
 from stages.types import Image
-
-WHITE_LEVEL = 236
-"""Ground of shop photos: every channel at least this, and connected with the border."""
 
 _TINT_REACH = 22.0
 """How far from the garment's colour a pixel's may be to move with it: a standard deviation, in 8-bit Lab units."""

@@ -41,6 +41,7 @@ class Design:
         pair_head: of :data:`~stages.embed.heads.PAIR_HEADS`; empty where cosine similarity compares.
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
         colour_share: what these make up of the cosine similarity of two vectors.
+        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
 
     Raises:
         ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
@@ -54,6 +55,7 @@ class Design:
     pair_head: str = ""
     colour_dim: int = 0
     colour_share: float = 0.4
+    trim: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.backbone)
@@ -97,13 +99,14 @@ class Design:
             "input_px": str(self.input_px),
             "colour_dim": str(self.colour_dim),
             "colour_share": str(self.colour_share),
+            "trim": str(int(self.trim)),
             "mean": mean,
             "std": std,
         }
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """The design of a checkpoint's network; what older ones do not say is GeM, linear, no pair head, no colours.
+        """The design of a checkpoint's network; what older ones do not say is GeM, linear, no pair head, no colours, white as it is.
 
         Raises:
             WeightsError: the checkpoint is of something else, or describes itself with what is no number.
@@ -122,6 +125,7 @@ class Design:
                 says.get("pair_head", ""),
                 int(says.get("colour_dim", "0")),
                 float(says.get("colour_share", "0.4")),
+                bool(int(says.get("trim", "0"))),
             )
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error

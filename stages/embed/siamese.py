@@ -100,11 +100,12 @@ def vectors_of(
     network: SiameseNetwork, images: Sequence[Image], normalise: Normalise, device: str, batch_size: int, *, unit: bool
 ) -> Vectors:
     """What a network makes of images, ``(n, dim)`` float32; ``unit``: of unit length, whatever its head."""
+    design = network.design
 
     @torch.inference_mode()
     def embed(few: Sequence[Image]) -> Vectors:
-        found = network(letterboxed(few, network.design.input_px, normalise).to(device))
-        if unit and network.design.head not in UNIT:
+        found = network(letterboxed(few, design.input_px, normalise, trim=design.trim).to(device))
+        if unit and design.head not in UNIT:
             found = F.normalize(found)
         rows: Vectors = found.cpu().numpy()
         return rows

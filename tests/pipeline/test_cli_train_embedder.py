@@ -169,17 +169,18 @@ def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:
     assert "loss.name was infonce, is now triplet" in other.stderr
 
 
-def test_colours_are_trained_and_gone_on_with(items: Path, tmp_path: Path) -> None:
-    """A run that starts from weights with colours has them too, but for what is asked for."""
-    run("train", "embedder", items, "-o", tmp_path / "one", *SMALL, "--colour-dim", 3, "--shape-weight", 0.3)
+def test_colours_and_trimming_are_trained_and_gone_on_with(items: Path, tmp_path: Path) -> None:
+    """A run that starts from weights with colours has them too, but for what is asked for; and so with trimming."""
+    run("train", "embedder", items, "-o", tmp_path / "one", *SMALL, "--colour-dim", 3, "--shape-weight", 0.3, "--trim")
     first = tmp_path / "one" / "weights.safetensors"
     check_embedder(SiameseEmbedder(weights.read(first)))
     run("train", "embedder", items, "-o", tmp_path / "two", *SMALL, "--start", first, "--colour-share", 0.2)
     said = weights.read(tmp_path / "two" / "weights.safetensors").metadata
-    assert (said["dim"], said["colour_dim"], said["colour_share"]) == ("8", "3", "0.2")
-    told = run("train", "embedder", items, "-o", tmp_path / "three", *SMALL, "--start", first, "--dim", 2).stderr
-    assert "random at the start: head" in told
-    assert weights.read(tmp_path / "three" / "weights.safetensors").metadata["colour_dim"] == "0"
+    assert (said["dim"], said["colour_dim"], said["colour_share"], said["trim"]) == ("8", "3", "0.2", "1")
+    other = (*SMALL, "--start", first, "--dim", 2, "--no-trim")
+    assert "random at the start: head" in run("train", "embedder", items, "-o", tmp_path / "three", *other).stderr
+    said = weights.read(tmp_path / "three" / "weights.safetensors").metadata
+    assert (said["colour_dim"], said["trim"]) == ("0", "0")
     pairs = ("--head", "sigmoid", "--pair-head", "linear", "--loss", "bce", "--sampler", "pairs")
     run("train", "embedder", items, "-o", tmp_path / "pairs", *SMALL, "--start", first, *pairs)
     mined = ("--sampler", "offline", "--loss", "triplet", "--mine-steps", 2, "--colour-dim", 3)

@@ -49,7 +49,7 @@ class Naive:
         self._thresholds = np.array([float(number) for number in detector.metadata["thresholds"].split()])
         self._detector = _plain_detector(detector).eval()
         self._embedder = read_network(embedder).eval()
-        self._side = self._embedder.design.input_px
+        self._design = self._embedder.design
         self._normalise = Normalise(*stats_of(embedder))
         self._gallery, self._k = gallery, k
 
@@ -66,13 +66,16 @@ class Naive:
             with part("crop"):
                 crop = BoxCrop()([image], [[detection]])[0][0]
             with part("embed"):
-                vector = self._embedder(letterboxed([crop.image], self._side, self._normalise)).numpy()
+                vector = self._embedder(self._looked_at(crop.image)).numpy()
             with part("search"):
                 (matches,) = self._gallery.search(vector, self._k)
             garments.append(Garment(detection.label, detection.score, detection.box, detection.mask, tuple(matches)))
             vectors.append(vector[0])
         height, width = image.shape[:2]
         return PhotoResult(str(path), width, height, tuple(garments)), np.array(vectors, np.float32)
+
+    def _looked_at(self, image: Image) -> Tensor:
+        return letterboxed([image], self._design.input_px, self._normalise, trim=self._design.trim)
 
     def _detections(self, found: dict[str, Tensor], image: Image) -> list[Detection]:
         labels = found["labels"].numpy() - 1

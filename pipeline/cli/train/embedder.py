@@ -44,6 +44,8 @@ NETWORK_OPTIONS: Final = (
     click.option("--colour-share", type=click.FloatRange(0, 1, min_open=True, max_open=True),
                  help="What these make up of a similarity.  [default: as --start has it, else 0.4]"),
     click.option("--input-px", default=224, show_default=True, type=COUNT, help="Side of what the network looks at."),
+    click.option("--trim/--no-trim", default=None,
+                 help="Cut away the white around what a photo shows, in training and later.  [default: as --start has it, else not]"),
     click.option("--train-px", default=0, type=click.IntRange(0), help="Side of the views to train on.  [default: --input-px]"),
     click.option("--start", default="scratch", show_default=True, metavar="NAME|FILE",
                  help="scratch, imagenet (torchvision's weights), shipped weights by name, or a .safetensors file."),
@@ -170,7 +172,11 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
     return EmbedderPlan(
         DataPlan(data, by=given["split_by"], keep_px=round(side * 8 / 7), **sources),
         Recipe(**recipe),
-        Design(**_some(given, "backbone", "pooling", "head", "dim", "input_px", "pair_head"), **_colours(given)),
+        Design(
+            **_some(given, "backbone", "pooling", "head", "dim", "input_px", "pair_head"),
+            **_colours(given),
+            trim=_trim(given),
+        ),
         loss=LossPlan(given["loss"], **_some(given, "distance", "miner", "margin", "temperature")),
         sampler=SamplerPlan(
             given["sampler"],
@@ -196,6 +202,14 @@ def _colours(given: dict[str, Any]) -> dict[str, Any]:
     if "colour_share" in asked and "colour_dim" not in asked:
         raise ValueError("--colour-share is of the numbers that --colour-dim sets apart, and there are none")
     return asked
+
+
+def _trim(given: dict[str, Any]) -> bool:
+    from stages.embed.start import design_of
+
+    start = design_of(given["start"])
+    asked: bool | None = given["trim"]
+    return asked if asked is not None else start is not None and start.trim
 
 
 def _views(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
