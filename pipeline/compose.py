@@ -21,7 +21,7 @@ import numpy as np
 
 from stages.cores import cores
 from stages.errors import ImageError
-from stages.images import Photo, read_photo
+from stages.images import Photo, enough_px, read_photo
 from stages.parts import part
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE, Box, Crop, Detection, Vectors
@@ -130,7 +130,7 @@ class Pipeline:
         """The long side to decode to: None (full size) where the detector asks for it, or crops are the result."""
         if self.detector.input_px is None or (self.cropper and not self.embedder):
             return None
-        return max(self.detector.input_px, self.embedder.input_px if self.embedder else 1)
+        return max(self.detector.input_px, enough_px(self.embedder.input_px) if self.embedder else 1)
 
     def _detect(self, batch: list[Analysis], pool: ThreadPoolExecutor) -> list[Future[Analysis]]:
         """Find the garments of a batch, and leave it to the pool to cut them out."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,24 +30,24 @@ from pipeline.runs import (
 )
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
-from stages.embed.inputs import WHITE, trimmed
+from stages.embed.inputs import WHITE
 from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
-from stages.embed.rows import Rows
 from stages.embed.samplers import SamplerPlan
 from stages.embed.start import SCRATCH, fit_colours, start_from
-from stages.embed.train import Recipe, Trainer
+from stages.embed.train import LOSS_TERMS, Recipe, Trainer
 from stages.embed.validation import Judge
 from stages.embed.views import VIEWS
+from stages.embed.whitening import check_whitens, whiten
 from stages.errors import OutfinderError
 from stages.images import letterbox
 from stages.training import STATE
 from stages.types import Image
 
 MINED: Final = "mined.safetensors"
-COLOURED: Final = 1024
-"""At most so many photos choose the components of colours."""
+SOME: Final = 1024
+"""At most so many photos choose components, of colours at the start and of vectors at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class EmbedderPlan:
             look larger in it, which looking at more pixels afterwards makes up for (Touvron et al. 2019).
         metric: of :data:`~stages.embed.validation.METRICS`.
         validate_steps: steps between two validations.
+        whiten: by which power of their variance the components of vectors are divided, in what is judged and written,
+            see :func:`~stages.embed.whitening.whiten`; 0: vectors stay as they are.
         patience: validations without a better one, after which the run ends; 0: it goes to its last step.
         about: words on the data and licences, for the checkpoint.
     """
@@ -79,6 +83,7 @@ class EmbedderPlan:
     train_px: int = 0
     metric: str = "recall@1"
     validate_steps: int = 200
+    whiten: float = 0.0
     patience: int = 0
     about: str = ""
 
@@ -88,9 +93,13 @@ class EmbedderPlan:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
         if self.recipe.distill_weight and self.start == "scratch":
             raise ValueError("a network that starts from scratch knows nothing to be distilled; name a start")
-        if self.recipe.shape_weight and self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
+        if (self.recipe.shape_weight or self.recipe.colour_weight) and self.loss.name in (
+            "bce",
+            "proxy-nca",
+            "proxy-anchor",
+        ):
             raise ValueError(
-                f"{self.loss.name} compares whole vectors alone; leave out the shape weight or take another loss"
+                f"{self.loss.name} compares whole vectors alone; leave out the weights of shapes and colours or take another loss"
             )
         if self.validate_steps < 1 or self.patience < 0:
             raise ValueError(
@@ -120,16 +129,17 @@ class EmbedderRun:
         torch.manual_seed(plan.recipe.seed)
         self._network = SiameseNetwork(plan.design)
         crossed = plan.sampler.anchor_domain
-        rows, val = read_training(plan.data, note, crossed=bool(crossed))
-        if plan.design.trim:
-            rows = replace(rows, images=[trimmed(image) for image in rows.images])
+        rows, val = read_training(plan.data, note, crossed=bool(crossed), trim=plan.design.trim)
+        if plan.whiten:
+            check_whitens(plan.design, min(len(rows), SOME))
+        self._rows = rows
         loss = plan.loss.build(self._network, rows.classes)
         sampler = plan.sampler.build(rows)
         self._judge = Judge(val, plan.metric, crossed) if val else None
         fresh = start_from(self._network, plan.start)
         _tell_fresh(fresh, plan.start, note)
         if "colours.project.weight" in fresh and not (folder / STATE).exists():
-            fit_colours(self._network, _some_of(rows, plan))
+            fit_colours(self._network, self._some_letterboxed())
         folder.mkdir(parents=True, exist_ok=True)
         keep_plan(folder / PLAN, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -183,7 +193,8 @@ class EmbedderRun:
             draw_curves(self.folder, self._panels)
             tell(self._moment(losses, line, clock))
         if self._judge is None:
-            self._save()
+            with self._result() as network:
+                self._save(network)
         elif self.best is None:
             raise OutfinderError(
                 "the network has collapsed: it gives all photos nearly the same vector, so no weights were written;"
@@ -209,16 +220,38 @@ class EmbedderRun:
     def _validate(self) -> Line:
         if self._judge is None:
             raise ValueError("there is nothing to validate with")
-        with self._trainer.averaged():
-            line = {"step": self.done, "metric": self._judge(self._network)}
-        better = self.best is None or (line["metric"] is not None and line["metric"] > self.best["metric"])
-        if better and line["metric"] is not None:
-            self._save()
+        with self._result() as network:
+            line = {"step": self.done, "metric": self._judge(network)}
+            better = self.best is None or (line["metric"] is not None and line["metric"] > self.best["metric"])
+            if better and line["metric"] is not None:
+                self._save(network)
         self._validations.append(line)
         write_lines(self.folder / VALIDATION, self._validations)
         return line
 
-    def _save(self) -> None:
+    @contextmanager
+    def _result(self) -> Iterator[SiameseNetwork]:
+        """The network as it would be used: its weights averaged, and its vectors whitened if they are to be."""
+        with self._trainer.averaged():
+            if not self.plan.whiten:
+                yield self._network
+                return
+            network = copy.deepcopy(self._network)
+            whiten(network, [self._some()], self.plan.whiten)
+            yield network
+
+    def _some(self) -> list[Image]:
+        """Photos to train on, chosen at random."""
+        chosen = np.random.default_rng(self.plan.recipe.seed).permutation(len(self._rows))[:SOME]
+        return [self._rows.images[row] for row in chosen]
+
+    def _some_letterboxed(self) -> Iterator[list[Image]]:
+        """Batches of some photos as the network looks at them, for its colours to start from."""
+        images = self._some()
+        for start in range(0, len(images), 64):
+            yield [letterbox(image, self.plan.design.input_px, WHITE) for image in images[start : start + 64]]
+
+    def _save(self, network: SiameseNetwork) -> None:
         plan = self.plan
         described = plan.design.metadata() | {
             "crop": "whole",
@@ -227,8 +260,7 @@ class EmbedderRun:
             "step": str(self.done),
             "seed": str(plan.recipe.seed),
         }
-        with self._trainer.averaged():
-            weights.save(self.folder / WEIGHTS, self._network.state_dict(), described)
+        weights.save(self.folder / WEIGHTS, network.state_dict(), described)
 
     def _moment(self, losses: Line, line: Line | None, clock: Clock) -> Moment:
         return Moment(self.steps, losses, line, clock.left_s(self.done, self.steps))
@@ -241,7 +273,7 @@ class EmbedderRun:
             return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
 
         panels = [
-            Panel("Loss", "step", "loss", curves("loss", "loss_item", "loss_style", "loss_shape", "loss_distill")),
+            Panel("Loss", "step", "loss", curves("loss", *(f"loss_{term}" for term in LOSS_TERMS))),
             Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
         ]
         if validation:
@@ -250,13 +282,6 @@ class EmbedderRun:
             judged = Curve(metric, [line["step"] for line in validation], values)
             panels.append(Panel("Validation", "step", metric, [judged], y_range=(0.0, 1.0)))
         return panels
-
-
-def _some_of(rows: Rows, plan: EmbedderPlan) -> Iterator[list[Image]]:
-    """Batches of photos, as the network looks at them, for its colours to start from."""
-    chosen = np.random.default_rng(plan.recipe.seed).permutation(len(rows))[:COLOURED]
-    for start in range(0, len(chosen), 64):
-        yield [letterbox(rows.images[row], plan.design.input_px, WHITE) for row in chosen[start : start + 64]]
 
 
 def _tell_fresh(fresh: Sequence[str], start: str, note: Note) -> None:

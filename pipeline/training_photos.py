@@ -74,13 +74,14 @@ def open_source(text: str, item_pattern: str = "") -> PhotoSet:
     return open_set(paths, layout, pattern, splits or None)
 
 
-def read_training(plan: DataPlan, note: Note, *, crossed: bool = False) -> tuple[Rows, Rows | None]:
+def read_training(plan: DataPlan, note: Note, *, crossed: bool = False, trim: bool = False) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those to judge by.
 
     Args:
         plan: what they are.
         note: told what can be used of each source, and what is wrong with the rest.
         crossed: positives are of two domains.
+        trim: white is cut away from around what photos show.
 
     Raises:
         CatalogueError: something is wrong; the message lists it.
@@ -92,21 +93,29 @@ def read_training(plan: DataPlan, note: Note, *, crossed: bool = False) -> tuple
         train = [replace(part["train"], name=photos.name) for photos, part in zip(train, parts, strict=True)]
         val = [replace(part["val"], name=photos.name) for photos, part in zip(train, parts, strict=True)]
     learnt = [photos.checked(singles=plan.singles, cross_domain=crossed) for photos in train]
-    rows = _loaded(learnt, plan, lambda text: note(f"to train on: {text}"), singles=plan.singles, crossed=crossed)
+    rows = _loaded(
+        learnt, plan, lambda text: note(f"to train on: {text}"), singles=plan.singles, crossed=crossed, trim=trim
+    )
     if not val:
         return rows, None
     few = [_few(photos, plan.val_photos) for photos in val]
-    return rows, _loaded(few, plan, lambda text: note(f"to judge by: {text}"))
+    return rows, _loaded(few, plan, lambda text: note(f"to judge by: {text}"), trim=trim)
 
 
 def _loaded(
-    sets: Sequence[PhotoSet], plan: DataPlan, note: Note, *, singles: bool = True, crossed: bool = False
+    sets: Sequence[PhotoSet],
+    plan: DataPlan,
+    note: Note,
+    *,
+    singles: bool = True,
+    crossed: bool = False,
+    trim: bool = False,
 ) -> Rows:
     for photos in sets:
         photos.raise_on_problems(skip_bad=plan.skip_bad)
     pairs = []
     for photos in sets:
-        found, images = load(photos, plan.keep_px)
+        found, images = load(photos, plan.keep_px, trim=trim)
         if len(found.samples) < len(photos.samples):
             found.raise_on_problems(skip_bad=plan.skip_bad)
             left = found.checked(

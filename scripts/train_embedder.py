@@ -9,19 +9,20 @@ which is how the recipe was chosen. Run it again with the same options after a k
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import cv2
+import numpy as np
 import torch
 
 import weights
 from pipeline.photosets import garments
 from pipeline.runs import keep_plan
 from stages.embed import sources
-from stages.embed.inputs import trimmed
 from stages.embed.items import PhotoSet, Sample
 from stages.embed.loading import Item, in_memory, load
 from stages.embed.losses.softmax import InfoNCE
@@ -33,16 +34,23 @@ from stages.embed.siamese import SiameseEmbedder
 from stages.embed.splits import percentile_of
 from stages.embed.start import fit_colours, start_from
 from stages.embed.train import Recipe, Trainer
+from stages.embed.whitening import whiten
 from stages.protocols import Embedder
 from stages.training import STATE, fastest_precision
 from stages.types import Image
 
-DESIGN = Design(colour_dim=40, colour_share=0.43, trim=True)
-COLOUR_SHARE = 0.4
-"""What colours make up of a similarity once it is trained, as training on halves had it."""
+DESIGN = Design(colour_dim=64, colour_share=0.43, trim=True)
+COLOUR_SHARE = 0.35
+"""What colours make up of a similarity once vectors are whitened, as training on halves had it."""
+
+WHITENED_BY = 800
+"""At most so many photos of each kind whiten the vectors."""
 
 TRAIN_PX = 176
 """Views are zoomed in while training; looking at more pixels afterwards makes up for it (Touvron et al. 2019)."""
+
+KEPT_PX = 336
+"""The long side that things are kept in memory at: of close-ups, views show half."""
 
 STEPS_PER_EPOCH = 50
 WEIGHTS = "siamese.safetensors"
@@ -85,7 +93,8 @@ def main(
     network = SiameseNetwork(DESIGN)
     start_from(network, str(init))
     luma = sources.luma(data / "luma" / "product", ("train", "val"))
-    sampler = MixedSampler(read_items(data, ccp_coco, luma.only(lambda sample: _half(sample) != half)), train_px, seed)
+    items = read_items(data, ccp_coco, luma.only(lambda sample: _half(sample) != half))
+    sampler = MixedSampler(items, train_px, seed)
     if not (out / STATE).exists():
         fit_colours(network, (list(sampler(step).views) for step in range(10)))
     steps = STEPS_PER_EPOCH * epochs
@@ -94,6 +103,7 @@ def main(
         warmup_steps=round(0.05 * steps),
         style_weight=1.0,
         shape_weight=0.3,
+        colour_weight=0.5,
         frozen_blocks=3,
         batch_norm=False,
         precision=fastest_precision("cpu"),
@@ -107,18 +117,22 @@ def main(
     while trainer.done < trainer.steps:
         for line in trainer.run(trainer.done - trainer.done % STEPS_PER_EPOCH + STEPS_PER_EPOCH):
             click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
-        _save(out, trainer, network)
-    _save(out, trainer, network)  # where a kill came between the state and the weights
+    with trainer.averaged():
+        whiten(network, _some_of_each_kind(items, seed))
+        weights.save(out / WEIGHTS, network.state_dict(), replace(DESIGN, colour_share=COLOUR_SHARE).metadata() | ABOUT)
     if half is not None:
-        judged = load(luma.only(lambda sample: _half(sample) == half))
+        judged = load(luma.only(lambda sample: _half(sample) == half), KEPT_PX, trim=True)
         told = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), *judged))
         click.echo(told)
         (out / "figures.json").write_text(told + "\n", encoding="utf-8")
 
 
-def _save(out: Path, trainer: Trainer, network: SiameseNetwork) -> None:
-    with trainer.averaged():
-        weights.save(out / WEIGHTS, network.state_dict(), replace(DESIGN, colour_share=COLOUR_SHARE).metadata() | ABOUT)
+def _some_of_each_kind(items: Sequence[Item], seed: int) -> list[list[Image]]:
+    photos: defaultdict[str, list[Image]] = defaultdict(list)
+    for item in items:
+        photos[item.kind] += item.photos
+    rng = np.random.default_rng(seed)
+    return [[of_kind[row] for row in rng.permutation(len(of_kind))[:WHITENED_BY]] for of_kind in photos.values()]
 
 
 def _half(sample: Sample) -> str:
@@ -135,8 +149,7 @@ def read_items(data: Path, ccp_coco: Path, luma: PhotoSet) -> list[Item]:
     )
     for photos in sets:
         click.echo(photos.describe())
-    items = [item for photos in sets for item in in_memory(photos)]
-    return [replace(item, photos=tuple(map(trimmed, item.photos))) for item in items]
+    return [item for photos in sets for item in in_memory(photos, KEPT_PX, trim=True)]
 
 
 def figures_of(embedder: Embedder, photos: PhotoSet, images: Sequence[Image]) -> dict[str, float]:

@@ -86,6 +86,14 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     return read_photo(path).image
 
 
+def enough_px(input_px: int) -> int:
+    """The long side to read a whole photo at, of which an embedder is to see one thing ``input_px`` large.
+
+    A thing may fill half of its photo, and an embedder may look at nothing but that.
+    """
+    return 2 * input_px
+
+
 def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> Photo:
     """Read a photo, smaller where its long side keeps ``at_least_px``.
 

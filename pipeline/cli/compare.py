@@ -48,7 +48,7 @@ def compare(
     from pipeline.build import Config, build_embedder
     from pipeline.verdicts import calibration_for
     from stages.errors import ImageError
-    from stages.images import read_photo
+    from stages.images import enough_px, read_photo
     from stages.similarity import angular_percent, euclidean
 
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
@@ -57,7 +57,7 @@ def compare(
     images = []
     for path in (a, b):
         try:
-            images.append(read_photo(path, stage.input_px).image)
+            images.append(read_photo(path, enough_px(stage.input_px)).image)
         except ImageError as error:
             raise ImageError(f"{path} {error}") from error
     one, other = stage(images)

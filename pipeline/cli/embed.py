@@ -42,7 +42,7 @@ def embed(
     from pipeline.build import Config, build_embedder
     from stages.errors import ImageError
     from stages.files import replacing
-    from stages.images import read_photo, walk
+    from stages.images import enough_px, read_photo, walk
 
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
@@ -53,7 +53,7 @@ def embed(
         read = []
         for path in batch:
             try:
-                read.append(read_photo(path, stage.input_px).image)
+                read.append(read_photo(path, enough_px(stage.input_px)).image)
                 paths.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
                 progress.count()
             except ImageError as error:

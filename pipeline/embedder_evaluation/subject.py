@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -13,8 +13,9 @@ import numpy as np
 import weights
 from stages.embed.items import PhotoSet, Sample
 from stages.embed.likeness import Likeness
-from stages.embed.loading import KEPT_PX, load
+from stages.embed.loading import KEPT_PX, load, small
 from stages.errors import CatalogueError
+from stages.images import enough_px
 from stages.protocols import Embedder
 from stages.types import Image, Vectors
 
@@ -56,22 +57,42 @@ def embed(
     Raises:
         CatalogueError: nothing could be read.
     """
-    keep_px = max(KEPT_PX, embedder.input_px)
-    own, images = load(photos, keep_px)
+    own = _embed(embedder, photos, tell)
     if not own.samples:
-        raise CatalogueError(f"{own.describe()}\nNone of its photos can be read.")
-    count = 0
-    if distractors is not None:
-        others, more = load(distractors, keep_px)
-        count, images = len(others.samples), images + more
-        own = own.joined([others])
-    vectors = np.zeros((len(images), embedder.dim), np.float32)
-    began = perf_counter()
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        vectors[start : start + len(batch)] = embedder(batch)
-        tell(len(batch))
-    return Embedded(own, images, vectors, count, perf_counter() - began)
+        raise CatalogueError(f"{own.photos.describe()}\nNone of its photos can be read.")
+    if distractors is None:
+        return own
+    others = _embed(embedder, distractors, tell)
+    return Embedded(
+        own.photos.joined([others.photos]),
+        [*own.images, *others.images],
+        np.concatenate([own.vectors, others.vectors]),
+        len(others.samples),
+        own.seconds + others.seconds,
+    )
+
+
+def _embed(embedder: Embedder, photos: PhotoSet, tell: Callable[[int], None]) -> Embedded:
+    """A set with its vectors, of which each photo is embedded as search would see it, and kept small."""
+    keep_px = max(KEPT_PX, embedder.input_px)
+    look_px = max(KEPT_PX, enough_px(embedder.input_px))
+    samples: list[Sample] = []
+    problems = [*photos.problems]
+    images: list[Image] = []
+    vectors = [np.zeros((0, embedder.dim), np.float32)]
+    seconds = 0.0
+    for start in range(0, len(photos.samples), _BATCH):
+        few = replace(photos, samples=photos.samples[start : start + _BATCH], problems=())
+        read, large = load(few, look_px)
+        samples += read.samples
+        problems += read.problems
+        images += [small(image, keep_px) for image in large]
+        began = perf_counter()
+        vectors.append(embedder(large))
+        seconds += perf_counter() - began
+        tell(len(large))
+    left = replace(photos, samples=tuple(samples), problems=tuple(problems))
+    return Embedded(left, images, np.concatenate(vectors), 0, seconds)
 
 
 def likeness_by_pair_head(checkpoint: Path | None, images: Sequence[Image], device: str = "cpu") -> Likeness:

@@ -24,7 +24,7 @@ from pipeline.serve.metrics import Metrics
 from pipeline.serve.photos import Jpegs, Rereading, decode_upload
 from pipeline.serve.shelf import Shelf
 from stages.embed.calibration import Calibration
-from stages.images import Photo
+from stages.images import Photo, enough_px
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE, Box, Detection, Image, Vectors
 
@@ -82,7 +82,7 @@ class Service:
         self.ways = {way.crop: way for way in ways}
         self.limits, self.metrics, self.calibration = limits, metrics, calibration
         self.embedder, self.jpegs = embedder, Jpegs()
-        self._enough_px = None if detector.input_px is None else max(detector.input_px, embedder.input_px)
+        self._enough_px = None if detector.input_px is None else max(detector.input_px, enough_px(embedder.input_px))
         self.labels = detector.labels
         self._hands = ThreadPoolExecutor(HANDS, "outfinder-hands")
         self._network = ThreadPoolExecutor(1, "outfinder-network")

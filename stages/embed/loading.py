@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from stages.embed.inputs import trimmed
 from stages.embed.items import Cut, Kind, PhotoSet, Sample
 from stages.errors import ImageError
 from stages.images import read_photo
@@ -20,6 +21,9 @@ from stages.types import Image
 
 KEPT_PX = 256
 """The long side that photos are kept in memory at."""
+
+_TRIMMED_AT = 2
+"""White is cut away from photos of so many times the long side that is kept: a thing may fill half of its photo."""
 
 _THREADS = 2
 
@@ -57,10 +61,11 @@ def read_sample(sample: Sample, at_least_px: int | None = None) -> Image:
     return cut_out(read_photo(sample.path).image, sample.cut)
 
 
-def load(photos: PhotoSet, keep_px: int = KEPT_PX) -> tuple[PhotoSet, list[Image]]:
+def load(photos: PhotoSet, keep_px: int = KEPT_PX, *, trim: bool = False) -> tuple[PhotoSet, list[Image]]:
     """All pixels, the long side at most ``keep_px``; what cannot be read is left out, and is a problem of the set.
 
-    A photo of which several garments are cut is decoded once.
+    A photo of which several garments are cut is decoded once. With ``trim`` the white around what a photo shows is cut
+    away before it is made small, see :func:`~stages.embed.inputs.trimmed`: so more is kept of the thing itself.
     """
     by_path: defaultdict[Path, list[int]] = defaultdict(list)
     for place, sample in enumerate(photos.samples):
@@ -68,7 +73,7 @@ def load(photos: PhotoSet, keep_px: int = KEPT_PX) -> tuple[PhotoSet, list[Image
 
     def read(places: list[int]) -> list[Image] | str:
         try:
-            return list(_read_together([photos.samples[place] for place in places], keep_px))
+            return list(_read_together([photos.samples[place] for place in places], keep_px, trim=trim))
         except ImageError as error:
             return str(error)
 
@@ -114,13 +119,13 @@ def items_of(photos: PhotoSet, images: Sequence[Image]) -> list[Item]:
     return items
 
 
-def in_memory(photos: PhotoSet) -> list[Item]:
-    """A set that is as it should be, loaded as items.
+def in_memory(photos: PhotoSet, keep_px: int = KEPT_PX, *, trim: bool = False) -> list[Item]:
+    """A set that is as it should be, loaded as items; see :func:`load`.
 
     Raises:
         ImageError: a photo cannot be read.
     """
-    loaded, images = load(photos)
+    loaded, images = load(photos, keep_px, trim=trim)
     if bad := loaded.problems[len(photos.problems) :]:
         raise ImageError(str(bad[0]))
     return items_of(loaded, images)
@@ -154,12 +159,14 @@ def small(image: Image, keep_px: int = KEPT_PX) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _read_together(samples: Sequence[Sample], keep_px: int) -> Iterator[Image]:
+def _read_together(samples: Sequence[Sample], keep_px: int, *, trim: bool) -> Iterator[Image]:
     """The samples of one photo."""
     cuts = [sample.cut for sample in samples]
-    image = read_photo(samples[0].path, keep_px if not any(cuts) else None).image
+    enough_px = _TRIMMED_AT * keep_px if trim else keep_px
+    image = read_photo(samples[0].path, enough_px if not any(cuts) else None).image
     for cut in cuts:
-        yield small(cut_out(image, cut) if cut else image, keep_px)
+        pixels = cut_out(image, cut) if cut else image
+        yield small(trimmed(pixels) if trim else pixels, keep_px)
 
 
 def _behind(path: Path, height: int, width: int) -> Image:

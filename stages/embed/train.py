@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from stages.embed.network import SiameseNetwork
 from stages.embed.relations import Relations
 from stages.state import State
 from stages.training import Journal, rate
+
+LOSS_TERMS: Final = ("item", "style", "shape", "colour", "distill")
+"""What a loss may be the sum of; a log has each as ``loss_TERM``, where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Recipe:
         max_norm: of the gradients.
         style_weight: of the same loss a level up, where the colours of a thing are its positives; 0: not at all.
         shape_weight: of the same loss on what is not colour, where all of a style are positives; 0: not at all.
+        colour_weight: of the same loss on colours by themselves; 0: not at all.
         distill_weight: of :class:`~stages.embed.distilling.Teacher`'s loss, to stay near what the start finds alike;
             0: not at all.
         frozen_blocks: first blocks of the backbone that stay as they are.
@@ -59,6 +63,7 @@ class Recipe:
     max_norm: float = 5.0
     style_weight: float = 0.0
     shape_weight: float = 0.0
+    colour_weight: float = 0.0
     distill_weight: float = 0.0
     frozen_blocks: int = 0
     batch_norm: bool = True
@@ -85,14 +90,14 @@ class Trainer:
         folder: of the run, made if need be.
 
     Raises:
-        ValueError: the recipe weighs shapes, and the network has no colours beside them.
+        ValueError: the recipe weighs shapes or colours by themselves, and the network has no colours.
         WeightsError: the folder holds the state of another run.
     """
 
     def __init__(self, network: SiameseNetwork, loss: nn.Module, batches: Source, recipe: Recipe, folder: Path) -> None:
-        if recipe.shape_weight and network.colours is None:
+        if (recipe.shape_weight or recipe.colour_weight) and network.colours is None:
             raise ValueError(
-                "shapes are learned by themselves where colours stand beside them; give the design a colour_dim"
+                "shapes and colours are learned by themselves where they stand side by side; give the design a colour_dim"
             )
         self._network, self._loss, self._batches, self._recipe = network, loss, batches, recipe
         self._device = next(network.parameters()).device
@@ -150,6 +155,8 @@ class Trainer:
                 recipe.shape_weight,
                 self._loss(parts.shapes, batch.relations(self._device, by_style=True)),
             )
+        if recipe.colour_weight and parts.colours is not None:
+            terms["loss_colour"] = recipe.colour_weight, self._loss(parts.colours, relations)
         if kept is not None:
             terms["loss_distill"] = recipe.distill_weight, kept
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()

@@ -13,7 +13,7 @@ from conftest import draw
 from pycocotools.coco import COCO
 
 from pipeline.cli import COMMANDS, LazyGroup, main
-from stages.images import read_image, read_photo, write_jpeg
+from stages.images import enough_px, read_image, read_photo, write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 
 README = Path(__file__).parents[2] / "README.md"
@@ -115,7 +115,7 @@ class TestEmbed:
         assert vectors.dtype == np.float32
         assert paths.dtype.kind == "U"
         assert len(paths) == 5
-        images = [read_photo(path, FakeEmbedder.input_px).image for path in paths]
+        images = [read_photo(path, enough_px(FakeEmbedder.input_px)).image for path in paths]
         np.testing.assert_array_equal(vectors, FakeEmbedder()(images))
 
     def test_bad_calls(self, tmp_path: Path, shop: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,12 @@ import weights
 from pipeline.cli.sets import LAYOUT_NAMES
 from pipeline.embedder_evaluation.atlas import HEIGHT, WIDTH, atlas, projected
 from pipeline.embedder_evaluation.curves import numbers, panels
+from pipeline.embedder_evaluation.subject import embed
 from pipeline.photosets import LAYOUTS, open_set
 from pipeline.verdicts import beside, calibration_for, with_verdicts
 from stages.embed.calibration import Calibration, Verdict
 from stages.embed.evaluate import Plan, evaluate
-from stages.embed.items import Kind, Sample
+from stages.embed.items import Kind, PhotoSet, Sample
 from stages.embed.likeness import by_matrix
 from stages.embed.loading import load
 from stages.embed.network import Design, SiameseNetwork
@@ -32,7 +34,7 @@ from stages.embed.verifier import PairVerifier
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeEmbedder
-from stages.types import Image, Match
+from stages.types import Image, Match, Vectors
 
 
 def look(item: int, photo: int) -> Image:
@@ -117,6 +119,29 @@ class TestEvaluate:
         assert re.findall(r"thumb (\w+)", row)[:4] == ["anchor", "right", "right", "wrong"]
         assert json.loads((page / "figures.json").read_text())["photos"] == 36
         assert not list(page.rglob("*.part"))
+
+    def test_photos_are_embedded_larger_than_they_are_kept(self, tmp_path: Path) -> None:
+        """A thing in the middle of much white, of which an embedder may cut away half; and what is bad is told once."""
+        for name in ("a", "b", "c"):
+            write_jpeg(tmp_path / f"{name}.jpg", cv2.resize(look(0, ord(name)), (1024, 512)))
+        (tmp_path / "bad.jpg").write_text("words")
+        photos = PhotoSet("set", tuple(Sample(tmp_path / f"{name}.jpg", name) for name in ("a", "bad", "b", "c")))
+        seen: list[Image] = []
+
+        class Seeing(FakeEmbedder):
+            input_px = 256
+
+            def __call__(self, images: Sequence[Image]) -> Vectors:
+                seen.extend(images)
+                return super().__call__(images)
+
+        found = embed(Seeing(), photos, photos)
+        assert {image.shape for image in seen} == {(256, 512, 3)}
+        assert {image.shape for image in found.images} == {(128, 256, 3)}
+        assert [sample.item for sample in found.samples] == ["a", "b", "c"] * 2
+        assert found.distractors == 3
+        assert [problem.where for problem in found.photos.problems] == [str(tmp_path / "bad.jpg")] * 2
+        np.testing.assert_array_equal(found.vectors, FakeEmbedder()(seen))
 
     def test_distractors_are_in_the_way(self, items: Path, tmp_path: Path) -> None:
         (tmp_path / "more" / "item00").mkdir(parents=True)

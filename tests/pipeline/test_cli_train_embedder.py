@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from cli_runs import run
 
 import weights
@@ -169,6 +170,22 @@ def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:
     assert "loss.name was infonce, is now triplet" in other.stderr
 
 
+def test_what_is_judged_and_written_is_whitened(items: Path, tmp_path: Path) -> None:
+    """The weights differ from those of the same run without whitening in the last layer alone; it goes on after a kill."""
+    options = (*SMALL, "--colour-dim", 3, "--colour-weight", 0.5, "--steps", 4, "--validate-steps", 2)
+    run("train", "embedder", items, "-o", tmp_path / "plain", *options, "--hold-out", 0)
+    run("train", "embedder", items, "-o", tmp_path / "white", *options, "--hold-out", 0, "--whiten", 0.4)
+    plain, white = (weights.read(tmp_path / name / "weights.safetensors") for name in ("plain", "white"))
+    check_embedder(SiameseEmbedder(white))
+    changed = {name for name, value in white.tensors.items() if not torch.equal(value, plain.tensors[name])}
+    assert changed == {"head.weight", "head.bias", "colours.project.weight", "colours.project.bias"}
+    run("train", "embedder", items, "-o", tmp_path / "judged", *options, "--whiten", 0.4)
+    judged = json.loads((tmp_path / "judged" / "curves.json").read_text())
+    assert [line["step"] for line in judged["validation"]] == [2, 4]
+    other = run("train", "embedder", items, "-o", tmp_path / "judged", *options, status=2)
+    assert "whiten was 0.4, is now 0.0" in other.stderr
+
+
 def test_colours_and_trimming_are_trained_and_gone_on_with(items: Path, tmp_path: Path) -> None:
     """A run that starts from weights with colours has them too, but for what is asked for; and so with trimming."""
     run("train", "embedder", items, "-o", tmp_path / "one", *SMALL, "--colour-dim", 3, "--shape-weight", 0.3, "--trim")
@@ -268,6 +285,10 @@ def test_offline_mining_goes_on_with_what_was_mined(
         (["--loss", "bce"], "need each other"),
         (["--shape-weight", "0.3"], "colour_dim"),
         (["--shape-weight", "0.3", "--colour-dim", "3", "--loss", "proxy-nca"], "compares whole vectors"),
+        (["--colour-weight", "0.3"], "colour_dim"),
+        (["--colour-weight", "0.3", "--colour-dim", "3", "--loss", "proxy-nca"], "compares whole vectors"),
+        (["--whiten", "0.4", "--dim", "24"], "takes more than 24 photos, got"),
+        (["--whiten", "0.4", "--head", "sigmoid", "--pair-head", "linear", "--loss", "bce"], "no pair head compares"),
         (["--colour-share", "0.3"], "there are none"),
         (["--colour-dim", "20", "--dim", "32"], "more than 20 photos"),
     ],

@@ -86,6 +86,15 @@ def test_a_large_jpeg_is_looked_at_small_and_cropped_sharp(tmp_path: Path, cropp
     assert detection.mask.mean() > 0.7
 
 
+def test_a_whole_photo_is_read_large_enough_for_a_thing_that_fills_half_of_it(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "shop.jpg", np.full((1024, 768, 3), 255, np.uint8))
+    embedder = FakeEmbedder()
+    embedder.input_px = 128
+    (analysis,) = Pipeline(WholeDetector(), BoxCrop(), embedder)([tmp_path / "shop.jpg"])
+    assert analysis.photo is not None
+    assert analysis.photo.image.shape[0] == 256
+
+
 def test_a_catalogue_photo_shows_its_main_garment_or_is_taken_whole(photos: list[Path]) -> None:
     analyses = [one for one in Pipeline(FakeDetector(), main_garment=True)(photos) if not one.error]
     assert [len(one.detections) for one in analyses] == [1] * 5

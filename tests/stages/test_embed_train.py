@@ -117,21 +117,25 @@ class TestTrainer:
         (line,) = trainer(rows, tmp_path, Recipe(steps=1, style_weight=0.5)).run()
         assert line["loss"] == pytest.approx(line["loss_item"] + 0.5 * line["loss_style"], abs=1e-4)
 
-    def test_shapes_learn_by_themselves_too(self, rows, tmp_path):
+    def test_shapes_and_colours_learn_by_themselves_too(self, rows, tmp_path):
         design = Design("small", "average", "linear", 8, 32, colour_dim=3)
-        one = trainer(rows, tmp_path, Recipe(steps=2, shape_weight=0.3), design=design)
+        one = trainer(rows, tmp_path, Recipe(steps=2, shape_weight=0.3, colour_weight=0.5), design=design)
         batch = one._batches(0)
         pixels = one._normalise(list(batch.views))
         with torch.no_grad():  # batch norm follows the batch, as in training
-            shapes = one._network.train().parts(pixels).shapes
-            wanted = InfoNCE()(shapes, Relations.of(torch.from_numpy(batch.styles)))
+            parts = one._network.train().parts(pixels)
+            shape = InfoNCE()(parts.shapes, Relations.of(torch.from_numpy(batch.styles)))
+            colour = InfoNCE()(parts.colours, Relations.of(torch.from_numpy(batch.identities)))
         told = one._step(batch)
-        assert told["loss_shape"] == pytest.approx(wanted.item(), abs=1e-3)
-        assert told["loss"] == pytest.approx(told["loss_item"] + 0.3 * told["loss_shape"], abs=1e-4)
+        assert told["loss_shape"] == pytest.approx(shape.item(), abs=1e-3)
+        assert told["loss_colour"] == pytest.approx(colour.item(), abs=1e-3)
+        wanted = told["loss_item"] + 0.3 * told["loss_shape"] + 0.5 * told["loss_colour"]
+        assert told["loss"] == pytest.approx(wanted, abs=1e-4)
 
-    def test_shapes_need_colours_beside_them(self, rows, tmp_path):
+    @pytest.mark.parametrize("weight", ["shape_weight", "colour_weight"])
+    def test_shapes_need_colours_beside_them(self, rows, tmp_path, weight):
         with pytest.raises(ValueError, match="colour_dim"):
-            trainer(rows, tmp_path, Recipe(steps=1, shape_weight=0.3))
+            trainer(rows, tmp_path, Recipe(steps=1, **{weight: 0.3}))
 
     def test_a_run_with_colours_is_resumed_to_the_same_weights(self, rows, tmp_path):
         design, recipe = Design("small", "average", "linear", 8, 32, colour_dim=3), Recipe(steps=4, shape_weight=0.3)

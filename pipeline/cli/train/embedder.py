@@ -65,6 +65,8 @@ LOSS_OPTIONS: Final = (
                  help="Of the same loss a level up: other colours of a style against other styles."),
     click.option("--shape-weight", default=0.0, show_default=True, type=click.FloatRange(0),
                  help="Of the same loss on what is not colour, where all of a style are alike; about 0.3."),
+    click.option("--colour-weight", default=0.0, show_default=True, type=click.FloatRange(0),
+                 help="Of the same loss on colours by themselves, about 0.5; wants --colour-dim."),
     click.option("--distill-weight", default=0.0, show_default=True, type=click.FloatRange(0),
                  help="Of staying near what the start finds alike: for few items of one's own; about 1."),
 )  # fmt: skip
@@ -92,6 +94,8 @@ SCHEDULE_OPTIONS: Final = (
                  help="Share of the steps in which the learning rate falls to 0; before, it is constant."),
     click.option("--ema", default=0.99, show_default=True, type=click.FloatRange(0, 1, max_open=True),
                  help="What the moving average of the weights keeps at each step; 0: no average."),
+    click.option("--whiten", default=0.0, show_default=True, type=click.FloatRange(0, 1), metavar="POWER",
+                 help="Whiten the vectors by their principal components in photos trained on, by this power of their variance: about 0.4, in full 0.5."),
     click.option("--metric", default="recall@1", show_default=True, metavar="NAME",
                  help="To judge by: recall@1, recall@5, style-recall@1, map@r, auc, one-shot."),
     click.option("--validate-steps", default=200, show_default=True, type=COUNT),
@@ -163,7 +167,7 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
     scratch = given["start"] == "scratch"
     side = given["train_px"] or given["input_px"]
     recipe = _some(given, "steps", "lr", "lr_loss", "weight_decay", "warmup_steps", "decay", "ema", "style_weight",
-                   "shape_weight", "distill_weight", "frozen_blocks", "seed") | {
+                   "shape_weight", "colour_weight", "distill_weight", "frozen_blocks", "seed") | {
         "lr_backbone": given["lr_backbone"] or (given["lr"] if scratch else given["lr"] / 5),
         "batch_norm": scratch if given["batch_norm"] == "auto" else given["batch_norm"] == "train",
         "precision": fastest_precision(device) if given["precision"] == "auto" else given["precision"],
@@ -183,7 +187,7 @@ def _plan(data: tuple[str, ...], device: str, given: dict[str, Any]) -> Any:
             **_some(given, "batch_size", "photos", "together", "anchor_domain", "mine_steps", "mine_photos", "seed"),
         ),
         views=_views(given["view"]),
-        **_some(given, "start", "train_px", "metric", "validate_steps", "patience", "about"),
+        **_some(given, "start", "train_px", "metric", "whiten", "validate_steps", "patience", "about"),
     )
 
 
