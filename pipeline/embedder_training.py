@@ -30,13 +30,14 @@ from pipeline.runs import (
 )
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
+from stages.embed.evaluate import is_collapsed
 from stages.embed.inputs import WHITE
 from stages.embed.losses import LossPlan
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
 from stages.embed.samplers import SamplerPlan
 from stages.embed.start import SCRATCH, fit_colours, start_from
-from stages.embed.train import LOSS_TERMS, Recipe, Trainer
+from stages.embed.train import ALONE, LOSS_TERMS, Recipe, Trainer
 from stages.embed.validation import Judge
 from stages.embed.views import VIEWS
 from stages.embed.whitening import check_whitens, whiten
@@ -47,7 +48,12 @@ from stages.types import Image
 
 MINED: Final = "mined.safetensors"
 SOME: Final = 1024
-"""At most so many photos choose components, of colours at the start and of vectors at the end."""
+"""So many photos choose the components of colours and of vectors; more where vectors are wide."""
+
+COLLAPSED: Final = (
+    "the network has collapsed: it gives all photos nearly the same vector, so no weights were written;"
+    " lower the learning rate or the margin, mine semi-hard instead of batch-hard, or start from imagenet"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ class EmbedderPlan:
             look larger in it, which looking at more pixels afterwards makes up for (Touvron et al. 2019).
         metric: of :data:`~stages.embed.validation.METRICS`.
         validate_steps: steps between two validations.
-        whiten: by which power of their variance the components of vectors are divided, in what is judged and written,
-            see :func:`~stages.embed.whitening.whiten`; 0: vectors stay as they are.
+        whiten: how far the vectors of what is judged and written are whitened, see
+            :func:`~stages.embed.whitening.whiten`; 0: they stay as they are.
         patience: validations without a better one, after which the run ends; 0: it goes to its last step.
         about: words on the data and licences, for the checkpoint.
     """
@@ -101,6 +107,10 @@ class EmbedderPlan:
             raise ValueError(
                 f"{self.loss.name} compares whole vectors alone; leave out the weights of shapes and colours or take another loss"
             )
+        if (self.recipe.shape_weight or self.recipe.colour_weight) and not self.design.colour_dim:
+            raise ValueError(ALONE)
+        if self.whiten:
+            check_whitens(self.design, power=self.whiten)
         if self.validate_steps < 1 or self.patience < 0:
             raise ValueError(
                 f"validate_steps is at least 1 and patience at least 0, got {self.validate_steps} and {self.patience}"
@@ -131,7 +141,7 @@ class EmbedderRun:
         crossed = plan.sampler.anchor_domain
         rows, val = read_training(plan.data, note, crossed=bool(crossed), trim=plan.design.trim)
         if plan.whiten:
-            check_whitens(plan.design, min(len(rows), SOME))
+            check_whitens(plan.design, len(rows))
         self._rows = rows
         loss = plan.loss.build(self._network, rows.classes)
         sampler = plan.sampler.build(rows)
@@ -194,12 +204,11 @@ class EmbedderRun:
             tell(self._moment(losses, line, clock))
         if self._judge is None:
             with self._result() as network:
+                if network is None:
+                    raise OutfinderError(COLLAPSED)
                 self._save(network)
         elif self.best is None:
-            raise OutfinderError(
-                "the network has collapsed: it gives all photos nearly the same vector, so no weights were written;"
-                " lower the learning rate or the margin, mine semi-hard instead of batch-hard, or start from imagenet"
-            )
+            raise OutfinderError(COLLAPSED)
 
     def _next(self, every: int) -> int:
         return min(self.steps, self.done - self.done % every + every)
@@ -221,28 +230,32 @@ class EmbedderRun:
         if self._judge is None:
             raise ValueError("there is nothing to validate with")
         with self._result() as network:
-            line = {"step": self.done, "metric": self._judge(network)}
+            line = {"step": self.done, "metric": self._judge(network) if network else None}
             better = self.best is None or (line["metric"] is not None and line["metric"] > self.best["metric"])
-            if better and line["metric"] is not None:
+            if network and better and line["metric"] is not None:
                 self._save(network)
         self._validations.append(line)
         write_lines(self.folder / VALIDATION, self._validations)
         return line
 
     @contextmanager
-    def _result(self) -> Iterator[SiameseNetwork]:
-        """The network as it would be used: its weights averaged, and its vectors whitened if they are to be."""
+    def _result(self) -> Iterator[SiameseNetwork | None]:
+        """The network as it would be used, its weights averaged, and its vectors whitened if they are to be.
+
+        None where there is nothing to whiten: a collapse.
+        """
         with self._trainer.averaged():
             if not self.plan.whiten:
                 yield self._network
                 return
             network = copy.deepcopy(self._network)
-            whiten(network, [self._some()], self.plan.whiten)
-            yield network
+            before = whiten(network, [self._some()], self.plan.whiten)
+            yield None if is_collapsed(before) else network
 
     def _some(self) -> list[Image]:
         """Photos to train on, chosen at random."""
-        chosen = np.random.default_rng(self.plan.recipe.seed).permutation(len(self._rows))[:SOME]
+        count = max(SOME, 4 * self.plan.design.dim)
+        chosen = np.random.default_rng(self.plan.recipe.seed).permutation(len(self._rows))[:count]
         return [self._rows.images[row] for row in chosen]
 
     def _some_letterboxed(self) -> Iterator[list[Image]]:

@@ -29,7 +29,7 @@ from stages.types import Box, Image
 
 __all__ = [
     "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES",
-    "Photo", "decode_photo", "encode_jpeg", "letterbox", "read_image", "read_photo", "walk", "write_jpeg",
+    "Photo", "decode_photo", "encode_jpeg", "enough_px", "letterbox", "read_image", "read_photo", "walk", "write_jpeg",
 ]  # fmt: skip
 
 MAX_PIXELS: Final = 105_000_000

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -42,7 +43,8 @@ def embed(
     embedder: Embedder,
     photos: PhotoSet,
     distractors: PhotoSet | None = None,
-    tell: Callable[[int], None] = lambda _: None,
+    *,
+    keep_large: bool = False,
 ) -> Embedded:
     """Read and embed a set, and photos of other items that may be found by mistake.
 
@@ -52,17 +54,17 @@ def embed(
         embedder: that is measured.
         photos: to measure it on.
         distractors: more photos for the gallery.
-        tell: called with the number of photos of each batch.
+        keep_large: keep images as large as they are embedded, which takes four times the memory.
 
     Raises:
         CatalogueError: nothing could be read.
     """
-    own = _embed(embedder, photos, tell)
+    own = _embed(embedder, photos, keep_large=keep_large)
     if not own.samples:
         raise CatalogueError(f"{own.photos.describe()}\nNone of its photos can be read.")
     if distractors is None:
         return own
-    others = _embed(embedder, distractors, tell)
+    others = _embed(embedder, distractors, keep_large=keep_large)
     return Embedded(
         own.photos.joined([others.photos]),
         [*own.images, *others.images],
@@ -72,27 +74,36 @@ def embed(
     )
 
 
-def _embed(embedder: Embedder, photos: PhotoSet, tell: Callable[[int], None]) -> Embedded:
+def _embed(embedder: Embedder, photos: PhotoSet, *, keep_large: bool) -> Embedded:
     """A set with its vectors, of which each photo is embedded as search would see it, and kept small."""
-    keep_px = max(KEPT_PX, embedder.input_px)
     look_px = max(KEPT_PX, enough_px(embedder.input_px))
     samples: list[Sample] = []
     problems = [*photos.problems]
     images: list[Image] = []
     vectors = [np.zeros((0, embedder.dim), np.float32)]
     seconds = 0.0
-    for start in range(0, len(photos.samples), _BATCH):
-        few = replace(photos, samples=photos.samples[start : start + _BATCH], problems=())
-        read, large = load(few, look_px)
+    for few in _whole_photos(photos.samples):
+        read, large = load(replace(photos, samples=few, problems=()), look_px)
         samples += read.samples
         problems += read.problems
-        images += [small(image, keep_px) for image in large]
+        images += large if keep_large else map(small, large)
         began = perf_counter()
         vectors.append(embedder(large))
         seconds += perf_counter() - began
-        tell(len(large))
     left = replace(photos, samples=tuple(samples), problems=tuple(problems))
     return Embedded(left, images, np.concatenate(vectors), 0, seconds)
+
+
+def _whole_photos(samples: Sequence[Sample]) -> Iterator[tuple[Sample, ...]]:
+    """The samples in order, a batch or more at a time, all of one photo together."""
+    batch: list[Sample] = []
+    for _, of_photo in groupby(samples, key=lambda sample: sample.path):
+        batch += of_photo
+        if len(batch) >= _BATCH:
+            yield tuple(batch)
+            batch = []
+    if batch:
+        yield tuple(batch)
 
 
 def likeness_by_pair_head(checkpoint: Path | None, images: Sequence[Image], device: str = "cpu") -> Likeness:

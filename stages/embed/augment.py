@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stages.embed.inputs import WHITE_LEVEL
+from stages.embed.trimming import WHITE_LEVEL
 from stages.types import Image
 
 _TINT_REACH = 22.0

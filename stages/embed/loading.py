@@ -12,18 +12,15 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from stages.embed.inputs import trimmed
 from stages.embed.items import Cut, Kind, PhotoSet, Sample
+from stages.embed.trimming import trimmed
 from stages.errors import ImageError
-from stages.images import read_photo
+from stages.images import enough_px, read_photo
 from stages.problems import Problem
 from stages.types import Image
 
 KEPT_PX = 256
 """The long side that photos are kept in memory at."""
-
-_TRIMMED_AT = 2
-"""White is cut away from photos of so many times the long side that is kept: a thing may fill half of its photo."""
 
 _THREADS = 2
 
@@ -65,7 +62,7 @@ def load(photos: PhotoSet, keep_px: int = KEPT_PX, *, trim: bool = False) -> tup
     """All pixels, the long side at most ``keep_px``; what cannot be read is left out, and is a problem of the set.
 
     A photo of which several garments are cut is decoded once. With ``trim`` the white around what a photo shows is cut
-    away before it is made small, see :func:`~stages.embed.inputs.trimmed`: so more is kept of the thing itself.
+    away before it is made small, see :func:`~stages.embed.trimming.trimmed`: so more is kept of the thing itself.
     """
     by_path: defaultdict[Path, list[int]] = defaultdict(list)
     for place, sample in enumerate(photos.samples):
@@ -162,8 +159,8 @@ def small(image: Image, keep_px: int = KEPT_PX) -> Image:
 def _read_together(samples: Sequence[Sample], keep_px: int, *, trim: bool) -> Iterator[Image]:
     """The samples of one photo."""
     cuts = [sample.cut for sample in samples]
-    enough_px = _TRIMMED_AT * keep_px if trim else keep_px
-    image = read_photo(samples[0].path, enough_px if not any(cuts) else None).image
+    at_least_px = enough_px(keep_px) if trim else keep_px
+    image = read_photo(samples[0].path, at_least_px if not any(cuts) else None).image
     for cut in cuts:
         pixels = cut_out(image, cut) if cut else image
         yield small(trimmed(pixels) if trim else pixels, keep_px)

@@ -41,7 +41,7 @@ class Design:
         pair_head: of :data:`~stages.embed.heads.PAIR_HEADS`; empty where cosine similarity compares.
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
         colour_share: what these make up of the cosine similarity of two vectors.
-        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
+        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.trimming.trimmed`.
 
     Raises:
         ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.

@@ -22,6 +22,10 @@ from stages.embed.relations import Relations
 from stages.state import State
 from stages.training import Journal, rate
 
+ALONE: Final = (
+    "shapes and colours are learned by themselves where they stand side by side; give the design a colour_dim"
+)
+
 LOSS_TERMS: Final = ("item", "style", "shape", "colour", "distill")
 """What a loss may be the sum of; a log has each as ``loss_TERM``, where there are several."""
 
@@ -96,9 +100,7 @@ class Trainer:
 
     def __init__(self, network: SiameseNetwork, loss: nn.Module, batches: Source, recipe: Recipe, folder: Path) -> None:
         if (recipe.shape_weight or recipe.colour_weight) and network.colours is None:
-            raise ValueError(
-                "shapes and colours are learned by themselves where they stand side by side; give the design a colour_dim"
-            )
+            raise ValueError(ALONE)
         self._network, self._loss, self._batches, self._recipe = network, loss, batches, recipe
         self._device = next(network.parameters()).device
         self._loss.to(self._device)
@@ -146,19 +148,19 @@ class Trainer:
             vectors = network.joined(parts)
             kept = self._teacher.loss(pixels, vectors) if self._teacher else None
         relations = batch.relations(self._device)
-        terms = {"loss_item": (1.0, self._loss(vectors, relations))}
+        terms = {"item": (1.0, self._loss(vectors, relations))}
         if recipe.style_weight:
             styles = torch.from_numpy(batch.styles).to(self._device)
-            terms["loss_style"] = recipe.style_weight, self._loss(vectors, relations.above(styles))
+            terms["style"] = recipe.style_weight, self._loss(vectors, relations.above(styles))
         if recipe.shape_weight:
-            terms["loss_shape"] = (
+            terms["shape"] = (
                 recipe.shape_weight,
                 self._loss(parts.shapes, batch.relations(self._device, by_style=True)),
             )
         if recipe.colour_weight and parts.colours is not None:
-            terms["loss_colour"] = recipe.colour_weight, self._loss(parts.colours, relations)
+            terms["colour"] = recipe.colour_weight, self._loss(parts.colours, relations)
         if kept is not None:
-            terms["loss_distill"] = recipe.distill_weight, kept
+            terms["distill"] = recipe.distill_weight, kept
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.done}; lower the learning rate")
@@ -166,7 +168,7 @@ class Trainer:
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), recipe.max_norm)
         self._optimizer.step()
-        told = {name: value.item() for name, (_, value) in terms.items()} if len(terms) > 1 else {}
+        told = {f"loss_{name}": terms[name][1].item() for name in LOSS_TERMS if name in terms} if len(terms) > 1 else {}
         return {"loss": loss.item()} | told | _similarities(vectors.detach(), relations)
 
 

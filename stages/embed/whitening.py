@@ -1,7 +1,7 @@
 """Whitening of a trained network's vectors: what varies most from photo to photo no longer drowns what varies less.
 
-Jégou and Chum 2012 whiten descriptors by the principal components of some photos, here to a power, as a part of it; and
-since the last layers are linear, whitening is only other weights for them: nothing is added to the network.
+Jégou and Chum 2012 whiten descriptors by their principal components, here in part. As the last layers are linear, a
+whitened network is the same one with other weights in them.
 """
 
 from __future__ import annotations
@@ -9,90 +9,98 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stages.embed.heads import UNIT
-from stages.embed.inputs import Normalise, letterboxed
+from stages.embed.inputs import Normalise
 from stages.embed.network import Design, SiameseNetwork
-from stages.types import Image
+from stages.embed.siamese import vectors_of
+from stages.types import Image, Vectors
 
 POWER: Final = 0.4
-"""Of variances; 0.5 would make all components vary alike."""
+"""What the shipped embedder is whitened by, as training on halves had it."""
+
+FULL: Final = 0.5
+"""The power that makes the larger components vary alike."""
 
 _LEAST: Final = 0.02
-"""Of the largest variance, added to each: noise is not blown up."""
+"""Of the largest variance, added to each: what hardly varies is noise, and stays small."""
 
 _BATCH: Final = 32
 
 
-@torch.no_grad()
-def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: float = POWER) -> None:
-    """Give a network vectors whose components vary more alike, in place.
+def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: float = POWER) -> Vectors:
+    """Let the components of a network's vectors vary more alike, in place.
 
-    The components are ordered by how much they varied, the most first, in shapes and in colours each; so the first
-    numbers of a vector are the ones to keep where it is cut off.
+    Each principal component, of shapes and of colours, is divided by ``(variance / largest variance + 0.02) ** power``.
+    They come in the order of their variance, the largest first: so the first numbers of a vector are the ones to keep
+    where it is cut off.
 
     Args:
         network: trained; in evaluation mode afterwards.
-        sets: photos to learn the components from, as the network is given them; each set counts alike.
-        power: by which variances are divided.
+        sets: photos to learn the components from; each set counts alike.
+        power: 0 turns vectors alone, :data:`FULL` whitens in full.
+
+    Returns:
+        The vectors of all these photos as they were before, ``(n, dim)``: where they are all one, whitening makes
+        something of nothing.
 
     Raises:
         ValueError: see :func:`check_whitens`.
     """
-    check_whitens(network.design, sum(map(len, sets)))
+    design = network.design
+    check_whitens(design, sum(map(len, sets)), power)
+    device = str(next(network.parameters()).device)
     ends = _ends(network.eval())
-    outputs = [_outputs(network, ends, images) for images in sets if images]
+    before, outputs = [], []
+    for images in filter(len, sets):
+        kept: list[list[Tensor]] = [[] for _ in ends]
+        hooks = [
+            end.register_forward_hook(lambda _, __, output, own=own: own.append(output.cpu().double()))
+            for end, own in zip(ends, kept, strict=True)
+        ]
+        try:
+            before.append(vectors_of(network, images, Normalise(*design.stats), device, _BATCH, unit=True))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        outputs.append([torch.cat(own) for own in kept])
     for end, of_sets in zip(ends, zip(*outputs, strict=True), strict=True):
         _whiten(end, of_sets, power)
+    return np.concatenate(before)
 
 
-def check_whitens(design: Design, photos: int) -> None:
-    """Whether so many photos can whiten the vectors of a network.
+def check_whitens(design: Design, photos: int | None = None, power: float = POWER) -> None:
+    """Whether so many photos can whiten the vectors of a network; None: as many as it takes.
 
     Raises:
-        ValueError: they have no unit length, or a pair head is trained on them as they are; or there are too few photos.
+        ValueError: they have no unit length, or a pair head is trained on them as they are; or there are too few photos,
+            or it is no such power.
     """
+    if not 0 <= power <= FULL:
+        raise ValueError(f"vectors are whitened by a power of at least 0 and at most {FULL}, got {power}")
     if design.head not in UNIT or design.pair_head:
         raise ValueError("whitening is for vectors of unit length that no pair head compares")
-    if photos <= design.dim:
+    if photos is not None and photos <= design.dim:
         raise ValueError(f"whitening {design.dim} numbers takes more than {design.dim} photos, got {photos}")
 
 
 def _ends(network: SiameseNetwork) -> list[nn.Linear]:
     """The layers after which vectors are scaled to unit length."""
-    modules = [*network.head.modules()] + ([network.colours.project] if network.colours is not None else [])
-    linear = [module for module in modules if isinstance(module, nn.Linear)]
-    return linear[-1:] if network.colours is None else linear[-2:]
+    ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]
+    return ends if network.colours is None else [*ends, network.colours.project]
 
 
-def _outputs(network: SiameseNetwork, ends: Sequence[nn.Linear], images: Sequence[Image]) -> list[Tensor]:
-    """What each end makes of the images, ``(n, width)`` float64."""
-    design, device = network.design, next(network.parameters()).device
-    normalise = Normalise(*design.stats)
-    found: list[list[Tensor]] = [[] for _ in ends]
-    hooks = [
-        end.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output.double().cpu()))
-        for end, kept in zip(ends, found, strict=True)
-    ]
-    try:
-        for start in range(0, len(images), _BATCH):
-            batch = letterboxed(images[start : start + _BATCH], design.input_px, normalise, trim=design.trim)
-            network(batch.to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [torch.cat(kept) for kept in found]
-
-
+@torch.no_grad()
 def _whiten(end: nn.Linear, of_sets: Sequence[Tensor], power: float) -> None:
     middle = torch.stack([rows.mean(dim=0) for rows in of_sets]).mean(dim=0)
     spread = torch.stack([(rows - middle).T @ (rows - middle) / len(rows) for rows in of_sets]).mean(dim=0)
-    variances, components = torch.linalg.eigh(spread)
+    variances, components = torch.linalg.eigh(spread)  # rising
     variances, components = variances.flip(0).clamp(min=0), components.flip(1)
-    scales = (variances / variances[0].clamp(min=torch.finfo(variances.dtype).tiny) + _LEAST) ** -power
-    turned = (components * scales).T
-    weight, bias = end.weight.double().cpu(), end.bias.double().cpu()
-    end.weight.copy_(turned @ weight)
-    end.bias.copy_(turned @ (bias - middle))
+    least = torch.finfo(variances.dtype).tiny
+    turned = components.T / ((variances / variances[0].clamp(min=least) + _LEAST) ** power)[:, None]
+    weight, bias = (parameter.cpu().double() for parameter in (end.weight, end.bias))
+    end.weight.copy_((turned @ weight).float())
+    end.bias.copy_((turned @ (bias - middle)).float())

@@ -121,11 +121,12 @@ class TestEvaluate:
         assert not list(page.rglob("*.part"))
 
     def test_photos_are_embedded_larger_than_they_are_kept(self, tmp_path: Path) -> None:
-        """A thing in the middle of much white, of which an embedder may cut away half; and what is bad is told once."""
+        """So that an embedder may cut away white; and what is bad is told once, however many garments are in it."""
         for name in ("a", "b", "c"):
             write_jpeg(tmp_path / f"{name}.jpg", cv2.resize(look(0, ord(name)), (1024, 512)))
         (tmp_path / "bad.jpg").write_text("words")
-        photos = PhotoSet("set", tuple(Sample(tmp_path / f"{name}.jpg", name) for name in ("a", "bad", "b", "c")))
+        names = [*"a" * 63, *["bad"] * 3, *"b" * 66, "c"]
+        photos = PhotoSet("set", tuple(Sample(tmp_path / f"{name}.jpg", name) for name in names))
         seen: list[Image] = []
 
         class Seeing(FakeEmbedder):
@@ -138,10 +139,12 @@ class TestEvaluate:
         found = embed(Seeing(), photos, photos)
         assert {image.shape for image in seen} == {(256, 512, 3)}
         assert {image.shape for image in found.images} == {(128, 256, 3)}
-        assert [sample.item for sample in found.samples] == ["a", "b", "c"] * 2
-        assert found.distractors == 3
+        assert [sample.item for sample in found.samples] == [*"a" * 63, *"b" * 66, "c"] * 2
+        assert found.distractors == 130
         assert [problem.where for problem in found.photos.problems] == [str(tmp_path / "bad.jpg")] * 2
         np.testing.assert_array_equal(found.vectors, FakeEmbedder()(seen))
+        large = embed(Seeing(), photos, keep_large=True)
+        assert {image.shape for image in large.images} == {(256, 512, 3)}
 
     def test_distractors_are_in_the_way(self, items: Path, tmp_path: Path) -> None:
         (tmp_path / "more" / "item00").mkdir(parents=True)

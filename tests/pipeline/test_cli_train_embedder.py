@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,11 @@ import weights
 from pipeline.runs import read_lines
 from pipeline.sample import render_sample
 from stages.embed.batches import Batch
+from stages.embed.network import SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
 from stages.embed.splits import percentile_of
 from stages.embed.train import Trainer
+from stages.embed.validation import Judge
 from stages.embed.verifier import PairVerifier
 from stages.testing import check_embedder
 
@@ -170,8 +173,8 @@ def test_an_embedder_is_trained_and_used(items: Path, tmp_path: Path) -> None:
     assert "loss.name was infonce, is now triplet" in other.stderr
 
 
-def test_what_is_judged_and_written_is_whitened(items: Path, tmp_path: Path) -> None:
-    """The weights differ from those of the same run without whitening in the last layer alone; it goes on after a kill."""
+def test_what_is_judged_and_written_is_whitened(items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights differ from those of the same run without whitening in the last layers alone."""
     options = (*SMALL, "--colour-dim", 3, "--colour-weight", 0.5, "--steps", 4, "--validate-steps", 2)
     run("train", "embedder", items, "-o", tmp_path / "plain", *options, "--hold-out", 0)
     run("train", "embedder", items, "-o", tmp_path / "white", *options, "--hold-out", 0, "--whiten", 0.4)
@@ -179,9 +182,17 @@ def test_what_is_judged_and_written_is_whitened(items: Path, tmp_path: Path) -> 
     check_embedder(SiameseEmbedder(white))
     changed = {name for name, value in white.tensors.items() if not torch.equal(value, plain.tensors[name])}
     assert changed == {"head.weight", "head.bias", "colours.project.weight", "colours.project.bias"}
-    run("train", "embedder", items, "-o", tmp_path / "judged", *options, "--whiten", 0.4)
-    judged = json.loads((tmp_path / "judged" / "curves.json").read_text())
-    assert [line["step"] for line in judged["validation"]] == [2, 4]
+    judged, judge = [], Judge.__call__
+
+    def judging(self: Judge, network: SiameseNetwork) -> float | None:
+        judged.append(network.head.weight.detach().half())
+        return judge(self, network)
+
+    monkeypatch.setattr(Judge, "__call__", judging)
+    told = run("train", "embedder", items, "-o", tmp_path / "judged", *options, "--whiten", 0.4).stderr
+    (best,) = re.findall(r"best: recall@1 \S+ at step (\d)", told)
+    written = weights.read(tmp_path / "judged" / "weights.safetensors")
+    assert torch.equal(judged[int(best) // 2 - 1].float(), written.tensors["head.weight"].float())
     other = run("train", "embedder", items, "-o", tmp_path / "judged", *options, status=2)
     assert "whiten was 0.4, is now 0.0" in other.stderr
 
@@ -219,15 +230,23 @@ def test_a_run_ends_when_it_has_not_become_better(items: Path, tmp_path: Path) -
     assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
-def test_a_collapse_is_told_and_gives_no_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ((), "validation all vectors are nearly equal: a collapse"),
+        (("--whiten", 0.4), "validation all vectors are nearly equal: a collapse"),
+        (("--whiten", 0.4, "--hold-out", 0), "loss"),
+    ],
+)
+def test_a_collapse_is_told_and_gives_no_weights(tmp_path: Path, options: tuple[object, ...], step: str) -> None:
     """Where all photos are one picture, all vectors are equal, and a recall would be a number without a meaning."""
     for number in range(12):
         folder = tmp_path / "same" / f"item{number}"
         folder.mkdir(parents=True)
         for name in ("a.png", "b.png"):
             assert cv2.imwrite(str(folder / name), np.full((40, 40, 3), 90, np.uint8))
-    told = run("train", "embedder", tmp_path / "same", "-o", tmp_path / "run", *SMALL, status=2).stderr
-    assert "step 4/4: validation all vectors are nearly equal: a collapse" in told
+    told = run("train", "embedder", tmp_path / "same", "-o", tmp_path / "run", *SMALL, *options, status=2).stderr
+    assert f"step 4/4: {step}" in told
     assert "the network has collapsed" in told
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
@@ -288,6 +307,7 @@ def test_offline_mining_goes_on_with_what_was_mined(
         (["--colour-weight", "0.3"], "colour_dim"),
         (["--colour-weight", "0.3", "--colour-dim", "3", "--loss", "proxy-nca"], "compares whole vectors"),
         (["--whiten", "0.4", "--dim", "24"], "takes more than 24 photos, got"),
+        (["--whiten", "0.6"], "0.5"),
         (["--whiten", "0.4", "--head", "sigmoid", "--pair-head", "linear", "--loss", "bce"], "no pair head compares"),
         (["--colour-share", "0.3"], "there are none"),
         (["--colour-dim", "20", "--dim", "32"], "more than 20 photos"),

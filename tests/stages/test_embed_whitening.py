@@ -76,6 +76,14 @@ def test_all_of_the_power_is_whitening():
     assert spread.max() / spread.min() < 1.5
 
 
+def test_what_vectors_were_before_is_told():
+    """In the order of the photos, so that a collapse can be told from them."""
+    network, sets = seeded(), [photos(40, seed=8), photos(10, seed=9)]
+    with torch.no_grad():
+        before = torch.cat([network.joined(parts(network, images)) for images in sets])
+    np.testing.assert_allclose(whiten(network, sets), before, atol=1e-5)
+
+
 def test_no_power_at_all_is_a_shift_and_a_turn():
     images = photos(20, seed=4)
     network = seeded()
@@ -98,6 +106,7 @@ def test_it_is_other_weights_of_the_same_network():
     for rows in found:
         torch.testing.assert_close(rows, F.normalize(rows))
     assert not network.head._forward_hooks
+    assert not network.colours.project._forward_hooks
 
 
 def test_a_head_with_a_hidden_layer_is_whitened_at_its_end():

@@ -125,7 +125,7 @@ def embedder(
     device = resolve_device(device)
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)
-    embedded = embed(stage, photos, others)
+    embedded = embed(stage, photos, others, keep_large=pair_head)
     tell_problems(embedded.photos)
     likeness = likeness_by_pair_head(embedder_weights, embedded.images, device) if pair_head else None
     evaluation = evaluate(embedded.vectors, embedded.samples, embedded.distractors, plan, likeness)
