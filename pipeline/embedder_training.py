@@ -99,15 +99,12 @@ class EmbedderPlan:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
         if self.recipe.distill_weight and self.start == "scratch":
             raise ValueError("a network that starts from scratch knows nothing to be distilled; name a start")
-        if (self.recipe.shape_weight or self.recipe.colour_weight) and self.loss.name in (
-            "bce",
-            "proxy-nca",
-            "proxy-anchor",
-        ):
+        parts_alone = self.recipe.shape_weight or self.recipe.colour_weight
+        if parts_alone and self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
             raise ValueError(
                 f"{self.loss.name} compares whole vectors alone; leave out the weights of shapes and colours or take another loss"
             )
-        if (self.recipe.shape_weight or self.recipe.colour_weight) and not self.design.colour_dim:
+        if parts_alone and not self.design.colour_dim:
             raise ValueError(ALONE)
         if self.whiten:
             check_whitens(self.design, power=self.whiten)

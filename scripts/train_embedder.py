@@ -114,9 +114,8 @@ def main(
     keep_plan(out / "plan.json", plan)
     network.to(memory_format=torch.channels_last)
     trainer = Trainer(network, InfoNCE(), sampler, recipe, out)
-    while trainer.done < trainer.steps:
-        for line in trainer.run(trainer.done - trainer.done % STEPS_PER_EPOCH + STEPS_PER_EPOCH):
-            click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
+    for line in trainer.run():
+        click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
     with trainer.averaged():
         whiten(network, _some_of_each_kind(items, seed))
         weights.save(out / WEIGHTS, network.state_dict(), replace(DESIGN, colour_share=COLOUR_SHARE).metadata() | ABOUT)

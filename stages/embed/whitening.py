@@ -44,8 +44,8 @@ def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: floa
         power: 0 turns vectors alone, :data:`FULL` whitens in full.
 
     Returns:
-        The vectors of all these photos as they were before, ``(n, dim)``: where they are all one, whitening makes
-        something of nothing.
+        The vectors of all these photos as they were before, ``(n, dim)``. Where they are all one, whitening makes
+        something of nothing; where they are not finite, the network is left as it is.
 
     Raises:
         ValueError: see :func:`check_whitens`.
@@ -67,9 +67,11 @@ def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: floa
             for hook in hooks:
                 hook.remove()
         outputs.append([torch.cat(own) for own in kept])
-    for end, of_sets in zip(ends, zip(*outputs, strict=True), strict=True):
-        _whiten(end, of_sets, power)
-    return np.concatenate(before)
+    vectors = np.concatenate(before)
+    if np.isfinite(vectors).all():
+        for end, of_sets in zip(ends, zip(*outputs, strict=True), strict=True):
+            _whiten(end, of_sets, power)
+    return vectors
 
 
 def check_whitens(design: Design, photos: int | None = None, power: float = POWER) -> None:

@@ -84,6 +84,15 @@ def test_what_vectors_were_before_is_told():
     np.testing.assert_allclose(whiten(network, sets), before, atol=1e-5)
 
 
+def test_what_is_not_finite_is_left_as_it_is():
+    network = seeded()
+    with torch.no_grad():
+        network.head.bias[0] = float("nan")
+    weight = network.head.weight.clone()
+    assert not np.isfinite(whiten(network, [photos(20, seed=9)])).all()
+    assert torch.equal(network.head.weight, weight)
+
+
 def test_no_power_at_all_is_a_shift_and_a_turn():
     images = photos(20, seed=4)
     network = seeded()
