@@ -22,8 +22,15 @@ def _elu(width: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, HIDDEN), nn.ELU(), nn.Linear(HIDDEN, dim))
 
 
+class _Sigmoid(nn.Module):
+    """In float32, whatever comes in: what differs between two sigmoids near a half, bfloat16 rounds away."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.float().sigmoid()
+
+
 def _sigmoid(width: int, dim: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, dim), nn.Sigmoid())
+    return nn.Sequential(nn.Linear(width, dim), _Sigmoid())
 
 
 HEADS: Final[Mapping[str, Callable[[int, int], nn.Module]]] = {

@@ -107,7 +107,7 @@ class Trainer:
         self._normalise = Normalise(*network.design.stats)
         self._teacher = Teacher(network.features) if recipe.distill_weight else None
         set_train_mode(network, recipe)
-        self._optimizer = AdamW(_groups(network, loss, recipe))
+        self._optimizer = AdamW(_groups(network, loss, recipe), fused=self._device.type in ("cpu", "cuda"))
         both = nn.ModuleDict({"network": network, "loss": loss})
         self._journal = Journal(State(both, self._optimizer, recipe.ema), folder)
 

@@ -16,7 +16,11 @@ from stages.errors import WeightsError
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
-_NUMBERS = 64_000_000  # that are compared at once, a quarter of a gigabyte
+_NUMBERS = 64_000_000
+"""That are compared at once by an accelerator, a quarter of a gigabyte."""
+
+_CACHED = 250_000
+"""And by a processor, a megabyte: what stays in its cache is compared ten times as fast as what does not."""
 
 
 class PairVerifier:
@@ -56,8 +60,9 @@ def pair_similarities(head: PairHead, left: Vectors, right: Vectors, device: str
     """The sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
     chances = np.empty((len(left), len(right)), np.float32)
     columns = torch.from_numpy(right).to(device)
-    high = max(1, min(16, _NUMBERS // max(1, right.size)))
-    wide = max(1, _NUMBERS // (high * max(1, right.shape[1])))
+    numbers = _CACHED if torch.device(device).type == "cpu" else _NUMBERS
+    high = max(1, min(16, numbers // max(1, right.size)))
+    wide = max(1, numbers // (high * max(1, right.shape[1])))
     for start in range(0, len(left), high):
         rows = torch.from_numpy(left[start : start + high]).to(device)
         for place in range(0, len(right), wide):

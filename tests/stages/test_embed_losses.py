@@ -101,8 +101,41 @@ class TestPairLosses:
 
         same = [-math.log(chance(i, j)) for i in N for j in positives(i)]
         different = [-math.log(1 - chance(i, j)) for i in N for j in negatives(i)]
-        loss = PairEntropy(lambda left, right: (left - right).abs() @ weight, DISTANCES["euclidean"])
+        loss = PairEntropy(lambda left, right: (left - right).abs() @ weight)
         assert loss(vectors, relations).item() == pytest.approx((mean(same) + mean(different)) / 2, rel=1e-5)
+
+    def test_pairs_for_a_pair_head_are_mined_by_its_logits(self, vectors, relations):
+        weight = torch.tensor([3.0, -2.0, 1.0, -4.0, 2.0], dtype=torch.float64)  # in some numbers far is same
+
+        def logit(i, j):
+            return float(((vectors[i] - vectors[j]).detach().abs() * weight).sum())
+
+        chosen = []
+        for a in N:
+            for p in positives(a):
+                beyond = [n for n in negatives(a) if logit(a, n) < logit(a, p)]
+                hardest = (
+                    max(beyond, key=lambda n: logit(a, n)) if beyond else min(negatives(a), key=lambda n: logit(a, n))
+                )
+                chosen.append((a, p, hardest))
+        by_distance = MINERS["semi-hard"](torch.cdist(vectors, vectors).detach(), relations)
+        assert chosen != list(zip(*(rows.tolist() for rows in by_distance), strict=True))
+        same = [-math.log(1 / (1 + math.exp(-logit(a, p)))) for a, p, _ in chosen]
+        different = [-math.log(1 - 1 / (1 + math.exp(-logit(a, n)))) for a, _, n in chosen]
+        loss = PairEntropy(lambda left, right: (left - right).abs() @ weight, MINERS["semi-hard"])
+        assert loss(vectors, relations).item() == pytest.approx((mean(same) + mean(different)) / 2, rel=1e-5)
+
+    def test_pairs_across_domains_are_as_one_sided_as_they_are_arranged(self, vectors):
+        street = torch.arange(8) % 2 == 0
+        relations = Relations.of(torch.tensor(LABELS), anchors=street, partners=~street)
+        asked = []
+
+        def compare(left, right):
+            asked.extend(zip(left[:, 0].tolist(), right[:, 0].tolist(), strict=True))
+            return (left - right).abs().sum(dim=1)
+
+        assert PairEntropy(compare)(vectors, relations).item() > 0
+        assert len(asked) == 16, "each street photo with each shop photo, once"
 
 
 class TestTripletLosses:

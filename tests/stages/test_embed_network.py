@@ -195,6 +195,14 @@ class TestNetwork:
 
 
 class TestPairHeads:
+    def test_sigmoids_keep_what_bfloat16_would_round_away(self):
+        torch.manual_seed(0)
+        head = HEADS["sigmoid"](4, 1000)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head(torch.randn(1, 4))
+        assert found.dtype == torch.float32
+        assert len(found.unique()) > 2 * len(found.bfloat16().unique())
+
     @pytest.mark.parametrize("name", PAIR_HEADS)
     def test_is_symmetric_and_looks_at_the_difference_alone(self, name):
         torch.manual_seed(0)

@@ -94,10 +94,7 @@ LOSSES: Final[Mapping[str, LossKind]] = {
         lambda plan, _net, _n: Contrastive(plan.margin or 1.0, plan.measure("euclidean"), plan.mine_pairs()),
         ("distance", "miner", "margin"),
     ),
-    "bce": LossKind(
-        lambda plan, net, _n: PairEntropy(_pair_head(net), plan.measure("euclidean"), plan.mine_pairs()),
-        ("distance", "miner"),
-    ),
+    "bce": LossKind(lambda plan, net, _n: PairEntropy(_pair_head(net), plan.mine_pairs()), ("miner",)),
     "triplet": LossKind(
         lambda plan, _net, _n: Triplet(plan.margin or 0.2, plan.measure("squared"), plan.mine()),
         ("distance", "miner", "margin"),

@@ -40,26 +40,32 @@ class Contrastive(nn.Module):
 class PairEntropy(nn.Module):
     """Binary cross-entropy of a pair head (Koch, Zemel, Salakhutdinov 2015, section 3.2), both classes alike.
 
+    A miner goes by the head's own logits. Were it to go by the distance of vectors, positives that are far and negatives
+    that are near would teach the head to take far for same.
+
     Args:
-        compare: two batches of vectors to logits; the network's pair head, which keeps its own parameters.
-        distance: what a miner goes by.
+        compare: two batches of vectors to logits; the network's pair head, which is symmetric and keeps its own
+            parameters.
         miner: chooses triplets, whose pairs are learnt from. None: all pairs.
     """
 
-    def __init__(
-        self, compare: Callable[[Tensor, Tensor], Tensor], distance: Distance, miner: Miner | None = None
-    ) -> None:
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor], miner: Miner | None = None) -> None:
         super().__init__()
-        self._compare, self._distance, self._miner = compare, distance, miner
+        self._compare, self._miner = compare, miner
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """The loss of a batch; 0 where it has no pairs."""
-        if self._miner is None:
-            pairs = relations.pairs()
-        else:
-            pairs = _chosen(self._distance(vectors.detach()), relations, self._miner)
-        logits = self._compare(vectors[pairs.left], vectors[pairs.right])
-        return _balanced(F.binary_cross_entropy_with_logits(logits, pairs.same.float(), reduction="none"), pairs.same)
+        same, related = relations.positive, relations.positive | relations.negative
+        left, right = (related | related.T).triu().nonzero(as_tuple=True)  # any two once
+        logits = self._compare(vectors[left], vectors[right])
+        same = (same | same.T)[left, right]
+        if self._miner is not None:
+            places = torch.zeros(related.shape, dtype=torch.int64, device=left.device)
+            places[left, right] = places[right, left] = torch.arange(len(left), device=left.device)
+            anchors, positives, negatives = self._miner(-logits.detach()[places], relations)
+            chosen = torch.cat([places[anchors, positives], places[anchors, negatives]])
+            logits, same = logits[chosen], same[chosen]
+        return _balanced(F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none"), same)
 
 
 def _chosen(distances: Tensor, relations: Relations, miner: Miner | None) -> Pairs:
