@@ -9,19 +9,17 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-
+from pipeline.embedder_evaluation.subject import embed
 from pipeline.photosets import COLUMNS
 from stages.embed.duplicates import HASH_BITS, SIMILARITY, Duplicate, by_hash, by_vectors, groups_of, merged, prints_of
 from stages.embed.items import PhotoSet
 from stages.embed.loading import load
 from stages.files import replacing
 from stages.protocols import Embedder
-
-_BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,17 +57,18 @@ def find(
         bits: of 64 that hashes may differ in.
         similarity: from which on vectors are near-duplicates.
         within_items: tell those of one item too, such as two views that differ in nothing.
+
+    Raises:
+        CatalogueError: an embedder is given, and none of the photos can be read.
     """
-    read, images = load(photos)
-    count = 0
-    if others is not None:
-        more, pictures = load(others)
-        count, images, read = len(more.samples), images + pictures, read.joined([more])
-    found = by_hash(prints_of(images), bits)
-    if embedder is not None and images:
-        vectors = [embedder(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-        found += by_vectors(np.concatenate(vectors), similarity)
-    own = len(images) - count
+    if embedder is None:
+        (own_read, own_images), *more = [load(each) for each in (photos, others) if each is not None]
+        read, own = own_read.joined(each for each, _ in more), len(own_images)
+        found = by_hash(prints_of([*own_images, *chain.from_iterable(images for _, images in more)]), bits)
+    else:
+        embedded = embed(embedder, photos, others)
+        read, own = embedded.photos, len(embedded.samples) - embedded.distractors
+        found = by_hash(prints_of(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
 
     def counts(pair: Duplicate) -> bool:
         if others is not None and (pair.first < own) == (pair.second < own):
@@ -78,7 +77,8 @@ def find(
         return within_items or one.item != other.item
 
     pairs = tuple(filter(counts, found))
-    return Found(read, pairs, tuple(tuple(group) for group in groups_of(pairs, len(images))), count)
+    count = len(read.samples)
+    return Found(read, pairs, tuple(tuple(group) for group in groups_of(pairs, count)), count - own)
 
 
 def line_of(found: Found, group: Sequence[int]) -> dict[str, Any]:
