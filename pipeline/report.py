@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from pipeline.report_page import Overview, overview_html, page, page_name, pages_html, replace_marked
 from pipeline.report_photo import Pictures, photo_html
-from pipeline.results import Garment, PhotoResult
+from pipeline.search import Garment, PhotoResult
 from stages.crop.cutting import cut
 from stages.errors import ImageError
 from stages.images import encode_jpeg, read_photo

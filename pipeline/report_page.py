@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.report_photo import text_html
 from pipeline.report_style import STYLE, color_of
-from pipeline.results import PhotoResult
+from pipeline.search import PhotoResult
 from stages.problems import plural
 
 FAILURES_LISTED: Final = 50

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.report_style import color_of
-from pipeline.results import Garment, PhotoResult
+from pipeline.search import Garment, PhotoResult
 from stages.problems import plural
 from stages.types import Box, Mask, Match
 

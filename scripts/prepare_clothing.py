@@ -23,7 +23,7 @@ import click
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.build import Config, build_detector
+from pipeline.config import Config, build_detector
 from stages.detect.outline import outline
 from stages.detect.pseudo import LIKELY, only_garment
 from stages.images import read_image

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.build import Config, build_detector
+from pipeline.config import Config, build_detector
 from stages.detect.pseudo import LIKELY, pseudo_label
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -34,7 +34,7 @@ def test_a_stage_knows_only_its_own_job(path: Path) -> None:
 
 def test_the_test_would_see_a_breach() -> None:
     assert starts("stages.crop.BoxCrop", "stages.crop")
-    assert "stages.images" in imports(ROOT / "pipeline" / "compose.py")
+    assert "stages.images" in imports(ROOT / "pipeline" / "pipeline.py")
 
 
 def test_files_and_packages_are_all_installed() -> None:

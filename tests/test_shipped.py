@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import weights
-from pipeline.build import Config, build_detector, build_embedder
-from pipeline.catalogue import read_catalogue
-from pipeline.compose import Pipeline
+from pipeline.catalogue import Indexing, read_catalogue
+from pipeline.config import Config, build_detector, build_embedder
 from pipeline.gallery import Gallery
-from pipeline.indexing import Indexing
+from pipeline.pipeline import Pipeline
 from pipeline.sample.write import SampleSummary, render_sample
 from stages.crop import BoxCrop
 from stages.detect.evaluate import evaluate

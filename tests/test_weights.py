@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import weights
-from pipeline.build import DETECTORS, EMBEDDERS
+from pipeline.config import DETECTORS, EMBEDDERS
 from stages.errors import WeightsError
 
 NAMES = sorted(weights.manifest())

@@ -51,7 +51,7 @@ def calibrate(
       outfinder calibrate luma/product --layout luma --split test --fmr 0.001 -o luma.calibration.json
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
-    from pipeline.build import Config, build_embedder
+    from pipeline.config import Config, build_embedder
     from pipeline.embedder_evaluation.subject import embed
     from pipeline.evaluation.tables import aligned
     from pipeline.verdicts import beside

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from pipeline.build import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
+from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
 
 if TYPE_CHECKING:
-    from pipeline.compose import Analysis
-    from pipeline.results import Garment
+    from pipeline.pipeline import Analysis
+    from pipeline.search import Garment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -230,6 +230,6 @@ def _told(error: object) -> str:
 
 def garments_of(analysis: Analysis) -> tuple[Garment, ...]:
     """An analysis' detections as results, without matches."""
-    from pipeline.results import Garment
+    from pipeline.search import Garment
 
     return tuple(Garment(one.label, one.score, one.box, one.mask) for one in analysis.detections)

@@ -45,7 +45,7 @@ def compare(
       outfinder compare boots-left.jpg boots-right.jpg
       outfinder compare boots-left.jpg boots-right.jpg --calibration shop.calibration.json --label shoes
     """  # noqa: D301
-    from pipeline.build import Config, build_embedder
+    from pipeline.config import Config, build_embedder
     from pipeline.verdicts import calibration_for
     from stages.errors import ImageError
     from stages.images import enough_px, read_photo

@@ -63,7 +63,7 @@ def dedupe(
     others = open_told(against, layout, item_pattern, splits) if against else None
     stage = None
     if not hash_only:
-        from pipeline.build import Config, build_embedder
+        from pipeline.config import Config, build_embedder
 
         config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
         stage = build_embedder(config)

@@ -27,8 +27,8 @@ from pipeline.cli.common import (
 from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.compose import Analysis
-    from pipeline.results import PhotoResult
+    from pipeline.pipeline import Analysis
+    from pipeline.search import PhotoResult
     from pipeline.writers import ResultWriter
     from stages.types import Image
 
@@ -71,10 +71,9 @@ def detect(
       outfinder detect photos/ --masks --coco found.json --crops crops --overlays drawn
       outfinder detect photos/ -o found.jsonl --resume
     """  # noqa: D301
-    from pipeline.build import Config, build_cropper, build_detector
-    from pipeline.coco import CocoWriter
-    from pipeline.compose import Pipeline
-    from pipeline.written import open_or_reopen
+    from pipeline.config import Config, build_cropper, build_detector
+    from pipeline.pipeline import Pipeline
+    from pipeline.writers import CocoWriter, open_or_reopen
     from stages.images import walk
 
     if resume and coco:
@@ -105,7 +104,7 @@ def detect(
 
 
 def _result(analysis: Analysis) -> PhotoResult:
-    from pipeline.results import PhotoResult
+    from pipeline.search import PhotoResult
 
     if analysis.photo is None:
         return PhotoResult(str(analysis.path), error=analysis.error)
@@ -120,7 +119,7 @@ def _write_crops(folder: Path, number: int, analysis: Analysis) -> None:
 
 
 def _write_overlay(folder: Path, number: int, analysis: Analysis, result: PhotoResult) -> None:
-    from pipeline.overlay import draw
+    from pipeline.writers import draw
 
     if analysis.photo:
         _write_picture(folder, _stem(number, analysis.path), draw(analysis.photo.image, result))

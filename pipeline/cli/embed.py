@@ -39,7 +39,7 @@ def embed(
     """  # noqa: D301
     import numpy as np
 
-    from pipeline.build import Config, build_embedder
+    from pipeline.config import Config, build_embedder
     from stages.errors import ImageError
     from stages.files import replacing
     from stages.images import enough_px, read_photo, walk

@@ -34,7 +34,7 @@ def gallery(index: str | None) -> None:
       outfinder gallery verify shop
     """  # noqa: D301
     if index:
-        from pipeline.build import trust
+        from pipeline.config import trust
 
         trust(index)
 

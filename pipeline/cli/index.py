@@ -24,7 +24,7 @@ from pipeline.cli.common import (
 from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.compose import Analysis
+    from pipeline.pipeline import Analysis
 
 
 def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
@@ -100,12 +100,10 @@ def index(
       outfinder index shop --resume
       outfinder index shop catalogue.csv --engine ray --ray-address auto
     """  # noqa: D301
-    from pipeline.catalogue import read_catalogue
-    from pipeline.cluster import ClusterPipeline
+    from pipeline.catalogue import Indexing, Run, Tally, finish, note, read_catalogue, unfinished
     from pipeline.gallery import writing
-    from pipeline.indexing import Indexing, Tally
-    from pipeline.opening import open_or_create
-    from pipeline.resuming import Run, finish, note, unfinished
+    from pipeline.ray import ClusterPipeline
+    from pipeline.search import open_or_create
 
     given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop,
                    embedder=embedder, embedder_weights=embedder_weights, index=index)  # fmt: skip

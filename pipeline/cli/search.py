@@ -27,7 +27,7 @@ from pipeline.cli.common import (
 from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.results import PhotoResult
+    from pipeline.search import PhotoResult
     from stages.embed.calibration import Calibration
 
 
@@ -86,11 +86,10 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
-    from pipeline.opening import open_for_search
     from pipeline.report import Report
-    from pipeline.searching import search_batch
+    from pipeline.search import open_for_search, search_batch
     from pipeline.verdicts import calibration_for
-    from pipeline.written import open_or_reopen
+    from pipeline.writers import open_or_reopen
     from stages.images import walk
 
     if resume and report:

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from pipeline.report_photo import outline, text_html
 from pipeline.report_style import color_of
-from pipeline.results import Garment
+from pipeline.search import Garment
 from stages.detect.mistakes import SAME_IOU, Mistake
 from stages.errors import ImageError
 from stages.images import encode_jpeg, read_image

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import weights
-from pipeline.build import FLIP, Config
+from pipeline.config import FLIP, Config
 
 
 @dataclass(frozen=True, slots=True)

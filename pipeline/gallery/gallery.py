@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from pipeline.build import build_index, trust
+from pipeline.config import build_index, trust
 from pipeline.gallery.reading import Reading
 from pipeline.gallery.rows import Row
 from pipeline.gallery.saving import Saving
@@ -47,7 +47,7 @@ class Gallery(Reading):
             folder: made if absent.
             embedder: what makes the vectors: others will be refused.
             cropper: what makes the crops: likewise.
-            index: the name of an index for :func:`pipeline.build.build_index`.
+            index: the name of an index for :func:`pipeline.config.build_index`.
             settings: whatever is to be remembered.
             storage: how vectors are kept: float32, float16 or int8.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.build import build_index, check_trusted
+from pipeline.config import build_index, check_trusted
 from pipeline.gallery.arrays import StoredFile, file_digest, write_arrays
 from pipeline.gallery.contents import read_ids
 from pipeline.gallery.storage import Manifest, read_manifest

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import build_cropper
+from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
-from pipeline.opening import config_for, open_for_search
+from pipeline.search import config_for, open_for_search
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.service import Service, Way

@@ -14,8 +14,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from pipeline.compose import sharp_crops
 from pipeline.gallery import Gallery
+from pipeline.pipeline import sharp_crops
 from pipeline.report_photo import rings
 from pipeline.serve.batching import Batcher
 from pipeline.serve.finding import Placed, Query, WrongQuery, find, like

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
 
 import weights
-from pipeline.catalogue import CataloguePhoto, read_catalogue
-from pipeline.resuming import NOTE, unfinished
+from pipeline.catalogue import NOTE, CataloguePhoto, read_catalogue, unfinished
 from stages.detect.coco import read_annotations
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.calibration import Calibration

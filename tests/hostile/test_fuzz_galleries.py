@@ -20,7 +20,7 @@ from pipeline.gallery.arrays import file_digest
 from pipeline.gallery.storage import COPY, MANIFEST
 from pipeline.gallery.vectors import encode
 from pipeline.integrity import verify
-from pipeline.opening import open_for_search, open_or_create
+from pipeline.search import open_for_search, open_or_create
 from stages.crop import BoxCrop
 from stages.errors import GalleryError, OutfinderError, StageError
 from stages.testing import FakeEmbedder

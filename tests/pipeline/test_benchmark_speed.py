@@ -20,8 +20,8 @@ from pipeline.benchmark.speed import run as speed
 from pipeline.benchmark.speed.contenders import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.benchmark.speed.sameness import compare
 from pipeline.benchmark.vectors import clustered
-from pipeline.results import Garment, PhotoResult
 from pipeline.sample import render_sample
+from pipeline.search import Garment, PhotoResult
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image
 from stages.inference import keep_memory

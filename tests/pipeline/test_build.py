@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import (
+from pipeline.config import (
     CROPPERS,
     DETECTORS,
     INDEXES,
@@ -101,8 +101,8 @@ def test_an_unknown_name_lists_the_choices() -> None:
 ONE_HEAP = """
 import ctypes, io, sys
 import numpy as np
-from pipeline.build import Config, build_detector, build_embedder
-from pipeline.compose import Pipeline
+from pipeline.config import Config, build_detector, build_embedder
+from pipeline.pipeline import Pipeline
 from stages.crop import BoxCrop
 from stages.images import walk
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cli_runs import DETECTOR, run
 
-from pipeline.build import Config
+from pipeline.config import Config
 from pipeline.detector_evaluation.mistakes import mistakes_html
 from pipeline.detector_evaluation.subject import subject_of
 from stages.detect.evaluate import evaluate

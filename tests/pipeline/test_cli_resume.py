@@ -13,9 +13,8 @@ from conftest import draw
 from test_cli_process import SLOW, many_photos, outfinder
 
 from pipeline.cli.progress import Progress
-from pipeline.results import Garment, PhotoResult
-from pipeline.writers import open_writer
-from pipeline.written import open_or_reopen
+from pipeline.search import Garment, PhotoResult
+from pipeline.writers import open_or_reopen, open_writer
 from stages.errors import OutfinderError
 from stages.images import write_jpeg
 from stages.types import Box, Match

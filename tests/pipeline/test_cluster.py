@@ -9,13 +9,12 @@ import pytest
 from cli_runs import DETECTOR, EMBEDDER, run
 from conftest import draw
 
-from pipeline import cluster
-from pipeline.build import Config, build_cropper, build_detector, build_embedder
-from pipeline.catalogue import read_catalogue
-from pipeline.cluster import ClusterPipeline
-from pipeline.compose import Pipeline
+from pipeline import ray as cluster
+from pipeline.catalogue import Indexing, read_catalogue
+from pipeline.config import Config, build_cropper, build_detector, build_embedder
 from pipeline.gallery import Gallery, writing
-from pipeline.indexing import Indexing
+from pipeline.pipeline import Pipeline
+from pipeline.ray import ClusterPipeline
 from stages.errors import StageError
 from stages.images import write_jpeg
 

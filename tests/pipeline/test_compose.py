@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import draw
 
-from pipeline.compose import Pipeline, main_garment
 from pipeline.gallery import Gallery, Row
-from pipeline.searching import search_batch
+from pipeline.pipeline import Pipeline, main_garment
+from pipeline.search import search_batch
 from stages.crop import BoxCrop, MaskCrop
 from stages.detect.whole import WholeDetector
 from stages.images import read_photo, walk, write_jpeg

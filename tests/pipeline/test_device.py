@@ -8,8 +8,8 @@ import torch
 from cli_runs import run
 from conftest import draw
 
-from pipeline.build import Config, build_detector, build_embedder, resolve_device
-from pipeline.compose import Pipeline
+from pipeline.config import Config, build_detector, build_embedder, resolve_device
+from pipeline.pipeline import Pipeline
 from pipeline.sample.write import render_sample
 from stages.images import read_photo, walk, write_jpeg
 from stages.testing import FakeDetector

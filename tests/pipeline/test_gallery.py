@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import draw
 
-from pipeline.catalogue import CataloguePhoto, read_catalogue
-from pipeline.compose import Pipeline
+from pipeline.catalogue import CataloguePhoto, Indexing, Tally, read_catalogue
 from pipeline.gallery import Gallery, Row
-from pipeline.indexing import Indexing, Tally
+from pipeline.pipeline import Pipeline
 from stages.crop import BoxCrop, MaskCrop
 from stages.errors import GalleryError, GalleryMismatch
 from stages.images import write_jpeg

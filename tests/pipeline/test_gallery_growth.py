@@ -213,10 +213,10 @@ def test_file_names_that_are_no_text_and_metadata_of_any_kind_come_back(tmp_path
 
 KILLED = """
 import os, sys, signal
-import pipeline.indexing
+import pipeline.catalogue
 from pipeline.cli import main
 from stages.testing import FakeDetector
-pipeline.indexing.SAVE_EVERY_S = 0
+pipeline.catalogue.SAVE_EVERY_S = 0
 at, find = int(sys.argv.pop(1)), FakeDetector._find
 def counted(self, image):
     with open("looked", "a") as file:

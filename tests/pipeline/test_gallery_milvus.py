@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize, run_state_machine_as_test
 from test_gallery import new, row, vectors
 from test_gallery_history import History
 
-from pipeline.build import build_index
+from pipeline.config import build_index
 from pipeline.gallery import Gallery, searcher
 from pipeline.integrity import verify
 from stages.index.milvus import MilvusIndex

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.overlay import draw
-from pipeline.results import Garment, PhotoResult
+from pipeline.search import Garment, PhotoResult
+from pipeline.writers import draw
 from stages.types import Box
 
 

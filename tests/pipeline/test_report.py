@@ -10,7 +10,7 @@ import pytest
 from pipeline.report import Report
 from pipeline.report_page import pages_html
 from pipeline.report_style import COLORS, color_of
-from pipeline.results import Garment, PhotoResult
+from pipeline.search import Garment, PhotoResult
 from stages.images import read_image, write_jpeg
 from stages.types import LABELS, WHOLE, Box, Match
 

@@ -46,7 +46,7 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path, shop):
 def test_an_index_of_ones_own_is_named_to_be_served(tmp_path, shop, monkeypatch):
     own = "stages.index:ExactIndex"
     Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), own, settings={"crop": "box"})
-    monkeypatch.setattr("pipeline.build._trusted", set())
+    monkeypatch.setattr("pipeline.config._trusted", set())
     told = run("serve", tmp_path / "g", "--port", 0, *DETECTOR, *EMBEDDER, status=2).stderr
     assert f"which is code and not data; if it is yours, say so: --index {own}" in told
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from pipeline.coco import CocoWriter, full_rle
-from pipeline.results import Garment, PhotoResult
-from pipeline.writers import COLUMNS, JsonLinesWriter, open_writer
+from pipeline.search import Garment, PhotoResult
+from pipeline.writers import COLUMNS, CocoWriter, JsonLinesWriter, full_rle, open_writer
 from stages.types import Box, Match
 
 # pycocotools 2.0.11 decodes with a numpy 1 interface

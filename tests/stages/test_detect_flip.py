@@ -4,7 +4,7 @@ import torch
 from conftest import draw
 from test_detect import lively
 
-from pipeline.build import Config, build_detector
+from pipeline.config import Config, build_detector
 from stages.detect.flip import found_both_ways, mirror_boxes, mirror_images
 from stages.detect.rcnn import RcnnDetector
 from stages.testing import check_detector

@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.benchmark.crops.conditions import AVERAGE, BOX, CROPS, MASK, MASKS, NONE, WHOLE
 from pipeline.benchmark.crops.subject import Subject, config_of
 from pipeline.benchmark.timing import Times, middle, peak_bytes, resident_bytes, take_turns
-from pipeline.build import Config, build_detector, build_embedder
+from pipeline.config import Config, build_detector, build_embedder
 from stages.protocols import Detector, Embedder
 from stages.types import Detection, Image
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.benchmark.crops.conditions import AVERAGE, BOX, CROPS, MASK, MASKS, NONE, TRUTH, WHOLE, Key
 from pipeline.benchmark.crops.data import CropSet, Garment, Shot
-from pipeline.compose import main_garment
+from pipeline.pipeline import main_garment
 from stages.images import Photo
 from stages.protocols import Detector, Embedder
 from stages.types import WHOLE as WHOLE_PHOTO

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import weights
-from pipeline.build import EMBEDDERS, Config, build_detector, build_embedder
+from pipeline.config import EMBEDDERS, Config, build_detector, build_embedder
 from stages.protocols import Detector, Embedder
 
 DETECTORS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")

@@ -14,11 +14,10 @@ import weights
 from pipeline.benchmark.engines import fill
 from pipeline.benchmark.speed.naive import Naive
 from pipeline.benchmark.vectors import around, clustered
-from pipeline.build import Config, build_cropper, build_detector, build_embedder
-from pipeline.compose import Pipeline
+from pipeline.config import Config, build_cropper, build_detector, build_embedder
 from pipeline.gallery import Gallery
-from pipeline.results import PhotoResult
-from pipeline.searching import search_batch
+from pipeline.pipeline import Pipeline
+from pipeline.search import PhotoResult, search_batch
 from pipeline.writers import open_writer
 from stages.parts import part
 from stages.types import Vectors

@@ -20,7 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms.functional import to_tensor
 
 from pipeline.gallery import Gallery
-from pipeline.results import Garment, PhotoResult
+from pipeline.search import Garment, PhotoResult
 from stages.crop import BoxCrop
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
 from stages.detect.rcnn import odds_scaled

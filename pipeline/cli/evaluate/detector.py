@@ -58,7 +58,7 @@ def detector(
       outfinder evaluate detector val.json photos/ --detector fasterrcnn_mobilenet_v2 -o evaluation
       outfinder evaluate detector val.json photos/ --detector-weights run/weights.safetensors --json - | jq .box.ap50
     """  # noqa: D301
-    from pipeline.build import Config, build_detector, resolve_device
+    from pipeline.config import Config, build_detector, resolve_device
     from pipeline.detector_evaluation.figures import figures, table
     from pipeline.detector_evaluation.page import write_page
     from pipeline.detector_evaluation.subject import subject_of

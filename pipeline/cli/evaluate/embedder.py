@@ -99,7 +99,7 @@ def embedder(
       outfinder evaluate embedder val.json photos/ --layout cutouts --json - | jq .retrieval.item
       outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
     """  # noqa: D301
-    from pipeline.build import Config, build_embedder, resolve_device
+    from pipeline.config import Config, build_embedder, resolve_device
     from pipeline.embedder_evaluation.figures import figures, table
     from pipeline.embedder_evaluation.page import Shown, write_page
     from pipeline.embedder_evaluation.subject import embed, likeness_by_pair_head

@@ -84,7 +84,7 @@ def detector(
       outfinder train detector train.json photos/ -o run --labels "coat,boot" --architecture fasterrcnn_mobilenet_v2
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
-    from pipeline.build import resolve_device
+    from pipeline.config import resolve_device
     from pipeline.detector_training import DetectorPlan, DetectorRun
     from pipeline.plots import require_matplotlib
     from stages.detect.train import Recipe

@@ -140,7 +140,7 @@ def embedder(data: tuple[str, ...], output: Path, workers: int, device: str, **o
         --head sigmoid --dim 4096 --pair-head linear --loss bce --sampler pairs --view affine --metric one-shot
       outfinder embed photos/ -o vectors.npz --embedder-weights run/weights.safetensors
     """  # noqa: D301
-    from pipeline.build import resolve_device
+    from pipeline.config import resolve_device
     from pipeline.embedder_training import EmbedderRun
     from pipeline.plots import require_matplotlib
 

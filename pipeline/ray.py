@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.build import Config, build_cropper, build_detector, build_embedder
-from pipeline.compose import Analysis, Pipeline
+from pipeline.config import Config, build_cropper, build_detector, build_embedder
+from pipeline.pipeline import Analysis, Pipeline
 from stages import isolation
 from stages.errors import StageError
 
