@@ -15,7 +15,16 @@ from typing import Any
 
 from pipeline.embedder_evaluation.subject import embed
 from pipeline.photosets import COLUMNS
-from stages.embed.duplicates import HASH_BITS, SIMILARITY, Duplicate, by_hash, by_vectors, groups_of, merged, prints_of
+from stages.embed.duplicates import (
+    HASH_BITS,
+    SIMILARITY,
+    Duplicate,
+    by_hash,
+    by_vectors,
+    duplicate_groups,
+    merge_duplicates,
+    perceptual_hashes,
+)
 from stages.embed.items import PhotoSet
 from stages.embed.loading import load
 from stages.files import replacing
@@ -64,11 +73,11 @@ def find(
     if embedder is None:
         (own_read, own_images), *more = [load(each) for each in (photos, others) if each is not None]
         read, own = own_read.joined(each for each, _ in more), len(own_images)
-        found = by_hash(prints_of([*own_images, *chain.from_iterable(images for _, images in more)]), bits)
+        found = by_hash(perceptual_hashes([*own_images, *chain.from_iterable(images for _, images in more)]), bits)
     else:
         embedded = embed(embedder, photos, others)
         read, own = embedded.photos, len(embedded.samples) - embedded.distractors
-        found = by_hash(prints_of(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
+        found = by_hash(perceptual_hashes(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
 
     def counts(pair: Duplicate) -> bool:
         if others is not None and (pair.first < own) == (pair.second < own):
@@ -78,7 +87,7 @@ def find(
 
     pairs = tuple(filter(counts, found))
     count = len(read.samples)
-    return Found(read, pairs, tuple(tuple(group) for group in groups_of(pairs, count)), count - own)
+    return Found(read, pairs, tuple(tuple(group) for group in duplicate_groups(pairs, count)), count - own)
 
 
 def line_of(found: Found, group: Sequence[int]) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def line_of(found: Found, group: Sequence[int]) -> dict[str, Any]:
 def clean(found: Found) -> PhotoSet:
     """The photos without near-duplicates: items that share one merged, or, against another set, what it has left out."""
     if not found.against:
-        return merged(found.photos, found.groups)
+        return merge_duplicates(found.photos, found.groups)
     own = len(found.photos.samples) - found.against
     doubled = {place for group in found.groups for place in group}
     kept = [sample for place, sample in enumerate(found.photos.samples[:own]) if place not in doubled]

@@ -26,10 +26,9 @@ from pipeline.runs import (
     write_lines,
 )
 from stages.detect.annotations import Annotations
-from stages.detect.calibrate import balanced_thresholds
 from stages.detect.coco import read_annotations
 from stages.detect.data import LabelledPhotos, TrainingSet
-from stages.detect.evaluate import DOUBTFUL, Evaluation, evaluate
+from stages.detect.evaluation import EVALUATION_MIN_SCORE, DetectorEvaluation, balanced_thresholds, evaluate
 from stages.detect.networks import build_network
 from stages.detect.rcnn import RcnnDetector
 from stages.detect.start import freeze_first_blocks, start_from
@@ -155,7 +154,7 @@ class DetectorRun:
         if self.plan.validation is None:
             raise ValueError("there is nothing to validate with")
         with self._trainer.averaged():
-            judged = RcnnDetector(self._network, self.plan.labels, DOUBTFUL, self._device)
+            judged = RcnnDetector(self._network, self.plan.labels, EVALUATION_MIN_SCORE, self._device)
             evaluation = evaluate(judged, *self.plan.validation)
         self._save(evaluation)
         line: Line = {"step": step, "box": asdict(evaluation.box)}
@@ -164,7 +163,7 @@ class DetectorRun:
         line["box_ap50"] = {name: label.box.ap50 for name, label in evaluation.labels.items() if label.box}
         return line
 
-    def _save(self, evaluation: Evaluation | None) -> None:
+    def _save(self, evaluation: DetectorEvaluation | None) -> None:
         plan = self.plan
         described = {
             "architecture": plan.architecture,

@@ -30,15 +30,15 @@ from pipeline.runs import (
 )
 from pipeline.training_photos import DataPlan, Note, read_training
 from stages.embed.batches import Batches
-from stages.embed.evaluate import is_collapsed
 from stages.embed.inputs import WHITE
 from stages.embed.losses import LossPlan
+from stages.embed.metrics import is_collapsed
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.offline import Mining, OfflineTriplets
 from stages.embed.samplers import SamplerPlan
 from stages.embed.start import SCRATCH, fit_colours, start_from
 from stages.embed.train import ALONE, LOSS_TERMS, Recipe, Trainer
-from stages.embed.validation import Judge
+from stages.embed.validation import Validator
 from stages.embed.views import VIEWS
 from stages.embed.whitening import check_whitens, whiten
 from stages.errors import OutfinderError
@@ -142,7 +142,7 @@ class EmbedderRun:
         self._rows = rows
         loss = plan.loss.build(self._network, rows.classes)
         sampler = plan.sampler.build(rows)
-        self._judge = Judge(val, plan.metric, crossed) if val else None
+        self._judge = Validator(val, plan.metric, crossed) if val else None
         fresh = start_from(self._network, plan.start)
         _tell_fresh(fresh, plan.start, note)
         if "colours.project.weight" in fresh and not (folder / STATE).exists():

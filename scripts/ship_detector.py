@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 
 import weights
-from stages.detect.calibrate import balanced_thresholds
-from stages.detect.evaluate import DOUBTFUL, Evaluation, evaluate
+from stages.detect.evaluation import EVALUATION_MIN_SCORE, DetectorEvaluation, balanced_thresholds, evaluate
 from stages.detect.rcnn import from_checkpoint
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -32,15 +31,15 @@ def main(name: str, trained: Path, input_px: int, annotations: Path, photos: Pat
     checkpoint = weights.read(trained)
     described = checkpoint.metadata | {"input_px": str(input_px), "licence": "Apache-2.0", "thresholds": ""}
     plain = weights.Checkpoint(name, checkpoint.tensors, described, checkpoint.sha256)
-    thresholds = balanced_thresholds(evaluate(from_checkpoint(plain, DOUBTFUL), annotations, photos))
+    thresholds = balanced_thresholds(evaluate(from_checkpoint(plain, EVALUATION_MIN_SCORE), annotations, photos))
     described["thresholds"] = " ".join(str(thresholds[label]) for label in described["labels"].split("\n"))
     entry = weights.manifest()[name]
     digest = weights.save(weights.FOLDER / entry["file"], checkpoint.tensors, described)
     weights.record(name, digest, entry["summary"])
-    click.echo(table(evaluate(from_checkpoint(weights.load(name), DOUBTFUL), annotations, photos)))
+    click.echo(table(evaluate(from_checkpoint(weights.load(name), EVALUATION_MIN_SCORE), annotations, photos)))
 
 
-def table(judged: Evaluation) -> str:
+def table(judged: DetectorEvaluation) -> str:
     """Figures per label as a card has them."""
     rows = [
         ["label", "garments", "box AP50", *(["mask AP50"] if judged.mask else []), "found", "missed", "false alarms"]

@@ -26,9 +26,9 @@ from stages.embed import sources
 from stages.embed.items import PhotoSet, Sample
 from stages.embed.loading import Item, in_memory, load
 from stages.embed.losses.softmax import InfoNCE
+from stages.embed.metrics import recall_at
 from stages.embed.mixed import MixedSampler
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.retrieval import recall_at
 from stages.embed.rows import numbered
 from stages.embed.siamese import SiameseEmbedder
 from stages.embed.splits import percentile_of

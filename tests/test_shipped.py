@@ -15,7 +15,7 @@ from pipeline.gallery import Gallery
 from pipeline.pipeline import Pipeline
 from pipeline.sample.write import SampleSummary, render_sample
 from stages.crop import BoxCrop
-from stages.detect.evaluate import evaluate
+from stages.detect.evaluation import evaluate
 from stages.images import read_image, walk
 from stages.testing import check_detector, check_embedder
 from stages.types import Box, Detection

@@ -56,9 +56,8 @@ def calibrate(
     from pipeline.evaluation.tables import aligned
     from pipeline.verdicts import beside
     from stages.embed import calibration
-    from stages.embed.likeness import by_vectors
+    from stages.embed.metrics import cosine, sample_pairs
     from stages.embed.rows import numbered
-    from stages.embed.verification import pairs_of
 
     target = output or (beside(embedder_weights) if embedder_weights else None)
     if target is None:
@@ -72,7 +71,7 @@ def calibrate(
     tell_problems(embedded.photos)
     samples = embedded.samples
     found = calibration.calibrate(
-        pairs_of(by_vectors(embedded.vectors), numbered([sample.item for sample in samples])),
+        sample_pairs(cosine(embedded.vectors), numbered([sample.item for sample in samples])),
         numbered([sample.thing for sample in samples]),
         [sample.label for sample in samples],
         stage.fingerprint,

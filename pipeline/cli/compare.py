@@ -47,9 +47,9 @@ def compare(
     """  # noqa: D301
     from pipeline.config import Config, build_embedder
     from pipeline.verdicts import calibration_for
+    from stages.embed.metrics import angular_percent, euclidean
     from stages.errors import ImageError
     from stages.images import enough_px, read_photo
-    from stages.similarity import angular_percent, euclidean
 
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from pipeline.evaluation.tables import aligned
-from stages.detect.evaluate import Evaluation, LabelEvaluation
-from stages.detect.precision import AveragePrecision, Curve
+from stages.detect.evaluation import AveragePrecision, DetectorEvaluation, LabelEvaluation, PrecisionRecall
 
 
-def figures(evaluation: Evaluation) -> dict[str, Any]:
+def figures(evaluation: DetectorEvaluation) -> dict[str, Any]:
     """All numbers of an evaluation but its curves, for JSON, in [0, 1] and with four decimals."""
     return {
         "photos": evaluation.photos,
@@ -38,7 +37,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def curves(evaluation: Evaluation) -> dict[str, Any]:
+def curves(evaluation: DetectorEvaluation) -> dict[str, Any]:
     """The precision/recall curves of each label that has garments, for JSON, with four decimals."""
     return {
         name: {"box": _curve(label.box_curve), "mask": _curve(label.mask_curve)}
@@ -52,7 +51,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def table(evaluation: Evaluation) -> str:
+def table(evaluation: DetectorEvaluation) -> str:
     """What a person wants to know first, in lines of plain text."""
     kinds = {"box": evaluation.box, "mask": evaluation.mask}
     means = [
@@ -81,7 +80,7 @@ def _row(label: LabelEvaluation) -> tuple[str, ...]:
     )
 
 
-def _total(evaluation: Evaluation) -> tuple[str, ...]:
+def _total(evaluation: DetectorEvaluation) -> tuple[str, ...]:
     mask = _or_dash(evaluation.mask.ap50 if evaluation.mask else None)
     found = evaluation.garments - evaluation.missed
     counts = map(str, (found, evaluation.missed, evaluation.false_alarms))
@@ -96,7 +95,7 @@ def _precision(of: AveragePrecision | None) -> dict[str, float] | None:
     return _rounded(asdict(of)) if of else None
 
 
-def _curve(curve: Curve | None) -> dict[str, list[float]] | None:
+def _curve(curve: PrecisionRecall | None) -> dict[str, list[float]] | None:
     if curve is None:
         return None
     return {name: [round(value, 4) for value in values] for name, values in asdict(curve).items()}

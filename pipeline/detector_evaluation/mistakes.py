@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from pipeline.report_photo import outline, text_html
 from pipeline.report_style import color_of
 from pipeline.search import Garment
-from stages.detect.mistakes import SAME_IOU, Mistake
+from stages.detect.evaluation import SAME_IOU, Mistake
 from stages.errors import ImageError
 from stages.images import encode_jpeg, read_image
 from stages.types import Box, Detection
@@ -51,7 +51,7 @@ def mistakes_html(mistakes: Sequence[Mistake], kind: Kind, photos: Path, folder:
 
 def told(mistake: Mistake, kind: Kind) -> str:
     """What went wrong, in a few words."""
-    found, truth = mistake.found, mistake.truth
+    found, truth = mistake.detection, mistake.truth
     if kind == "miss":
         return f"the nearest, at score {found.score:.2f}, is too far off" if found else "nothing like it was found near"
     if found is None or truth is None:
@@ -63,7 +63,7 @@ def told(mistake: Mistake, kind: Kind) -> str:
 
 def _window(mistake: Mistake) -> Box:
     """The part of the photo to show: both boxes, some context, in the shape of the pictures."""
-    boxes = [one.box for one in (mistake.found, mistake.truth) if one]
+    boxes = [one.box for one in (mistake.detection, mistake.truth) if one]
     x1, y1 = min(box.x1 for box in boxes), min(box.y1 for box in boxes)
     x2, y2 = max(box.x2 for box in boxes), max(box.y2 for box in boxes)
     around = 1 + 2 * _AROUND
@@ -82,10 +82,10 @@ def _span(middle: float, length: float, limit: int) -> tuple[int, int]:
 
 
 def _item(mistake: Mistake, kind: Kind, view: str) -> str:
-    shown = mistake.truth if kind == "miss" else mistake.found
+    shown = mistake.truth if kind == "miss" else mistake.detection
     label = shown.label if shown else ""
     score = f"<span>{shown.score:.2f}</span>" if shown and kind != "miss" else ""
-    overlap = f" · IoU\u00a0{math.floor(100 * mistake.iou) / 100:.2f}" if mistake.found and mistake.truth else ""
+    overlap = f" · IoU\u00a0{math.floor(100 * mistake.iou) / 100:.2f}" if mistake.detection and mistake.truth else ""
     return (
         f'<li class="mistake" style="--color: {color_of(label)}"><div class="view">{view}</div>'
         f"<h3>{text_html(label)}{score}</h3><p>{text_html(told(mistake, kind))}{overlap}</p>"
@@ -94,7 +94,7 @@ def _item(mistake: Mistake, kind: Kind, view: str) -> str:
 
 
 def _view(mistake: Mistake, window: Box, address: str) -> str:
-    shapes = _shape(mistake.truth, "annotated") + _shape(mistake.found, "found")
+    shapes = _shape(mistake.truth, "annotated") + _shape(mistake.detection, "found")
     frame = f"{window.x1} {window.y1} {window.width} {window.height}"
     return (
         f'<img src="{address}" alt="part of {text_html(mistake.photo)}" loading="lazy" decoding="async">'

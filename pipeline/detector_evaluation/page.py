@@ -20,14 +20,13 @@ from pipeline.evaluation.page import (
 from pipeline.plots import Line, Panel
 from pipeline.report_photo import text_html
 from pipeline.report_style import color_of
-from stages.detect.evaluate import Evaluation, LabelEvaluation
-from stages.detect.precision import AveragePrecision
+from stages.detect.evaluation import AveragePrecision, DetectorEvaluation, LabelEvaluation
 from stages.problems import plural
 
 
 def write_page(
     folder: Path,
-    evaluation: Evaluation,
+    evaluation: DetectorEvaluation,
     photos: Path,
     figures: Mapping[str, Any],
     *,
@@ -62,7 +61,7 @@ def write_page(
     write_index(folder, title, state, parts, STYLE)
 
 
-def _tiles(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+def _tiles(evaluation: DetectorEvaluation) -> dict[str, dict[str, str]]:
     precision = {"Box AP50": evaluation.box.ap50, "Box AP": evaluation.box.ap}
     if evaluation.mask:
         precision |= {"Mask AP50": evaluation.mask.ap50, "Mask AP": evaluation.mask.ap}
@@ -79,7 +78,7 @@ def _tiles(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     }
 
 
-def _labels_html(evaluation: Evaluation) -> str:
+def _labels_html(evaluation: DetectorEvaluation) -> str:
     masks = evaluation.mask is not None
     heads = ["label", "garments", "box AP50", "box AP"] + ["mask AP50", "mask AP"] * masks
     heads += ["found", "missed", "false alarms", "balanced at"]
@@ -126,7 +125,7 @@ _CURVES = curves_html(
 )
 
 
-def _panels(evaluation: Evaluation) -> list[Panel]:
+def _panels(evaluation: DetectorEvaluation) -> list[Panel]:
     panels = []
     for name, label in evaluation.labels.items():
         if not (label.box and label.box_curve):
@@ -144,7 +143,7 @@ def _panels(evaluation: Evaluation) -> list[Panel]:
     return panels
 
 
-def _mistake_parts(evaluation: Evaluation, photos: Path, folder: Path) -> list[str]:
+def _mistake_parts(evaluation: DetectorEvaluation, photos: Path, folder: Path) -> list[str]:
     shown = {
         "confusion": evaluation.mistakes.confusions,
         "false-alarm": evaluation.mistakes.false_alarms,

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.plots import Line, Panel
-from stages.embed.evaluate import EmbedderEvaluation
-from stages.embed.verification import Curve, Pairs
+from stages.embed.evaluation import EmbedderEvaluation
+from stages.embed.metrics import ErrorRates, Pairs
 
 _POINTS: Final = 400
 _BINS: Final = 60
 
 
-def numbers(curve: Curve) -> dict[str, list[float]]:
+def numbers(curve: ErrorRates) -> dict[str, list[float]]:
     """At most some hundred points of a curve, by falling threshold, for JSON; the first threshold is 1 or more."""
     kept = _thinned(curve)
     columns = {
@@ -29,7 +29,7 @@ def numbers(curve: Curve) -> dict[str, list[float]]:
 
 def panels(evaluation: EmbedderEvaluation) -> list[Panel]:
     """ROC; precision and recall; both error rates; where the similarities lie."""
-    curve, verification = evaluation.verification.curve, evaluation.verification
+    curve, verification = evaluation.verification.rates, evaluation.verification
     kept = _thinned(curve)
     thresholds, fmr, fnmr = (column[kept].tolist() for column in (curve.thresholds, curve.fmr, curve.fnmr))
     recall, precision = (1 - curve.fnmr)[kept].tolist(), curve.precision[kept].tolist()
@@ -84,7 +84,7 @@ def _histograms(pairs: Pairs) -> list[Line]:
     return lines
 
 
-def _thinned(curve: Curve) -> NDArray[np.int64]:
+def _thinned(curve: ErrorRates) -> NDArray[np.int64]:
     """Places of a curve that are enough to draw it; the infinite threshold is left out."""
     steps = np.append(0, np.cumsum(np.abs(np.diff(curve.fmr)) + np.abs(np.diff(curve.fnmr))))
     wanted = np.linspace(0, steps[-1], _POINTS)

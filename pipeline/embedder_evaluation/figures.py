@@ -6,8 +6,8 @@ import math
 from typing import Any, Final
 
 from pipeline.evaluation.tables import aligned
-from stages.embed.evaluate import EmbedderEvaluation, LabelFigures, Measure
-from stages.embed.intervals import Estimate
+from stages.embed.evaluation import EmbedderEvaluation, LabelFigures, RetrievalFigures
+from stages.embed.metrics import Estimate
 
 INTERVALS: Final = "intervals: 95 %, percentile bootstrap; items are drawn again, all colours of a style together"
 
@@ -20,7 +20,7 @@ def figures(evaluation: EmbedderEvaluation) -> dict[str, Any]:
         "items": evaluation.items,
         "distractors": evaluation.distractors,
         "collapsed": evaluation.collapsed,
-        "retrieval": {sort: _measure(measure) for sort, measure in evaluation.measures.items()},
+        "retrieval": {sort: _measure(measure) for sort, measure in evaluation.retrieval_figures.items()},
         "verification": {
             "same_pairs": verification.same,
             "different_pairs": verification.different,
@@ -32,7 +32,7 @@ def figures(evaluation: EmbedderEvaluation) -> dict[str, Any]:
         "one_shot": {str(shot.ways): _estimate(shot.accuracy) for shot in evaluation.one_shot},
         "smaller_vectors": {
             name: {"recall@1": _number(cost.recall), "loss": _estimate(cost.loss)}
-            for name, cost in evaluation.costs.items()
+            for name, cost in evaluation.compression.items()
         },
         "labels": {name: _label(label) for name, label in evaluation.labels.items()},
         "intervals": INTERVALS,
@@ -64,12 +64,12 @@ LABEL_HEAD: Final = ("label", "photos", "recall@1", "mAP@R", "AUC", "EER")
 
 def retrieval_head(evaluation: EmbedderEvaluation) -> list[str]:
     """The columns of :func:`retrieval_rows` but the first: what photos shared to be the same."""
-    return [f"same {sort}" for sort in evaluation.measures]
+    return [f"same {sort}" for sort in evaluation.retrieval_figures]
 
 
 def retrieval_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, ...]]:
     """How many photos asked, and a row for each figure."""
-    measures = list(evaluation.measures.values())
+    measures = list(evaluation.retrieval_figures.values())
     return [
         ("queries", *(str(measure.queries) for measure in measures)),
         *((f"recall@{k}", *(str(measure.recall[k]) for measure in measures)) for k in measures[0].recall),
@@ -92,7 +92,7 @@ def verification_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, str]]:
 
 def cost_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, str, str]]:
     """What smaller vectors cost in recall@1."""
-    return [(name, f"{cost.recall:.3f}", str(cost.loss)) for name, cost in evaluation.costs.items()]
+    return [(name, f"{cost.recall:.3f}", str(cost.loss)) for name, cost in evaluation.compression.items()]
 
 
 def label_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, ...]]:
@@ -101,8 +101,8 @@ def label_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, ...]]:
         (
             name,
             str(label.photos),
-            str(label.measure.recall[1]) if label.measure else "–",
-            str(label.measure.map_at_r) if label.measure else "–",
+            str(label.retrieval.recall[1]) if label.retrieval else "–",
+            str(label.retrieval.map_at_r) if label.retrieval else "–",
             str(label.auc or "–"),
             str(label.eer or "–"),
         )
@@ -110,7 +110,7 @@ def label_rows(evaluation: EmbedderEvaluation) -> list[tuple[str, ...]]:
     ]
 
 
-def _measure(measure: Measure) -> dict[str, Any]:
+def _measure(measure: RetrievalFigures) -> dict[str, Any]:
     recall = {f"recall@{k}": _estimate(found) for k, found in measure.recall.items()}
     return {"queries": measure.queries, **recall, "map_at_r": _estimate(measure.map_at_r)}
 
@@ -118,7 +118,7 @@ def _measure(measure: Measure) -> dict[str, Any]:
 def _label(label: LabelFigures) -> dict[str, Any]:
     return {
         "photos": label.photos,
-        "retrieval": _measure(label.measure) if label.measure else None,
+        "retrieval": _measure(label.retrieval) if label.retrieval else None,
         "auc": _estimate(label.auc) if label.auc else None,
         "eer": _estimate(label.eer) if label.eer else None,
     }

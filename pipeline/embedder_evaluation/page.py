@@ -39,8 +39,8 @@ from pipeline.evaluation.page import (
     write_numbers,
 )
 from pipeline.report_photo import text_html
-from stages.embed.evaluate import EmbedderEvaluation
-from stages.embed.likeness import Likeness
+from stages.embed.evaluation import EmbedderEvaluation
+from stages.embed.metrics import SimilarityFunction
 from stages.images import write_jpeg
 from stages.problems import plural
 
@@ -64,7 +64,7 @@ def write_page(
     folder: Path,
     evaluation: EmbedderEvaluation,
     embedded: Embedded,
-    likeness: Likeness,
+    likeness: SimilarityFunction,
     figures: Mapping[str, Any],
     about: Mapping[str, str],
     shown: Shown,
@@ -86,7 +86,7 @@ def write_page(
         OSError: a file cannot be written.
     """
     (folder / "photos").mkdir()
-    write_numbers(folder, figures, numbers(evaluation.verification.curve), panels(evaluation))
+    write_numbers(folder, figures, numbers(evaluation.verification.rates), panels(evaluation))
     write_jpeg(folder / "map.jpg", atlas(embedded.images, embedded.vectors, shown.projection))
     thumbs = Thumbs(folder, embedded.samples, embedded.images)
     parts = [
@@ -106,7 +106,7 @@ def write_page(
 def _tiles(evaluation: EmbedderEvaluation) -> dict[str, dict[str, str]]:
     retrieval = {
         f"Same {sort}, recall@{k}": f"{measure.recall[k].value:.3f}"
-        for sort, measure in evaluation.measures.items()
+        for sort, measure in evaluation.retrieval_figures.items()
         for k in (1, 5)
     }
     told = evaluation.verification
@@ -123,7 +123,7 @@ def _tables_html(evaluation: EmbedderEvaluation) -> str:
         "<div>",
         table_html(["", ""], shots, title="One-shot accuracy") if shots else "",
         table_html(["", "recall@1", "loss"], cost_rows(evaluation), title="Smaller vectors")
-        if evaluation.costs
+        if evaluation.compression
         else "",
         "</div>",
     ]
@@ -142,7 +142,9 @@ _CURVES: Final = curves_html(
 _FRAMES: Final = '<p class="frames"><span>same</span><span class="wrong">different</span></p>'
 
 
-def _picture_parts(thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: Likeness, shown: Shown) -> list[str]:
+def _picture_parts(
+    thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: SimilarityFunction, shown: Shown
+) -> list[str]:
     worst, best = strips_html(thumbs, evaluation, likeness, shown.examples)
     queries = chosen_queries(evaluation, thumbs.samples, shown.queries, shown.examples)
     pairs = [

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report_photo import text_html
-from stages.embed.evaluate import EmbedderEvaluation
+from stages.embed.evaluation import EmbedderEvaluation
 from stages.embed.items import Sample
-from stages.embed.likeness import Likeness
-from stages.embed.verification import Pairs
+from stages.embed.metrics import Pairs, SimilarityFunction
 from stages.images import encode_jpeg
 from stages.types import Image
 
@@ -47,7 +46,9 @@ class Thumbs:
         )
 
 
-def strips_html(thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: Likeness, count: int) -> tuple[str, str]:
+def strips_html(
+    thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: SimilarityFunction, count: int
+) -> tuple[str, str]:
     """Triplets of the photos that ask: the ``count`` that fared worst, and the best, one for each item.
 
     Each is the anchor, its most similar positive and its most similar negative.
@@ -79,7 +80,9 @@ def pairs_html(thumbs: Thumbs, pairs: Pairs, count: int, *, same: bool, most: bo
     return "".join(parts)
 
 
-def neighbours_html(thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: Likeness, queries: Iterable[int]) -> str:
+def neighbours_html(
+    thumbs: Thumbs, evaluation: EmbedderEvaluation, likeness: SimilarityFunction, queries: Iterable[int]
+) -> str:
     """The nearest photos of each query, best first; those that are right have a frame of their own."""
     parts, labels = [], evaluation.row_labels
     for query in queries:
@@ -126,7 +129,7 @@ def _strip(thumbs: Thumbs, triplet: _Triplet) -> str:
     )
 
 
-def _margins(evaluation: EmbedderEvaluation, likeness: Likeness) -> list[_Triplet]:
+def _margins(evaluation: EmbedderEvaluation, likeness: SimilarityFunction) -> list[_Triplet]:
     """Of queries: themselves, their nearest positive and negative, by how much the first is nearer, how near the second is."""
     gallery, found = evaluation.gallery, []
     asked = evaluation.retrieval.queries

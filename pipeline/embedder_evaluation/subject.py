@@ -13,8 +13,8 @@ import numpy as np
 
 import weights
 from stages.embed.items import PhotoSet, Sample
-from stages.embed.likeness import Likeness
 from stages.embed.loading import KEPT_PX, load, small
+from stages.embed.metrics import SimilarityFunction
 from stages.errors import CatalogueError
 from stages.images import enough_px
 from stages.protocols import Embedder
@@ -106,7 +106,7 @@ def _whole_photos(samples: Sequence[Sample]) -> Iterator[tuple[Sample, ...]]:
         yield tuple(batch)
 
 
-def likeness_by_pair_head(checkpoint: Path | None, images: Sequence[Image], device: str = "cpu") -> Likeness:
+def likeness_by_pair_head(checkpoint: Path | None, images: Sequence[Image], device: str = "cpu") -> SimilarityFunction:
     """How alike photos are for the pair head of a checkpoint: the chance that they show the same.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a similarity to an answer: same item, not sure, different; thresholds for wanted error rates."""
+"""Calibration of similarities: thresholds for wanted error rates, and the verdicts same item, not sure, different."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stages.embed.intervals import Estimate, estimate
-from stages.embed.verification import REPLICATES, Pairs, curve_of, pair_weights
+from stages.embed.metrics import Estimate, Floats, Ints, Pairs, error_rates, pair_weights
 from stages.errors import OutfinderError
 from stages.files import read_whole, write_whole
 
-LEAST_BEYOND: Final = 5
-"""A rate is not told from fewer pairs than would give so many errors at it."""
+MIN_EXPECTED_ERRORS: Final = 5
+"""A rate is only estimated from enough pairs for so many errors."""
 
-LEAST_ITEMS: Final = 5
-"""Nor from fewer items: their photos err together."""
+MIN_ITEMS: Final = 5
+"""And only from so many items, because the photos of one item tend to fail together."""
 
 
 class Verdict(StrEnum):
-    """What a similarity means."""
+    """What a similarity says about two photos."""
 
     SAME = "same item"
     UNSURE = "not sure"
@@ -35,11 +33,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From ``same`` on two photos are called the same item, below ``different`` different ones.
+    """Two photos show the same item at ``same`` or above, and different items below ``different``.
 
-    ``same`` keeps the false match rate at the wanted one, ``different`` the false non-match rate, where it lies
-    below ``same``. The intervals are those of 95 % confidence. ``fmr`` and ``fnmr`` are the rates that were measured at
-    ``same``, and the counts what they were measured on.
+    ``fmr`` and ``fnmr`` are the false match and false non-match rates measured at ``same``; the counts say on how much.
     """
 
     same: Estimate
@@ -51,7 +47,7 @@ class Thresholds:
     items: int
 
     def verdict(self, similarity: float) -> Verdict:
-        """What a similarity means."""
+        """Return what a similarity says about two photos."""
         if similarity >= self.same.value:
             return Verdict.SAME
         return Verdict.DIFFERENT if similarity < self.different.value else Verdict.UNSURE
@@ -59,7 +55,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The thresholds of one embedder, by label where enough is known of it; ``fingerprint`` is the embedder's."""
+    """The thresholds of the embedder with this fingerprint, for all photos and for labels with enough of them."""
 
     fingerprint: str
     wanted_fmr: float
@@ -70,11 +66,11 @@ class Calibration:
     notes: tuple[str, ...] = ()
 
     def verdict(self, similarity: float, label: str = "") -> Verdict:
-        """What a similarity means, by the label's own thresholds where it has some."""
+        """Return what a similarity says about two photos, by the label's thresholds if it has some."""
         return self.labels.get(label, self.every).verdict(similarity)
 
     def require(self, fingerprint: str) -> Calibration:
-        """The calibration itself, for an embedder that it was made with.
+        """Return the calibration itself if it was made with this embedder.
 
         Raises:
             OutfinderError: it was made with another.
@@ -87,110 +83,121 @@ class Calibration:
         return self
 
     def save(self, path: Path) -> None:
-        """Write a JSON file, at once."""
+        """Write the calibration to a JSON file."""
         write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Calibration:
-        """What :meth:`save` wrote.
+    def read(cls, path: str | Path) -> Calibration:
+        """Read a calibration that :meth:`save` wrote.
 
         Raises:
-            OutfinderError: the file cannot be read, or is no calibration.
+            OutfinderError: the file cannot be read, or is not a calibration.
         """
         try:
-            told = json.loads(read_whole(path, 10_000_000))
-            labels = {str(label): _thresholds(one) for label, one in told["labels"].items()}
-            rates = float(told["wanted_fmr"]), float(told["wanted_fnmr"])
-            return cls(str(told["fingerprint"]), *rates, str(told["data"]), _thresholds(told["every"]), labels)
+            values = json.loads(read_whole(Path(path), 10_000_000))
+            return cls(
+                fingerprint=str(values["fingerprint"]),
+                wanted_fmr=float(values["wanted_fmr"]),
+                wanted_fnmr=float(values["wanted_fnmr"]),
+                data=str(values["data"]),
+                every=_thresholds(values["every"]),
+                labels={str(label): _thresholds(one) for label, one in values["labels"].items()},
+            )
         except OSError as error:
             raise OutfinderError(f"calibration {path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise OutfinderError(f"{path} is no calibration ({error!r}); make one with: outfinder calibrate") from error
+            raise OutfinderError(
+                f"{path} is not a calibration ({error!r}); make one with: outfinder calibrate"
+            ) from error
 
 
 def calibrate(
     pairs: Pairs,
-    units: NDArray[np.int64],
+    units: Ints,
     labels: Sequence[str],
     fingerprint: str,
     fmr: float = 0.01,
     fnmr: float = 0.05,
     data: str = "",
 ) -> Calibration:
-    """Thresholds for wanted error rates, over all pairs and over those within each label.
+    """Find the thresholds for wanted error rates, over all pairs and over those within each label.
 
     Args:
         pairs: of photos.
-        units: ``(n,)``, the item of each photo; items are drawn again for the intervals.
-        labels: of each photo; pairs of two labels, or of none, count for no label.
-        fingerprint: of the embedder that the similarities are of.
+        units: ``(n,)``, the item of each photo; the intervals resample items.
+        labels: of each photo; pairs across labels, or without one, count for no label.
+        fingerprint: of the embedder.
         fmr: the wanted false match rate.
         fnmr: the wanted false non-match rate.
-        data: what the pairs are of, in words.
+        data: a description of the photos.
 
     Raises:
-        ValueError: a rate is not within (0, 0.5], or the pairs are too few to tell it.
+        ValueError: a rate is outside (0, 0.5], or there are too few pairs to estimate it.
     """
     for name, rate in (("false match rate", fmr), ("false non-match rate", fnmr)):
         if not 0 < rate <= 0.5:
             raise ValueError(f"a {name} lies above 0 and at 0.5 at most, got {rate:g}")
-    if lacking := _lacking(pairs, units, fmr, fnmr):
-        raise ValueError(f"too little data for these rates: {lacking}; ask for larger rates, or give more photos")
+    if shortage := _shortage(pairs, units, fmr, fnmr):
+        raise ValueError(f"too little data for these rates: {shortage}; ask for larger rates, or give more photos")
     names = np.array(labels)
-    found, notes = {}, []
+    by_label, notes = {}, []
     for label in sorted(set(labels) - {""}):
-        own = pairs[(names[pairs.first] == label) & (names[pairs.second] == label)]
-        if lacking := _lacking(own, units, fmr, fnmr):
-            notes.append(f"{label} has no thresholds of its own: {lacking}")
+        within = pairs[(names[pairs.first] == label) & (names[pairs.second] == label)]
+        if shortage := _shortage(within, units, fmr, fnmr):
+            notes.append(f"{label} has no thresholds of its own: {shortage}")
         else:
-            found[label] = _measure(own, units, fmr, fnmr)
-    return Calibration(fingerprint, fmr, fnmr, data, _measure(pairs, units, fmr, fnmr), found, tuple(notes))
+            by_label[label] = _measure(within, units, fmr, fnmr)
+    return Calibration(fingerprint, fmr, fnmr, data, _measure(pairs, units, fmr, fnmr), by_label, tuple(notes))
 
 
-def _lacking(pairs: Pairs, units: NDArray[np.int64], fmr: float, fnmr: float) -> str:
-    """What there is too little of to tell the rates; empty where there is enough."""
+def _shortage(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> str:
+    """Return what there is too little of to estimate the rates; empty if there is enough."""
     same, different = pairs.counts
-    if different * fmr < LEAST_BEYOND:
-        return f"{different} pairs of different items, wanted {math.ceil(LEAST_BEYOND / fmr)} for a rate of {fmr:g}"
-    if same * fnmr < LEAST_BEYOND:
-        return f"{same} pairs of one item, wanted {math.ceil(LEAST_BEYOND / fnmr)} for a rate of {fnmr:g}"
-    items = _items(pairs, units)
-    return f"{items} items with two photos, wanted {LEAST_ITEMS}" if items < LEAST_ITEMS else ""
+    if different * fmr < MIN_EXPECTED_ERRORS:
+        wanted = math.ceil(MIN_EXPECTED_ERRORS / fmr)
+        return f"{different} pairs of different items, wanted {wanted} for a rate of {fmr:g}"
+    if same * fnmr < MIN_EXPECTED_ERRORS:
+        return f"{same} pairs of one item, wanted {math.ceil(MIN_EXPECTED_ERRORS / fnmr)} for a rate of {fnmr:g}"
+    items = _count_items(pairs, units)
+    return f"{items} items with two photos, wanted {MIN_ITEMS}" if items < MIN_ITEMS else ""
 
 
-def _items(pairs: Pairs, units: NDArray[np.int64]) -> int:
+def _count_items(pairs: Pairs, units: Ints) -> int:
     return len(np.unique(units[pairs.first[pairs.same]]))
 
 
-def _measure(pairs: Pairs, units: NDArray[np.int64], fmr: float, fnmr: float) -> Thresholds:
-    same, different = _read_off(pairs, None, fmr, fnmr)
-    again = [_read_off(pairs, weights, fmr, fnmr) for weights in pair_weights(pairs, units, REPLICATES)]
+def _measure(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> Thresholds:
+    same, different = _find_thresholds(pairs, None, fmr, fnmr)
+    again = [_find_thresholds(pairs, weights, fmr, fnmr) for weights in pair_weights(pairs, units)]
+    replicates = np.array(again).reshape(-1, 2)
     accepted = pairs.similarities >= same
     return Thresholds(
-        estimate(same, np.array([one for one, _ in again])),
-        estimate(different, np.array([other for _, other in again])),
+        Estimate.from_replicates(same, replicates[:, 0]),
+        Estimate.from_replicates(different, replicates[:, 1]),
         fmr=round(float(accepted[~pairs.same].mean()), 6),
         fnmr=round(float(1 - accepted[pairs.same].mean()), 6),
         same_pairs=pairs.counts[0],
         different_pairs=pairs.counts[1],
-        items=_items(pairs, units),
+        items=_count_items(pairs, units),
     )
 
 
-def _read_off(pairs: Pairs, weights: NDArray[np.float64] | None, fmr: float, fnmr: float) -> tuple[float, float]:
-    """The lowest threshold with at most the wanted fmr, the highest with at most the wanted fnmr, never above it.
+def _find_thresholds(pairs: Pairs, weights: Floats | None, fmr: float, fnmr: float) -> tuple[float, float]:
+    """Return the lowest threshold that keeps the fmr, and the highest that keeps the fnmr and is not above the first.
 
-    Where no threshold keeps the fmr, 1.0 and a little stands in: nothing is the same then.
+    If no threshold keeps the fmr, the first is a little above 1, so that no pair counts as the same.
     """
-    curve = curve_of(pairs, weights)
-    same = min(curve.threshold_at(fmr), float(np.nextafter(np.float32(1), np.float32(2))))
-    reached = np.flatnonzero(curve.fnmr <= fnmr + 1e-12)
-    return same, min(same, float(curve.thresholds[reached[0]]))
+    rates = error_rates(pairs, weights)
+    same = min(rates.threshold_at(fmr), float(np.nextafter(np.float32(1), np.float32(2))))
+    keeps = np.flatnonzero(rates.fnmr <= fnmr + 1e-12)
+    return same, min(same, float(rates.thresholds[keeps[0]]))
 
 
-def _thresholds(told: Mapping[str, Any]) -> Thresholds:
+def _thresholds(values: Mapping[str, Any]) -> Thresholds:
     same, different = (
-        Estimate(*(float(told[name][end]) for end in ("value", "low", "high"))) for name in ("same", "different")
+        Estimate(*(float(values[name][end]) for end in ("value", "low", "high"))) for name in ("same", "different")
     )
-    same_pairs, different_pairs, items = (int(told[name]) for name in ("same_pairs", "different_pairs", "items"))
-    return Thresholds(same, different, float(told["fmr"]), float(told["fnmr"]), same_pairs, different_pairs, items)
+    if not math.isfinite(same.value + different.value):
+        raise ValueError("a threshold is not a finite number")
+    counts = (int(values[name]) for name in ("same_pairs", "different_pairs", "items"))
+    return Thresholds(same, different, float(values["fmr"]), float(values["fnmr"]), *counts)

@@ -1,7 +1,6 @@
-"""Near-duplicates: one picture that stands under two items, or on both sides of a split.
+"""Near-duplicates: pictures listed under two items, or on both sides of a split.
 
-Two ways to find them: by a perceptual hash, which sees one picture saved twice, and by an embedder's vectors, which
-see what the embedder could not tell apart anyhow.
+A perceptual hash finds pictures that were saved twice; an embedder's vectors find pictures that it could not tell apart.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from stages.embed.items import PhotoSet
 from stages.types import Image, Vectors
 
 HASH_BITS: Final = 4
-"""Of 64: pictures whose hashes differ in no more are one picture, if their colours agree as well."""
+"""The most bits, of 64, by which the hashes of near-duplicates differ."""
 
 COLOUR_DISTANCE: Final = 8.0
-"""In 8-bit Lab: how far any cell of a copy may be from the picture's; a garment may cover few of them."""
+"""The largest distance between cells of near-duplicates, in 8-bit Lab; per cell, since a garment may cover only a few."""
 
 SIMILARITY: Final = 0.98
-"""From which on an embedder's vectors are called duplicates."""
+"""The similarity from which vectors count as near-duplicates."""
 
 _CELLS: Final = 8
 _BLOCK: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prints:
-    """Perceptual hashes: ``bits`` ``(n, 64)`` of -1 and 1, and ``colours`` ``(n, 192)``, mean Lab of 8 x 8 cells."""
+class Hashes:
+    """Perceptual hashes: ``bits`` ``(n, 64)`` of -1 and 1, and ``colours`` ``(n, 192)``, the mean Lab of 8 x 8 cells."""
 
     bits: NDArray[np.float32]
     colours: NDArray[np.float32]
@@ -41,7 +40,7 @@ class Prints:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Two rows that are near-duplicates, the lower first; by hash the score counts differing bits."""
+    """Two rows that are near-duplicates, the lower first; the score is a similarity, or the number of differing bits."""
 
     first: int
     second: int
@@ -49,11 +48,11 @@ class Duplicate:
     score: float
 
 
-def prints_of(images: Sequence[Image]) -> Prints:
-    """The hash of each image.
+def perceptual_hashes(images: Sequence[Image]) -> Hashes:
+    """Return the difference hash of each image (N. Krawetz, "Kind of like that", 2013), with its colours.
 
-    The hash is the difference hash (N. Krawetz, "Kind of like that", 2013): whether each of 8 x 9 grey cells is
-    lighter than its neighbour. Since it is blind for colour, and shops recolour their photos, colours are kept too.
+    A bit says whether one of 8 x 9 grey cells is lighter than its neighbour. Shops recolour their photos, which the hash
+    alone would not notice.
     """
     bits = np.empty((len(images), _CELLS * _CELLS), np.float32)
     colours = np.empty((len(images), 3 * _CELLS * _CELLS), np.float32)
@@ -63,40 +62,40 @@ def prints_of(images: Sequence[Image]) -> Prints:
         grey = cv2.resize(lab[..., 0], (_CELLS + 1, _CELLS), interpolation=cv2.INTER_AREA).astype(np.int16)
         bits[row] = np.where(grey[:, 1:] > grey[:, :-1], 1, -1).ravel()
         colours[row] = cv2.resize(lab, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel()
-    return Prints(bits, colours)
+    return Hashes(bits, colours)
 
 
-def by_hash(prints: Prints, bits: int = HASH_BITS, colour: float = COLOUR_DISTANCE) -> list[Duplicate]:
-    """Pairs whose hashes differ in at most so many bits, and no cell of them by more than so much in colour."""
-    found = []
-    for first, second in _pairs(prints.bits, len(prints.bits[0]) - 2 * bits if len(prints.bits) else 0):
-        differing = int((prints.bits[first] != prints.bits[second]).sum())
-        cells = (prints.colours[first] - prints.colours[second]).reshape(-1, 3)
+def by_hash(hashes: Hashes, bits: int = HASH_BITS, colour: float = COLOUR_DISTANCE) -> list[Duplicate]:
+    """Return the pairs that differ in at most ``bits`` bits, and in no cell by more than ``colour``."""
+    pairs = []
+    for first, second in _similar_pairs(hashes.bits, hashes.bits.shape[1] - 2 * bits):
+        differing = int((hashes.bits[first] != hashes.bits[second]).sum())
+        cells = (hashes.colours[first] - hashes.colours[second]).reshape(-1, 3)
         if float(np.linalg.norm(cells, axis=1).max()) <= colour:
-            found.append(Duplicate(first, second, "hash", float(differing)))
-    return found
+            pairs.append(Duplicate(first, second, "hash", float(differing)))
+    return pairs
 
 
 def by_vectors(vectors: Vectors, similarity: float = SIMILARITY) -> list[Duplicate]:
-    """Pairs of unit rows at least so similar."""
+    """Return the pairs of unit rows with at least this similarity."""
     return [
         Duplicate(first, second, "vectors", float(vectors[first] @ vectors[second]))
-        for first, second in _pairs(vectors, similarity)
+        for first, second in _similar_pairs(vectors, similarity)
     ]
 
 
-def groups_of(duplicates: Iterable[Duplicate], count: int) -> list[list[int]]:
-    """Rows that a chain of pairs joins, of ``count`` rows; each group rising, the largest first."""
+def duplicate_groups(duplicates: Iterable[Duplicate], count: int) -> list[list[int]]:
+    """Return the groups of rows, of ``count``, that are connected by pairs; rows ascending, the largest group first."""
     rows = DisjointSets(range(count))
     for pair in duplicates:
         rows.join(pair.first, pair.second)
     return rows.groups()
 
 
-def merged(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
-    """The set with items that share a near-duplicate made one, and only the first of each group's photos kept.
+def merge_duplicates(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
+    """Return the set with only the first photo of each group, and items that share a group merged into the first of them.
 
-    A merged item has the name of its first; styles and items that are merged no longer come apart in a split.
+    A merged item keeps the name and the style of its first, so that a split never separates its photos.
     """
     groups = [list(group) for group in groups]
     items = DisjointSets(photos.items)
@@ -104,19 +103,19 @@ def merged(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
         for other in rest:
             items.join(photos.samples[first].item, photos.samples[other].item)
     dropped = {row for _, *rest in groups for row in rest}
-    heads = {sample.item: sample for sample in reversed(photos.samples)}
+    first_samples = {sample.item: sample for sample in reversed(photos.samples)}
     kept = []
     for row, sample in enumerate(photos.samples):
         if row not in dropped:
-            head = heads[items.leader(sample.item)]
-            kept.append(replace(sample, item=head.item, style=head.style))
+            leader = first_samples[items.leader(sample.item)]
+            kept.append(replace(sample, item=leader.item, style=leader.style))
     return replace(photos, samples=tuple(kept))
 
 
-def _pairs(rows: NDArray[np.float32], least: float) -> Iterator[tuple[int, int]]:
-    """Rows whose inner product is at least so large, each pair once."""
+def _similar_pairs(rows: NDArray[np.float32], minimum: float) -> Iterator[tuple[int, int]]:
+    """Yield each pair of rows whose inner product is at least ``minimum`` once."""
     for start in range(0, len(rows), _BLOCK):
         products = rows[start : start + _BLOCK] @ rows[start:].T
-        for one, other in np.argwhere(products >= least - 1e-6).tolist():
-            if one < other:
-                yield start + one, start + other
+        for first, second in np.argwhere(products >= minimum - 1e-6).tolist():
+            if first < second:
+                yield start + first, start + second

@@ -1,4 +1,4 @@
-"""One number by which a training run is judged now and then, on photos that it does not train on."""
+"""Validation during training: one number for a network, on photos that it does not train on."""
 
 from __future__ import annotations
 
@@ -7,37 +7,40 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stages.embed.evaluate import is_collapsed
 from stages.embed.inputs import Normalise
-from stages.embed.likeness import Likeness, by_matrix, by_vectors
+from stages.embed.metrics import (
+    Ints,
+    Retrieval,
+    SimilarityFunction,
+    cosine,
+    error_rates,
+    is_collapsed,
+    one_shot,
+    precomputed,
+    retrieve,
+    sample_pairs,
+)
 from stages.embed.network import SiameseNetwork
-from stages.embed.oneshot import one_shot
-from stages.embed.retrieval import Retrieval, retrieve
 from stages.embed.rows import Rows
 from stages.embed.siamese import vectors_of
-from stages.embed.verification import curve_of, pairs_of
 from stages.embed.verifier import pair_similarities
 
-WAYS: Final = 20
-"""Of one-shot trials, or as many as there are items."""
-
-_SAME_CHANCE: Final = 1e-4
-"""Chances of a pair head that spread less than this are all one."""
-
+_WAYS: Final = 20
 _TRIALS: Final = 2000
 _BATCH: Final = 32
+_MIN_SPREAD: Final = 1e-4
+"""Probabilities of a pair head with a smaller standard deviation are a collapse."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Measures a network.
+class Validator:
+    """Measures a network during training.
 
     Attributes:
         rows: the photos.
-        metric: of :data:`METRICS`.
-        query_domain: its photos ask, those of others are found; empty: each asks, and all others are found.
+        metric: a name in :data:`METRICS`.
+        query_domain: photos of this domain are queries and all others the gallery; empty: every photo is both.
     """
 
     rows: Rows
@@ -49,9 +52,9 @@ class Judge:
             raise ValueError(f"no metric is called {self.metric!r}; there are {', '.join(METRICS)}")
 
     def __call__(self, network: SiameseNetwork) -> float | None:
-        """The metric, in [0, 1], higher is better; None where all vectors, or all chances, are nearly one: a collapse.
+        """Return the metric, in [0, 1], higher is better; None if the network has collapsed or its output is not finite.
 
-        The network is left in evaluation mode.
+        Leaves the network in evaluation mode.
         """
         device = str(next(network.parameters()).device)
         normalise = Normalise(*network.design.stats)
@@ -60,39 +63,37 @@ class Judge:
             return None
         if network.pair_head is None:
             unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-            likeness, collapsed = by_vectors(unit), is_collapsed(unit)
+            similarity, collapsed = cosine(unit), is_collapsed(unit)
         else:
-            chances = pair_similarities(network.pair_head, vectors, vectors, device)
-            likeness, collapsed = by_matrix(chances), float(chances.std(dtype=np.float64)) < _SAME_CHANCE
-        if collapsed:
-            return None
-        return METRICS[self.metric](likeness, self)
+            probabilities = pair_similarities(network.pair_head, vectors, vectors, device)
+            similarity = precomputed(probabilities)
+            collapsed = float(probabilities.std(dtype=np.float64)) < _MIN_SPREAD
+        return None if collapsed else METRICS[self.metric](similarity, self)
 
-    def found(self, likeness: Likeness, labels: NDArray[np.int64]) -> Retrieval:
-        """Every query's outcome."""
+    def retrieve(self, similarity: SimilarityFunction, labels: Ints) -> Retrieval:
+        """Return the retrieval of all queries; ``labels`` are equal for photos that count as the same."""
         if not self.query_domain:
-            return retrieve(likeness, labels)
+            return retrieve(similarity, labels)
         queries = self.rows.in_domain(self.query_domain)
-        return retrieve(likeness, labels, queries, ~queries)
+        return retrieve(similarity, labels, queries, ~queries)
 
 
-def _one_shot(likeness: Likeness, judge: Judge) -> float:
-    ways = min(WAYS, judge.rows.classes)
-    return float(one_shot(likeness, judge.rows.items, ways, trials=_TRIALS).hits.mean())
+def _one_shot(similarity: SimilarityFunction, validator: Validator) -> float:
+    ways = min(_WAYS, validator.rows.classes)
+    return float(one_shot(similarity, validator.rows.items, ways, trials=_TRIALS).hits.mean())
 
 
-def _auc(likeness: Likeness, judge: Judge) -> float:
-    domains = judge.rows.domains if judge.query_domain else None
-    curve = curve_of(pairs_of(likeness, judge.rows.items, domains))
-    return float(np.trapezoid(1 - curve.fnmr, curve.fmr))
+def _auc(similarity: SimilarityFunction, validator: Validator) -> float:
+    domains = validator.rows.domains if validator.query_domain else None
+    return error_rates(sample_pairs(similarity, validator.rows.items, domains)).auc
 
 
-METRICS: Final[Mapping[str, Callable[[Likeness, Judge], float]]] = {
-    "recall@1": lambda likeness, judge: float(judge.found(likeness, judge.rows.items).hits(1).mean()),
-    "recall@5": lambda likeness, judge: float(judge.found(likeness, judge.rows.items).hits(5).mean()),
-    "style-recall@1": lambda likeness, judge: float(judge.found(likeness, judge.rows.styles).hits(1).mean()),
-    "map@r": lambda likeness, judge: float(judge.found(likeness, judge.rows.items).average_precisions.mean()),
+METRICS: Final[Mapping[str, Callable[[SimilarityFunction, Validator], float]]] = {
+    "recall@1": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).hits(1).mean()),
+    "recall@5": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).hits(5).mean()),
+    "style-recall@1": lambda similarity, by: float(by.retrieve(similarity, by.rows.styles).hits(1).mean()),
+    "map@r": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).average_precisions.mean()),
     "auc": _auc,
     "one-shot": _one_shot,
 }
-"""Every metric by its name."""
+"""Every metric by name."""

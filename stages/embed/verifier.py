@@ -1,4 +1,4 @@
-"""Comparing by a pair head, which was trained to tell *same* from *different* and is no inner product."""
+"""Verification by a pair head: a network trained to tell *same* from *different*, instead of an inner product."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from stages.errors import WeightsError
 from stages.types import Image, Vectors
 from weights import Checkpoint
 
-_NUMBERS = 64_000_000
-"""That are compared at once by an accelerator, a quarter of a gigabyte."""
-
-_CACHED = 250_000
-"""And by a processor, a megabyte: what stays in its cache is compared ten times as fast as what does not."""
+_NUMBERS_ON_ACCELERATOR = 64_000_000  # compared at once: a quarter of a gigabyte
+_NUMBERS_ON_CPU = 250_000  # a megabyte, which stays in the cache: ten times as fast as what does not
 
 
 class PairVerifier:
-    """The chance that two images show the same thing, by a network with a pair head.
+    """Returns the probability that two images show the same thing, by a network with a pair head.
 
     Args:
         checkpoint: weights of such a network.
         device: where to run, as torch names it.
-        batch_size: images that are run at once.
+        batch_size: images per batch.
 
     Raises:
         WeightsError: the checkpoint has no pair head.
@@ -39,33 +36,32 @@ class PairVerifier:
         network = read_network(checkpoint)
         if network.pair_head is None:
             raise WeightsError(f"{checkpoint.name} has no pair head; compare its vectors by cosine similarity")
-        self._network = (
-            network.eval().requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
-        )
+        network.eval().requires_grad_(requires_grad=False).to(device)
+        self._network = network.to(memory_format=torch.channels_last)
         self._head: PairHead = network.pair_head
         self._device, self._batch_size = device, batch_size
         self._normalise = Normalise(*stats_of(checkpoint))
 
     def features(self, images: Sequence[Image]) -> Vectors:
-        """``(len(images), dim)`` float32, of the length that the head gives them."""
+        """Return the network's output for each image, ``(len(images), dim)`` float32, not normalised."""
         return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=False)
 
     def similarities(self, left: Vectors, right: Vectors) -> NDArray[np.float32]:
-        """The chance, in [0, 1], for all pairs of features: ``(len(left), len(right))``."""
+        """Return the probability, in [0, 1], for all pairs of features: ``(len(left), len(right))``."""
         return pair_similarities(self._head, left, right, self._device)
 
 
 @torch.inference_mode()
 def pair_similarities(head: PairHead, left: Vectors, right: Vectors, device: str) -> NDArray[np.float32]:
-    """The sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
-    chances = np.empty((len(left), len(right)), np.float32)
+    """Return the sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
+    probabilities = np.empty((len(left), len(right)), np.float32)
     columns = torch.from_numpy(right).to(device)
-    numbers = _CACHED if torch.device(device).type == "cpu" else _NUMBERS
-    high = max(1, min(16, numbers // max(1, right.size)))
-    wide = max(1, numbers // (high * max(1, right.shape[1])))
-    for start in range(0, len(left), high):
-        rows = torch.from_numpy(left[start : start + high]).to(device)
-        for place in range(0, len(right), wide):
-            found = head(rows[:, None], columns[None, place : place + wide]).sigmoid()
-            chances[start : start + high, place : place + wide] = found.cpu().numpy()
-    return chances
+    at_once = _NUMBERS_ON_CPU if torch.device(device).type == "cpu" else _NUMBERS_ON_ACCELERATOR
+    high = max(1, min(16, at_once // max(1, right.size)))
+    wide = max(1, at_once // (high * max(1, right.shape[1])))
+    for top in range(0, len(left), high):
+        rows = torch.from_numpy(left[top : top + high]).to(device)
+        for start in range(0, len(right), wide):
+            logits = head(rows[:, None], columns[None, start : start + wide])
+            probabilities[top : top + high, start : start + wide] = logits.sigmoid().cpu().numpy()
+    return probabilities

@@ -23,12 +23,11 @@ from pipeline.embedder_evaluation.subject import embed
 from pipeline.photosets import LAYOUTS, open_set
 from pipeline.verdicts import beside, calibration_for, with_verdicts
 from stages.embed.calibration import Calibration, Verdict
-from stages.embed.evaluate import Plan, evaluate
+from stages.embed.evaluation import Protocol, evaluate
 from stages.embed.items import Kind, PhotoSet, Sample
-from stages.embed.likeness import by_matrix
 from stages.embed.loading import load
+from stages.embed.metrics import precomputed, retrieve
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.retrieval import retrieve
 from stages.embed.rows import numbered
 from stages.embed.verifier import PairVerifier
 from stages.errors import CatalogueError, OutfinderError
@@ -197,7 +196,7 @@ class TestEvaluate:
         verifier = PairVerifier(weights.read(path))
         features = verifier.features(images)
         labels = numbered([sample.item for sample in photos.samples])
-        found = retrieve(by_matrix(verifier.similarities(features, features)), labels)
+        found = retrieve(precomputed(verifier.similarities(features, features)), labels)
         assert out["retrieval"]["item"]["map_at_r"]["value"] == pytest.approx(found.average_precisions.mean(), abs=1e-4)
         assert plain["smaller_vectors"]
         told = run("evaluate", "embedder", items, *EMBEDDER, "--pair-head", status=2).stderr
@@ -404,9 +403,9 @@ class TestPictures:
         vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         told = evaluate(
-            vectors, [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)], plan=Plan(ways=(2,), trials=5)
+            vectors, [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)], protocol=Protocol(ways=(2,), trials=5)
         )
-        points = numbers(told.verification.curve)
+        points = numbers(told.verification.rates)
         assert (points["fmr"][-1], points["fnmr"][-1]) == (1, 0)
         assert points["threshold"] == sorted(points["threshold"], reverse=True)
         assert np.trapezoid([1 - fnmr for fnmr in [1, *points["fnmr"]]], [0, *points["fmr"]]) == pytest.approx(

@@ -16,7 +16,7 @@ from cli_runs import DETECTOR, run
 from pipeline.config import Config
 from pipeline.detector_evaluation.mistakes import mistakes_html
 from pipeline.detector_evaluation.subject import subject_of
-from stages.detect.evaluate import evaluate
+from stages.detect.evaluation import evaluate
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeDetector
 

@@ -22,7 +22,7 @@ from stages.embed.network import SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
 from stages.embed.splits import percentile_of
 from stages.embed.train import Trainer
-from stages.embed.validation import Judge
+from stages.embed.validation import Validator
 from stages.embed.verifier import PairVerifier
 from stages.testing import check_embedder
 
@@ -182,13 +182,13 @@ def test_what_is_judged_and_written_is_whitened(items: Path, tmp_path: Path, mon
     check_embedder(SiameseEmbedder(white))
     changed = {name for name, value in white.tensors.items() if not torch.equal(value, plain.tensors[name])}
     assert changed == {"head.weight", "head.bias", "colours.project.weight", "colours.project.bias"}
-    judged, judge = [], Judge.__call__
+    judged, judge = [], Validator.__call__
 
-    def judging(self: Judge, network: SiameseNetwork) -> float | None:
+    def judging(self: Validator, network: SiameseNetwork) -> float | None:
         judged.append(network.head.weight.detach().half())
         return judge(self, network)
 
-    monkeypatch.setattr(Judge, "__call__", judging)
+    monkeypatch.setattr(Validator, "__call__", judging)
     told = run("train", "embedder", items, "-o", tmp_path / "judged", *options, "--whiten", 0.4).stderr
     (best,) = re.findall(r"best: recall@1 \S+ at step (\d)", told)
     written = weights.read(tmp_path / "judged" / "weights.safetensors")

@@ -19,7 +19,7 @@ from pipeline.serve.batching import Batcher
 from pipeline.serve.limits import Limits
 from stages.crop import BoxCrop, MaskCrop
 from stages.embed.calibration import Calibration, Thresholds
-from stages.embed.intervals import Estimate
+from stages.embed.metrics import Estimate
 from stages.testing import FakeDetector, FakeEmbedder
 
 

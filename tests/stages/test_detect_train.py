@@ -14,8 +14,8 @@ import weights
 from pipeline.detector_training import DetectorPlan, DetectorRun
 from pipeline.runs import read_lines
 from pipeline.sample import render_sample
-from stages.detect.calibrate import shrunk
 from stages.detect.data import TrainingSet
+from stages.detect.evaluation import shrunk
 from stages.detect.networks import build_network
 from stages.detect.rcnn import read_detector
 from stages.detect.start import freeze_first_blocks, start_from

@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages.embed.calibration import Calibration, Verdict, calibrate
-from stages.embed.likeness import by_vectors
-from stages.embed.verification import Pairs, pairs_of
+from stages.embed.metrics import Pairs, cosine, sample_pairs
 from stages.errors import OutfinderError
 from stages.types import Vectors
 
@@ -25,7 +24,7 @@ def photos(items: int, seed: int, noise: float = 0.35) -> tuple[Vectors, NDArray
 
 def pairs(items: int = 60, seed: int = 0, noise: float = 0.35) -> tuple[Pairs, NDArray[np.int64]]:
     vectors, labels = photos(items, seed, noise)
-    return pairs_of(by_vectors(vectors), labels), labels
+    return sample_pairs(cosine(vectors), labels), labels
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +104,7 @@ class TestFile:
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"labels": 3}', '{"labels": {}, "wanted_fmr": "x"}'])
     def test_anything_else_is_no_calibration(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "c.json").write_text(text)
-        with pytest.raises(OutfinderError, match="is no calibration"):
+        with pytest.raises(OutfinderError, match="is not a calibration"):
             Calibration.read(tmp_path / "c.json")
 
     def test_a_damaged_threshold_is_told(self, calibration: Calibration, tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ class TestFile:
         told = json.loads((tmp_path / "c.json").read_text())
         del told["every"]["same"]["low"]
         (tmp_path / "c.json").write_text(json.dumps(told))
-        with pytest.raises(OutfinderError, match="is no calibration"):
+        with pytest.raises(OutfinderError, match="is not a calibration"):
             Calibration.read(tmp_path / "c.json")
         with pytest.raises(OutfinderError, match="cannot be read"):
             Calibration.read(tmp_path / "gone.json")

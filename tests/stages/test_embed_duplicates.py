@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.embed.duplicates import Duplicate, by_hash, by_vectors, groups_of, merged, prints_of
+from stages.embed.duplicates import (
+    Duplicate,
+    by_hash,
+    by_vectors,
+    duplicate_groups,
+    merge_duplicates,
+    perceptual_hashes,
+)
 from stages.embed.items import PhotoSet, Sample
 from stages.embed.splits import split
 from stages.images import decode_photo, encode_jpeg
@@ -30,7 +37,7 @@ class TestByHash:
             "worse": decode_photo(encode_jpeg(pictures[3], quality=30)).image,
             "lighter": np.clip(pictures[3].astype(np.int16) + 5, 0, 255).astype(np.uint8),
         }[copy]
-        found = by_hash(prints_of([*pictures, again]))
+        found = by_hash(perceptual_hashes([*pictures, again]))
         assert [(pair.first, pair.second, pair.by) for pair in found] == [(3, 12, "hash")]
         assert 0 <= found[0].score <= 4
 
@@ -39,18 +46,18 @@ class TestByHash:
         recoloured = np.ascontiguousarray(image[..., [1, 0, 2]])
         grey_alike = cv2.cvtColor(recoloured, cv2.COLOR_RGB2LAB)
         grey_alike[..., 0] = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0]
-        prints = prints_of([image, cv2.cvtColor(grey_alike, cv2.COLOR_LAB2RGB)])
+        prints = perceptual_hashes([image, cv2.cvtColor(grey_alike, cv2.COLOR_LAB2RGB)])
         assert not by_hash(prints)
         assert by_hash(prints, bits=20, colour=300)
 
     def test_a_small_garment_of_another_colour_is_another_picture(self) -> None:
         grey, purple = np.full((2, 200, 200, 3), 255, np.uint8)
         grey[80:120, 80:120], purple[80:120, 80:120] = (120, 120, 120), (118, 104, 150)
-        assert not by_hash(prints_of([grey, purple]))
-        assert len(by_hash(prints_of([grey, grey]))) == 1
+        assert not by_hash(perceptual_hashes([grey, purple]))
+        assert len(by_hash(perceptual_hashes([grey, grey]))) == 1
 
     def test_of_nothing_is_nothing(self) -> None:
-        assert by_hash(prints_of([])) == []
+        assert by_hash(perceptual_hashes([])) == []
 
 
 class TestByVectors:
@@ -66,11 +73,11 @@ class TestByVectors:
 class TestMerging:
     def test_groups_are_chains(self) -> None:
         pairs = [Duplicate(first, second, "hash", 0) for first, second in ((0, 4), (4, 6), (1, 2))]
-        assert groups_of(pairs, 8) == [[0, 4, 6], [1, 2]]
+        assert duplicate_groups(pairs, 8) == [[0, 4, 6], [1, 2]]
 
     def test_items_become_one_and_the_picture_is_there_once(self) -> None:
         samples = tuple(Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabbccdd"))
-        clean = merged(PhotoSet("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
+        clean = merge_duplicates(PhotoSet("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
         assert [sample.item for sample in clean.samples] == ["a", "a", "a", "a", "d", "d"]
         assert [sample.path.stem for sample in clean.samples] == ["0", "1", "3", "5", "6", "7"]
         assert len(samples) == 8
@@ -84,7 +91,7 @@ class TestMerging:
         assert any(home[one] != home[other] for one, other in joined), "or this test tells nothing"
         for parts in (
             split(PhotoSet("set", samples), by="item", val=40, together=joined),
-            split(merged(PhotoSet("set", samples), groups), by="item", val=40),
+            split(merge_duplicates(PhotoSet("set", samples), groups), by="item", val=40),
         ):
             home = {sample.path: name for name, part in parts.items() for sample in part.samples}
             for first, second in groups:

@@ -18,7 +18,7 @@ from stages.embed.relations import Relations
 from stages.embed.rows import Rows
 from stages.embed.samplers import SamplerPlan
 from stages.embed.train import Recipe, Trainer
-from stages.embed.validation import METRICS, Judge
+from stages.embed.validation import METRICS, Validator
 from stages.embed.views import VIEWS
 from stages.errors import WeightsError
 
@@ -190,7 +190,7 @@ class TestJudge:
     def test_every_metric_is_in_range(self, rows, metric, pair_head):
         torch.manual_seed(0)
         design = Design("small", "average", "sigmoid" if pair_head else "linear", 8, 16, pair_head)
-        value = Judge(rows, metric)(SiameseNetwork(design).train())
+        value = Validator(rows, metric)(SiameseNetwork(design).train())
         assert value is not None
         assert 0 <= value <= 1
 
@@ -199,22 +199,22 @@ class TestJudge:
         with torch.no_grad():
             network.head.weight.zero_()
             network.head.bias.fill_(1.0)
-        assert Judge(rows)(network) is None
+        assert Validator(rows)(network) is None
 
     def test_a_pair_head_of_one_chance_is_a_collapse(self, rows):
         network = SiameseNetwork(Design("small", "average", "linear", 8, 16, "linear"))
-        assert Judge(rows)(network) is not None
+        assert Validator(rows)(network) is not None
         with torch.no_grad():
             network.pair_head.layers.weight.zero_()
-        assert Judge(rows)(network) is None
+        assert Validator(rows)(network) is None
 
     def test_across_domains_queries_are_of_one_and_the_gallery_of_the_other(self, rows):
-        judge = Judge(rows, "recall@1", "street")
+        judge = Validator(rows, "recall@1", "street")
         vectors = np.eye(24, dtype=np.float32)
-        found = judge.found(lambda one, other: vectors[one] @ vectors[other].T, rows.items)
+        found = judge.retrieve(lambda one, other: vectors[one] @ vectors[other].T, rows.items)
         assert rows.in_domain("street")[found.queries].all()
         assert len(found.queries) == 12
 
     def test_refuses_a_metric_that_is_not_there(self, rows):
         with pytest.raises(ValueError, match="no metric is called"):
-            Judge(rows, "accuracy")
+            Validator(rows, "accuracy")

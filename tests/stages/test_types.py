@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.similarity import angular_percent, euclidean
+from stages.embed.metrics import angular_percent, euclidean
 from stages.types import Box, Detection
 
 coordinate = st.integers(0, 60)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.benchmark.crops.conditions import BOX, TRUTH, Condition, conditions_of
 from pipeline.benchmark.crops.looking import Seen
-from stages.embed.likeness import Likeness, Rows
-from stages.embed.retrieval import Retrieval, retrieve
+from stages.embed.metrics import Ints, Retrieval, SimilarityFunction, retrieve
 from stages.embed.rows import numbered
 
 RANKS: Final = (1, 5, 20)
@@ -73,17 +72,17 @@ def answers(seen: Seen, embedders: list[str], among: str = ALL) -> Answers | Non
     )
 
 
-def similarity(seen: Seen, condition: Condition, items: NDArray[np.int64]) -> Likeness:
+def similarity(seen: Seen, condition: Condition, items: NDArray[np.int64]) -> SimilarityFunction:
     """How alike queries and gallery are: minus infinity for what was missed, and for other garments of the query's photo.
 
-    Rows beyond the garments are strangers, as far away as what was missed: ties count against the embedder, so that
+    Ints beyond the garments are strangers, as far away as what was missed: ties count against the embedder, so that
     they stand before it.
     """
     query, gallery = condition.keys
     asking, asked = seen.vectors[condition.embedder, query], seen.vectors[condition.embedder, gallery]
     photos, count = seen.photos, len(seen.garments)
 
-    def likeness(rows: Rows, others: Rows) -> NDArray[np.float32]:
+    def likeness(rows: Ints, others: Ints) -> NDArray[np.float32]:
         alike = np.full((len(rows), len(others)), -np.inf, np.float32)
         real = others[others < count]
         near = np.round(asking[rows] @ asked[real].T, 6)  # equal vectors are equally near, whatever the order of sums
@@ -97,7 +96,9 @@ def similarity(seen: Seen, condition: Condition, items: NDArray[np.int64]) -> Li
     return likeness
 
 
-def _ask(likeness: Likeness, items: NDArray[np.int64], asks: NDArray[np.bool_], found: NDArray[np.bool_]) -> Retrieval:
+def _ask(
+    likeness: SimilarityFunction, items: NDArray[np.int64], asks: NDArray[np.bool_], found: NDArray[np.bool_]
+) -> Retrieval:
     strangers = len(items) + max(RANKS)
     return retrieve(
         likeness,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.benchmark.crops.asking import RANKS, Answers
 from pipeline.benchmark.crops.conditions import AVERAGE, BOX, CONTEXT, MASK, MASKS, NONE, TRUTH, Condition
-from stages.embed.intervals import Estimate, mean_estimate
+from stages.embed.metrics import Estimate, mean_estimate
 from stages.embed.rows import numbered
 
 Asked = Literal["crop", "detector", "training"]

@@ -10,7 +10,7 @@ from pipeline.benchmark.crops.asking import ALL
 from pipeline.benchmark.crops.conditions import BOX, MASK, TRUTH, Condition
 from pipeline.benchmark.crops.figures import Difference, grown
 from pipeline.benchmark.crops.run import Comparison
-from stages.embed.intervals import Estimate
+from stages.embed.metrics import Estimate
 
 NOT_SHOWN: Final = "no difference could be shown"
 

@@ -63,7 +63,7 @@ def detector(
     from pipeline.detector_evaluation.page import write_page
     from pipeline.detector_evaluation.subject import subject_of
     from pipeline.evaluation.page import prepare_page
-    from stages.detect.evaluate import DOUBTFUL, evaluate
+    from stages.detect.evaluation import EVALUATION_MIN_SCORE, evaluate
 
     device = resolve_device(device)
     config = Config(**chosen(detector=detector, detector_weights=detector_weights, min_score=min_score), device=device)
@@ -77,13 +77,13 @@ def detector(
         progress.count(error, photo)
 
     evaluation = evaluate(
-        build_detector(replace(config, min_score=DOUBTFUL)),
+        build_detector(replace(config, min_score=EVALUATION_MIN_SCORE)),
         annotations,
         photos,
         threshold=config.min_score,
         mistakes=mistakes if output else 0,
         limit=limit,
-        tell=tell,
+        progress=tell,
     )
     progress.finish()
     for line in (*evaluation.problems, *evaluation.notes):

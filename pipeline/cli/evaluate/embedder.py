@@ -22,7 +22,7 @@ from pipeline.cli.common import (
 from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
 
 if TYPE_CHECKING:
-    from stages.embed.evaluate import Plan
+    from stages.embed.evaluation import Protocol
     from stages.embed.items import PhotoSet
 
 DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
@@ -104,11 +104,11 @@ def embedder(
     from pipeline.embedder_evaluation.page import Shown, write_page
     from pipeline.embedder_evaluation.subject import embed, likeness_by_pair_head
     from pipeline.evaluation.page import prepare_page
-    from stages.embed.evaluate import Plan, evaluate
-    from stages.embed.likeness import by_vectors
+    from stages.embed.evaluation import Protocol, evaluate
+    from stages.embed.metrics import cosine
 
     asks, found = DOMAINS.get(layout, ("", ""))
-    plan = Plan(
+    plan = Protocol(
         same=same,
         query_domain=asks if query_domain is None else query_domain,
         gallery_domain=found if gallery_domain is None else gallery_domain,
@@ -147,13 +147,13 @@ def embedder(
     if output:
         told = {name: value for name, value in about.items() if value}
         shown = Shown(examples, queries, projection)
-        write_page(output, evaluation, embedded, likeness or by_vectors(embedded.vectors), numbers, told, shown)
+        write_page(output, evaluation, embedded, likeness or cosine(embedded.vectors), numbers, told, shown)
         click.echo(f"page: {output / 'index.html'}", err=True)
     print_figures(numbers, table(evaluation), json_file)
     sys.exit(SOME_FAILED if embedded.photos.problems else 0)
 
 
-def _found(distractors: PhotoSet, plan: Plan) -> PhotoSet:
+def _found(distractors: PhotoSet, plan: Protocol) -> PhotoSet:
     """The distractors that are of the domain that is found, or of none."""
     found = distractors.only(lambda sample: plan.gallery_domain in ("", sample.domain) or not sample.domain)
     if not found.samples:
@@ -161,7 +161,7 @@ def _found(distractors: PhotoSet, plan: Plan) -> PhotoSet:
     return found
 
 
-def _told(plan: Plan) -> dict[str, str]:
+def _told(plan: Protocol) -> dict[str, str]:
     """How it was measured, where that is not the usual."""
     domains = f"{plan.query_domain} asks for {plan.gallery_domain}" if plan.query_domain else ""
     return {"same": plan.same, "domains": domains}

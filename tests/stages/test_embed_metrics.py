@@ -9,15 +9,23 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
-from stages.embed.compression import through_int8, truncated
-from stages.embed.evaluate import Plan, evaluate, is_collapsed
-from stages.embed.intervals import Estimate, mean_estimate
+from stages.embed.evaluation import Protocol, evaluate, through_int8, truncated
 from stages.embed.items import Sample
-from stages.embed.likeness import by_matrix, by_vectors
-from stages.embed.oneshot import one_shot
-from stages.embed.retrieval import recall_at, retrieve
+from stages.embed.metrics import (
+    Estimate,
+    Pairs,
+    cosine,
+    error_rates,
+    is_collapsed,
+    mean_estimate,
+    one_shot,
+    precomputed,
+    recall_at,
+    retrieve,
+    sample_pairs,
+    verify,
+)
 from stages.embed.rows import numbered
-from stages.embed.verification import Pairs, curve_of, pairs_of, verify
 from stages.types import Vectors
 
 
@@ -31,7 +39,7 @@ def clusters(items: int = 12, photos: int = 40, noise: float = 1.2, seed: int = 
 class TestRetrieval:
     def test_is_the_naive_loop(self) -> None:
         vectors, labels = clusters()
-        found = retrieve(by_vectors(vectors), labels)
+        found = retrieve(cosine(vectors), labels)
         expected = []
         for i in range(len(labels)):
             others = sorted((j for j in range(len(labels)) if j != i), key=lambda j: -float(vectors[i] @ vectors[j]))
@@ -46,12 +54,12 @@ class TestRetrieval:
             assert recall == pytest.approx(np.mean([rank <= k for _, rank, _ in expected]))
 
     def test_a_tie_counts_against(self) -> None:
-        found = retrieve(by_matrix(np.ones((4, 4), np.float32)), np.array([0, 0, 1, 1]))
+        found = retrieve(precomputed(np.ones((4, 4), np.float32)), np.array([0, 0, 1, 1]))
         assert found.ranks.tolist() == [3, 3, 3, 3]
         assert found.average_precisions.tolist() == [0, 0, 0, 0]
 
     def test_queries_and_gallery_may_be_apart(self) -> None:
-        likeness = by_matrix(
+        likeness = precomputed(
             np.array([[1, 0.9, 0.2, 0.5], [0.9, 1, 0.3, 0.1], [0.2, 0.3, 1, 0.4], [0.5, 0.1, 0.4, 1]], np.float32)
         )
         labels = np.array([0, 0, 0, 1])
@@ -69,7 +77,7 @@ class TestVerification:
     @pytest.fixture
     def pairs(self) -> Pairs:
         vectors, labels = clusters()
-        return pairs_of(by_vectors(vectors.round(1)), labels)  # rounded: with ties
+        return sample_pairs(cosine(vectors.round(1)), labels)  # rounded: with ties
 
     def test_all_pairs_once_by_falling_similarity(self, pairs: Pairs) -> None:
         _, labels = clusters()
@@ -82,7 +90,7 @@ class TestVerification:
     @pytest.mark.parametrize("weighted", [False, True])
     def test_is_scikit_learns_roc(self, pairs: Pairs, *, weighted: bool) -> None:
         weights = np.random.default_rng(1).integers(0, 3, len(pairs)).astype(np.float64) if weighted else None
-        curve = curve_of(pairs, weights)
+        curve = error_rates(pairs, weights)
         fmr, tmr, thresholds = roc_curve(pairs.same, pairs.similarities, sample_weight=weights, drop_intermediate=False)
         assert curve.auc == pytest.approx(roc_auc_score(pairs.same, pairs.similarities, sample_weight=weights))
         for threshold, one, other in zip(thresholds, fmr, tmr, strict=True):
@@ -90,7 +98,7 @@ class TestVerification:
             assert (curve.fmr[place], 1 - curve.fnmr[place]) == pytest.approx((one, other))
 
     def test_rates_at_thresholds(self, pairs: Pairs) -> None:
-        curve = curve_of(pairs)
+        curve = error_rates(pairs)
         for fmr in (0.0, 0.1, 0.5):
             threshold = curve.threshold_at(fmr)
             called = pairs.similarities >= threshold
@@ -104,27 +112,27 @@ class TestVerification:
         assert curve.precision[place] == pytest.approx(precision_score(pairs.same, called, sample_weight=balanced))
 
     def test_equal_error_rate(self, pairs: Pairs) -> None:
-        curve = curve_of(pairs)
+        curve = error_rates(pairs)
         assert curve.fnmr_at(curve.eer) >= curve.eer - 1e-9
         at = pairs.similarities >= curve.eer_threshold
         worst = max(at[~pairs.same].mean(), 1 - at[pairs.same].mean())
         assert worst >= curve.eer - 1e-9
         assert worst == pytest.approx(min(np.maximum(curve.fmr, curve.fnmr)))
         perfect = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.9, 0.1], np.float32))
-        assert (curve_of(perfect).eer, curve_of(perfect).auc) == (0.0, 1.0)
+        assert (error_rates(perfect).eer, error_rates(perfect).auc) == (0.0, 1.0)
         tied = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.5, 0.5], np.float32))
-        assert (curve_of(tied).eer, curve_of(tied).auc) == (0.5, 0.5)
+        assert (error_rates(tied).eer, error_rates(tied).auc) == (0.5, 0.5)
 
     def test_a_sample_of_pairs_is_fair(self) -> None:
         vectors, labels = clusters(items=20, photos=200)
-        whole, drawn = (pairs_of(by_vectors(vectors), labels, limit=limit) for limit in (10**6, 2000))
+        whole, drawn = (sample_pairs(cosine(vectors), labels, limit=limit) for limit in (10**6, 2000))
         assert drawn.counts == (whole.counts[0], 2000)
-        assert curve_of(drawn).auc == pytest.approx(curve_of(whole).auc, abs=0.02)
+        assert error_rates(drawn).auc == pytest.approx(error_rates(whole).auc, abs=0.02)
 
     def test_pairs_of_two_domains(self) -> None:
         vectors, labels = clusters()
         domains = np.arange(40) % 2
-        pairs = pairs_of(by_vectors(vectors), labels, domains)
+        pairs = sample_pairs(cosine(vectors), labels, domains)
         assert (domains[pairs.first] != domains[pairs.second]).all()
         assert len(pairs) == 400
 
@@ -132,7 +140,7 @@ class TestVerification:
         widths = []
         for items in (10, 80):
             vectors, labels = clusters(items, items * 3)
-            told = verify(pairs_of(by_vectors(vectors), labels), labels, replicates=60)
+            told = verify(sample_pairs(cosine(vectors), labels), labels, replicates=60)
             for one in (told.auc, told.eer, *told.fnmr_at.values()):
                 assert one.low <= one.value <= one.high
             widths.append(told.auc.high - told.auc.low)
@@ -140,15 +148,15 @@ class TestVerification:
 
     def test_no_error_is_no_certainty(self) -> None:
         vectors, labels = clusters(items=20, photos=120, noise=0.01)
-        told = verify(pairs_of(by_vectors(vectors), labels), labels, replicates=20)
+        told = verify(sample_pairs(cosine(vectors), labels), labels, replicates=20)
         assert (told.eer.value, told.eer.high) == (0, 3 / 20)
         assert told.fnmr_at[0.1].high == 3 / 20
 
     def test_says_what_is_lacking(self) -> None:
         with pytest.raises(ValueError, match="two photos of one item"):
-            pairs_of(by_vectors(np.eye(3, dtype=np.float32)), np.arange(3))
+            sample_pairs(cosine(np.eye(3, dtype=np.float32)), np.arange(3))
         with pytest.raises(ValueError, match="photos of two items"):
-            pairs_of(by_vectors(np.eye(3, dtype=np.float32)), np.zeros(3, np.int64))
+            sample_pairs(cosine(np.eye(3, dtype=np.float32)), np.zeros(3, np.int64))
 
 
 class TestOneShot:
@@ -165,16 +173,16 @@ class TestOneShot:
                     np.mean([vectors[query] @ vectors[j] > vectors[query] @ vectors[k] for j in own for k in rows])
                 )
             chances.append(np.mean(wins))
-        told = one_shot(by_vectors(vectors), labels, ways=2, trials=20_000)
+        told = one_shot(cosine(vectors), labels, ways=2, trials=20_000)
         assert told.accuracy.value == pytest.approx(np.mean(chances), abs=0.015)
 
     def test_a_tie_is_an_error(self) -> None:
         labels = np.repeat(np.arange(4), 2)
-        assert one_shot(by_matrix(np.ones((8, 8), np.float32)), labels, 3, trials=50).accuracy.value == 0
+        assert one_shot(precomputed(np.ones((8, 8), np.float32)), labels, 3, trials=50).accuracy.value == 0
 
     def test_the_photo_itself_is_never_its_example(self) -> None:
         labels = np.repeat(np.arange(4), 2)
-        itself = by_matrix(np.eye(8, dtype=np.float32))  # only a photo is like itself
+        itself = precomputed(np.eye(8, dtype=np.float32))  # only a photo is like itself
         assert one_shot(itself, labels, 3, trials=200).hits.sum() == 0
 
     def test_stays_within_groups_and_apart_in_sources(self) -> None:
@@ -199,7 +207,7 @@ class TestOneShot:
     def test_refuses_more_ways_than_classes(self) -> None:
         vectors, labels = clusters(items=4)
         with pytest.raises(ValueError, match="fewer ways"):
-            one_shot(by_vectors(vectors), labels, 5)
+            one_shot(cosine(vectors), labels, 5)
 
 
 class TestIntervals:
@@ -243,16 +251,16 @@ class TestEvaluate:
             Sample(Path(f"{k}.jpg"), f"i{i}", style=f"s{i // 2}", label="ab"[i % 2]) for k, i in enumerate(items)
         ]
         distractors = [Sample(Path(f"d{k}.jpg"), "i0", style="s0") for k in range(6)]
-        told = evaluate(np.concatenate([vectors, extra]), samples + distractors, 6, Plan(ways=(3, 99), trials=50))
+        told = evaluate(np.concatenate([vectors, extra]), samples + distractors, 6, Protocol(ways=(3, 99), trials=50))
         assert (told.photos, told.items, told.distractors) == (60, len(set(items.tolist())), 6)
-        assert list(told.measures) == ["item", "style"]
+        assert list(told.retrieval_figures) == ["item", "style"]
         styled = recall_at(np.concatenate([vectors, extra]), np.concatenate([items // 2, 100 + np.arange(6)]), (5,))
-        assert told.measures["style"].recall[5].value == pytest.approx(styled[5])
+        assert told.retrieval_figures["style"].recall[5].value == pytest.approx(styled[5])
         assert told.verification.same + told.verification.different == 60 * 59 // 2
         assert [shot.ways for shot in told.one_shot] == [3]
         assert "99-way" in told.notes[0]
-        assert list(told.costs) == ["int8"]
-        assert abs(told.costs["int8"].loss.value) < 0.1
+        assert list(told.compression) == ["int8"]
+        assert abs(told.compression["int8"].loss.value) < 0.1
         assert list(told.labels) == ["a", "b"]
         assert told.labels["a"].photos == sum(items % 2 == 0)
         assert not told.collapsed
@@ -260,14 +268,16 @@ class TestEvaluate:
     def test_a_distractor_is_wrong_whatever_it_is_called(self) -> None:
         vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 0]]
         samples = [Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabba")]
-        told = evaluate(vectors, samples, 1, Plan(ways=(2,), trials=10))
-        assert told.measures["item"].recall[1].value == 0.5
+        told = evaluate(vectors, samples, 1, Protocol(ways=(2,), trials=10))
+        assert told.retrieval_figures["item"].recall[1].value == 0.5
 
     def test_one_domain_asks_for_another(self) -> None:
         vectors, items = clusters(items=6, photos=40)
         domains = ["street" if k % 2 else "shop" for k in range(40)]
         samples = [Sample(Path(f"{k}.jpg"), f"i{i}", domain=domains[k]) for k, i in enumerate(items)]
-        told = evaluate(vectors, samples, plan=Plan(query_domain="street", gallery_domain="shop", ways=(2,), trials=10))
+        told = evaluate(
+            vectors, samples, protocol=Protocol(query_domain="street", gallery_domain="shop", ways=(2,), trials=10)
+        )
         assert {domains[row] for row in told.retrieval.queries.tolist()} == {"street"}
         assert {domains[row] for row in told.gallery.tolist()} == {"shop"}
 

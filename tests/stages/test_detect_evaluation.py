@@ -14,8 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from stages.detect.evaluate import evaluate
-from stages.detect.mistakes import Mistake, Mistakes, balanced_threshold
+from stages.detect.evaluation import Mistake, Mistakes, balanced_threshold, evaluate
 from stages.errors import CatalogueError, StageError
 from stages.images import write_jpeg
 from stages.types import Box, Detection, Image
@@ -239,7 +238,7 @@ def test_at_the_balanced_threshold_there_are_as_many_false_alarms_as_misses(trut
 
 def seen(mistakes: Sequence[Mistake]) -> list[tuple[str | None, str | None, float]]:
     return [
-        (mistake.found and mistake.found.label, mistake.truth and mistake.truth.label, round(mistake.iou, 2))
+        (mistake.detection and mistake.detection.label, mistake.truth and mistake.truth.label, round(mistake.iou, 2))
         for mistake in mistakes
     ]
 
@@ -260,11 +259,11 @@ def test_the_worst_mistakes_are_shown_each_once(truth: Truth) -> None:
     assert seen(worst.misses) == [("top", "top", 0.33)], "the doubtful bag was found at some score, the other taken"
     confusion = worst.confusions[0]
     assert (confusion.photo, confusion.width, confusion.height) == ("001.jpg", WIDTH, HEIGHT)
-    assert confusion.found is not None
+    assert confusion.detection is not None
     assert confusion.truth is not None
-    assert confusion.found.score == 0.90
-    assert confusion.found.mask is not None
-    assert confusion.found.mask.all()
+    assert confusion.detection.score == 0.90
+    assert confusion.detection.mask is not None
+    assert confusion.detection.mask.all()
     assert confusion.truth.box == Box(50, 0, 90, 40)
     fewer = evaluate(Scripted(found), *truth.write(), mistakes=1).mistakes
     assert (len(fewer.confusions), seen(fewer.false_alarms)) == (1, [("top", "top", 0.95)])
@@ -279,7 +278,7 @@ def test_photos_are_judged_one_at_a_time_and_bad_ones_told_and_left_out(truth: T
     write_jpeg(truth.photos / "004.jpg", np.zeros((20, 30, 3), np.uint8))
     told: list[tuple[str, str | None, int]] = []
     detector = Scripted([detection("top", 0.9, box)], [detection("top", 0.8, box)])
-    found = evaluate(detector, *truth.write(), tell=lambda *each: told.append(each))
+    found = evaluate(detector, *truth.write(), progress=lambda *each: told.append(each))
     assert detector.batches == [1, 1]
     assert told == [
         ("001.jpg", None, 5),

@@ -1,0 +1,261 @@
+"""Evaluation of an embedder on a photo set: all metrics, overall and by label, and what smaller vectors cost."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from stages.embed.items import Sample
+from stages.embed.metrics import (
+    Estimate,
+    Flags,
+    Ints,
+    OneShot,
+    Pairs,
+    Retrieval,
+    SimilarityFunction,
+    Verification,
+    cosine,
+    is_collapsed,
+    mean_estimate,
+    one_shot,
+    retrieve,
+    sample_pairs,
+    verify,
+)
+from stages.embed.rows import numbered
+from stages.types import Vectors
+
+RANKS: Final = (1, 5, 10, 20, 50)
+"""Every k of the reported recall@k."""
+
+SHORT_DIM: Final = 64
+
+Relation: TypeAlias = Literal["item", "style", "label"]
+"""What two photos share if they count as the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How an embedder is evaluated.
+
+    Attributes:
+        same: what two photos share if they count as the same.
+        query_domain: only photos of this domain are queries; empty for all.
+        gallery_domain: only photos of this domain, and distractors, can be retrieved; empty for all.
+        ways: numbers of classes in one-shot trials; those with too few classes are left out with a note.
+        within_label: a one-shot trial stays within one label, as Omniglot's do within an alphabet.
+        two_sources: the examples of a trial come from one source and the query from another, as with Omniglot.
+        trials: one-shot trials for each number of ways.
+        seed: of everything that is drawn.
+    """
+
+    same: Relation = "item"
+    query_domain: str = ""
+    gallery_domain: str = ""
+    ways: tuple[int, ...] = (5, 9, 20)
+    within_label: bool = False
+    two_sources: bool = False
+    trials: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalFigures:
+    """Recall@k by k, and mean average precision at R."""
+
+    queries: int
+    recall: dict[int, Estimate]
+    map_at_r: Estimate
+
+    @classmethod
+    def from_retrieval(cls, retrieval: Retrieval, units: Ints) -> RetrievalFigures:
+        """Return the means over all queries; ``units`` ``(n,)`` has the bootstrap unit of each row."""
+        own = units[retrieval.queries]
+        recall = {k: mean_estimate(retrieval.hits(k), own) for k in RANKS}
+        return cls(len(retrieval.queries), recall, mean_estimate(retrieval.average_precisions, own))
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionCost:
+    """Recall@1 with smaller vectors, and how much less that is than with whole ones."""
+
+    recall: float
+    loss: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFigures:
+    """The photos of one label as queries among all, and the pairs within it; None where there are too few."""
+
+    photos: int
+    retrieval: RetrievalFigures | None
+    auc: Estimate | None
+    eer: Estimate | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbedderEvaluation:
+    """All figures, and the retrieval and pairs that they come from.
+
+    ``row_labels`` ``(n,)`` are equal for photos that count as the same; ``gallery`` are the rows that can be retrieved.
+    """
+
+    photos: int
+    items: int
+    distractors: int
+    retrieval_figures: dict[Relation, RetrievalFigures]
+    verification: Verification
+    one_shot: tuple[OneShot, ...]
+    compression: dict[str, CompressionCost]
+    labels: dict[str, LabelFigures]
+    collapsed: bool
+    pairs: Pairs
+    retrieval: Retrieval
+    row_labels: Ints
+    gallery: Ints
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(
+    vectors: Vectors,
+    samples: Sequence[Sample],
+    distractors: int = 0,
+    protocol: Protocol | None = None,
+    similarity: SimilarityFunction | None = None,
+) -> EmbedderEvaluation:
+    """Compute all figures of an embedder from the vectors of photos.
+
+    Args:
+        vectors: ``(n, dim)`` unit rows.
+        samples: what each photo shows, distractors last.
+        distractors: how many of the last samples can be retrieved but are no queries and in no pair.
+        protocol: how to evaluate.
+        similarity: of rows; None for the cosine similarity of the vectors. With any other, such as a pair head's, the
+            cost of smaller vectors is left out.
+
+    Raises:
+        ValueError: no two photos count as the same, or none as different.
+    """
+    protocol = protocol or Protocol()
+    own = len(samples) - distractors
+    rows = np.arange(len(samples))
+    domains = np.array([sample.domain for sample in samples])
+    queries = (rows < own) & ((domains == protocol.query_domain) | (not protocol.query_domain))
+    gallery = (rows >= own) | (domains == protocol.gallery_domain) | (not protocol.gallery_domain)
+    units = numbered([sample.thing for sample in samples])
+    labels = _row_labels(samples, own, protocol.same)
+
+    def retrieve_by(relation: Relation) -> Retrieval:
+        return retrieve(similarity or cosine(vectors), _row_labels(samples, own, relation), queries, gallery)
+
+    retrieval = retrieve_by(protocol.same)
+    figures = {protocol.same: RetrievalFigures.from_retrieval(retrieval, units)}
+    if protocol.same == "item" and any(sample.style for sample in samples[:own]):
+        figures["style"] = RetrievalFigures.from_retrieval(retrieve_by("style"), units)
+    pairs = sample_pairs(
+        similarity or cosine(vectors),
+        labels[:own],
+        numbered(domains[:own].tolist()) if protocol.query_domain else None,
+        seed=protocol.seed,
+    )
+    shots, notes = _one_shots(similarity or cosine(vectors), samples[:own], labels[:own], protocol)
+    return EmbedderEvaluation(
+        photos=own,
+        items=len(np.unique(labels[:own])),
+        distractors=distractors,
+        retrieval_figures=figures,
+        verification=verify(pairs, units[:own]),
+        one_shot=shots,
+        compression={} if similarity else _compression(vectors, labels, queries, gallery, retrieval, units),
+        labels=_by_label(samples[:own], retrieval, pairs, units),
+        collapsed=is_collapsed(vectors),
+        pairs=pairs,
+        retrieval=retrieval,
+        row_labels=labels,
+        gallery=np.flatnonzero(gallery),
+        notes=notes,
+    )
+
+
+def truncated(vectors: Vectors, dim: int) -> Vectors:
+    """Return the first ``dim`` numbers of each row as unit rows.
+
+    Raises:
+        ValueError: there are not as many.
+
+    >>> truncated(np.array([[0.6, 0.0, 0.8]], np.float32), 2)
+    array([[1., 0.]], dtype=float32)
+    """
+    if not 1 <= dim <= vectors.shape[1]:
+        raise ValueError(f"wanted between 1 and {vectors.shape[1]} of the {vectors.shape[1]} dimensions, got {dim}")
+    return _unit(vectors[:, :dim])
+
+
+def through_int8(vectors: Vectors) -> Vectors:
+    """Return unit rows as they are after being stored with one byte for each number."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=np.finfo(np.float32).tiny)
+    return _unit(np.rint(vectors * (127 / largest)))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def _row_labels(samples: Sequence[Sample], own: int, relation: Relation) -> Ints:
+    """Return a number for what each sample shows; distractors, and samples without a name, are like no other."""
+    names: list[Hashable] = []
+    for row, sample in enumerate(samples):
+        name = {"item": sample.item, "style": sample.thing, "label": sample.label}[relation]
+        names.append(name if name and row < own else row)
+    return numbered(names)
+
+
+def _one_shots(
+    similarity: SimilarityFunction, samples: Sequence[Sample], labels: Ints, protocol: Protocol
+) -> tuple[tuple[OneShot, ...], tuple[str, ...]]:
+    groups = _row_labels(samples, len(samples), "label") if protocol.within_label else None
+    sources = numbered([sample.source for sample in samples]) if protocol.two_sources else None
+    shots, notes = [], []
+    for ways in protocol.ways:
+        try:
+            shots.append(one_shot(similarity, labels, ways, groups, sources, protocol.trials, protocol.seed))
+        except ValueError as error:
+            notes.append(str(error))
+    return tuple(shots), tuple(notes)
+
+
+def _compression(
+    vectors: Vectors, labels: Ints, queries: Flags, gallery: Flags, whole: Retrieval, units: Ints
+) -> dict[str, CompressionCost]:
+    smaller = {"int8": through_int8(vectors)}
+    if vectors.shape[1] > SHORT_DIM:
+        short = truncated(vectors, SHORT_DIM)
+        smaller = {f"{SHORT_DIM}-d": short, **smaller, f"{SHORT_DIM}-d int8": through_int8(short)}
+    costs = {}
+    for name, rows in smaller.items():
+        hits = retrieve(cosine(rows), labels, queries, gallery).hits(1)
+        loss = mean_estimate(whole.hits(1) - hits, units[whole.queries], floor=-1.0)
+        costs[name] = CompressionCost(float(hits.mean()), loss)
+    return costs
+
+
+def _by_label(samples: Sequence[Sample], retrieval: Retrieval, pairs: Pairs, units: Ints) -> dict[str, LabelFigures]:
+    names = np.array([sample.label for sample in samples])
+    figures = {}
+    for label in sorted({sample.label for sample in samples} - {""}):
+        asked = names[retrieval.queries] == label
+        own = Retrieval(retrieval.queries[asked], retrieval.ranks[asked], retrieval.average_precisions[asked])
+        within = pairs[(names[pairs.first] == label) & (names[pairs.second] == label)]
+        verification = verify(within, units) if min(within.counts) > 0 else None
+        figures[label] = LabelFigures(
+            int((names == label).sum()),
+            RetrievalFigures.from_retrieval(own, units) if asked.any() else None,
+            verification.auc if verification else None,
+            verification.eer if verification else None,
+        )
+    return figures
