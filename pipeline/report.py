@@ -4,32 +4,150 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from pipeline.report_page import Overview, overview_html, page, page_name, pages_html, replace_marked
-from pipeline.report_photo import Pictures, photo_html
+from markupsafe import Markup
+
+from pipeline.groups import group_variants, merge_matches, pair_shoes
+from pipeline.pages import Description, Pictures, color_of, described, render, shown_label, svg_path, write_page
 from pipeline.search import Garment, PhotoResult
 from stages.crop.cutting import cut
 from stages.errors import ImageError
-from stages.images import encode_jpeg, read_photo
-from stages.types import Box, Image, Match
+from stages.images import read_photo
+from stages.problems import plural
+from stages.types import WHOLE, Box, Image, Match
 
 PHOTOS_PER_PAGE: Final = 25
-PHOTO_PX: Final = 900
-"""The long side of a photo in the report: sharp on a screen of twice the usual density."""
+PHOTO_PX: Final = 1200
+"""The long side of a photo in the report."""
 
-PICTURE_PX: Final = 280
-"""The long side of a crop or a product picture."""
+PICTURE_PX: Final = 480
+"""The long side of a crop or a product picture: sharp when it is enlarged a little."""
+
+ENTRY_PX: Final = 160
+"""The long side of a photo in the index."""
 
 CONTEXT: Final = 0.05
-"""What a crop shows around its box, as a fraction of the box's longer side."""
+"""How much a crop shows around its box, as a fraction of the box's longer side."""
+
+DETAILS: Final = 4
+"""Columns of metadata, and links, shown per match beside its name and price."""
+
+FAILURES_LISTED: Final = 50
+"""Failures listed in the overview; the index has all."""
+
+INDEX_SECONDS: Final = 2.0
+"""Pages after the first are written at once; the first, with an index of all photos, at most this often."""
+
+UNREADABLE, NO_GARMENT, NO_MATCH = "not read", "no garment", "no match"
+"""Kinds of photos that the index filters by, besides labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The box of a detection, and the outline of its mask as an SVG path."""
+
+    box: Box
+    path: str
+    color: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatchCard:
+    """A match as shown: ``share`` is its similarity in percent, ``variants`` are other colours of its style."""
+
+    item: str
+    picture: str | None
+    similarity: float
+    share: float
+    label: str
+    verdict: str
+    text: Description
+    details: Sequence[tuple[str, str]]
+    links: Sequence[str]
+    variants: Sequence[MatchCard] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GarmentCard:
+    """A garment as shown, which may be a pair of shoes; ``tag`` places its label on the photo, as CSS."""
+
+    anchor: str
+    label: str
+    score: str
+    tag: str
+    crops: Sequence[str]
+    searched: bool
+    matches: Sequence[MatchCard]
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoCard:
+    """A photo as shown."""
+
+    anchor: str
+    name: str
+    error: str | None
+    width: int
+    height: int
+    picture: str | None
+    count: str
+    labels: str
+    garments: Sequence[GarmentCard]
+    shapes: Sequence[Shape]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A photo in the index; ``kinds`` are what it is filtered by."""
+
+    address: str
+    name: str
+    picture: str | None
+    labels: Sequence[str]
+    kinds: Sequence[str]
+    error: str | None
+
+
+@dataclass
+class _Summary:
+    """Counts over all photos."""
+
+    settings: Mapping[str, str]
+    garments: int = 0
+    seconds: float | None = None
+    labels: Counter[str] = field(default_factory=Counter)
+    entries: list[Entry] = field(default_factory=list)
+
+    def values(self) -> dict[str, object]:
+        """Return what the overview shows."""
+        photos = len(self.entries)
+        failed = [entry for entry in self.entries if entry.error is not None]
+        tiles: dict[str, object] = {"Photos": photos, "Garments": self.garments}
+        if photos > len(failed):
+            tiles["Garments per photo"] = f"{self.garments / (photos - len(failed)):.1f}"
+        tiles["Unreadable photos"] = len(failed)
+        state = "so far; the run is not finished" if self.seconds is None else f"in {_duration(self.seconds)}"
+        most = max(self.labels.values(), default=1)
+        return {
+            "state": f"{plural(photos, 'photo')} {state}",
+            "tiles": tiles,
+            "bad": ["Unreadable photos"] if failed else [],
+            "labels": [(label, count, count / most) for label, count in self.labels.most_common()],
+            "settings": self.settings,
+            "failed": failed[:FAILURES_LISTED],
+            "more_failed": len(failed[FAILURES_LISTED:]),
+        }
 
 
 def read_product(match: Match) -> Image | None:
-    """A match's picture, where its photo is a path as it stands; None where it cannot be read."""
+    """Read the photo of a match from its path; None if it cannot be read."""
     try:
         return read_photo(match.photo, at_least_px=PICTURE_PX).image
     except (ImageError, OSError):
@@ -37,14 +155,13 @@ def read_product(match: Match) -> Image | None:
 
 
 class Report:
-    """Writes pages of 25 photos as results come; at any moment the folder holds a report of all photos so far.
+    """Writes pages of 25 photos as results come, so that an interrupted run leaves a report of its photos.
 
-    Give each result with its photo's pixels (of any size; None where there are none). ``product`` finds the
-    picture of a match; each is read and written once. Memory holds one page, however many there are. Left
-    by an exception, the ``with`` block leaves a report that says it is cut short.
+    Give each result with its photo's pixels (of any size, or None). ``product`` reads the picture of a match; each is
+    read and written once. Memory holds two pages and the index, however many photos there are.
 
     Raises:
-        ValueError: the folder holds something already.
+        ValueError: the folder is not empty.
         OSError: the folder cannot be written.
     """
 
@@ -58,17 +175,19 @@ class Report:
     ) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"the report's folder {folder} is not empty; name a new one")
-        self._folder, self._product = folder, product
         try:
-            (folder / "pictures").mkdir(parents=True)
-        except FileExistsError:  # by another run, just now
+            self._pictures = Pictures(folder)
+        except FileExistsError:  # another run made it just now
             raise ValueError(f"the report's folder {folder} is not empty; name a new one") from None
-        self._overview = Overview(title, settings)
-        self._start = time.perf_counter()
-        self._pages = 1
-        self._photos: list[str] = []  # of the last page
+        self._folder, self._title, self._product = folder, title, product
+        self._summary = _Summary(settings)
         self._products: dict[str, str | None] = {}
-        self._write_page()
+        self._first: list[Markup] = []
+        self._last: list[Markup] = []
+        self._pages = 1
+        self._start = time.perf_counter()
+        self._index_due = 0.0
+        self._write(1)
 
     def __enter__(self) -> Self:
         return self
@@ -76,82 +195,169 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish(complete=kind is None)
+        if kind is None:
+            self.close()
+        else:
+            self._write(1)
 
     def add(self, result: PhotoResult, image: Image | None) -> None:
-        """Add one photo's result, and write it."""
-        if len(self._photos) == PHOTOS_PER_PAGE:
+        """Add one photo's result, and write its page."""
+        photos = self._first if self._pages == 1 else self._last
+        if len(photos) == PHOTOS_PER_PAGE:
             self._pages += 1
-            self._photos = []
-            self._patch(self._pages - 1, "pages", pages_html(self._pages - 1, self._pages))
-        number = self._overview.photos + 1
-        anchor = f"photo-{number}"
-        pictures = self._picture(result, image, anchor)
-        self._overview.count(result, f"{page_name(self._pages)}#{anchor}")
-        self._photos.append(photo_html(result, anchor, pictures))
-        self._write_page()
+            if self._pages > 2:
+                self._write(self._pages - 1)  # again, with a link to the next one
+            photos = self._last = []
+        anchor = f"photo-{len(self._summary.entries) + 1}"
+        shown = result if result.error is None else PhotoResult(result.photo, error=result.error)
+        picture = None if image is None or shown.error else self._pictures.write(anchor, image, PHOTO_PX, 82)
+        card = self._photo_card(shown, None if picture is None else image, anchor, picture)
+        photos.append(render("photo.html", photo=card))
+        self._count(shown, card, image)
         if self._pages > 1:
-            self._patch(1, "overview", overview_html(self._overview))
+            self._write(self._pages)
+        if self._pages == 1 or time.perf_counter() >= self._index_due:
+            self._write(1)
 
     def close(self) -> None:
-        """Say that the report is complete, and number its pages."""
-        self._finish(complete=True)
+        """Say that the report is complete, and write the index."""
+        if self._summary.seconds is None:
+            self._summary.seconds = time.perf_counter() - self._start
+            self._write(1)
 
-    def _finish(self, *, complete: bool) -> None:
-        if self._overview.finished:
-            return
-        self._overview.finished = complete
-        self._overview.seconds = time.perf_counter() - self._start
-        self._patch(1, "overview", overview_html(self._overview))
-        for number in range(1, self._pages + 1):
-            self._patch(number, "pages", pages_html(number, self._pages))
+    def _count(self, result: PhotoResult, card: PhotoCard, image: Image | None) -> None:
+        """Add a photo to the summary and to the index."""
+        labels = list(dict.fromkeys(garment.label for garment in card.garments))
+        kinds = [*labels]
+        if result.error is not None:
+            kinds.append(UNREADABLE)
+        elif not card.garments:
+            kinds.append(NO_GARMENT)
+        elif any(garment.searched and not garment.matches for garment in card.garments):
+            kinds.append(NO_MATCH)
+        picture = None
+        if card.picture and image is not None:
+            picture = self._pictures.write(f"{card.anchor}-small", image, ENTRY_PX, 75)
+        address = f"{_page_name(self._pages)}#{card.anchor}"
+        self._summary.entries.append(Entry(address, result.photo, picture, labels, kinds, result.error))
+        self._summary.garments += len(card.garments)
+        self._summary.labels.update(garment.label for garment in card.garments)
 
-    def _picture(self, result: PhotoResult, image: Image | None, name: str) -> Pictures:
-        """Write the pictures that a photo's part of the page shows."""
-        products = {}
-        for match in (match for garment in result.garments for match in garment.matches or ()):
-            if source := self._product_picture(match):
-                products[match] = source
-        if image is None or result.error is not None:
-            return Pictures(None, [None] * len(result.garments), products)
-        crops = [
-            self._write_picture(f"{name}-{number}", _crop(garment, result, image), PICTURE_PX)
-            for number, garment in enumerate(result.garments, start=1)
+    def _photo_card(self, result: PhotoResult, image: Image | None, anchor: str, picture: str | None) -> PhotoCard:
+        groups = pair_shoes(result.garments)
+        tags = place_tags(groups, result.width, result.height)
+        garments = [
+            self._garment_card(group, f"{anchor}-{number}", tag, result, image)
+            for number, (group, tag) in enumerate(zip(groups, tags, strict=True), start=1)
         ]
-        return Pictures(self._write_picture(name, image, PHOTO_PX), crops, products)
+        return PhotoCard(
+            anchor,
+            result.photo,
+            result.error,
+            result.width,
+            result.height,
+            picture,
+            plural(len(garments), "garment"),
+            ", ".join(shown_label(garment.label) for garment in garments) or "no garment",
+            garments,
+            [Shape(one.box, svg_path(one.mask, one.box), color_of(one.label)) for one in result.garments],
+        )
+
+    def _garment_card(
+        self, group: Sequence[Garment], anchor: str, tag: str, result: PhotoResult, image: Image | None
+    ) -> GarmentCard:
+        crops = [] if image is None else [
+            self._pictures.write(f"{anchor}-{part}" if part else anchor, _crop(garment, result, image), PICTURE_PX, 82)
+            for part, garment in enumerate(group)
+        ]  # fmt: skip
+        first = group[0]
+        score = "" if first.label == WHOLE else f"{max(garment.score for garment in group):.2f}"
+        matches = merge_matches(group)
+        cards = [self._match_card(variants) for variants in group_variants(matches or ())]
+        return GarmentCard(anchor, first.label, score, tag, crops, matches is not None, cards, first.notice)
+
+    def _match_card(self, variants: Sequence[Match]) -> MatchCard:
+        match, *others = variants
+        text = described(match.metadata)
+        return MatchCard(
+            match.item,
+            self._product_picture(match),
+            match.similarity,
+            100 * max(0.0, min(1.0, match.similarity)),
+            match.label,
+            match.verdict,
+            text,
+            list(text.details.items())[:DETAILS],
+            text.links[:DETAILS],
+            [self._match_card([other]) for other in others],
+        )
 
     def _product_picture(self, match: Match) -> str | None:
-        """The file of a match's picture, made when it is first met."""
+        """Return the address of a match's picture, which is written when it is first needed."""
         key = hashlib.sha256(repr((match.item, match.photo)).encode()).hexdigest()[:20]
         if key not in self._products:
             image = self._product(match)
-            self._products[key] = None if image is None else self._write_picture(f"item-{key}", image, PICTURE_PX)
+            self._products[key] = None if image is None else self._pictures.write(f"item-{key}", image, PICTURE_PX, 82)
         return self._products[key]
 
-    def _write_picture(self, name: str, image: Image, max_side: int) -> str:
-        """Write a JPEG; its address as pages link it."""
-        address = f"pictures/{name}.jpg"
-        (self._folder / address).write_bytes(encode_jpeg(image, quality=82, max_side=max_side))
-        return address
+    def _write(self, number: int) -> None:
+        """Write a page: the first, or the last but one or last."""
+        values: dict[str, object] = {}
+        if number == 1:
+            entries = self._summary.entries
+            kinds = Counter(kind for entry in entries for kind in entry.kinds)
+            values = {
+                "summary": self._summary.values(),
+                "index": entries,
+                "kinds": [kind for kind, count in kinds.most_common() if count < len(entries)],
+            }
+        write_page(
+            self._folder / _page_name(number),
+            "report.html",
+            title=self._title,
+            interactive=True,
+            number=number,
+            photos=self._first if number == 1 else self._last,
+            previous_name=_page_name(number - 1),
+            next=number < self._pages,
+            next_name=_page_name(number + 1),
+            **values,
+        )
+        if number == 1:
+            self._index_due = time.perf_counter() + INDEX_SECONDS
 
-    def _write_page(self) -> None:
-        self._write(self._pages, page(self._overview, self._pages, self._pages, self._photos))
 
-    def _patch(self, number: int, name: str, html: str) -> None:
-        """Replace a part of a page that is written already."""
-        whole = (self._folder / page_name(number)).read_text(encoding="utf-8")
-        self._write(number, replace_marked(whole, name, html))
+TAG_WIDTH, TAG_HEIGHT = 0.02, 0.056
+"""The size of a label on a photo, in widths of the photo: of one letter, and of the whole."""
 
-    def _write(self, number: int, html: str) -> None:
-        """Write a page at once, so that no one sees half of it."""
-        path = self._folder / page_name(number)
-        part = path.with_name(path.name + ".part")
-        part.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
-        part.replace(path)
+
+def place_tags(groups: Sequence[Sequence[Garment]], width: int, height: int) -> list[str]:
+    """Return where the label of each group goes, as CSS: above its box, or as near to that as no label covers another.
+
+    Labels are as large relative to the photo at any size of it.
+    """
+    placed: list[tuple[float, float, float]] = []
+    styles = []
+    bottom = max(0.0, height / max(1, width) - TAG_HEIGHT)
+    for group in groups:
+        box = min((garment.box for garment in group), key=lambda box: (box.y1, box.x1))
+        across = 0.035 + TAG_WIDTH * len(shown_label(group[0].label))
+        left = max(0.0, min(box.x1 / width, 1 - across))
+        wanted = min(bottom, max(0.0, box.y1 / width - TAG_HEIGHT))
+        steps = sorted((wanted + step * TAG_HEIGHT / 8 for step in range(-400, 401)), key=lambda top: abs(top - wanted))
+        free = (top for top in steps if 0 <= top <= bottom and not _covers(left, top, across, placed))
+        top = next(free, wanted)
+        placed.append((left, top, left + across))
+        styles.append(f"left: {100 * left:.2f}%; top: {100 * top * width / height:.2f}%")
+    return styles
+
+
+def _covers(left: float, top: float, across: float, placed: Sequence[tuple[float, float, float]]) -> bool:
+    return any(abs(top - y) < TAG_HEIGHT and left < right and x < left + across for x, y, right in placed)
 
 
 def _crop(garment: Garment, result: PhotoResult, image: Image) -> Image:
-    """The garment's pixels, from a photo that may be smaller than the result's."""
+    """Return the garment's pixels, from a photo that may be smaller than the result's."""
     height, width = image.shape[:2]
     across, down = width / result.width, height / result.height
     x1, y1, x2, y2 = garment.box.corners
@@ -159,3 +365,21 @@ def _crop(garment: Garment, result: PhotoResult, image: Image) -> Image:
     if box is None:
         raise ValueError(f"{garment.box} is not within the photo of {result.width}x{result.height}")
     return cut(image, box, CONTEXT).image
+
+
+def _page_name(number: int) -> str:
+    """Return the file of a page, counted from 1.
+
+    >>> _page_name(1), _page_name(2)
+    ('index.html', 'page-2.html')
+    """
+    return "index.html" if number == 1 else f"page-{number}.html"
+
+
+def _duration(seconds: float) -> str:
+    """Format seconds for people.
+
+    >>> _duration(4.21), _duration(125)
+    ('4.2 s', '2 min 5 s')
+    """
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -20,13 +20,17 @@ from stages.types import WHOLE, Box, Mask, Match
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """One garment of a photo, its box and mask in pixels of the full-size photo, with its matches if searched."""
+    """One garment of a photo, its box and mask in pixels of the full-size photo, with its matches if searched.
+
+    ``notice`` is a sentence for people on why there are no matches, such as "This shop has no shoes."
+    """
 
     label: str
     score: float
     box: Box
     mask: Mask | None = None
     matches: tuple[Match, ...] | None = None
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
@@ -71,6 +72,21 @@ def stage_options(*wanted: str) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def given_options() -> dict[str, str]:
+    """Return the options of the current command that were given on the command line, as they are written there."""
+    context = click.get_current_context()
+    given = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if isinstance(parameter, click.Option) and source is ParameterSource.COMMANDLINE:
+            value = context.params.get(parameter.name or "")
+            name = max(parameter.opts, key=len)
+            given[name] = (
+                "yes" if value is True else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            )
+    return given
 
 
 device_option = click.option(

@@ -18,6 +18,7 @@ from pipeline.cli.common import (
     chosen,
     device_option,
     friendly,
+    given_options,
     goes_on,
     isolate_option,
     pace_options,
@@ -109,7 +110,7 @@ def search(
         progress = Progress("searched", total, done=written.count, failed=written.failed)
         stack.enter_context(progress.interruptible(goes_on(output)))
         settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
-                    "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder}  # fmt: skip
+                    "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder, **given_options()}  # fmt: skip
         page = stack.enter_context(Report(report, settings=settings)) if report else None
         batches = stack.enter_context(closing(pipeline.batches(written.left(walk(photos)))))
         for batch in batches:

@@ -101,7 +101,7 @@ def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, t
     assert all(read_image(page / name).size for name in pictures)
     assert "annotated as top" in html
     assert "nothing like it was found near" in html
-    assert "&lt;b&gt;&amp;&#x27;&quot;.jpg" in html
+    assert "&lt;b&gt;&amp;&#39;&#34;.jpg" in html
     assert "<b>" not in html
     assert "gone.jpg was not found" in html
     figures = json.loads((page / "figures.json").read_text())

@@ -220,12 +220,15 @@ class TestSearch:
 
     def test_a_report_beside_the_lines(self, tmp_path: Path, gallery: Path, street: Path) -> None:
         reasons = bad_files(street)
-        result = run("search", gallery, street, "--report", tmp_path / "report", status=1)
+        options = ("-k", 3, "--min-similarity", 0.25, "--same-label")
+        result = run("search", gallery, street, "--report", tmp_path / "report", *options, status=1)
         check_bad_lines(lines(result), street, reasons)
         page = (tmp_path / "report" / "index.html").read_text()
         assert "a two.jpg" in page
         assert "red" in page
         assert reasons["bomb.png"] in page
+        for setting in ("<dt>-k</dt><dd>3", "<dt>--min-similarity</dt><dd>0.25", "<dt>--same-label</dt><dd>yes"):
+            assert setting in page
         assert f"report: {tmp_path / 'report' / 'index.html'}" in result.stderr
         again = run("search", gallery, street, "--report", tmp_path / "report", status=2)
         assert "is not empty" in again.stderr
