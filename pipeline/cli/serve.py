@@ -1,14 +1,14 @@
-"""``outfinder serve``."""
+"""The command ``outfinder serve``."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from pipeline.cli.common import (
     FOLDER,
+    Terminated,
     calibration_option,
     chosen,
     device_option,
@@ -18,22 +18,26 @@ from pipeline.cli.common import (
 )
 from stages.errors import OutfinderError
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.option("--examples", type=FOLDER, help="Photos for *surprise me*.")
-@click.option("--compare", type=FOLDER, metavar="GALLERY", help="The same items, indexed with the other crop.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 is any free one.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that the server is called by; repeatable.")
-@click.option("--max-mb", default=20.0, show_default=True, type=click.FloatRange(0.001), help="Size of an upload.")
+@click.option("--examples", type=FOLDER, help="Photos that visitors may start from.")
+@click.option("--compare", type=FOLDER, metavar="GALLERY", help="The same items, indexed with another crop.")
 @click.option(
-    "--max-megapixels", default=50.0, show_default=True, type=click.FloatRange(0.001, 180), help="Its pixels."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one of this machine."
+)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 means any free port.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that the server answers to; repeatable.")
+@click.option("--max-mb", default=20.0, show_default=True, type=click.FloatRange(0.001), help="Largest upload.")
+@click.option(
+    "--max-megapixels",
+    default=50.0,
+    show_default=True,
+    type=click.FloatRange(0.001, 180),
+    help="Most megapixels of an upload.",
 )
 @click.option(
-    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches at once, waiting or not."
+    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches that wait or run at once."
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
 @stage_options("detector", "crop", "embedder", "index")
@@ -62,46 +66,49 @@ def serve(
     calibration_file: Path | None,
     device: str,
 ) -> None:
-    """Open a web page to search GALLERY from, and the same as an HTTP API, described at /docs.
+    """Serve a web page that searches GALLERY, and the same as an HTTP API, described at /docs.
 
-    Only this machine reaches it unless --host says otherwise; there is no password, so put a proxy with one before
-    it. Nothing that is uploaded is kept. A gallery that is indexed again meanwhile is taken up as it is saved.
+    Only this machine can reach it unless --host says otherwise. There is no password: put a proxy that asks for one in
+    front of it. The server answers to its addresses, to localhost and to the names of --allow-host. No upload is kept.
+    When the gallery is indexed again, the server uses the new state as soon as it is saved.
     Needs the extra web: pip install "outfinder[web]".
 
     \b
     Examples:
       outfinder serve shop --examples photos/
-      outfinder serve shop-box --compare shop-mask        # both ways of cutting, side by side
+      outfinder serve shop-box --compare shop-mask        # both crops, side by side
       outfinder serve shop --host 0.0.0.0 --port 80 --allow-host search.example
       curl --data-binary @street.jpg "http://127.0.0.1:8000/search?k=5"
     """  # noqa: D301
     try:
-        from pipeline.serve.app import create_app
-        from pipeline.serve.server import address_of, is_loopback, listen, server_of
+        from pipeline.serve.app import address_of, create_app, create_server, is_loopback, listen
     except ModuleNotFoundError as error:
         raise OutfinderError(f'{error.name} is missing; install the extra web: pip install "outfinder[web]"') from error
     from pipeline.serve.limits import Limits
-    from pipeline.serve.opening import open_service
+    from pipeline.serve.service import open_service
     from stages.images import walk
 
-    own = frozenset({*LOOPBACK, host.lower(), *map(str.lower, allow_host)})
     limits = Limits(
         max_body=round(max_mb * 1e6),
         max_pixels=round(max_megapixels * 1e6),
         queue=queue,
         answer_s=timeout,
         body_s=timeout,
-        hosts=own if is_loopback(host) or allow_host else None,
+        hosts=frozenset({host.lower(), *map(str.lower, allow_host)}),
     )
-    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop,
-                   embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
+    settings = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop,
+                      embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
     photos = list(walk([examples])) if examples else []
     if examples and not photos:
         raise OutfinderError(f"there are no photos in {examples}")
     with listen(host, port) as listening:
-        service = open_service(folder, given, limits, compare, calibration_file)
+        service = open_service(folder, settings, limits, compare, calibration_file, photos)
         if not is_loopback(host):
-            click.echo("outfinder: whoever reaches this machine can search; there is no password", err=True)
-        click.echo(f"serving {folder} at {address_of(listening)}  (Ctrl-C ends it)", err=True)
-        with suppress(KeyboardInterrupt):  # the way to end it
-            server_of(create_app(service, photos)).run(sockets=[listening])
+            click.echo("outfinder: everyone who can reach this machine can search; there is no password", err=True)
+        click.echo(f"serving {folder} at {address_of(listening)}  (Ctrl-C stops it)", err=True)
+        try:
+            create_server(create_app(service)).run(sockets=[listening])
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            return  # the usual way to stop a server

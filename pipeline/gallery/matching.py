@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import islice
 from typing import Final
 
@@ -47,16 +47,25 @@ class Matcher:
         """The ids of a garment group's rows, or of all, that a filter lets through."""
         if label is None and where is None:
             return self._rows.live
-        if (label, where) not in self._pools:
+        pool = self._pools.get((label, where))
+        if pool is None:
             if len(self._pools) >= REMEMBERED:
                 self._pools.clear()
-            self._pools[label, where] = self._select(label, where)
-        return self._pools[label, where]
+            self._pools[label, where] = pool = self._select(label, where)
+        return pool
 
     def __call__(
-        self, queries: Vectors, k: int, labels: Sequence[str | None] | None, where: str | None, min_similarity: float
+        self,
+        queries: Vectors,
+        k: int,
+        labels: Sequence[str | None] | None,
+        where: str | None,
+        min_similarity: float,
+        columns: Container[str] | None = None,
     ) -> list[list[Match]]:
         """For each query the k most similar items at least as similar as that, each by its best photo, best first."""
+        if where is not None and columns is not None:
+            self._check_columns(where, columns)
         check_vectors(queries, self._dim)
         if labels is not None and len(labels) != len(queries):
             raise ValueError(f"wanted a label for each of {len(queries)} queries, got {len(labels)}")
@@ -110,6 +119,17 @@ class Matcher:
         if where is not None:
             wanted &= filters.parse(where).mask(self._look)
         return np.sort(ids[wanted])
+
+    def _check_columns(self, where: str, columns: Container[str]) -> None:
+        """Refuse a filter that names a column which its author may not know of."""
+
+        def look(name: str) -> tuple[NDArray[np.int32], list[str]]:
+            known = [column for column in self._rows.names() if column in columns]
+            if name.casefold() not in map(str.casefold, known):
+                raise ValueError(f"there is no column {name!r}; there are {', '.join(known)}")
+            return np.zeros(0, np.int32), []
+
+        filters.parse(where).mask(look)
 
     def _look(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         names = self._rows.names()

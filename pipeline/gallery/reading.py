@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -135,6 +135,7 @@ class Reading:
         labels: Sequence[str | None] | None = None,
         where: str | None = None,
         min_similarity: float = -1.0,
+        columns: Container[str] | None = None,
     ) -> list[list[Match]]:
         """For each query the k most similar items, each by its best photo, best first.
 
@@ -144,13 +145,14 @@ class Reading:
             labels: one per query; only photos of that garment group are searched, or all for None.
             where: a filter, such as ``category = boots and price < 200``; see :mod:`pipeline.gallery.where`.
             min_similarity: matches below it are left out.
+            columns: those that the filter may name; None for all.
 
         Raises:
             ValueError: k is less than 1, the queries are not unit rows of the gallery's width, or the filter is wrong.
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")
-        return self._matcher(queries, k, labels, where, min_similarity)
+        return self._matcher(queries, k, labels, where, min_similarity, columns)
 
     def range_search(
         self,

@@ -1,1 +1,1 @@
-"""The web page and the HTTP API: one process, models loaded once, requests looked at together."""
+"""The HTTP API and the search page: one process that loads the networks once and batches concurrent requests."""

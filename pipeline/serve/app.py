@@ -1,112 +1,292 @@
-"""The app: the API and the page around a service, behind the guard; and the server that runs it."""
+"""The web app around a service, and the server that runs it."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
-from typing import Final
+from importlib.resources import files
+from time import perf_counter
+from typing import Any, Final
 
-from fastapi import FastAPI, Request
+import uvicorn
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, PackageLoader
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pipeline.serve.finding import WrongQuery
-from pipeline.serve.guard import Guard
-from pipeline.serve.routes import api
-from pipeline.serve.service import Service
-from pipeline.serve.site import load_assets, site
-from stages.errors import GalleryError, ImageError
+from pipeline.report_style import STYLE
+from pipeline.serve.api import router
+from pipeline.serve.galleries import QueryError
+from pipeline.serve.limits import BodyReader, Limits, RequestQueue, is_allowed_host, refusal
+from pipeline.serve.metrics import Metrics, repeated_messages_once
+from pipeline.serve.service import NotFoundError, Service
+from stages.errors import GalleryError, ImageError, OutfinderError
 
-LOOK_EVERY_S: Final = 1.0
+REFRESH_S: Final = 1.0
 """How often a new generation of a gallery is looked for."""
 
-_log = logging.getLogger(__name__)
+MAX_CONNECTIONS: Final = 512
+"""Sockets that are open at once; for a further one the socket that has waited longest for its client is closed."""
+
+CLIENT_TIMEOUT_S: Final = 10.0
+"""A connection on which the client neither completes a request's head nor reads its answer for so long is closed."""
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), microphone=()",
+}
+"""Headers of every answer: scripts, styles and pictures come from this server alone, in nobody else's frame."""
+
+_MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
+_FAILED: Final = {"error": "something went wrong; the server's log has the details"}
+_log = logging.getLogger("pipeline.serve")
 
 
-def create_app(service: Service, examples: Sequence[Path] = (), look_every_s: float = LOOK_EVERY_S) -> FastAPI:
-    """The app of a service, which it closes in the end.
+def create_app(service: Service, refresh_s: float = REFRESH_S) -> FastAPI:
+    """Create the app of a service, which it closes when it stops; new generations are looked for every ``refresh_s``."""
 
-    Args:
-        service: does the work.
-        examples: photos that visitors may start from.
-        look_every_s: how often new generations are looked for.
-    """
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(_refresh(service, refresh_s))
+        with repeated_messages_once(service.metrics):
+            try:
+                yield
+            finally:
+                refreshing.cancel()
+                service.close()
+
     app = FastAPI(
         title="outfinder",
         version=version("outfinder"),
         description="Visual search for fashion: a photo in, similar items of a gallery out.",
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan,
+        lifespan=lifespan,
     )
-    app.state.service, app.state.examples, app.state.assets = service, list(examples), load_assets()
-    app.state.look_every_s = look_every_s
-    app.include_router(api)
-    app.include_router(site)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ImageError, _no_photo)
-    app.add_exception_handler(WrongQuery, _wrong)
-    app.add_exception_handler(GalleryError, _damaged)
-    app.add_exception_handler(Exception, _failed)
-    app.add_middleware(Guard, limits=service.limits, metrics=service.metrics)
+    app.state.service = service
+    app.state.bodies = BodyReader(service.limits)
+    app.state.queue = RequestQueue(service.limits, service.metrics.in_flight, service.metrics.refused)
+    app.include_router(router)
+    _add_pages(app)
+    _add_error_handlers(app)
+    app.add_middleware(ServerMiddleware, limits=service.limits, metrics=service.metrics)
     return app
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    service: Service = app.state.service
-    watching = asyncio.create_task(_watch(service, app.state.look_every_s))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        service.close()
+class ServerMiddleware:
+    """Checks who asks, adds the security headers, answers HEAD as GET, counts requests and reports failures."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status, head = perf_counter(), 0, scope["method"] == "HEAD"
+        inner = dict(scope) | ({"method": "GET"} if head else {})
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            elif head:
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            self._check_client(Headers(scope=scope), scope["method"])
+            await self._app(inner, receive, send_with_headers)
+        except HTTPException as error:
+            await JSONResponse({"error": error.detail}, error.status_code)(inner, receive, send_with_headers)
+        except Exception:  # noqa: BLE001  a bug; the client learns nothing about it
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if not status:
+                await JSONResponse(_FAILED, 500)(inner, receive, send_with_headers)
+        path = getattr(inner.get("route"), "path", "other")
+        self._metrics.requests.labels(path, status).inc()
+        self._metrics.seconds.labels(path).observe(perf_counter() - start)
+
+    def _check_client(self, headers: Headers, method: str) -> None:
+        if not is_allowed_host(headers.get("host", ""), self._limits.hosts):
+            raise refusal(421, "the server does not know this name; allow it with: outfinder serve --allow-host NAME")
+        if method == "POST" and headers.get("sec-fetch-site") == "cross-site":
+            raise refusal(403, "pages of other sites cannot search here")
 
 
-async def _watch(service: Service, every_s: float) -> None:
-    """Take up new generations of the galleries as they come."""
-    shelves = {id(way.shelf): way.shelf for way in service.ways.values()}.values()
+async def _refresh(service: Service, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        for shelf in shelves:
+        for view in service.views.values():
             try:
-                await asyncio.to_thread(shelf.refresh)
-            except Exception:  # noqa: BLE001  whatever it is, the next generation is looked for
-                _log.exception("looking for a new generation failed")
+                await asyncio.to_thread(view.refresh)
+            except Exception:  # noqa: BLE001  a bug; the client learns nothing about it
+                _log.exception("looking for a new generation of a gallery failed")
 
 
-async def _refused(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+def _add_pages(app: FastAPI) -> None:
+    """Add the search page with its parts, and the reference of the API; all are in memory."""
+    folder = files("pipeline.serve").joinpath("assets")
+    assets = {file.name: file.read_bytes() for file in folder.iterdir()} | {"look.css": STYLE.encode()}
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        media_type = _MEDIA_TYPES.get("." + name.rpartition(".")[2])
+        if name not in assets or media_type is None:
+            raise refusal(404, "the page has no such part")
+        return Response(assets[name], media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return await asset("index.html")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return await asset("mark.svg")
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> HTMLResponse:
+        loader = PackageLoader("pipeline.serve", "assets")
+        environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        return HTMLResponse(environment.get_template("reference.jinja").render(schema=app.openapi()))
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    return JSONResponse({"error": f"{where}: {first['msg']}" if where else first["msg"]}, 422)
+def _add_error_handlers(app: FastAPI) -> None:
+    """Turn every foreseen error into a status and one sentence."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(_request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"{field}: {first['msg']}" if field else first["msg"]}, 422)
+
+    @app.exception_handler(ImageError)
+    async def no_photo(_request: Request, error: ImageError) -> JSONResponse:
+        return JSONResponse({"error": f"the photo {error}"}, 422)
+
+    @app.exception_handler(QueryError)
+    async def wrong_query(_request: Request, error: QueryError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 422)
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 404)
+
+    @app.exception_handler(GalleryError)
+    async def damaged(_request: Request, error: GalleryError) -> JSONResponse:
+        _log.error("a search failed: %s", error)
+        problem = {"error": "the gallery is damaged or gone; the server's log says more"}
+        return JSONResponse(problem, 503, {"Retry-After": "60"})
 
 
-async def _no_photo(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": f"the photo {error}"}, 422)
+class BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with a limit on sockets and on how long one waits for its client."""
+
+    _waiting_since = 0.0
+    _progress: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept a connection; one too many closes the one that has waited longest for its client."""
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        self.loop.call_later(CLIENT_TIMEOUT_S, self._check_progress)
+        if len(self.connections) > MAX_CONNECTIONS:
+            waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and not one.answering]
+            oldest = min(waiting, key=lambda one: one._waiting_since, default=self)  # noqa: SLF001  of this class
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived."""
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._waiting_since = self.loop.time()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection for the answer if the client has closed its side after a whole request."""
+        return self.answering
+
+    @property
+    def answering(self) -> bool:
+        """Whether a whole request has arrived and its answer has not been sent."""
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+
+    def _check_progress(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if self.transport.is_closing() and not unsent:
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        progress = self.cycle, unsent
+        if (idle or unsent) and progress == self._progress:
+            self.transport.abort()
+            return
+        self._progress = progress if idle or unsent else None
+        self.loop.call_later(CLIENT_TIMEOUT_S, self._check_progress)
 
 
-async def _wrong(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 422)
+def create_server(app: FastAPI) -> uvicorn.Server:
+    """Create the server of an app, to be run with a listening socket."""
+    options: dict[str, Any] = {"timeout_keep_alive": 5, "timeout_graceful_shutdown": 5, "backlog": 128}
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http=BoundedProtocol, ws="none", log_level="warning", access_log=False, server_header=False,
+            proxy_headers=False, lifespan="on", **options,
+        )
+    )  # fmt: skip
 
 
-async def _damaged(_request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s", error)
-    said = {"error": "the gallery is damaged or gone; the server's log says more"}
-    return JSONResponse(said, 503, {"Retry-After": "60"})
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket to serve on; port 0 means any free port.
+
+    Raises:
+        OutfinderError: the address is taken or does not exist.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutfinderError(f"cannot listen on {host}:{port} ({reason}); choose another port with --port") from error
+    except OverflowError:
+        raise OutfinderError(f"there is no port {port}; choose one from 0 to 65535") from None
 
 
-async def _failed(_request: Request, _error: Exception) -> JSONResponse:
-    """The guard logs the error; its words may name what is none of a client's business."""
-    return JSONResponse({"error": "something went wrong here; the server's log has the details"}, 500)
+def address_of(listening: socket.socket) -> str:
+    """Return the address at which a browser finds a listening socket."""
+    host, port = listening.getsockname()[:2]
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104  a comparison
+    return f"http://{name}:{port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a host.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -1,37 +1,227 @@
-"""What a server takes: so many bytes, pixels, seconds and requests at once; and how it says no."""
+"""What a server accepts: sizes, speeds, numbers of requests and host names; everything else is refused in one sentence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+import ipaddress
+import math
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
+from prometheus_client import Counter, Gauge
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+GRACE_S: Final = 5.0
+"""How long a body may take whatever its speed."""
+
+MIN_BYTES_PER_S: Final = 8_000
+"""The least speed of a body after that."""
+
+UPLOADS_HELD: Final = 16
+"""Bodies that are still arriving hold as many bytes as this number of the largest photos; then the oldest is refused."""
+
+OVERFLOW: Final = 4
+"""A body that is too large is read and discarded up to this multiple of its limit, so that its sender reads the reason
+instead of meeting a broken connection."""
+
+MAX_FIELDS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is accepted.
+    """What a server accepts.
 
-    ``max_body`` in bytes and ``max_pixels`` of one photo; ``queue`` requests that are waiting or being answered;
-    a request's body arrives within ``body_s`` and its answer is made within ``answer_s``. ``batch`` photos go through
-    a network together, those that come within ``wait_s``. ``hosts`` are the names that the server may be called by,
-    so that no other site can reach it through a name of its own; None for any.
+    Attributes:
+        max_body: bytes of a photo or a form.
+        max_json: bytes of a JSON body.
+        max_pixels: pixels of a photo.
+        queue: requests that wait or are being answered.
+        body_s: seconds in which a body arrives.
+        answer_s: seconds in which a request is answered.
+        batch: photos that go through a network together.
+        batch_wait_s: seconds that the first photo of a batch waits for others.
+        hosts: the server's names besides localhost and its addresses, in lower case.
     """
 
     max_body: int = 20_000_000
+    max_json: int = 300_000
     max_pixels: int = 50_000_000
     queue: int = 64
     body_s: float = 20.0
     answer_s: float = 30.0
     batch: int = 8
-    wait_s: float = 0.004
-    hosts: frozenset[str] | None = field(default=frozenset({"localhost", "127.0.0.1", "[::1]"}))
+    batch_wait_s: float = 0.004
+    hosts: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        counts = (self.max_body, self.max_pixels, self.queue, self.batch)
-        if min(counts) < 1 or min(self.body_s, self.answer_s) <= 0 or self.wait_s < 0:
-            raise ValueError(f"a server's limits are above 0, got {self}")
+        counts = (self.max_body, self.max_json, self.max_pixels, self.queue, self.batch)
+        if min(counts) < 1 or min(self.body_s, self.answer_s) <= 0 or self.batch_wait_s < 0:
+            raise ValueError(f"a server's limits must be above 0, got {self}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """A photo file's bytes, and the fields of the form that it came in."""
+
+    photo: bytes
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 def refusal(status: int, error: str, retry_after_s: int | None = None) -> HTTPException:
-    """A request that is not answered, with the reason in words and when to try again."""
+    """Return the exception that refuses a request: its status, the reason, and when to try again."""
     return HTTPException(status, error, {"Retry-After": str(retry_after_s)} if retry_after_s else None)
+
+
+def is_allowed_host(host: str, names: Collection[str]) -> bool:
+    """Return whether a Host header names this server: an address literal, localhost, or one of ``names``.
+
+    A web page elsewhere can point its own name at this server's address (DNS rebinding) to get around the browser's
+    same-origin policy; it cannot do so with an address literal.
+
+    >>> is_allowed_host("192.168.1.5:8000", ()), is_allowed_host("[::1]:80", ()), is_allowed_host("evil.example", ())
+    (True, True, False)
+    """
+    name = (host if host.endswith("]") else host.rpartition(":")[0] or host).lower()
+    if name == "localhost" or name in names:
+        return True
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    return False
+
+
+class BodyReader:
+    """Reads request bodies into memory, never onto disk, within limits of size, time and speed."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._arriving: dict[asyncio.Timeout, int] = {}  # bytes of each body, the oldest body first
+
+    async def read(self, request: Request, max_bytes: int) -> bytes:
+        """Read the whole body of a request.
+
+        Raises:
+            HTTPException: it is too large, too slow or incomplete.
+        """
+        too_large = refusal(413, f"the body is larger than {max_bytes / 1e6:g} MB; send a smaller one")
+        length = request.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit() and int(length) <= OVERFLOW * max_bytes):
+            raise too_large
+        body, size, start = bytearray(), 0, asyncio.get_running_loop().time()
+        deadline = asyncio.timeout_at(start + min(GRACE_S, self._limits.body_s))
+        try:
+            async with deadline:
+                self._arriving[deadline] = 0
+                async for part in request.stream():
+                    size += len(part)
+                    if size > OVERFLOW * max_bytes:
+                        raise too_large
+                    body += part if size <= max_bytes else b""
+                    if deadline in self._arriving:
+                        self._arriving[deadline] = len(body)
+                        deadline.reschedule(start + min(GRACE_S + size / MIN_BYTES_PER_S, self._limits.body_s))
+                    self._make_room()
+        except TimeoutError:
+            if deadline not in self._arriving:
+                raise refusal(503, "too many uploads are arriving; try again in a moment", 5) from None
+            raise refusal(408, "the body arrived too slowly; send a smaller photo") from None
+        except ClientDisconnect:
+            raise refusal(400, "the connection was closed before the whole body had arrived") from None
+        finally:
+            self._arriving.pop(deadline, None)
+        if size > max_bytes:
+            raise too_large
+        return bytes(body)
+
+    def _make_room(self) -> None:
+        """Refuse the oldest bodies while those that are arriving hold too many bytes."""
+        held = sum(self._arriving.values())
+        for oldest in list(self._arriving):
+            if held <= UPLOADS_HELD * self._limits.max_body:
+                return
+            held -= self._arriving.pop(oldest)
+            if not oldest.expired():
+                oldest.reschedule(0)
+
+
+class RequestQueue:
+    """Admits a bounded number of requests whose bodies have arrived, and ends those that take too long."""
+
+    def __init__(self, limits: Limits, in_flight: Gauge, refused: Counter) -> None:
+        self._limits, self._gauge, self._refused = limits, in_flight, refused
+        self._in_flight, self._mean_s = 0, 0.1
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place in the queue while a request is answered.
+
+        Raises:
+            HTTPException: the queue is full, or the answer takes too long.
+        """
+        if self._in_flight >= self._limits.queue:
+            self._refused.inc()
+            raise refusal(503, "too many searches at once; try again in a moment", self._retry_after_s)
+        self._in_flight += 1
+        self._gauge.set(self._in_flight)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                yield
+        except TimeoutError:
+            raise refusal(503, "this took too long; try again later", self._retry_after_s) from None
+        finally:
+            self._mean_s += 0.1 * ((loop.time() - start) / self._in_flight - self._mean_s)
+            self._in_flight -= 1
+            self._gauge.set(self._in_flight)
+
+    @property
+    def _retry_after_s(self) -> int:
+        """Seconds until about half of the queue has been answered."""
+        return min(60, max(1, math.ceil(self._mean_s * self._limits.queue / 2)))
+
+
+def parse_upload(content_type: str, body: bytes) -> Upload:
+    """Return the photo of a request: the body itself, or the file of a form with the form's text fields.
+
+    Raises:
+        HTTPException: there is no photo, or the form is malformed.
+    """
+    kind, parameters = parse_options_header(content_type)
+    upload = _parse_form(body, parameters.get(b"boundary")) if kind == b"multipart/form-data" else Upload(body)
+    if not upload.photo:
+        raise refusal(422, "there is no photo in the request; send its bytes as the body, or as the file of a form")
+    return upload
+
+
+def _parse_form(body: bytes, boundary: bytes | None) -> Upload:
+    fields, photos = list[tuple[str, str]](), list[bytes]()
+
+    def add_field(field: Field) -> None:
+        if len(fields) == MAX_FIELDS:
+            raise FormParserError(f"it has more than {MAX_FIELDS} fields")
+        fields.append(((field.field_name or b"").decode(), (field.value or b"").decode()))
+
+    def add_file(file: File) -> None:
+        if photos:
+            raise FormParserError("it has more than one file")
+        file.file_object.seek(0)
+        photos.append(file.file_object.read())
+
+    try:
+        parser = FormParser(
+            "multipart/form-data",
+            add_field,
+            add_file,
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1},
+        )
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError, LookupError, AssertionError) as error:
+        raise refusal(400, f"the form is malformed ({error}); send one photo as its file") from error
+    return Upload(photos[0] if photos else b"", tuple(fields))

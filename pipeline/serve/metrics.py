@@ -1,20 +1,25 @@
-"""What a server tells Prometheus of itself."""
+"""What a server reports: metrics for Prometheus, and each log message once a minute however often it repeats."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+LOG_EVERY_S: Final = 60.0
+"""A message that repeats is logged once in so many seconds."""
+
+LOGGERS: Final = ("pipeline.serve", "uvicorn.error", "asyncio")
+
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_SIZES: Final = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Counts and times of one server, in a registry of its own."""
+    """What a server reports to Prometheus, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -23,12 +28,13 @@ class Metrics:
             "outfinder_request_seconds", "Seconds until an answer", ["path"], buckets=_SECONDS, registry=registry
         )
         self.in_flight = Gauge("outfinder_requests_in_flight", "Searches waiting or being answered", registry=registry)
-        self.refused = Counter("outfinder_requests_refused", "Searches refused as too many", registry=registry)
+        self.refused = Counter("outfinder_requests_refused", "Searches refused because of too many", registry=registry)
+        self.errors = Counter("outfinder_errors", "Messages logged, repeated ones too", ["message"], registry=registry)
         self.stages = Histogram(
             "outfinder_stage_seconds", "Seconds of work", ["stage"], buckets=_SECONDS, registry=registry
         )
         self.batches = Histogram(
-            "outfinder_batch_size", "Requests together", ["stage"], buckets=_SIZES, registry=registry
+            "outfinder_batch_size", "Requests in a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32), registry=registry
         )
         self.photos = Gauge("outfinder_gallery_photos", "Photos in a gallery", ["crop"], registry=registry)
         self.generation = Gauge("outfinder_gallery_generation", "The generation in use", ["crop"], registry=registry)
@@ -44,5 +50,50 @@ class Metrics:
             self.stages.labels(stage).observe(perf_counter() - start)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class RepeatFilter(logging.Filter):
+    """Lets a message through once a minute, with the number of its repetitions since; all are counted.
+
+    Messages are the same if their text before formatting and the type of their exception are.
+    """
+
+    def __init__(self, errors: Counter) -> None:
+        super().__init__()
+        self._errors = errors
+        self._logged: dict[tuple[str, type[BaseException] | None], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        if record.levelno < logging.WARNING:
+            return True
+        text = str(record.msg)[:200]
+        self._errors.labels(text).inc()
+        key = text, record.exc_info[0] if record.exc_info else None
+        since, repeated = self._logged.get(key, (-LOG_EVERY_S, 0))
+        now = monotonic()
+        if now - since < LOG_EVERY_S:
+            self._logged[key] = since, repeated + 1
+            return False
+        self._logged[key] = now, 0
+        if repeated:
+            record.msg, record.args = (
+                f"{record.getMessage()} (and {repeated} times more since the last such message)",
+                (),
+            )
+        return True
+
+
+@contextmanager
+def repeated_messages_once(metrics: Metrics) -> Iterator[None]:
+    """Within the context, log repeated messages of the server once a minute."""
+    repeat_filter = RepeatFilter(metrics.errors)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(repeat_filter)
+    try:
+        yield
+    finally:
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(repeat_filter)

@@ -1,164 +1,392 @@
-"""What is behind the API: photos in, garments, vectors and matches out; no HTTP here.
+"""Answers the API's questions for many clients at once: photos in, garments, vectors and matches out. No HTTP here.
 
-Photos are decoded and cut by a few threads; the networks run in one, a batch at a time; galleries are searched in another.
+Photos are decoded and cut by a few threads; the networks run in one thread, a batch at a time; galleries are searched
+in others, so that a slow filter delays nobody else's search.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, TypeVar
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import urlencode
 
+import cv2
 import numpy as np
 
+from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.pipeline import sharp_crops
 from pipeline.report_photo import rings
-from pipeline.serve.batching import Batcher
-from pipeline.serve.finding import Placed, Query, WrongQuery, find, like
+from pipeline.report_style import color_of
+from pipeline.search import config_for, open_for_search
+from pipeline.serve import schemas
+from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
-from pipeline.serve.photos import Jpegs, Rereading, decode_upload
-from pipeline.serve.shelf import Shelf
+from pipeline.serve.schemas import from_plain, item_info, to_plain
+from pipeline.verdicts import calibration_for, with_verdicts
 from stages.embed.calibration import Calibration
-from stages.images import Photo, enough_px
-from stages.protocols import Cropper, Detector, Embedder
-from stages.types import WHOLE, Box, Detection, Image, Vectors
+from stages.errors import ImageError
+from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo
+from stages.protocols import Detector, Embedder
+from stages.types import WHOLE, Box, Detection, Image, Match, Vectors
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
 REGION: Final = "region"
-"""The label of a box drawn by hand."""
+"""The label of a box that a visitor drew."""
 
-HANDS: Final = 2
-"""Threads that decode and cut."""
+PHOTO_PX: Final = 2048
+"""The longest side of an upload in memory."""
+
+PICTURE_PX: Final = 480
+EXAMPLE_PX: Final = 1600
+PICTURES_CACHED: Final = 1000
+"""JPEGs of some 30 kB that are kept for the next request."""
+
+DECODE_THREADS: Final = 2
+SEARCH_THREADS: Final = 4
+PICTURE_THREADS: Final = 2
+
+
+class NotFoundError(LookupError):
+    """Something that the client named does not exist; the message is meant for the client."""
+
+
+class Batcher(Generic[T, R]):
+    """Turns a function of a batch into one that is awaited for a single input.
+
+    A batch holds the inputs that arrive within ``wait_s`` of its first, or while the previous batch is computed, in
+    their order. Inputs that nobody awaits any more are dropped. If a batch fails, each of its inputs is tried alone, so
+    that one bad input fails by itself.
+
+    Args:
+        work: returns as many results as inputs, in the same order.
+        pool: where it runs.
+        max_size: inputs per batch.
+        wait_s: how long the first input waits for others.
+        observe: called with the size of each batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[T]], Sequence[R]],
+        pool: Executor,
+        max_size: int,
+        wait_s: float,
+        observe: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._work, self._pool, self._max_size, self._wait_s, self._observe = work, pool, max_size, wait_s, observe
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, value: T) -> R:
+        """Return the result of one input, or raise what its work raises."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((value, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            if len(self._waiting) < self._max_size:
+                await asyncio.sleep(self._wait_s)
+            batch = [self._waiting.popleft() for _ in range(min(self._max_size, len(self._waiting)))]
+            if wanted := [(value, future) for value, future in batch if not future.done()]:
+                await self._compute(wanted)
+
+    async def _compute(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        self._observe(len(batch))
+        try:
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._pool, self._work, [value for value, _ in batch])
+        except Exception as error:  # noqa: BLE001  a stage may raise anything; it goes to the one who waits
+            if len(batch) > 1:
+                for one in batch:
+                    await self._compute([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """A way of cutting garments out, and the gallery that is searched by it."""
-
-    crop: str
-    cropper: Cropper
-    shelf: Shelf
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A photo as decoded, with what was found in its pixels, and where that is in the full-size photo's."""
+class Analysis:
+    """An upload: its photo as decoded, and the garments in pixels of that photo and as the API returns them."""
 
     data: bytes
     photo: Photo
-    found: Sequence[Detection]
-    boxes: Sequence[Box]
-    outlines: Sequence[list[list[tuple[int, int]]]]
+    detections: Sequence[Detection]
+    garments: Sequence[schemas.Garment]
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The full-size photo's width and height."""
+        return {"width": self.photo.width, "height": self.photo.height}
 
 
 class Service:
-    """Detects, embeds and searches for many at once.
+    """Detects, embeds and searches for many clients at once.
 
     Args:
         detector, embedder: loaded.
-        ways: of cutting; the first is the default.
+        views: the galleries to search, by the crop that each is for; the first is the default.
         limits: of photos and batches.
-        metrics: are told of each stage's work.
-        calibration: gives matches verdicts.
+        metrics: times each stage.
+        calibration: gives matches their verdicts.
+        examples: photos that visitors may start from.
     """
 
     def __init__(
         self,
         detector: Detector,
         embedder: Embedder,
-        ways: Sequence[Way],
+        views: Sequence[GalleryView],
         limits: Limits,
         metrics: Metrics,
         calibration: Calibration | None = None,
+        examples: Sequence[Path] = (),
     ) -> None:
-        self.ways = {way.crop: way for way in ways}
-        self.limits, self.metrics, self.calibration = limits, metrics, calibration
-        self.embedder, self.jpegs = embedder, Jpegs()
+        self.views = {view.crop: view for view in views}
+        self.limits, self.metrics = limits, metrics
+        self._embedder, self._labels, self._calibration, self._examples = (
+            embedder,
+            detector.labels,
+            calibration,
+            examples,
+        )
         self._enough_px = None if detector.input_px is None else max(detector.input_px, enough_px(embedder.input_px))
-        self.labels = detector.labels
-        self._hands = ThreadPoolExecutor(HANDS, "outfinder-hands")
-        self._network = ThreadPoolExecutor(1, "outfinder-network")
-        self._searching = ThreadPoolExecutor(1, "outfinder-search")
+        self._pools = {
+            "decode": ThreadPoolExecutor(DECODE_THREADS, "outfinder-decode"),
+            "network": ThreadPoolExecutor(1, "outfinder-network"),
+            "search": ThreadPoolExecutor(SEARCH_THREADS, "outfinder-search"),
+            "picture": ThreadPoolExecutor(PICTURE_THREADS, "outfinder-picture"),
+        }
         self._detect: Batcher[Image, list[Detection]] = self._batched("detect", detector)
         self._embed: Batcher[list[Image], Vectors] = self._batched("embed", partial(_embed_each, embedder))
 
     @property
-    def main(self) -> Way:
-        """The way of cutting that is taken where none is named: the gallery's own."""
-        return next(iter(self.ways.values()))
+    def main(self) -> GalleryView:
+        """The default gallery and crop."""
+        return next(iter(self.views.values()))
 
     def close(self) -> None:
-        """End its threads, once what they are doing is done."""
-        for pool in (self._hands, self._network, self._searching):
+        """Stop the threads once they have finished what they are doing."""
+        for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
-    async def look(self, data: bytes, region: Box | None = None) -> Seen:
-        """The garments of a photo, or one region of it, in pixels of the full-size photo.
+    async def detect(self, data: bytes) -> schemas.Detected:
+        """Find the garments of a photo.
 
         Raises:
-            ImageError: it cannot be used.
-            WrongQuery: the region lies outside it.
+            ImageError: the photo cannot be used.
         """
-        limit = self.limits.max_pixels
-        photo = await self._by_hand("decode", partial(decode_upload, data, self._enough_px, limit))
-        if region is not None:
-            return Seen(data, photo, [_region(region, photo)], [region], [[]])
-        found = await self._detect(photo.image)
-        return await self._by_hand("outline", partial(_seen, data, photo, found))
+        analysis = await self._analyse(data)
+        return schemas.Detected(**analysis.size, garments=list(analysis.garments))
 
-    async def embed(self, data: bytes) -> Vectors:
-        """``(1, dim)``: a photo as it is.
+    async def embed(self, data: bytes) -> schemas.Embedded:
+        """Embed a whole photo.
 
         Raises:
-            ImageError: it cannot be used.
+            ImageError: the photo cannot be used.
         """
-        photo = await self._by_hand("decode", partial(decode_upload, data, None, self.limits.max_pixels))
-        return await self._embed([photo.image])
+        photo = await self._run("decode", partial(_decode, data, None, self.limits.max_pixels))
+        (vector,) = await self._embed([photo.image])
+        return schemas.Embedded(embedder=self._embedder.fingerprint, dim=len(vector), vector=_rounded(vector))
 
-    async def vectors(self, seen: Seen, ways: Sequence[Way]) -> list[Vectors]:
-        """For each way of cutting a vector for each garment."""
-        images = await self._by_hand("crop", partial(self._cut, seen, ways))
-        every = await self._embed(images)
-        return list(np.split(every, len(ways)))
-
-    async def search(self, way: Way, vectors: Vectors, groups: Sequence[str], query: Query) -> list[list[Placed]]:
-        """The matches of each vector.
-
-        Args:
-            way: whose gallery is searched.
-            vectors: unit rows.
-            groups: the garment group of each, or "" where it has none.
-            query: what is wanted.
+    async def search(self, data: bytes, query: schemas.PhotoQuery) -> schemas.Searched:
+        """Find similar items for every garment of a photo, or for one region of it.
 
         Raises:
-            WrongQuery: the filter is wrong.
-            GalleryCorrupt: the gallery is damaged.
+            ImageError: the photo cannot be used.
+            QueryError: the query is wrong.
         """
-        return await self.asked(
-            way, partial(find, vectors=vectors, groups=groups, query=query, calibration=self.calibration)
+        views = [self._view(name) for name in dict.fromkeys(query.crop)] or [self.main]
+        analysis = await self._analyse(data, _parse_box(query.box))
+        images = await self._run("decode", partial(self._cut, analysis, views), "crop")
+        vectors = np.split(await self._embed(images), len(views))
+        groups = ["" if garment.label in (REGION, WHOLE) else garment.label for garment in analysis.garments]
+        labels = [query.label or (group if query.same_label and group else None) for group in groups]
+        results = [
+            await self._search(view, own, groups, labels, query) for view, own in zip(views, vectors, strict=True)
+        ]
+        garments = [
+            schemas.SearchedGarment(**garment.model_dump(), results=[by_view[place] for by_view in results])
+            for place, garment in enumerate(analysis.garments)
+        ]
+        return schemas.Searched(**analysis.size, garments=garments)
+
+    async def search_vector(self, query: schemas.VectorQuery) -> schemas.Matches:
+        """Find similar items for a vector.
+
+        Raises:
+            QueryError: the query is wrong.
+        """
+        vector = self._unit(query.vector)
+        (matches,) = await self._search(self._view(query.crop), vector, [query.garment], [query.label], query)
+        return matches
+
+    async def search_item(self, query: schemas.ItemQuery) -> schemas.Matches:
+        """Find items that resemble any photo of an item, without the item itself.
+
+        Raises:
+            NotFoundError: there is no such item.
+            QueryError: the query is wrong.
+        """
+        view, item = self._view(query.crop), from_plain(query.item)
+        return await self._run("search", partial(view.ask, partial(self._more_like, view.crop, item, query)))
+
+    async def item(self, item: str) -> schemas.Item:
+        """Return what the gallery knows about an item.
+
+        Raises:
+            NotFoundError: there is no such item.
+        """
+        rows = await self._rows(self.main, item)
+        if not rows:
+            raise NotFoundError(f"the gallery has no item {item!r}")
+        photos = [
+            schemas.ItemPhoto(
+                picture=_picture_address(row.item, number), label=to_plain(row.group), score=row.score,
+                box=row.box.corners,
+            )
+            for number, row in enumerate(rows)
+        ]  # fmt: skip
+        return schemas.Item(**item_info(rows[-1].item, rows[-1].metadata), photos=photos)
+
+    async def picture(self, item: str, number: int, crop: str | None) -> bytes:
+        """Return a photo of an item as a JPEG.
+
+        Raises:
+            NotFoundError: there is no such photo.
+        """
+        rows = await self._rows(self._view(crop), item)
+        if number >= len(rows):
+            raise NotFoundError("there is no such picture in the gallery")
+        data = await self._run("picture", partial(_picture, Path(rows[number].photo)))
+        if data is None:
+            raise NotFoundError("the picture's file is gone, or is no photo any more; index the catalogue again")
+        return data
+
+    async def example(self, number: int) -> bytes:
+        """Return an example photo as a JPEG.
+
+        Raises:
+            NotFoundError: there is no such example.
+        """
+        data = None
+        if number < len(self._examples):
+            data = await self._run("picture", partial(_jpeg, self._examples[number], EXAMPLE_PX, 92))
+        if data is None:
+            raise NotFoundError("there is no such example, or it is no photo")
+        return data
+
+    def about(self) -> schemas.About:
+        """Describe what is served, and what a client may send."""
+        snapshot = self.main.snapshot
+        labels = {to_plain(label): count for label, count in snapshot.labels.items()}
+        return schemas.About(
+            gallery=to_plain(snapshot.gallery.folder.resolve().name),
+            items=snapshot.items,
+            photos=len(snapshot.gallery),
+            generation=self.main.generation,
+            labels=labels,
+            colors={label: color_of(label) for label in {*labels, *self._labels}},
+            columns=list(snapshot.columns),
+            crops=[
+                schemas.Crop(crop=crop, gallery_crop=view.snapshot.gallery.manifest.settings.get("crop", crop))
+                for crop, view in self.views.items()
+            ],
+            embedder=self._embedder.fingerprint,
+            calibrated=self._calibration is not None,
+            examples=len(self._examples),
+            max_bytes=self.limits.max_body,
+            max_pixels=self.limits.max_pixels,
         )
 
-    async def more_like(self, way: Way, item: str, query: Query) -> tuple[Vectors, list[Placed]] | None:
-        """The vector of an item's first photo, and items that look like any of its photos; None where it is gone."""
-        return await self.asked(way, partial(like, item=item, query=query, calibration=self.calibration))
+    async def _analyse(self, data: bytes, region: Box | None = None) -> Analysis:
+        """Decode a photo and find its garments, or take one region of it."""
+        photo = await self._run("decode", partial(_decode, data, self._enough_px, self.limits.max_pixels))
+        if region is not None:
+            detection = _region_detection(region, photo)
+            garment = schemas.Garment(label=REGION, score=1.0, box=region.corners, outline=[])
+            return Analysis(data, photo, [detection], [garment])
+        detections = await self._detect(photo.image)
+        garments = await self._run("decode", partial(_garments, photo, detections), "outline")
+        return Analysis(data, photo, detections, garments)
 
-    async def asked(self, way: Way, question: Callable[[Gallery], R]) -> R:
-        """A gallery's answer to a question."""
-        loop = asyncio.get_running_loop()
-        with self.metrics.timed("search"):
-            return await loop.run_in_executor(self._searching, way.shelf.ask, question)
+    async def _search(
+        self,
+        view: GalleryView,
+        vectors: Vectors,
+        groups: Sequence[str],
+        labels: Sequence[str | None],
+        query: schemas.Query,
+    ) -> list[schemas.Matches]:
+        """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
 
-    async def picture(self, make: Callable[[], R]) -> R:
-        """Work on a picture, done beside all else."""
-        return await self._by_hand("picture", make)
+        def answer(snapshot: Snapshot) -> list[schemas.Matches]:
+            found = snapshot.search(vectors, query.k, labels, query)
+            return [
+                self._matches(snapshot, view.crop, vector, group, matches)
+                for vector, group, matches in zip(vectors, groups, found, strict=True)
+            ]
+
+        return await self._run("search", partial(view.ask, answer))
+
+    def _more_like(self, crop: str, item: str, query: schemas.ItemQuery, snapshot: Snapshot) -> schemas.Matches:
+        rows = snapshot.gallery.of_item(item)
+        if not rows:
+            raise NotFoundError(f"the gallery has no item {query.item!r}")
+        vectors = snapshot.gallery.vectors_of(item)
+        found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query)
+        best: dict[str, Match] = {}
+        for match in (match for matches in found for match in matches if match.item != item):
+            if match.item not in best or best[match.item].similarity < match.similarity:
+                best[match.item] = match
+        first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
+        return self._matches(snapshot, crop, vectors[0], rows[0].group, first)
+
+    def _matches(
+        self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match]
+    ) -> schemas.Matches:
+        judged = with_verdicts(self._calibration, group, matches) if self._calibration else matches
+        return schemas.Matches(
+            crop=crop,
+            vector=_rounded(vector),
+            matches=[
+                schemas.Match(
+                    **item_info(match.item, match.metadata),
+                    picture=_picture_address(match.item, snapshot.photo_number(match), crop),
+                    similarity=round(match.similarity, 4),
+                    label=to_plain(match.label),
+                    verdict=match.verdict,
+                )
+                for match in judged
+            ],
+        )
+
+    async def _rows(self, view: GalleryView, item: str) -> list[Any]:
+        return await self._run("search", partial(view.ask, lambda snapshot: snapshot.gallery.of_item(from_plain(item))))
+
+    async def _run(self, pool: str, work: Callable[[], R], stage: str = "") -> R:
+        """Run work in a pool of threads, timed as a stage."""
+
+        def timed() -> R:
+            with self.metrics.timed(stage or pool):
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._pools[pool], timed)
 
     def _batched(self, stage: str, work: Callable[[list[T]], Sequence[R]]) -> Batcher[T, R]:
         def timed(batch: list[T]) -> Sequence[R]:
@@ -166,52 +394,157 @@ class Service:
                 return work(batch)
 
         observe = self.metrics.batches.labels(stage).observe
-        return Batcher(timed, self._network, self.limits.batch, self.limits.wait_s, observe)
+        return Batcher(timed, self._pools["network"], self.limits.batch, self.limits.batch_wait_s, observe)
 
-    async def _by_hand(self, stage: str, work: Callable[[], R]) -> R:
-        def timed() -> R:
-            with self.metrics.timed(stage):
-                return work()
+    def _cut(self, analysis: Analysis, views: Sequence[GalleryView]) -> list[Image]:
+        """Return the crops of all garments, one view after the other; the photo is decoded again where they are small."""
+        larger: dict[int, Photo] = {}
 
-        return await asyncio.get_running_loop().run_in_executor(self._hands, timed)
+        def read(at_least_px: int) -> Photo:
+            if at_least_px not in larger:
+                larger.clear()
+                larger[at_least_px] = decode_photo(analysis.data, at_least_px, self.limits.max_pixels)
+            return larger[at_least_px]
 
-    def _cut(self, seen: Seen, ways: Sequence[Way]) -> list[Image]:
-        """The crops of all garments, one way after the other."""
-        read = Rereading(seen.data, self.limits.max_pixels)
-        needed = self.embedder.input_px
-        return [crop.image for way in ways for crop in sharp_crops(seen.photo, seen.found, way.cropper, needed, read)]
+        needed_px = self._embedder.input_px
+        return [
+            crop.image
+            for view in views
+            for crop in sharp_crops(analysis.photo, analysis.detections, view.cropper, needed_px, read)
+        ]
+
+    def _view(self, crop: str | None) -> GalleryView:
+        if crop is None:
+            return self.main
+        if crop not in self.views:
+            raise QueryError(f"there is no crop {crop!r} here; there are {', '.join(self.views)}")
+        return self.views[crop]
+
+    def _unit(self, vector: Sequence[float]) -> Vectors:
+        """Return a client's vector as ``(1, dim)``, a unit row."""
+        if len(vector) != self._embedder.dim:
+            raise QueryError(f"a vector here has {self._embedder.dim} numbers, got {len(vector)}; /embed makes one")
+        row = np.array([vector], np.float64)
+        length = float(np.linalg.norm(row))
+        if length < 1e-6:
+            raise QueryError("a vector of length 0 has no direction; /embed makes one")
+        return np.asarray(row / length, np.float32)
 
 
-def group_of(detection: Detection) -> str:
-    """The garment group of a detection; a region and a whole photo have none."""
-    return "" if detection.label in (REGION, WHOLE) else detection.label
+def open_service(
+    folder: Path,
+    settings: dict[str, Any],
+    limits: Limits,
+    compare: Path | None = None,
+    calibration_file: Path | None = None,
+    examples: Sequence[Path] = (),
+) -> Service:
+    """Open a gallery and load the networks that search it.
+
+    Args:
+        folder: of the gallery.
+        settings: fields of the config that the user chose.
+        limits: of photos and batches.
+        compare: another gallery of the same items, made with another crop, to be searched beside the first.
+        calibration_file: the output of ``outfinder calibrate``.
+        examples: photos that visitors may start from.
+
+    Raises:
+        OutfinderError: a gallery or a network cannot be opened, or they do not fit together.
+        ValueError: both galleries have the same crop.
+    """
+    gallery, pipeline, config = open_for_search(folder, settings)
+    detector, cropper, embedder = pipeline.detector, pipeline.cropper, pipeline.embedder
+    assert cropper is not None and embedder is not None  # noqa: PT018
+    metrics = Metrics()
+    gallery.index()
+    views = [GalleryView(config.crop, cropper, gallery, embedder, metrics)]
+    if compare:
+        other = Gallery.open(compare)
+        crop = config_for(other.manifest, {}).crop
+        if crop == config.crop:
+            raise ValueError(f"both galleries are cut by {crop}; --compare takes one that was made with another crop")
+        other_cropper = build_cropper(config_for(other.manifest, {}))
+        other.check_made_with(embedder, other_cropper)
+        other.index()
+        views.append(GalleryView(crop, other_cropper, other, embedder, metrics))
+    calibration = calibration_for(gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder)
+    return Service(detector, embedder, views, limits, metrics, calibration, examples)
+
+
+def _picture_address(item: str, number: int, crop: str | None = None) -> str:
+    return "picture?" + urlencode({"item": to_plain(item), "number": number} | ({"crop": crop} if crop else {}))
+
+
+def _picture(path: Path) -> bytes | None:
+    try:
+        return _cached_picture(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(PICTURES_CACHED)
+def _cached_picture(path: Path, _modified_ns: int) -> bytes | None:
+    return _jpeg(path, PICTURE_PX, 82)
+
+
+def _jpeg(path: Path, max_side: int, quality: int) -> bytes | None:
+    """Return a photo file as a JPEG made anew; None if the file is gone or is no photo."""
+    try:
+        return encode_jpeg(read_photo(path, max_side).image, quality, max_side)
+    except (ImageError, ValueError):
+        return None
 
 
 def _embed_each(embedder: Embedder, batch: list[list[Image]]) -> list[Vectors]:
-    """The images of several requests, together."""
+    """Embed the images of several requests together."""
     vectors = embedder([image for images in batch for image in images])
     return np.split(vectors, np.cumsum([len(images) for images in batch])[:-1])
 
 
-def _seen(data: bytes, photo: Photo, found: Sequence[Detection]) -> Seen:
-    """Boxes and outlines in full-size pixels; masks stay as small as the photo was looked at."""
+def _decode(data: bytes, at_least_px: int | None, max_pixels: int) -> Photo:
+    """Decode an upload, reduced to :data:`PHOTO_PX`, so that many fit into memory."""
+    photo = decode_photo(data, min(at_least_px or PHOTO_PX, PHOTO_PX), max_pixels)
     height, width = photo.image.shape[:2]
-    small = ([] if one.mask is None else rings(one.mask, one.box) for one in found)
-    outlines = [
-        [[(x * photo.width // width, y * photo.height // height) for x, y in ring] for ring in outline]
-        for outline in small
-    ]
-    return Seen(data, photo, found, [photo.to_full(one.box) for one in found], outlines)
+    if max(height, width) <= PHOTO_PX:
+        return photo
+    scale = PHOTO_PX / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    reduced = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA)
+    return Photo(np.asarray(reduced, np.uint8), photo.width, photo.height)
 
 
-def _region(region: Box, photo: Photo) -> Detection:
-    """A region of the full-size photo, in the pixels of the photo as decoded."""
+def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Garment]:
+    """Return detections with boxes and outlines in full-size pixels."""
+    height, width = photo.image.shape[:2]
+    garments = []
+    for detection in detections:
+        outline = [] if detection.mask is None else rings(detection.mask, detection.box)
+        full = [[(x * photo.width // width, y * photo.height // height) for x, y in ring] for ring in outline]
+        box = photo.to_full(detection.box).corners
+        garments.append(schemas.Garment(label=detection.label, score=round(detection.score, 4), box=box, outline=full))
+    return garments
+
+
+def _parse_box(text: str | None) -> Box | None:
+    try:
+        return None if text is None else Box(*map(int, text.split(",")))
+    except ValueError as error:
+        raise QueryError(str(error)) from error
+
+
+def _region_detection(region: Box, photo: Photo) -> Detection:
+    """Return a region of the full-size photo in pixels of the photo as decoded."""
     if region.x2 > photo.width or region.y2 > photo.height:
-        raise WrongQuery(f"the box {region.corners} leaves the photo of {photo.width}x{photo.height} pixels")
+        raise QueryError(f"the box {region.corners} leaves the photo of {photo.width}x{photo.height} pixels")
     height, width = photo.image.shape[:2]
     across, down = width / photo.width, height / photo.height
     x1, y1, x2, y2 = region.corners
     box = Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height)
     if box is None:
-        raise WrongQuery(f"the box {region.corners} covers no pixel of the photo")
+        raise QueryError(f"the box {region.corners} covers no pixel of the photo")
     return Detection(REGION, 1.0, box)
+
+
+def _rounded(vector: Vectors) -> list[float]:
+    return [round(number, 7) for number in vector.tolist()]

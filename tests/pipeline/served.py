@@ -15,19 +15,18 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 from fastapi.testclient import TestClient
 
 from pipeline.gallery import Gallery, Row
-from pipeline.serve.app import create_app
+from pipeline.serve.app import create_app, create_server, listen
+from pipeline.serve.galleries import GalleryView
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
-from pipeline.serve.server import listen, server_of
-from pipeline.serve.service import Service, Way
-from pipeline.serve.shelf import Shelf
+from pipeline.serve.service import Service
 from stages.crop import BoxCrop, MaskCrop
 from stages.images import encode_jpeg, write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 from stages.types import Box
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-HOSTS = frozenset({"testserver", "localhost", "127.0.0.1"})
+HOSTS = frozenset({"testserver"})
 
 
 def stock(folder: Path, pictures: Path, items: dict[str, dict[str, str]], crop: Any) -> Gallery:
@@ -67,15 +66,17 @@ class Shop:
     gallery: Gallery
     examples: list[Path] = field(default_factory=list)
 
-    def service(self, limits: Limits, detector: Any = None, calibration: Any = None) -> Service:
-        embedder, metrics = FakeEmbedder(), Metrics()
-        shelf = Shelf(Gallery.open(self.gallery.folder), embedder, BoxCrop(), "box", metrics)
-        ways = [Way("box", BoxCrop(), shelf), Way("mask", MaskCrop(), shelf)]
-        return Service(detector or FakeDetector(), embedder, ways, limits, metrics, calibration)
-
     def app(self, limits: Limits | None = None, detector: Any = None, calibration: Any = None) -> Any:
-        service = self.service(limits or Limits(hosts=HOSTS), detector, calibration)
-        return create_app(service, self.examples, look_every_s=0.05)
+        """The app, its gallery searched by two crops."""
+        embedder, metrics = FakeEmbedder(), Metrics()
+        gallery = Gallery.open(self.gallery.folder)
+        views = [
+            GalleryView("box", BoxCrop(), gallery, embedder, metrics),
+            GalleryView("mask", MaskCrop(), gallery, embedder, metrics),
+        ]
+        limits = limits or Limits(hosts=HOSTS)
+        service = Service(detector or FakeDetector(), embedder, views, limits, metrics, calibration, self.examples)
+        return create_app(service, refresh_s=0.05)
 
 
 def make_shop(folder: Path) -> Shop:
@@ -113,7 +114,7 @@ def blank() -> bytes:
 def running(app: Any) -> Iterator[tuple[str, int]]:
     """The app on a real socket, in a thread; its host and port."""
     with listen("127.0.0.1", 0) as listening:
-        server = server_of(app)
+        server = create_server(app)
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -51,6 +51,20 @@ class TestSearch:
         assert raw == found(client.post("/search", files={"photo": ("a.jpg", photo, "image/jpeg")}))
         assert raw == found(client.post("/search", files={"anything": ("x.exe", photo, "text/html")}))
 
+    def test_the_fields_of_a_form_are_parameters(self, client, photo):
+        def search(data, **params):
+            return client.post("/search", params=params, data=data, files={"photo": ("a.jpg", photo)})
+
+        told = found(search({"k": "1", "where": "price < 30", "crop": ["box", "mask"]}))
+        for garment in told["garments"]:
+            assert [len(result["matches"]) for result in garment["results"]] == [1, 1]
+            assert garment["results"][0]["matches"][0]["item"] == "red"
+        assert told == found(client.post("/search?k=1&where=price<30&crop=box&crop=mask", content=photo))
+        assert len(found(search({"k": "1"}, k=3))["garments"][0]["results"][0]["matches"]) == 3
+        refused(search({"k": "many"}), 422, "k: ")
+        refused(search({"wher": "price < 30"}), 422, "wher")
+        refused(search({f"field {number}": "" for number in range(51)}), 400, "more than 50 fields")
+
     def test_the_other_crop_stands_beside(self, client, photo):
         told = found(client.post("/search", params={"crop": ["box", "mask", "box"]}, content=photo))
         for garment in told["garments"]:
@@ -69,6 +83,21 @@ class TestSearch:
         assert items(min_similarity=1) <= {"red", "blue"}
         refused(client.post("/search", params={"where": "price <"}, content=photo), 422, "wanted a value here")
         refused(client.post("/search", params={"where": "colour = red"}, content=photo), 422, "no column 'colour'")
+
+    @pytest.mark.parametrize("column", ["photo", "detector", "PHOTO", "sha256", "stamp"])
+    def test_filters_know_only_what_the_catalogue_says(self, client, shop, photo, column):
+        for where in (f"{column} like '%pictures%'", f"price < 500 or {column} < 5", f"not {column} contains x"):
+            answer = client.post("/search", params={"where": where}, content=photo)
+            refused(answer, 422, "no column", "item, label, found, category, price")
+            assert str(shop.folder) not in answer.text
+            assert answer.status_code == client.post("/search/item", json={"item": "red", "where": where}).status_code
+
+    def test_no_answer_names_a_path_of_the_server(self, client, shop, photo):
+        answers = [client.post("/search", content=photo), client.get("/about"), client.get("/items/red"),
+                   client.post("/search", params={"where": "item < 5"}, content=photo), client.get("/openapi.json")]  # fmt: skip
+        for answer in answers:
+            assert str(shop.folder) not in answer.text
+            assert ".jpg" not in answer.text
 
     def test_a_box_is_searched_by_hand(self, client, photo):
         told = found(client.post("/search", params={"box": "0,0,64,64"}, content=photo))

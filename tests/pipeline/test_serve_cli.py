@@ -18,7 +18,7 @@ from served import photo, shop, stock
 import pipeline.serve
 from pipeline.gallery import Gallery
 from pipeline.serve.limits import Limits
-from pipeline.serve.opening import open_service
+from pipeline.serve.service import open_service
 from stages.crop import BoxCrop, MaskCrop
 from stages.errors import GalleryMismatch
 from stages.testing import FakeEmbedder
@@ -39,7 +39,7 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path, shop):
         port = taken.getsockname()[1]
         told = run("serve", shop.gallery.folder, "--port", port, *DETECTOR, *EMBEDDER, status=2).stderr
     assert re.fullmatch(
-        rf"outfinder: 127.0.0.1:{port} cannot be listened on \(.*\); choose another with --port\n", told
+        rf"outfinder: cannot listen on 127.0.0.1:{port} \(.*\); choose another port with --port\n", told
     )
 
 
@@ -63,39 +63,31 @@ def test_without_the_extra_it_says_what_to_install(shop, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_it_serves_until_ctrl_c(shop, photo):
-    arguments = [
-        "serve",
-        shop.gallery.folder,
-        "--port",
-        0,
-        "--examples",
-        shop.folder / "pictures",
-        *DETECTOR,
-        *EMBEDDER,
-    ]
-    command = [sys.executable, "-c", OUTFINDER, *map(str, arguments)]
+@pytest.mark.parametrize(
+    ("ending", "status", "message"),
+    [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "outfinder: terminated\n")],
+)
+def test_it_serves_until_a_signal_ends_it(shop, photo, ending, status, message):
+    options = ["--port", 0, "--examples", shop.folder / "pictures", *DETECTOR, *EMBEDDER]
+    command = [sys.executable, "-c", OUTFINDER, *map(str, ["serve", shop.gallery.folder, *options])]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             address = re.search(r"http://\S+", process.stderr.readline())[0]
-            asked = urllib.request.Request(address + "search?k=1", photo)
-            with urllib.request.urlopen(asked, timeout=60) as answer:
+            with urllib.request.urlopen(urllib.request.Request(address + "search?k=1", photo), timeout=60) as answer:
                 assert json.load(answer)["garments"]
             with urllib.request.urlopen(address + "about", timeout=60) as answer:
                 assert json.load(answer)["examples"] == 5
         finally:
-            process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert process.returncode == 0
-    assert said == ""
+            process.send_signal(ending)
+        stderr = process.stderr.read()
+    assert (process.returncode, stderr) == (status, message)
 
 
 def test_two_galleries_side_by_side(tmp_path, shop):
     other = stock(tmp_path / "masked", tmp_path / "more", {"red": {}, "blue": {}}, MaskCrop())
     service = open_service(shop.gallery.folder, FAKES, Limits(), compare=other.folder)
     try:
-        assert [(way.crop, way.shelf.crop) for way in service.ways.values()] == [("box", "box"), ("mask", "mask")]
-        assert [way.shelf.stock.items for way in service.ways.values()] == [5, 2]
+        assert [(crop, view.snapshot.items) for crop, view in service.views.items()] == [("box", 5), ("mask", 2)]
     finally:
         service.close()
     with pytest.raises(ValueError, match="both galleries are cut by box"):
@@ -109,16 +101,9 @@ def test_two_galleries_side_by_side(tmp_path, shop):
         open_service(shop.gallery.folder, FAKES, Limits(), compare=tmp_path / "foreign")
 
 
-def test_a_gallery_alone_is_searched_by_the_other_crop_too(shop):
-    service = open_service(shop.gallery.folder, FAKES, Limits())
-    try:
-        assert [(way.crop, way.shelf.crop) for way in service.ways.values()] == [("box", "box"), ("mask", "box")]
-        assert isinstance(service.main.cropper, BoxCrop)
-    finally:
-        service.close()
-
-
-@pytest.mark.parametrize("wrong", [{"max_body": 0}, {"queue": 0}, {"answer_s": 0}, {"wait_s": -1}])
-def test_limits_that_are_none(wrong):
+@pytest.mark.parametrize(
+    "wrong", [{"max_body": 0}, {"queue": 0}, {"answer_s": 0}, {"batch_wait_s": -1}, {"max_json": 0}]
+)
+def test_impossible_limits_are_refused(wrong):
     with pytest.raises(ValueError, match="above 0"):
         Limits(**wrong)

@@ -1,0 +1,212 @@
+"""The HTTP endpoints: each reads its request, asks the service and returns what it says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from pipeline.serve import schemas
+from pipeline.serve.limits import BodyReader, RequestQueue, Upload, parse_upload
+from pipeline.serve.service import Service
+
+S = TypeVar("S", bound=schemas.Schema)
+
+_PROBLEMS: Final = {
+    400: "The request is malformed",
+    404: "There is no such thing",
+    408: "The body arrived too slowly",
+    413: "The body is too large",
+    422: "The photo or a parameter cannot be used",
+    503: "Too many requests, or the gallery is damaged; Retry-After says when to try again",
+}
+_FILE: Final = {"type": "string", "format": "binary"}
+
+router = APIRouter()
+
+
+def service_of(request: Request) -> Service:
+    """Return the app's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+def queue_of(request: Request) -> RequestQueue:
+    """Return the app's queue of searches."""
+    queue: RequestQueue = request.app.state.queue
+    return queue
+
+
+Served = Annotated[Service, Depends(service_of)]
+Queue = Annotated[RequestQueue, Depends(queue_of)]
+
+
+async def photo_body(request: Request, service: Served) -> bytes:
+    """Read the body of a request with a photo."""
+    reader: BodyReader = request.app.state.bodies
+    return await reader.read(request, service.limits.max_body)
+
+
+async def json_body(request: Request, service: Served) -> bytes:
+    """Read the body of a request in JSON."""
+    reader: BodyReader = request.app.state.bodies
+    return await reader.read(request, service.limits.max_json)
+
+
+def upload_of(request: Request, body: Annotated[bytes, Depends(photo_body)]) -> Upload:
+    """Return the photo of a request; FastAPI runs a function that is not async in a thread."""
+    return parse_upload(request.headers.get("content-type", ""), body)
+
+
+Photo = Annotated[Upload, Depends(upload_of)]
+
+
+def photo_query(query: Annotated[schemas.PhotoQuery, Query()], upload: Photo) -> schemas.PhotoQuery:
+    """Return a search's parameters: those of the address, and those among the fields of a form."""
+    values = defaultdict[str, list[str]](list)
+    for name, value in upload.fields:
+        values[name].append(value)
+    fields = {name: given if name == "crop" else given[-1] for name, given in values.items()}
+    return _validated(lambda: schemas.PhotoQuery.model_validate(fields | query.model_dump(exclude_unset=True)))
+
+
+def parsed_json(schema: type[S]) -> Callable[[bytes], S]:
+    """Return a dependency that parses a JSON body in a thread, so that a large one delays nobody else."""
+
+    def parse(body: Annotated[bytes, Depends(json_body)]) -> S:
+        return _validated(lambda: schema.model_validate_json(body))
+
+    return parse
+
+
+def _validated(validate: Callable[[], S]) -> S:
+    try:
+        return validate()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise RequestValidationError([first | {"loc": ("body", *first["loc"])}]) from error
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Problem, "description": _PROBLEMS[status]} for status in statuses}
+
+
+def _photo_body_docs(fields: type[schemas.Schema] | None = None) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that is a photo, or a form with a photo and fields."""
+    properties = fields.model_json_schema()["properties"] if fields else {}
+    form = {"type": "object", "required": ["photo"], "properties": properties | {"photo": _FILE}}
+    return {
+        "requestBody": {
+            "required": True,
+            "description": "A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF, as the body or as the file of a form",
+            "content": {
+                "image/*": {"schema": _FILE},
+                "application/octet-stream": {"schema": _FILE},
+                "multipart/form-data": {"schema": form},
+            },
+        }
+    }
+
+
+def _json_body_docs(schema: type[schemas.Schema]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _jpeg_docs(description: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"image/jpeg": {}}, "description": description}, **_problems(404, 422, 503)}
+
+
+_POSTED: Final = _problems(400, 408, 413, 422, 503)
+
+
+@router.post("/search", responses=_POSTED, openapi_extra=_photo_body_docs(schemas.PhotoQuery))
+async def search(
+    service: Served, queue: Queue, photo: Photo, query: Annotated[schemas.PhotoQuery, Depends(photo_query)]
+) -> schemas.Searched:
+    """Find similar items for every garment of a photo, or for one region of it."""
+    async with queue.place():
+        return await service.search(photo.photo, query)
+
+
+@router.post("/search/vector", responses=_POSTED, openapi_extra=_json_body_docs(schemas.VectorQuery))
+async def search_vector(
+    service: Served, queue: Queue, query: Annotated[schemas.VectorQuery, Depends(parsed_json(schemas.VectorQuery))]
+) -> schemas.Matches:
+    """Find similar items for a vector: an earlier search with other filters, without sending the photo again."""
+    async with queue.place():
+        return await service.search_vector(query)
+
+
+@router.post("/search/item", responses=_POSTED | _problems(404), openapi_extra=_json_body_docs(schemas.ItemQuery))
+async def search_item(
+    service: Served, queue: Queue, query: Annotated[schemas.ItemQuery, Depends(parsed_json(schemas.ItemQuery))]
+) -> schemas.Matches:
+    """Find items that resemble any photo of an item, without the item itself."""
+    async with queue.place():
+        return await service.search_item(query)
+
+
+@router.post("/detect", responses=_POSTED, openapi_extra=_photo_body_docs())
+async def detect(service: Served, queue: Queue, photo: Photo) -> schemas.Detected:
+    """Find the garments of a photo."""
+    async with queue.place():
+        return await service.detect(photo.photo)
+
+
+@router.post("/embed", responses=_POSTED, openapi_extra=_photo_body_docs())
+async def embed(service: Served, queue: Queue, photo: Photo) -> schemas.Embedded:
+    """Embed a whole photo as a vector."""
+    async with queue.place():
+        return await service.embed(photo.photo)
+
+
+@router.get("/items/{item:path}", responses=_problems(404, 422, 503))
+async def item(service: Served, item: str) -> schemas.Item:
+    """Return what the gallery knows about an item."""
+    return await service.item(item)
+
+
+@router.get("/picture", response_class=Response, responses=_jpeg_docs("The picture, as a JPEG"))
+async def picture(
+    service: Served,
+    item: Annotated[str, Query(max_length=2000, description="The item's identifier")],
+    number: Annotated[int, Query(ge=0, le=1_000_000, description="Which of its photos, from 0")] = 0,
+    crop: Annotated[str | None, Query(max_length=100, description="The crop whose gallery has it")] = None,
+) -> Response:
+    """Return a photo of an item, as a JPEG of at most 480 pixels."""
+    data = await service.picture(item, number, crop)
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
+
+
+@router.get("/examples/{number}", response_class=Response, responses=_jpeg_docs("The photo, as a JPEG"))
+async def example(service: Served, number: Annotated[int, Path(ge=0, le=10_000_000)]) -> Response:
+    """Return a photo to start from, of the folder that was given with --examples."""
+    data = await service.example(number)
+    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/about")
+async def about(service: Served) -> schemas.About:
+    """Describe what is served: what a page shows, filters by, and may send."""
+    return service.about()
+
+
+@router.get("/healthz")
+async def healthz(service: Served) -> schemas.Health:
+    """Return whether the server answers, and the gallery's generation."""
+    return schemas.Health(status="ok", generation=service.main.generation)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Metrics in Prometheus' text format"}},
+)
+async def metrics(service: Served) -> Response:
+    """Return counts and times for Prometheus."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
