@@ -26,6 +26,12 @@ ROW_COLUMNS: Final = frozenset({"item", "photo", "label", "found", "detector"})
 PUBLIC_COLUMNS: Final = frozenset({"item", "label", "found"})
 """Those of them that clients may filter by; the others hold paths of this machine."""
 
+PLURALS: Final = {
+    "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
+    "belt": "belts",
+}  # fmt: skip
+"""The garment groups whose names are singular; the others are their own plurals."""
+
 _log = logging.getLogger("pipeline.serve")
 
 
@@ -66,6 +72,10 @@ class Snapshot:
             )  # fmt: skip
         except ValueError as error:
             raise QueryError(str(error)) from error
+
+    def reason(self, label: str | None) -> str:
+        """Return why there are no matches of a label: the shop has nothing of that kind; "" if it has."""
+        return "" if label is None or label in self.labels else f"this shop has no {PLURALS.get(label, label)}"
 
     def photo_number(self, match: Match) -> int:
         """Return which of its item's photos a match shows, from 0."""

@@ -338,8 +338,8 @@ class Service:
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
             found = snapshot.search(vectors, query.k, labels, query)
             return [
-                self._matches(snapshot, view.crop, vector, group, matches)
-                for vector, group, matches in zip(vectors, groups, found, strict=True)
+                self._matches(snapshot, view.crop, vector, group, label, matches)
+                for vector, group, label, matches in zip(vectors, groups, labels, found, strict=True)
             ]
 
         return await self._run("search", partial(view.ask, answer))
@@ -355,11 +355,18 @@ class Service:
             if match.item not in best or best[match.item].similarity < match.similarity:
                 best[match.item] = match
         first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
-        return self._matches(snapshot, crop, vectors[0], rows[0].group, first)
+        return self._matches(snapshot, crop, vectors[0], rows[0].group, query.label, first)
 
     def _matches(
-        self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match]
+        self,
+        snapshot: Snapshot,
+        crop: str,
+        vector: Vectors,
+        group: str,
+        label: str | None,
+        matches: Sequence[Match],
     ) -> schemas.Matches:
+        """Return the matches of a vector; ``group`` is the query's own, ``label`` what the matches were restricted to."""
         judged = with_verdicts(self._calibration, group, matches) if self._calibration else matches
         return schemas.Matches(
             crop=crop,
@@ -374,6 +381,7 @@ class Service:
                 )
                 for match in judged
             ],
+            reason="" if matches else snapshot.reason(label),
         )
 
     async def _rows(self, view: GalleryView, item: str) -> list[Any]:

@@ -84,6 +84,15 @@ class TestSearch:
         refused(client.post("/search", params={"where": "price <"}, content=photo), 422, "wanted a value here")
         refused(client.post("/search", params={"where": "colour = red"}, content=photo), 422, "no column 'colour'")
 
+    def test_a_kind_that_the_shop_lacks_is_named_as_the_reason(self, client, photo):
+        (result, *_), *_ = [
+            one["results"] for one in found(client.post("/search?label=scarf", content=photo))["garments"]
+        ]
+        assert (result["matches"], result["reason"]) == ([], "this shop has no scarves")
+        told = found(client.post("/search/item", json={"item": "red", "label": "top", "min_similarity": 1}))
+        assert (told["matches"], told["reason"]) == ([], "")
+        assert found(client.post("/search?any_kind=true", content=photo))["garments"][0]["results"][0]["reason"] == ""
+
     @pytest.mark.parametrize("column", ["photo", "detector", "PHOTO", "sha256", "stamp"])
     def test_filters_know_only_what_the_catalogue_says(self, client, shop, photo, column):
         for where in (f"{column} like '%pictures%'", f"price < 500 or {column} < 5", f"not {column} contains x"):

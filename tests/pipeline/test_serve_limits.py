@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -138,6 +137,13 @@ class TestConnections:
 
     def test_one_that_never_reads_its_answer_is_closed(self, shop, monkeypatch):
         monkeypatch.setattr(serve_app, "CLIENT_TIMEOUT_S", 0.3)
+        lost, connection_lost = threading.Event(), serve_app.BoundedProtocol.connection_lost
+
+        def note(protocol, error):
+            lost.set()
+            connection_lost(protocol, error)
+
+        monkeypatch.setattr(serve_app.BoundedProtocol, "connection_lost", note)
         app = shop.app()
 
         @app.get("/large")
@@ -145,9 +151,8 @@ class TestConnections:
             return "x" * 50_000_000
 
         with running(app) as address, connect(address, b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n") as slow:
-            time.sleep(2)
-            with suppress(ConnectionResetError):
-                assert len(read_all(slow)) < 50_000_000
+            assert lost.wait(PATIENCE_S)
+            assert len(read_all(slow)) < 50_000_000
 
     def test_idle_ones_make_room_and_health_is_answered(self, shop, monkeypatch):
         monkeypatch.setattr(serve_app, "MAX_CONNECTIONS", 20)
