@@ -17,13 +17,12 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from jinja2 import Environment, PackageLoader
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pipeline.report_style import STYLE
+from pipeline.pages import STYLE, render
 from pipeline.serve.api import router
 from pipeline.serve.galleries import QueryError
 from pipeline.serve.limits import BodyReader, Limits, RequestQueue, is_allowed_host, refusal
@@ -164,9 +163,8 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def reference() -> HTMLResponse:
-        loader = PackageLoader("pipeline.serve", "assets")
-        environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        return HTMLResponse(environment.get_template("reference.jinja").render(schema=app.openapi()))
+        sheets = ("assets/look.css", "assets/page.css")
+        return HTMLResponse(render("reference.html", title="outfinder – HTTP API", schema=app.openapi(), sheets=sheets))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

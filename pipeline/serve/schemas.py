@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.report_photo import described, is_link
+from pipeline.pages import described, is_link
 
 MAX_K: Final = 100
 """The most items that a request may ask for."""

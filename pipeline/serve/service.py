@@ -21,9 +21,8 @@ import numpy as np
 
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
+from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
-from pipeline.report_photo import rings
-from pipeline.report_style import color_of
 from pipeline.search import config_for, open_for_search
 from pipeline.serve import schemas
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
@@ -527,8 +526,8 @@ def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Gar
     height, width = photo.image.shape[:2]
     garments = []
     for detection in detections:
-        outline = [] if detection.mask is None else rings(detection.mask, detection.box)
-        full = [[(x * photo.width // width, y * photo.height // height) for x, y in ring] for ring in outline]
+        outline = [] if detection.mask is None else outlines(detection.mask, detection.box)
+        full = [[(x * photo.width // width, y * photo.height // height) for x, y in polygon] for polygon in outline]
         box = photo.to_full(detection.box).corners
         garments.append(schemas.Garment(label=detection.label, score=round(detection.score, 4), box=box, outline=full))
     return garments

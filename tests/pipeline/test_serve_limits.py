@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from served import EVIL, HOSTS, add, blank, client, photo, running, shop
 
 from pipeline.gallery import Gallery
-from pipeline.report_style import STYLE
+from pipeline.pages import STYLE
 from pipeline.serve import app as serve_app
 from pipeline.serve import limits as serve_limits
 from pipeline.serve.limits import Limits

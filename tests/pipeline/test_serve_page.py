@@ -64,7 +64,7 @@ def visit(browser, shop):
             context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
             contexts.append(context)
             page = context.new_page()
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(60_000)
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
