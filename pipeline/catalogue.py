@@ -1,27 +1,39 @@
-"""Read catalogues and add them to galleries."""
+"""Read catalogues, and add them to galleries: what is new or changed is embedded, everything else left alone."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import logging
 import os
 import re
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
+from unicodedata import normalize
 
-from pipeline.config import Config, is_own
+from pipeline.config import Config, is_external
 from pipeline.gallery import Gallery, Row
 from pipeline.pipeline import Analysis
-from stages.errors import CatalogueError, GalleryError
-from stages.files import check_regular, read_whole
+from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
+from stages.errors import GalleryError
+from stages.files import existing_spelling, read_whole, write_whole
 from stages.images import MAX_BYTES, walk
 
-REQUIRED = ("item_id", "image")
+REQUIRED: Final = ("item_id", "image")
+"""The columns that a catalogue's table must have."""
+
+SAVE_EVERY_S = 60.0
+"""How often a long run saves: what a kill costs."""
+
+NOTE: Final = "unfinished.json"
+"""The file in a gallery's folder that describes the run in progress, until it has finished."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +46,29 @@ class CataloguePhoto:
     error: str | None = None
 
 
-def read_catalogue(sources: Iterable[Path], item_pattern: re.Pattern[str] | None = None) -> Iterator[CataloguePhoto]:
-    """The photos of every source, in order.
+def read_catalogue(
+    sources: Iterable[str | Path],
+    item_pattern: re.Pattern[str] | None = None,
+    note: Callable[[str], None] = _log.warning,
+) -> Iterator[CataloguePhoto]:
+    """Yield the photos of every source lazily, in order.
 
-    A ``.csv`` source has columns ``item_id`` and ``image`` (a path relative to the CSV); further columns are
-    kept as metadata. Elsewhere a source is a photo or a folder of them, and an item's id is what
-    ``item_pattern`` finds in the file name (its group 1 where it has groups), else the sub-folder within the
-    source, else the file's stem.
+    A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (a path relative to the table); further
+    columns are kept as metadata. Any other source is a photo or a folder of photos, whose item ids are what
+    ``item_pattern`` finds in the file name (its group 1 if it has groups), else the sub-folder within the source, else
+    the file's stem. Item ids and metadata are in Unicode's composed form, as whichever system wrote them.
+
+    Args:
+        sources: tables, folders and photos.
+        item_pattern: finds an item's id in a file name.
+        note: called with what is worth knowing though no photo is lost.
 
     Raises:
-        CatalogueError: a CSV cannot be read as a whole.
+        CatalogueError: a table cannot be read as a whole.
     """
-    for source in sources:
-        if source.suffix.lower() == ".csv" and not source.is_dir():
-            yield from _rows(source)
+    for source in map(Path, sources):
+        if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
+            yield from _read_rows(source, note)
         else:
             yield from (_named(path, source, item_pattern) for path in walk([source]))
 
@@ -58,65 +79,54 @@ def _named(path: Path, source: Path, item_pattern: re.Pattern[str] | None) -> Ca
         item = found and (found[1] if item_pattern.groups else found[0])
         if not item:
             return CataloguePhoto(path, error=f"has no item id: {item_pattern.pattern!r} finds none in its name")
-        return CataloguePhoto(path, item)
-    within = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
-    return CataloguePhoto(path, path.stem if within == "." else within)
+    else:
+        folder = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
+        item = path.stem if folder == "." else folder
+    return CataloguePhoto(path, normalize("NFC", item))
 
 
-def _rows(source: Path) -> Iterator[CataloguePhoto]:
-    try:
-        check_regular(source.stat())
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            file.seek(0)
-            rows = csv.DictReader(file, delimiter=delimiter, strict=True)
-            missing = [name for name in REQUIRED if name not in (rows.fieldnames or ())]
-            if missing:
-                raise CatalogueError(
-                    f"catalogue {source} lacks the column {' and '.join(missing)};"
-                    f" its first line must name item_id and image, it is {header.strip()[:100]!r}"
-                )
-            for row in rows:
-                yield _row(row, source, rows.line_num)
-    except OSError as error:
-        raise CatalogueError(f"catalogue {source} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CatalogueError(f"catalogue {source} is not a CSV in UTF-8: {error}") from error
-
-
-def _row(row: dict[str | None, str | None], source: Path, line: int) -> CataloguePhoto:
-    item, image = ((row[name] or "").strip() for name in REQUIRED)
-    if not item or not image or None in row:
-        wrong = "has more cells than the header" if None in row else "lacks an item_id or an image"
-        return CataloguePhoto(source, error=f"line {line} {wrong}")
-    metadata = tuple((key, value.strip()) for key, value in row.items() if key and key not in REQUIRED and value)
-    return CataloguePhoto(source.parent / image, item, metadata)
-
-
-SAVE_EVERY_S = 60.0
-"""Long runs save this often: what a kill costs."""
+def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CataloguePhoto]:
+    for row in read_table(source, REQUIRED, note):
+        item, image = (row.cells.get(name, "") for name in REQUIRED)
+        error = row.error
+        if error is None and not (item and image):
+            error = "lacks an item_id or an image"
+        elif error is None and "://" in image:
+            error = f"names {image[:200]}: download the photo first, photos are read from files only"
+        if error is not None:
+            yield CataloguePhoto(source, error=f"line {row.line} {error}")
+            continue
+        metadata = tuple(
+            (name, normalize("NFC", cell)) for name, cell in row.cells.items() if name not in REQUIRED and cell
+        )
+        yield CataloguePhoto(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a catalogue's photos, and the reasons of those that failed."""
+    """What became of a catalogue's photos, with the reasons of those that failed.
+
+    ``absent`` counts the gallery's photos that are not in the catalogue, once it has been read to its end; those that
+    were pruned are not among them.
+    """
 
     added: int = 0
     replaced: int = 0
     redescribed: int = 0
     unchanged: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    absent: int = 0
+    pruned: int = 0
 
     @property
     def seen(self) -> int:
-        """How many photos were looked at."""
+        """How many photos have been read."""
         return self.added + self.replaced + self.redescribed + self.unchanged + len(self.failed)
 
 
 @dataclass(slots=True)
 class _Identity:
-    """By what a photo is known again: its place, size and time of change, else its content, read when asked for."""
+    """What identifies a photo: its path, size and times, else its content, hashed only when needed."""
 
     path: Path
     stamp: str
@@ -125,7 +135,7 @@ class _Identity:
     @property
     def sha256(self) -> str:
         if self._sha256 is None:
-            self._sha256 = _digest(self.path)
+            self._sha256 = digest(self.path)
         return self._sha256
 
 
@@ -133,10 +143,11 @@ class Indexing:
     """One run over a catalogue.
 
     Args:
-        gallery: where to; the caller holds it for writing.
-        pipeline: with ``main_garment`` set, its embedder and cropper the gallery's own; or whatever does the same.
-        detector: the detector's name: photos that another one looked at are looked at again.
+        gallery: to add to; the caller holds it for writing.
+        pipeline: with ``main_garment`` set, its embedder and cropper the gallery's; or anything that does the same.
+        detector: the detector's name: photos indexed with another detector are analysed again.
         progress: called after each photo.
+        prune: remove the gallery's photos that are not in the catalogue.
     """
 
     def __init__(
@@ -145,26 +156,31 @@ class Indexing:
         pipeline: Callable[[Iterable[Path]], Iterator[Analysis]],
         detector: str,
         progress: Callable[[Tally], None] | None = None,
+        *,
+        prune: bool = False,
     ) -> None:
         self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
-        self._progress = progress
+        self._progress, self._prune = progress, prune
         self._pending: deque[tuple[CataloguePhoto, _Identity]] = deque()
+        self._seen: set[int] = set()
+        self._bad_lines = 0
         self.tally = Tally()
 
     def __call__(self, catalogue: Iterable[CataloguePhoto]) -> Tally:
-        """Add every photo of the catalogue and save, now and then and however it ends.
+        """Add every photo of the catalogue, saving now and then and however the run ends.
 
-        A photo that cannot be read is told and passed over.
+        A photo that cannot be read is reported and passed over.
         """
         saved = monotonic()
         try:
             for analysis in self._pipeline(self._to_embed(catalogue)):
                 entry, identity = self._pending.popleft()
                 self._add(entry, identity, analysis)
-                self._tell()
+                self._report()
                 if monotonic() - saved > SAVE_EVERY_S:
                     self._gallery.save()
                     saved = monotonic()
+            self._count_absent()
         finally:
             self._gallery.save()
         return self.tally
@@ -172,20 +188,22 @@ class Indexing:
     def _to_embed(self, catalogue: Iterable[CataloguePhoto]) -> Iterator[Path]:
         for entry in catalogue:
             if entry.error:
+                self._bad_lines += 1
                 self.tally.failed.append((entry.path, entry.error))
-                self._tell()
+                self._report()
                 continue
             path = _true_path(entry.path)
-            identity = _Identity(path, _stamp(path))
+            identity = _Identity(path, stamp(path))
+            self._see(entry.item, str(path))
             if known := self._known(entry.item, identity):
                 self._describe(known, entry, identity)
-                self._tell()
+                self._report()
             else:
                 self._pending.append((entry, identity))
                 yield path
 
     def _known(self, item: str, identity: _Identity) -> Row | None:
-        """The row of a photo that need not be embedded again."""
+        """Return the row of a photo that need not be embedded again."""
         same = self._gallery.photo_of(item, str(identity.path))
         if same is None or not identity.stamp or same.stamp != identity.stamp:
             same = self._gallery.photo_of(item, str(identity.path), identity.sha256)
@@ -194,10 +212,11 @@ class Indexing:
         return same if same and same.detector == self._detector else None
 
     def _describe(self, known: Row, entry: CataloguePhoto, identity: _Identity) -> None:
-        """Note new metadata, and the new place of a photo that has moved."""
+        """Store new metadata, and the new path of a photo that has moved."""
         photo = _place(known, identity.path)
-        stamp = identity.stamp if photo == str(identity.path) else known.stamp
-        new = replace(known, photo=photo, metadata=entry.metadata, stamp=stamp)
+        new_stamp = identity.stamp if photo == str(identity.path) else known.stamp
+        new = replace(known, photo=photo, metadata=entry.metadata, stamp=new_stamp)
+        self._see(new.item, new.photo)
         if new.photo == known.photo and dict(new.metadata) == dict(known.metadata):
             self.tally.unchanged += 1
         else:
@@ -209,69 +228,80 @@ class Indexing:
         if analysis.error:
             self.tally.failed.append((entry.path, analysis.error))
             return
-        if known := self._known(entry.item, identity):  # a copy of one that came just before
+        if known := self._known(entry.item, identity):  # a copy of a photo that came just before
             self._describe(known, entry, identity)
             return
         (found,) = analysis.detections
         photo = str(analysis.path)
         if old := self._gallery.photo_of(entry.item, photo, identity.sha256):
             photo = _place(old, analysis.path)
-            self._gallery.redescribe(old, replace(old, photo=photo))  # adding replaces what is at that place
+            self._gallery.redescribe(old, replace(old, photo=photo))  # adding replaces the row with this photo
             self.tally.replaced += 1
         else:
             self.tally.added += 1
-        stamp = identity.stamp if photo == str(identity.path) else ""
+        new_stamp = identity.stamp if photo == str(identity.path) else ""
         row = Row(entry.item, photo, identity.sha256, self._detector, found.label, round(found.score, 4), found.box,
-                  entry.metadata, stamp)  # fmt: skip
+                  entry.metadata, new_stamp)  # fmt: skip
+        self._see(row.item, row.photo)
         self._gallery.add([row], analysis.vectors)
 
-    def _tell(self) -> None:
+    def _see(self, item: str, photo: str) -> None:
+        """Remember that the catalogue has a photo, by a hash, for there may be millions."""
+        self._seen.add(hash((item, photo)))
+
+    def _count_absent(self) -> None:
+        """Count the rows that are not in the catalogue, or prune them unless lines of the catalogue are unreadable."""
+        absent = [row for row in self._gallery.rows if hash((row.item, row.photo)) not in self._seen]
+        if self._prune and not self._bad_lines:
+            self.tally.pruned = self._gallery.discard(absent)
+        else:
+            self.tally.absent = len(absent)
+
+    def _report(self) -> None:
         if self._progress:
             self._progress(self.tally)
 
 
 def _place(known: Row, path: Path) -> str:
-    """Where a photo is: where it was, unless it has moved."""
+    """Return the path of a photo: where it was, unless it has moved."""
     return known.photo if Path(known.photo).exists() else str(path)
 
 
 def _true_path(path: Path) -> Path:
-    """Absolute, the folder's links followed: the same from wherever a photo is named."""
+    """Return the absolute path, links in the folder resolved: the same from wherever a photo is named."""
     try:
         return Path(os.path.realpath(path.parent), path.name)
-    except ValueError:  # a null byte, which reading it as a photo will tell
+    except ValueError:  # a null byte, which reading the photo will report
         return path
 
 
-def _stamp(path: Path) -> str:
-    """The file's size and time of change; empty where it cannot be had."""
+def stamp(path: Path) -> str:
+    """Return a file's size and its times of modification and of change, or an empty string if it has none.
+
+    Whoever replaces a picture can set the first time back, but not the second.
+    """
     try:
-        told = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return ""
-    return f"{told.st_size} {told.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def _digest(path: Path) -> str:
-    """The file's sha256; empty where it cannot be read, which reading it as a photo will tell."""
+def digest(path: Path) -> str:
+    """Return a photo file's sha256, or an empty string if it cannot be read, which reading the photo will report."""
     try:
-        if (
-            not path.is_file() or path.stat().st_size > MAX_BYTES
-        ):  # a pipe or a device would block, a huge file take long
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_BYTES:  # those of /proc have no size
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return ""
-
-
-NOTE: Final = "unfinished.json"
-_NOTED: Final = frozenset(field.name for field in fields(Config))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ``outfinder index`` was asked for: sources, the pattern of item ids, and the stages that were given."""
+    """What ``outfinder index`` was asked for: sources, the pattern of item ids, and the given fields of a config."""
 
     sources: tuple[Path, ...]
     item_pattern: str | None = None
@@ -283,69 +313,60 @@ class Run:
         return None if self.item_pattern is None else re.compile(self.item_pattern)
 
 
-def note(folder: Path, run: Run) -> None:
-    """Remember a run that begins.
+def note_run(folder: Path, run: Run) -> None:
+    """Describe a run that begins in the gallery's folder, so that it can be resumed.
 
     Raises:
-        GalleryError: the gallery cannot be written.
+        GalleryError: the folder cannot be written.
     """
-    plain = {
-        "sources": [str(source.absolute()) for source in run.sources],
-        "item_pattern": run.item_pattern,
-        "given": {
-            name: str(value.absolute()) if isinstance(value, Path) else value for name, value in run.given.items()
-        },
-    }
-    partial = folder / f"{NOTE}.partial"
+    given = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in run.given.items()}
+    sources = [str(source.absolute()) for source in run.sources]
     try:
-        with partial.open("w", encoding="ascii") as file:
-            json.dump(plain, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / NOTE)
+        text = json.dumps({"sources": sources, "item_pattern": run.item_pattern, "given": given})
+        write_whole(folder / NOTE, text)
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}") from error
 
 
-def unfinished(folder: Path) -> Run:
-    """The run that was cut short.
+def unfinished_run(folder: Path) -> Run:
+    """Return the run that was interrupted.
 
     Raises:
         ValueError: there is none.
-        GalleryError: it was not noted as a whole.
+        GalleryError: its description is damaged, or names code, which a file must not.
     """
     try:
-        run = _read(json.loads(read_whole(folder / NOTE, 10_000_000)))
+        run = _parsed(json.loads(read_whole(folder / NOTE, 10_000_000)))
     except FileNotFoundError:
-        raise ValueError(f"gallery {folder} has no run to resume: none was cut short") from None
+        raise ValueError(f"gallery {folder} has no run to resume: none was interrupted") from None
     except OSError as error:
         raise GalleryError(f"{folder / NOTE} cannot be read: {error.strerror}; give the sources again") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
-        raise GalleryError(f"{folder / NOTE} is no note of a run ({error}); give the sources again") from error
-    for name in run.given.values():
-        if isinstance(name, str) and is_own(name):
+        raise GalleryError(f"{folder / NOTE} does not describe a run ({error}); give the sources again") from error
+    for stage in ("detector", "crop", "embedder", "index"):
+        if is_external(str(run.given.get(stage, ""))):
             raise GalleryError(
-                f"the run that was cut short used {name!r}, which a file cannot name: give its whole command again"
+                f"the interrupted run used {run.given[stage]!r}, which a file must not name: give the whole command again"
             )
     return run
 
 
-def _read(plain: Any) -> Run:
-    """A run as it was noted.
+def _parsed(plain: Any) -> Run:
+    """Return a described run.
 
     Raises:
         ValueError, KeyError, TypeError: it is something else.
     """
     sources, pattern, given = plain["sources"], plain["item_pattern"], dict(plain["given"])
     wrong = [name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)]
-    if not isinstance(sources, list) or wrong or given.keys() - _NOTED:
-        raise ValueError("it names what no run has")
+    if not isinstance(sources, list) or wrong or given.keys() - {field.name for field in fields(Config)}:
+        raise ValueError("it has unknown settings")
     if pattern is not None:
         re.compile(pattern)
     given = {name: Path(value) if name.endswith("_weights") else value for name, value in given.items()}
     return Run(tuple(map(Path, sources)), pattern, given)
 
 
-def finish(folder: Path) -> None:
-    """Forget the run: it has finished."""
+def forget_run(folder: Path) -> None:
+    """Remove the description of a run that has finished."""
     (folder / NOTE).unlink(missing_ok=True)

@@ -1,18 +1,17 @@
-"""Near-duplicates of photo sets: found, told, and merged into a catalogue without them.
-
-:mod:`pipeline.gallery.duplicates` finds those in a gallery, by the vectors that it holds.
-"""
+"""Find near-duplicates in photo sets, and write the sets without them as a catalogue."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pipeline.catalogue import REQUIRED, read_catalogue
 from pipeline.embedder_evaluation.subject import embed
 from pipeline.photosets import COLUMNS
 from stages.embed.duplicates import (
@@ -32,10 +31,10 @@ from stages.protocols import Embedder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Near-duplicates of the photos that could be read: pairs, and groups that they join, as places in the set.
+class Duplicates:
+    """Near-duplicates of the photos that could be read: pairs, and the groups that they join, as numbers in the set.
 
-    The last ``against`` photos are of the other side; where there are some, each pair has one photo of each.
+    The last ``against`` photos are of the other set; if there are some, each pair has one photo of each set.
     """
 
     photos: PhotoSet
@@ -44,11 +43,11 @@ class Found:
     against: int
 
     def items_of(self, group: Sequence[int]) -> list[str]:
-        """The items that a group's photos stand under, each once."""
-        return list(dict.fromkeys(self.photos.samples[place].item for place in group))
+        """Return the items of a group's photos, each once."""
+        return list(dict.fromkeys(self.photos.samples[number].item for number in group))
 
 
-def find(
+def find_duplicates(
     photos: PhotoSet,
     others: PhotoSet | None = None,
     embedder: Embedder | None = None,
@@ -56,47 +55,46 @@ def find(
     bits: int = HASH_BITS,
     similarity: float = SIMILARITY,
     within_items: bool = False,
-) -> Found:
-    """Read photos and find those that are one picture, by hash and, where there is an embedder, by its vectors.
+) -> Duplicates:
+    """Read photos and find those that show one picture, by perceptual hash and, given an embedder, by its vectors.
 
     Args:
-        photos: to look in.
-        others: where given, duplicates are between the sets only.
-        embedder: to ask as well.
-        bits: of 64 that hashes may differ in.
-        similarity: from which on vectors are near-duplicates.
-        within_items: tell those of one item too, such as two views that differ in nothing.
+        photos: to search.
+        others: if given, duplicates are pairs of one photo of each set.
+        embedder: to compare by as well.
+        bits: of 64 in which hashes may differ.
+        similarity: from which vectors are near-duplicates.
+        within_items: report duplicates of one item too, such as two views that hardly differ.
 
     Raises:
         CatalogueError: an embedder is given, and none of the photos can be read.
     """
     if embedder is None:
-        (own_read, own_images), *more = [load(each) for each in (photos, others) if each is not None]
-        read, own = own_read.joined(each for each, _ in more), len(own_images)
-        found = by_hash(perceptual_hashes([*own_images, *chain.from_iterable(images for _, images in more)]), bits)
+        (read, images), *more = [load(each) for each in (photos, others) if each is not None]
+        count = len(images)
+        read = read.joined(each for each, _ in more)
+        pairs = by_hash(perceptual_hashes([*images, *chain.from_iterable(images for _, images in more)]), bits)
     else:
         embedded = embed(embedder, photos, others)
-        read, own = embedded.photos, len(embedded.samples) - embedded.distractors
-        found = by_hash(perceptual_hashes(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
+        read, count = embedded.photos, len(embedded.samples) - embedded.distractors
+        pairs = by_hash(perceptual_hashes(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
 
     def counts(pair: Duplicate) -> bool:
-        if others is not None and (pair.first < own) == (pair.second < own):
+        if others is not None and (pair.first < count) == (pair.second < count):
             return False
-        one, other = read.samples[pair.first], read.samples[pair.second]
-        return within_items or one.item != other.item
+        return within_items or read.samples[pair.first].item != read.samples[pair.second].item
 
-    pairs = tuple(filter(counts, found))
-    count = len(read.samples)
-    return Found(read, pairs, tuple(tuple(group) for group in duplicate_groups(pairs, count)), count - own)
+    wanted = tuple(filter(counts, pairs))
+    groups = tuple(map(tuple, duplicate_groups(wanted, len(read.samples))))
+    return Duplicates(read, wanted, groups, len(read.samples) - count)
 
 
-def line_of(found: Found, group: Sequence[int]) -> dict[str, Any]:
-    """A group for people and machines: its photos with their items, and the pairs that join it."""
-    inside = set(group)
-    samples = found.photos.samples
+def group_record(duplicates: Duplicates, group: Sequence[int]) -> dict[str, Any]:
+    """Return a group as the object of its JSON line: its photos, their items, and the pairs that join it."""
+    members, samples = set(group), duplicates.photos.samples
     return {
-        "items": found.items_of(group),
-        "photos": [str(samples[place].path) for place in group],
+        "items": duplicates.items_of(group),
+        "photos": [str(samples[number].path) for number in group],
         "pairs": [
             {
                 "a": str(samples[pair.first].path),
@@ -104,33 +102,55 @@ def line_of(found: Found, group: Sequence[int]) -> dict[str, Any]:
                 "by": pair.by,
                 "differing_bits" if pair.by == "hash" else "similarity": round(pair.score, 4),
             }
-            for pair in found.pairs
-            if pair.first in inside
+            for pair in duplicates.pairs
+            if pair.first in members
         ],
     }
 
 
-def clean(found: Found) -> PhotoSet:
-    """The photos without near-duplicates: items that share one merged, or, against another set, what it has left out."""
-    if not found.against:
-        return merge_duplicates(found.photos, found.groups)
-    own = len(found.photos.samples) - found.against
-    doubled = {place for group in found.groups for place in group}
-    kept = [sample for place, sample in enumerate(found.photos.samples[:own]) if place not in doubled]
-    return replace(found.photos, samples=tuple(kept))
+def without(duplicates: Duplicates) -> PhotoSet:
+    """Return the set without near-duplicates: items that share one merged, or without those of the other set."""
+    photos = duplicates.photos
+    if not duplicates.against:
+        return merge_duplicates(photos, duplicates.groups)
+    doubled = {number for group in duplicates.groups for number in group}
+    kept = (sample for number, sample in enumerate(photos.samples[: -duplicates.against]) if number not in doubled)
+    return replace(photos, samples=tuple(kept))
 
 
-def write_catalogue(photos: PhotoSet, target: Path) -> None:
-    """A CSV that ``--layout items`` and ``outfinder index`` read; paths are relative to its folder.
+def catalogue_rows(sources: Iterable[Path], item_pattern: re.Pattern[str] | None) -> dict[Path, dict[str, str]]:
+    """Return the metadata of each photo of a catalogue, of the first row for a photo that is there several times."""
+    rows: dict[Path, dict[str, str]] = {}
+    for photo in read_catalogue(sources, item_pattern, lambda _: None):
+        rows.setdefault(photo.path, dict(photo.metadata))
+    return rows
+
+
+def write_catalogue(photos: PhotoSet, target: Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
+    """Write a CSV that ``--layout items`` and ``outfinder index`` read; paths are relative to its folder.
+
+    Args:
+        photos: to write.
+        target: the CSV.
+        rows: the metadata of each photo in the catalogue that it was read from; every column is kept.
 
     Raises:
-        ValueError: garments that are cut out of photos are no photos of their own.
+        ValueError: garments cut out of photos are no photos by themselves.
     """
     if any(sample.cut for sample in photos.samples):
-        raise ValueError("a catalogue names whole photos, and these are garments cut out of them; leave -o away")
-    with replacing(target) as part, part.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["item_id", "image", *COLUMNS])
-        for sample in photos.samples:
-            path = Path(os.path.relpath(sample.path, target.parent)).as_posix()
-            rows.writerow([sample.item, path, sample.style, sample.label, sample.domain, sample.source])
+        raise ValueError("a catalogue names whole photos, and these are garments cut out of them; leave -o out")
+    table = [
+        {**rows.get(sample.path, {}), **{name: value for name in COLUMNS if (value := getattr(sample, name))}}
+        for sample in photos.samples
+    ]
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    folder = os.path.realpath(target.parent)
+    with (
+        replacing(target) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow([*REQUIRED, *columns])
+        for sample, row in zip(photos.samples, table, strict=True):
+            path = os.path.relpath(Path(os.path.realpath(sample.path.parent), sample.path.name), folder)
+            lines.writerow([sample.item, Path(path).as_posix(), *(row.get(column, "") for column in columns)])

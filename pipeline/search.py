@@ -1,28 +1,42 @@
-"""Search a gallery with the garments of photos."""
+"""Search a gallery by the garments of photos, and open a gallery with the stages it was made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from pipeline.config import Config, build_cropper, build_detector, build_embedder, check_trusted, trust
+from pipeline.config import (
+    EMBEDDERS,
+    FEATURES,
+    Config,
+    build_cropper,
+    build_detector,
+    build_embedder,
+    check_trusted,
+    trust,
+)
 from pipeline.gallery import Gallery, Manifest, is_gallery
 from pipeline.pipeline import Analysis, Pipeline
 from stages.errors import GalleryError, GalleryMismatch
 from stages.parallel import in_turn
 from stages.parts import part
+from stages.protocols import Cropper, Embedder
 from stages.types import WHOLE, Box, Mask, Match
+
+_SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
+"""The settings that a gallery saves, so that it is always opened with the stages it was made with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """One garment of a photo, its box and mask in pixels of the full-size photo, with its matches if searched.
+    """One garment of a photo; its box and mask are in pixels of the full-size photo.
 
-    ``notice`` is a sentence for people on why there are no matches, such as "This shop has no shoes."
+    ``matches`` is None where nothing was searched. ``notice`` tells people why there are no matches, such as "This shop
+    has no shoes."
     """
 
     label: str
@@ -47,92 +61,16 @@ class PhotoResult:
     error: str | None = None
 
 
-_KEPT = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
-
-
-def config_for(manifest: Manifest | None, given: dict[str, Any]) -> Config:
-    """The config of a gallery: what is given, else what it was made with, else the defaults.
-
-    A stage that is given by name does not inherit the weights of the gallery's other one.
-
-    Raises:
-        StageError: a manifest names code that was not given.
-    """
-    kept: dict[str, Any] = dict(manifest.settings) if manifest else {}
-    for stage in ("detector", "embedder"):
-        if stage in given and given[stage] != kept.get(stage):
-            kept.pop(f"{stage}_weights", None)
-    kept = {name: Path(value) if name.endswith("_weights") else value for name, value in kept.items() if name in _KEPT}
-    for stage in ("detector", "crop", "embedder", "index"):
-        if name := given.get(stage):
-            trust(name)
-        elif (name := manifest.index if manifest and stage == "index" else kept.get(stage)) is not None:
-            check_trusted(name, "the gallery", stage)
-    if "min_score" in kept:
-        kept["min_score"] = _score(kept["min_score"])
-    return Config(**(kept | ({"index": manifest.index} if manifest else {}) | given))
-
-
-def _score(told: str) -> float:
-    try:
-        score = float(told)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 1:
-        raise GalleryError(f"the gallery's manifest says min_score {told[:50]!r}, which is none; give --min-score")
-    return score
-
-
-def open_or_create(folder: Path, given: dict[str, Any], storage: str | None = None) -> tuple[Gallery, Pipeline, Config]:
-    """The gallery of a folder, made if absent, and the pipeline that looks at catalogue photos for it.
-
-    Args:
-        folder: of the gallery.
-        given: fields of a config that were asked for.
-        storage: how vectors are kept, likewise: float32 (the default), float16 or int8.
-
-    Raises:
-        GalleryMismatch: a given stage, index or storage is not the one that the gallery was made with.
-    """
-    old = Gallery.open(folder) if is_gallery(folder) else None
-    config = config_for(old.manifest if old else None, given)
-    cropper, embedder = build_cropper(config), build_embedder(config)
-    pipeline = Pipeline(build_detector(config), cropper, embedder, batch_size=config.batch_size, workers=config.workers,
-                        main_garment=True)  # fmt: skip
-    if old is None:
-        chosen = {name: value for name in _KEPT if (value := getattr(config, name)) is not None}
-        settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
-        old = Gallery.create(folder, embedder, cropper, config.index, settings, storage or "float32")
-    old.check_made_with(embedder, cropper)
-    for what, own, asked in (
-        ("index", old.manifest.index, given.get("index")),
-        ("vectors as", old.manifest.storage, storage),
-    ):
-        if asked not in (None, own):
-            raise GalleryMismatch(f"gallery {folder} has {what} {own!r}; make another gallery for {asked!r}")
-    return old, pipeline, config
-
-
-def open_for_search(folder: Path, given: dict[str, Any]) -> tuple[Gallery, Pipeline, Config]:
-    """A gallery and the pipeline that looks at query photos for it.
-
-    Photos are looked at by the detector that is given, else by the one of the catalogue, but never taken whole
-    just because the catalogue was.
-
-    Raises:
-        GalleryError: there is no gallery.
-        GalleryMismatch: a given stage is not the one that the gallery was made with.
-    """
-    gallery = Gallery.open(folder)
-    config = config_for(gallery.manifest, given)
-    if config.index != gallery.manifest.index:
-        raise GalleryMismatch(f"gallery {folder} has index {gallery.manifest.index!r}, not {config.index!r}")
-    if config.detector == "whole" and "detector" not in given:
-        config = replace(config, detector=Config().detector)
-    cropper, embedder = build_cropper(config), build_embedder(config)
-    pipeline = Pipeline(build_detector(config), cropper, embedder, batch_size=config.batch_size, workers=config.workers)
-    gallery.check_made_with(embedder, cropper)
-    return gallery, pipeline, config
+def result_of(analysis: Analysis, matches: Sequence[Sequence[Match]] | None = None) -> PhotoResult:
+    """Return an analysis as a result, with the matches of each detection if it was searched."""
+    photo = analysis.photo
+    if photo is None:
+        return PhotoResult(str(analysis.path), error=analysis.error)
+    garments = (
+        Garment(found.label, found.score, found.box, found.mask, None if matches is None else tuple(matches[number]))
+        for number, found in enumerate(analysis.detections)
+    )
+    return PhotoResult(str(analysis.path), photo.width, photo.height, tuple(garments))
 
 
 def search_batch(
@@ -144,38 +82,161 @@ def search_batch(
     where: str | None = None,
     min_similarity: float = -1.0,
 ) -> list[PhotoResult]:
-    """A result for each photo; all garments are searched for at once, which takes less than photo by photo.
+    """Search for the garments of several photos at once, which is faster than photo by photo.
 
     Args:
         gallery: made with the pipeline's embedder.
-        batch: what the pipeline found in some photos.
-        k: matches of each garment.
+        batch: analyses of some photos.
+        k: matches per garment.
         same_label: only items of the garment's own group.
-        where: only items that this filter lets through.
+        where: only items that pass this filter.
         min_similarity: matches below it are left out.
 
     Raises:
         ValueError: as :meth:`Gallery.search`.
     """
-    found = [detection for analysis in batch for detection in analysis.detections]
-    if not found:
-        return [_result(analysis, ()) for analysis in batch]
+    detections = [detection for analysis in batch for detection in analysis.detections]
+    if not detections:
+        return [result_of(analysis, ()) for analysis in batch]
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
-    labels = [None if one.label == WHOLE else one.label for one in found] if same_label else None
+    labels = [None if one.label == WHOLE else one.label for one in detections] if same_label else None
 
     def search() -> list[list[Match]]:
         with part("search"):
             return gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
 
-    matches = in_turn(search)
-    every = (
-        Garment(one.label, one.score, one.box, one.mask, tuple(own)) for one, own in zip(found, matches, strict=True)
+    matches = iter(in_turn(search))
+    return [result_of(analysis, [next(matches) for _ in analysis.detections]) for analysis in batch]
+
+
+def catalogue_columns(gallery: Gallery) -> list[str]:
+    """Return the names of the catalogue's own columns."""
+    own = ("item", "photo", "label", "found", "detector")
+    return [name.removeprefix("metadata.") for name in gallery.columns if name not in own]
+
+
+def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
+    """Return the config for a gallery: the given fields, else those it was made with, else the defaults.
+
+    A stage that is given by name does not inherit the weights that the gallery's own stage has.
+
+    Raises:
+        StageError: the manifest names code, or a database elsewhere, that the caller does not.
+        GalleryError: a setting of the manifest is no such setting.
+    """
+    saved: dict[str, Any] = (
+        {name: value for name, value in manifest.settings.items() if name in _SAVED} if manifest else {}
     )
-    return [_result(analysis, tuple(next(every) for _ in analysis.detections)) for analysis in batch]
+    for stage in ("detector", "embedder"):
+        if stage in given and given[stage] != saved.get(stage):
+            saved.pop(f"{stage}_weights", None)
+    if manifest:
+        saved["index"] = manifest.index
+    for stage in ("detector", "crop", "embedder", "index"):
+        if name := given.get(stage):
+            trust(name)
+        elif stage in saved:
+            check_trusted(saved[stage], "the gallery", stage)
+    for name in saved.keys() - given.keys():
+        saved[name] = _checked(name, saved[name])
+    return Config(**(saved | dict(given)))
 
 
-def _result(analysis: Analysis, garments: tuple[Garment, ...]) -> PhotoResult:
-    photo = analysis.photo
-    if photo is None:
-        return PhotoResult(str(analysis.path), error=analysis.error)
-    return PhotoResult(str(analysis.path), photo.width, photo.height, garments)
+def _checked(name: str, value: str) -> Any:
+    """Return a setting of a manifest, which anyone may have written, as the config's type."""
+    if name == "min_score":
+        try:
+            if 0 <= (score := float(value)) <= 1:
+                return score
+        except ValueError:
+            pass
+        raise GalleryError(f"the gallery's min_score is {value[:50]!r}, not a number from 0 to 1; give --min-score")
+    if not name.endswith("_weights"):
+        return value
+    if not value.endswith(".safetensors"):
+        raise GalleryError(f"the gallery's {name} is {value[:200]!r}, not a .safetensors file; name your own instead")
+    return Path(value)
+
+
+def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> tuple[Gallery, Pipeline, Config]:
+    """Open a gallery for searching, with the pipeline that analyses query photos for it.
+
+    The detector is the one that is given, else the one of the catalogue; but query photos are not taken whole just
+    because the catalogue's were.
+
+    Args:
+        folder: of the gallery.
+        given: fields of a :class:`~pipeline.config.Config` that differ from the gallery's.
+
+    Raises:
+        GalleryError: there is no gallery.
+        GalleryMismatch: a given stage is not the one that the gallery was made with.
+    """
+    folder, given = Path(folder), given or {}
+    gallery = Gallery.open(folder)
+    config = config_for(gallery.manifest, given)
+    _check_names(folder, gallery.manifest, given)
+    if config.detector == "whole" and "detector" not in given:
+        config = replace(config, detector=Config().detector)
+    pipeline, embedder, cropper = _build_pipeline(config)
+    gallery.check_made_with(embedder, cropper)
+    return gallery, pipeline, config
+
+
+def open_or_create(
+    folder: str | Path, given: Mapping[str, Any] | None = None, storage: str | None = None
+) -> tuple[Gallery, Pipeline, Config]:
+    """Open a gallery for indexing, or create it, with the pipeline that analyses catalogue photos for it.
+
+    Args:
+        folder: of the gallery.
+        given: fields of a :class:`~pipeline.config.Config` that were asked for.
+        storage: how vectors are stored, if that was asked for: float32 (the default), float16 or int8.
+
+    Raises:
+        GalleryMismatch: a given stage, index or storage is not the one that the gallery was made with.
+    """
+    folder, given = Path(folder), given or {}
+    gallery = Gallery.open(folder) if is_gallery(folder) else None
+    config = config_for(gallery.manifest if gallery else None, given)
+    if gallery:
+        _check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
+    pipeline, embedder, cropper = _build_pipeline(config, main_garment=True)
+    if gallery is None:
+        chosen = {name: value for name in _SAVED if (value := getattr(config, name)) is not None}
+        settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
+        gallery = Gallery.create(folder, embedder, cropper, config.index, settings, storage or "float32")
+    gallery.check_made_with(embedder, cropper)
+    return gallery, pipeline, config
+
+
+def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot match the gallery before any network is loaded or downloaded.
+
+    An embedder from a file, or from elsewhere, is compared by its fingerprint once it is loaded.
+    """
+    made_with = {"index": manifest.index, "vectors": manifest.storage}
+    embedder, own = given.get("embedder"), manifest.settings.get("embedder", "")
+    if (
+        not ({"embedder_weights"} & (given.keys() | manifest.settings.keys()))
+        and _is_named(embedder)
+        and _is_named(own)
+    ):
+        made_with["embedder"] = own
+    for name, value in made_with.items():
+        if given.get(name, value) != value and {given[name], value} != {"features", f"{FEATURES}mobilenet_v2"}:
+            raise GalleryMismatch(
+                f"gallery {folder} was made with {name} {value!r}, not {given[name]!r};"
+                f" leave --{name} out, or make another gallery"
+            )
+
+
+def _is_named(embedder: str | None) -> bool:
+    return embedder is not None and (embedder in EMBEDDERS or embedder.startswith(FEATURES))
+
+
+def _build_pipeline(config: Config, *, main_garment: bool = False) -> tuple[Pipeline, Embedder, Cropper]:
+    cropper, embedder, detector = build_cropper(config), build_embedder(config), build_detector(config)
+    pipeline = Pipeline(detector, cropper, embedder, batch_size=config.batch_size, workers=config.workers,
+                        main_garment=main_garment)  # fmt: skip
+    return pipeline, embedder, cropper

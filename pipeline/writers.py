@@ -1,265 +1,559 @@
-"""Write results as JSON lines, CSV, COCO, crops and overlays, and resume a run that was interrupted."""
+"""Write results: one table of output formats, all of which a run that was interrupted resumes alike.
+
+To add a format, write a :class:`Writer` and enter it into :data:`FORMATS`.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
+import shutil
 import stat
 import sys
-import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Protocol, Self, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import cv2
 import numpy as np
 import pycocotools.mask
 
-from pipeline.report_style import color_of
+from pipeline.pages import color_of
+from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from stages.errors import OutfinderError
+from stages.errors import ImageError, OutfinderError
+from stages.files import OUTPUT_MARK, replacing, write_whole
+from stages.images import write_jpeg
 from stages.types import Box, Image, Mask, Match
 
+DETECT_COLUMNS: Final = ("photo", "width", "height", "garment", "label", "score", "x1", "y1", "x2", "y2", "error")
+"""The columns of a table of detections; ``garment`` counts from 1 within a photo."""
 
-def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask in its photo: ``{"size": [height, width], "counts": str}``.
+MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_label", "verdict")
+"""The further columns of a table of matches, before the catalogue's; ``rank`` counts from 1 within a garment."""
 
-    The runs are found within the box and moved to the photo; the full-photo mask is never built.
+CATALOGUE_PREFIX: Final = "catalogue_"
+"""Prefix of a catalogue's column that is called like one of the table's."""
 
-    >>> full_rle(np.ones((2, 1), dtype=np.bool_), Box(0, 0, 1, 2), width=2, height=3)
-    {'size': [3, 2], 'counts': '024'}
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_DIM: Final = 0.45
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the formats can be asked for.
+
+    ``masks`` adds masks to JSON lines, ``matches`` the columns of matches to tables, and ``metadata`` the catalogue's
+    columns; ``labels`` are those of the detector, for COCO's categories.
     """
-    # COCO counts down the columns. A closing row of background keeps the runs of neighbouring columns apart.
-    columns = np.zeros((box.width, box.height + 1), dtype=np.int8)
-    columns[:, :-1] = mask.T
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=0))  # a run's start and the place after its end
-    column, row = np.divmod(edges, box.height + 1)
-    places = (box.x1 + column) * height + box.y1 + row
-    meets = np.flatnonzero(places[1:-1:2] == places[2::2])  # runs that join where the box is as high as the photo
-    places = np.delete(places, np.concatenate([2 * meets + 1, 2 * meets + 2]))
-    counts = np.diff(places, prepend=0, append=width * height)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
+
+    masks: bool = False
+    matches: bool = False
+    metadata: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    delimiter: str = ","
 
 
-class CocoWriter:
-    """Writes a dataset of images, categories and scored annotations, which appears whole or not at all.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One photo to write: its result, its analysis if there are pixels to write, and its number in the run, from 1."""
 
-    ``pycocotools.coco.COCO(path)`` reads it, and its annotations are what ``COCO.loadRes`` takes. Photos
-    that could not be read are left out. Annotations go to a temporary file beside it as they come; left by
-    an exception, the ``with`` block removes that and writes nothing.
+    result: PhotoResult
+    analysis: Analysis | None = None
+    number: int = 0
+
+
+@dataclass(slots=True)
+class Record:
+    """What an interrupted run left in a file: its photos, how many of them failed, and where they end, in bytes."""
+
+    photos: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+    end: int = 0
+
+    def add(self, photo: str, *, failed: bool) -> None:
+        """Count a photo."""
+        self.photos[photo_key(photo)] += 1
+        self.failed += failed
+
+
+class Writer(ABC):
+    """An output of a run; what ``write`` has written stays, whatever happens next.
+
+    Args:
+        path: of the file or folder.
+        options: of the format.
+        resume: keep what an interrupted run left in it; ``record`` describes it. A format that has no record of photos,
+            such as a folder of pictures, must write a photo again without harm.
+        overwrite: replace what is there.
 
     Raises:
-        OSError: the file cannot be written.
+        OutfinderError: there is an output already, or another run is writing it.
+        OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        self._path = path
-        self._categories = {label: number for number, label in enumerate(labels, start=1)}
-        self._images: list[dict[str, Any]] = []
-        self._count = 0
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        self._part, self._file = Path(part), os.fdopen(handle, "w", encoding="ascii")
-        self._file.write('{"info": {"description": "outfinder"}, "annotations": [')
+    record: Record | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    @abstractmethod
+    def write(self, output: Output) -> None:
+        """Write one photo."""
+
+    def close(self, *, complete: bool) -> None:  # noqa: B027  few have something to close
+        """Close the output; ``complete`` unless the run was interrupted."""
+
+
+class Outputs(AbstractContextManager["Outputs"]):
+    """The outputs of one run, which agree on which photos are finished.
+
+    Attributes:
+        done: how many photos are finished.
+        failed: how many of them could not be read.
+    """
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+        records = [writer.record for writer in writers if writer.record is not None]
+        self._finished: Counter[str] = Counter()
+        for number, record in enumerate(records):
+            self._finished = record.photos & self._finished if number else record.photos.copy()
+        self._extra = {id(one): one.record.photos - self._finished for one in writers if one.record is not None}
+        self.done, self.failed = self._finished.total(), records[-1].failed if records else 0
+
+    def remaining(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Yield the photos still to be analysed: each as often as it is named, less the times that it is finished."""
+        finished = self._finished.copy()
+        for path in paths:
+            key = photo_key(str(path))
+            if finished[key]:
+                finished[key] -= 1
+            else:
+                yield path
+
+    def write(self, result: PhotoResult, analysis: Analysis | None = None) -> None:
+        """Write one photo to every output that lacks it."""
+        self.done += 1
+        self.failed += result.error is not None
+        key = photo_key(result.photo)
+        for writer in self._writers:
+            extra = self._extra.get(id(writer), Counter())
+            if extra[key]:
+                extra[key] -= 1
+            else:
+                writer.write(Output(result, analysis, self.done))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
+        for writer in self._writers:
+            writer.close(complete=kind is None)
 
-    def write(self, result: PhotoResult) -> None:
-        """Add one photo and its garments.
+
+def open_outputs(
+    output: Path | None,
+    others: Mapping[str, Path | None] | None = None,
+    options: Options | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Outputs:
+    """Open the outputs of a run.
+
+    Args:
+        output: a file of results, ``.jsonl`` or ``.csv``; None means JSON lines on standard output.
+        others: further outputs by format.
+        options: of the formats.
+        resume: continue the outputs of an interrupted run.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        ValueError: the file has another suffix, or no output can be resumed.
+        OutfinderError: an output exists and is neither resumed nor overwritten, is not outfinder's, or is being
+            written by another run.
+        OSError: an output cannot be opened.
+    """
+    name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
+    if name not in ("jsonl", "csv"):
+        assert output is not None
+        raise ValueError(
+            f"results are written as .jsonl or .csv, got {output.suffix or 'no suffix'} in {output.name!r}"
+        )
+    paths = {**(others or {}), name: output}
+    if resume and output is None and not paths.get("coco"):
+        raise ValueError("--resume continues a file of results: name it with -o")
+    wanted = [name for name in FORMATS if paths.get(name) or (name == "jsonl" and output is None)]
+    writers: list[Writer] = []
+    try:
+        writers.extend(
+            FORMATS[name](paths[name], options or Options(), resume=resume, overwrite=overwrite) for name in wanted
+        )
+    except BaseException:
+        for writer in writers:
+            writer.close(complete=False)
+        raise
+    return Outputs(writers)
+
+
+def photo_key(name: str) -> str:
+    """Return a photo's name as a table has it, by which all formats know it again."""
+    return _cell(name.encode("utf-8", "backslashreplace").decode())
+
+
+def check_absent(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file, or a folder that holds something, unless that was asked for.
+
+    Raises:
+        OutfinderError: it exists.
+    """
+    if overwrite or not path.exists():
+        return
+    used = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0  # no pipe or device
+    if used:
+        raise OutfinderError(f"{path} exists; give --overwrite to replace it, or choose another name")
+
+
+def clear_folder(folder: Path, *, overwrite: bool) -> None:
+    """Empty a folder that outfinder has written, so that it can be written anew.
+
+    Raises:
+        OutfinderError: it holds something, and that was not asked for or is not outfinder's.
+    """
+    check_absent(folder, overwrite=overwrite)
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / OUTPUT_MARK).exists():
+            raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def mark_folder(folder: Path) -> None:
+    """Make a folder for outputs, marked so that later runs do not take its pictures for photos.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OUTPUT_MARK).touch()
+
+
+class _Lines(Writer):
+    """A text file of results, or standard output."""
+
+    newline = "\n"
+    encoding = "ascii"
+
+    def __init__(self, path: Path | None, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.options = options
+        if path is None:
+            if sys.stdout is None:
+                raise OutfinderError("standard output is closed; name a file for the results with -o")
+            self._stream: TextIO = sys.stdout
+            self.begin()
+        elif resume and path.is_file():
+            self.record = self._resume(path)
+        else:
+            check_absent(path, overwrite=overwrite)
+            self._stream = _opened(path, self.encoding, self.newline)
+            self.record = Record()
+            self.begin()
+
+    def begin(self) -> None:
+        """Write what precedes the first photo."""
+
+    def read(self, file: BinaryIO) -> Record:
+        """Return what an interrupted run left in the file.
 
         Raises:
-            ValueError: a garment's label is not among the labels.
+            ValueError, TypeError, KeyError, csv.Error: the file is something else.
         """
-        if unknown := {garment.label for garment in result.garments} - self._categories.keys():
-            raise ValueError(f"{min(unknown)!r} is not among the labels {', '.join(self._categories)}")
-        if result.error is not None:
-            return
-        image = {"id": len(self._images) + 1, "file_name": result.photo}
-        self._images.append({**image, "width": result.width, "height": result.height})
-        for garment in result.garments:
-            self._count += 1
-            separator = "," if self._count > 1 else ""
-            self._file.write(f"{separator}\n{json.dumps(self._annotation(garment, result), allow_nan=False)}")
+        raise NotImplementedError
 
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._file.closed:
-            return
-        categories = [{"id": number, "name": label} for label, number in self._categories.items()]
-        self._file.write(f'],\n"images": {json.dumps(self._images)},\n"categories": {json.dumps(categories)}}}\n')
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.chmod(0o666 & ~_umask())
-        self._part.replace(self._path)
-
-    def _annotation(self, garment: Garment, photo: PhotoResult) -> dict[str, Any]:
-        box = garment.box
-        annotation = {
-            "id": self._count,
-            "image_id": len(self._images),
-            "category_id": self._categories[garment.label],
-            "bbox": [int(box.x1), int(box.y1), int(box.width), int(box.height)],
-            "area": int(box.area if garment.mask is None else garment.mask.sum()),
-            "score": round(float(garment.score), 4),
-            "iscrowd": 0,
-        }
-        if garment.mask is not None:
-            annotation["segmentation"] = full_rle(garment.mask, box, photo.width, photo.height)
-        return annotation
-
-
-def _umask() -> int:
-    """The process's file mode mask, which a temporary file's mode passes over."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-COLUMNS: Final = (
-    *("photo", "width", "height", "garment", "label", "score", "x1", "y1", "x2", "y2"),
-    *("rank", "item", "match_photo", "similarity", "match_label", "verdict", "error"),
-)
-"""A CSV file's columns. ``garment`` counts from 1 within a photo, ``rank`` from 1 within a garment."""
-
-
-class ResultWriter(AbstractContextManager["ResultWriter"], Protocol):
-    """Takes results one by one; each is on disk, or in the pipe, when ``write`` returns."""
-
-    def write(self, result: PhotoResult) -> None:
-        """Write one photo's result."""
-
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:  # noqa: ARG002
         """Close the file; standard output stays open."""
-
-
-def open_writer(path: Path | None, *, masks: bool = False) -> ResultWriter:
-    """A writer by the suffix of its file, ``.jsonl`` or ``.csv``; None is JSON lines on standard output.
-
-    Lines are written to the final name and flushed one by one: what a killed run leaves is whole lines.
-    ``masks`` adds each garment's mask to JSON lines as COCO run lengths of the full photo; a CSV file
-    holds none.
-
-    Raises:
-        ValueError: another suffix.
-        OutfinderError: another run is writing the file, or standard output is closed.
-        OSError: the file cannot be opened.
-    """
-    if path is None:
-        if sys.stdout is None:
-            raise OutfinderError("standard output is closed; name a file for the results with -o")
-        return JsonLinesWriter(sys.stdout, masks=masks)
-    match path.suffix.lower():
-        case ".jsonl":
-            return JsonLinesWriter(_opened(path, encoding="ascii", newline="\n"), masks=masks)
-        case ".csv":
-            return CsvWriter(_opened(path, encoding="utf-8", newline=""))
-        case suffix:
-            raise ValueError(f"results are written as .jsonl or .csv, got {suffix or 'no suffix'} in {path.name!r}")
-
-
-def _opened(path: Path, encoding: str, newline: str) -> TextIO:
-    """A file to write anew, which no other run is writing.
-
-    Raises:
-        OutfinderError: one is.
-        OSError: the file cannot be opened.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        hold(descriptor, path)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.ftruncate(descriptor, 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "w", encoding=encoding, errors="backslashreplace", newline=newline)
-
-
-def hold(descriptor: int, path: Path) -> None:
-    """Keep other runs from writing a file for as long as it is open, where the system can."""
-    try:
-        import fcntl  # noqa: PLC0415  not on Windows
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutfinderError(f"{path} is being written by another run; name another file") from None
-    except (ImportError, OSError):
-        return
-
-
-class _TextWriter:
-    """A text stream that is closed in the end, unless it is standard output."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the stream; standard output stays open."""
         if self._stream is not sys.stdout:
             self._stream.close()
 
+    def _resume(self, path: Path) -> Record:
+        with path.open("r+b") as file:
+            _lock(file.fileno(), path)
+            try:
+                record = self.read(file)
+            except (ValueError, TypeError, KeyError, csv.Error) as error:
+                raise OutfinderError(f"{path} cannot be resumed and is left as it is: {error}") from error
+            file.truncate(record.end)
+        self._stream = path.open("a", encoding="utf-8", errors="backslashreplace", newline=self.newline)
+        _lock(self._stream.fileno(), path)
+        if not record.end:
+            self.begin()
+        return record
 
-class JsonLinesWriter(_TextWriter):
+
+class JsonLines(_Lines):
     """One JSON object per photo and line, in ASCII, so that any file name gives valid JSON and comes back."""
 
-    def __init__(self, stream: TextIO, *, masks: bool = False) -> None:
-        super().__init__(stream)
-        self._masks = masks
-
-    def write(self, result: PhotoResult) -> None:
+    def write(self, output: Output) -> None:
         """Write one photo's line."""
-        self._stream.write(json.dumps(to_record(result, masks=self._masks), allow_nan=False) + "\n")
+        self._stream.write(json.dumps(to_record(output.result, masks=self.options.masks), allow_nan=False) + "\n")
         self._stream.flush()
 
+    def read(self, file: BinaryIO) -> Record:
+        """Return the photos of all whole lines."""
+        record = Record()
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                if not line.startswith(b"{"[: len(line)]):
+                    raise ValueError(f"line {number} is no result")
+                break
+            try:
+                photo = json.loads(line)
+                record.add(photo["photo"], failed="error" in photo)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise ValueError(f"line {number} is no result") from None
+            record.end += len(line)
+        return record
 
-class CsvWriter(_TextWriter):
-    """One row per match, with :data:`COLUMNS`; metadata and masks are left to JSON lines.
 
-    A garment without matches, a photo without garments and a photo that cannot be read have a row each, so
-    that nothing gets lost. Names that are not valid UTF-8 are written with backslash escapes.
+class Table(_Lines):
+    """A CSV with one row per match, which spreadsheets read as it is and in which they run no formula.
+
+    A garment without matches, a photo without garments and a photo that cannot be read have a row each, so that nothing
+    gets lost. Names that are not valid UTF-8 are written with backslash escapes; masks are left to other formats.
     """
 
-    def __init__(self, stream: TextIO, *, header: bool = True) -> None:
-        super().__init__(stream)
-        self._rows = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        if header:
-            self._rows.writeheader()
-            stream.flush()
+    newline = ""
+    encoding = "utf-8"
 
-    def write(self, result: PhotoResult) -> None:
-        """Write one photo's rows."""
-        self._rows.writerows(_csv_rows(result))
+    @property
+    def columns(self) -> list[str]:
+        """The columns in order."""
+        *before, error = DETECT_COLUMNS
+        return [*before, *(MATCH_COLUMNS if self.options.matches else ()), error, *self._metadata.values()]
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        """The table's name for each column of the catalogue."""
+        own = {*DETECT_COLUMNS, *MATCH_COLUMNS}
+        return {name: CATALOGUE_PREFIX + name if name in own else name for name in self.options.metadata}
+
+    @property
+    def _header(self) -> str:
+        """The first line, after a byte-order mark, by which Excel recognizes UTF-8."""
+        line = StringIO("\ufeff", newline="")
+        line.seek(1)
+        self._rows(line).writerow([_cell(column) for column in self.columns])
+        return line.getvalue()
+
+    def begin(self) -> None:
+        """Write the header."""
+        self._stream.write(self._header)
         self._stream.flush()
+
+    def write(self, output: Output) -> None:
+        """Write one photo's rows."""
+        columns, rows = self.columns, self._rows(self._stream)
+        for row in _table_rows(output.result, self._metadata):
+            cells = (row.get(column, "") for column in columns)
+            rows.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        self._stream.flush()
+
+    def read(self, file: BinaryIO) -> Record:
+        """Return all photos but the last, of which rows may be missing."""
+        header = self._header.encode()
+        first = file.readline()
+        if first != header:
+            if header.startswith(first):
+                return Record()
+            raise ValueError("its columns are others")
+        record, last, cut = Record(end=len(header)), None, False
+        for row, start in self._read_rows(file, len(header)):
+            if cut:
+                raise ValueError(f"the row before byte {start} is no result")
+            if row is None:
+                cut = True
+                continue
+            cells = dict(zip(self.columns, row, strict=True))
+            if cells["garment"] in ("", "1") and cells.get("rank", "") in ("", "1"):  # a photo's first row
+                if last:
+                    record.photos[last["photo"]] += 1
+                    record.failed += bool(last["error"])
+                last, record.end = cells, start
+        return record
+
+    def _rows(self, stream: TextIO) -> Any:
+        return csv.writer(stream, delimiter=self.options.delimiter, lineterminator="\n")
+
+    def _read_rows(self, file: BinaryIO, start: int) -> Iterator[tuple[list[str] | None, int]]:
+        """Yield the rows and where each starts, in bytes; None for one that was cut."""
+        position, whole = start, True
+
+        def lines() -> Iterator[str]:
+            nonlocal position, whole
+            for line in file:
+                position += len(line)
+                whole = line.endswith(b"\n")
+                yield line.decode("utf-8", "replace")
+
+        for row in csv.reader(lines(), delimiter=self.options.delimiter):
+            yield (row if whole and len(row) == len(self.columns) else None), start
+            start = position
+
+
+class Coco(Writer):
+    """A COCO dataset of images, categories and scored annotations: https://cocodataset.org/#format-data.
+
+    ``pycocotools.coco.COCO(path)`` reads it, and its annotations are what ``COCO.loadRes`` takes. Photos that could not
+    be read are left out. Until the run has finished, the results are JSON lines with masks in a hidden file beside it.
+    """
+
+    def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
+        self._path, self._labels = path, options.labels
+        self._part = path.with_name(f".{path.name}.part")
+        if resume and path.is_file() and not self._part.exists():
+            self._restore()
+        elif not resume:
+            check_absent(path, overwrite=overwrite)
+        self._lines = JsonLines(self._part, Options(masks=True), resume=resume, overwrite=True)
+        self.record = self._lines.record
+
+    def write(self, output: Output) -> None:
+        """Add one photo and its garments.
+
+        Raises:
+            ValueError: a garment's label is not among the detector's.
+        """
+        for garment in output.result.garments:
+            if garment.label not in self._labels:
+                raise ValueError(f"label {garment.label!r} is not among the labels {', '.join(self._labels)}")
+        self._lines.write(output)
+
+    def close(self, *, complete: bool) -> None:
+        """Write the dataset, which appears whole or not at all."""
+        self._lines.close(complete=complete)
+        if complete:
+            with replacing(self._path) as part, part.open("w", encoding="ascii") as file:
+                self._write_dataset(file)
+            self._part.unlink()
+
+    def _photos(self) -> Iterator[dict[str, Any]]:
+        with self._part.open(encoding="ascii") as lines:
+            yield from (photo for photo in map(json.loads, lines) if "error" not in photo)
+
+    def _write_dataset(self, file: TextIO) -> None:
+        categories = {label: number for number, label in enumerate(self._labels, start=1)}
+        file.write('{"info": {"description": "outfinder"}, "annotations": [')
+        count = 0
+        for image_id, photo in enumerate(self._photos(), start=1):
+            for garment in photo["garments"]:
+                x1, y1, x2, y2 = garment["box"]
+                count += 1
+                annotation = {
+                    "id": count,
+                    "image_id": image_id,
+                    "category_id": categories[garment["label"]],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "score": garment["score"],
+                    "iscrowd": 0,
+                }
+                if mask := garment.get("mask"):
+                    annotation |= {"area": int(pycocotools.mask.area(mask)), "segmentation": mask}
+                file.write(f"{',' if count > 1 else ''}\n{json.dumps(annotation)}")
+        file.write('],\n"images": [')
+        for image_id, photo in enumerate(self._photos(), start=1):
+            image = {"id": image_id, "file_name": photo["photo"], "width": photo["width"], "height": photo["height"]}
+            file.write(f"{',' if image_id > 1 else ''}\n{json.dumps(image)}")
+        named = [{"id": number, "name": label} for label, number in categories.items()]
+        file.write(f'],\n"categories": {json.dumps(named)}}}\n')
+
+    def _restore(self) -> None:
+        """Make the JSON lines again from the dataset of a run that had finished."""
+        try:
+            data = json.loads(self._path.read_text(encoding="ascii"))
+            labels = {category["id"]: category["name"] for category in data["categories"]}
+            photos = {
+                image["id"]: {
+                    "photo": image["file_name"],
+                    "width": image["width"],
+                    "height": image["height"],
+                    "garments": [],
+                }
+                for image in data["images"]
+            }
+            for annotation in data["annotations"]:
+                x, y, width, height = annotation["bbox"]
+                garment = {"label": labels[annotation["category_id"]], "score": annotation["score"]}
+                garment |= {"box": [x, y, x + width, y + height]}
+                garment |= {"mask": annotation["segmentation"]} if "segmentation" in annotation else {}
+                photos[annotation["image_id"]]["garments"].append(garment)
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutfinderError(
+                f"{self._path} cannot be resumed and is left as it is: it is no dataset of outfinder's"
+            ) from error
+        write_whole(self._part, "".join(json.dumps(photo) + "\n" for photo in photos.values()))
+
+
+class _Pictures(Writer):
+    """A folder of JPEG files, to which pictures are added; those of the same name are replaced.
+
+    Names start with the photo's number in the run, so that equal names from different folders do not collide.
+    """
+
+    def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:  # noqa: ARG002
+        self._folder = path
+        if overwrite and not resume and (path / OUTPUT_MARK).exists():
+            for picture in path.glob("[0-9][0-9][0-9][0-9][0-9]*-*.jpg"):
+                picture.unlink()
+        mark_folder(path)
+
+    def save(self, output: Output, image: Image, suffix: str = "") -> None:
+        """Write a picture.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
+        stem = f"{output.number:05}-{Path(output.result.photo).stem[:50]}"  # short enough for any file system
+        path = self._folder / f"{stem}{suffix}.jpg"
+        try:
+            write_jpeg(path, image)
+        except ImageError as error:
+            raise ImageError(f"{path} {error}") from error
+
+
+class Crops(_Pictures):
+    """Each garment's crop as a picture."""
+
+    def write(self, output: Output) -> None:
+        """Write the crops of one photo."""
+        crops = output.analysis.crops if output.analysis else ()
+        for number, (garment, crop) in enumerate(zip(output.result.garments, crops, strict=True), 1):
+            self.save(output, crop.image, f"-{number}-{re.sub(r'[^0-9A-Za-z_]+', '-', garment.label)}")
+
+
+class Overlays(_Pictures):
+    """Each photo with its garments drawn on it."""
+
+    def write(self, output: Output) -> None:
+        """Write the overlay of one photo."""
+        if output.analysis and output.analysis.photo:
+            self.save(output, draw(output.analysis.photo.image, output.result))
+
+
+FORMATS: Final[dict[str, Any]] = {"crops": Crops, "overlays": Overlays, "coco": Coco, "csv": Table, "jsonl": JsonLines}
+"""Every format's :class:`Writer`, in the order that a photo is written in: the lines last, for then it is finished."""
 
 
 def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
-    """A photo's result as the object of its JSON line; scores and similarities have four decimals.
+    """Return a photo's result as the object of its JSON line; scores and similarities have four decimals.
 
     >>> to_record(PhotoResult("a.jpg", error="not a photo"))
     {'photo': 'a.jpg', 'error': 'not a photo'}
@@ -282,7 +576,7 @@ def _garment_record(garment: Garment, photo: PhotoResult, *, masks: bool) -> dic
     }
     if masks and garment.mask is not None:
         record["mask"] = full_rle(garment.mask, garment.box, photo.width, photo.height)
-    record["matches"] = [_match_record(match) for match in garment.matches or ()]  # empty where none were searched
+    record["matches"] = [_match_record(match) for match in garment.matches or ()]  # empty if none were searched
     return record
 
 
@@ -300,7 +594,8 @@ def _match_record(match: Match) -> dict[str, Any]:
     return record
 
 
-def _csv_rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
+def _table_rows(result: PhotoResult, metadata: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a photo."""
     photo: dict[str, Any] = {"photo": result.photo}
     if result.error is not None:
         yield {**photo, "error": result.error}
@@ -314,174 +609,110 @@ def _csv_rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
         if not garment.matches:
             yield row
         for rank, match in enumerate(garment.matches or (), start=1):
-            yield {
-                **row,
-                "rank": rank,
-                "item": match.item,
-                "match_photo": match.photo,
-                "similarity": f"{match.similarity:.4f}",
-                "match_label": match.label,
-                "verdict": match.verdict,
-            }
+            values = (rank, match.item, match.photo, f"{match.similarity:.4f}", match.label, match.verdict)
+            own = {metadata[name]: value for name, value in match.metadata if name in metadata}
+            yield {**row, **own, **dict(zip(MATCH_COLUMNS, values, strict=True))}
 
 
-@dataclass(slots=True)
-class Written:
-    """The photos whose results a file holds whole.
+def _cell(text: str) -> str:
+    """Return a text for a cell, with an apostrophe before what a spreadsheet would run as a formula.
 
-    Attributes:
-        photos: how often each is there.
-        failed: how many of them could not be read.
-        end: of their results, in bytes.
+    >>> _cell("=HYPERLINK(A1)"), _cell("-5,50"), _cell("shirt")
+    ("'=HYPERLINK(A1)", '-5,50', 'shirt')
     """
-
-    photos: Counter[str] = field(default_factory=Counter)
-    failed: int = 0
-    end: int = 0
-
-    @property
-    def count(self) -> int:
-        """How many photos there are."""
-        return self.photos.total()
-
-    def left(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """The photos that are still to be looked at: each one as often as it is named, less than it is there."""
-        there = self.photos.copy()
-        for path in paths:
-            name = _plain(str(path))
-            if there[name]:
-                there[name] -= 1
-            else:
-                yield path
+    return f"'{text}" if text.startswith(_FORMULA) and not re.fullmatch(r"[+-][\d., ]*\d", text) else text
 
 
-def open_or_reopen(path: Path | None, *, masks: bool = False, resume: bool = False) -> tuple[ResultWriter, Written]:
-    """A writer as of :func:`pipeline.writers.open_writer`, and what its file holds already.
+def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
+    """Return COCO's compressed run lengths of a mask in its photo: ``{"size": [height, width], "counts": str}``.
 
-    With ``resume`` what a file holds whole stays: a line that was cut goes, and so do the rows of a table's last
-    photo, of which some may be missing. Where there is no file it is a new one.
+    The runs are found within the box and moved to the photo; the full-photo mask is never built.
 
-    Raises:
-        ValueError: there is no file to go on with, or it has another suffix.
-        OutfinderError: the file was not written by outfinder, or another run is writing it; it is left as it is.
+    >>> full_rle(np.ones((2, 1), dtype=np.bool_), Box(0, 0, 1, 2), width=2, height=3)
+    {'size': [3, 2], 'counts': '024'}
     """
-    if not resume:
-        return open_writer(path, masks=masks), Written()
-    if path is None:
-        raise ValueError("--resume goes on with a file of results: name it with -o")
-    table = path.suffix.lower() == ".csv"
-    if path.suffix.lower() not in (".csv", ".jsonl") or not path.is_file():
-        return open_writer(path, masks=masks), Written()
-    with path.open("r+b") as file:
-        hold(file.fileno(), path)
-        try:
-            written = _in_table(file) if table else _in_lines(file)
-        except (ValueError, TypeError, KeyError, csv.Error) as error:
-            raise OutfinderError(
-                f"{path} cannot be gone on with, it is left as it is: {error}; name another file"
-            ) from error
-        file.truncate(written.end)
-    stream = path.open("a", encoding="utf-8", errors="backslashreplace", newline="" if table else "\n")
-    hold(stream.fileno(), path)
-    writer = CsvWriter(stream, header=not written.end) if table else JsonLinesWriter(stream, masks=masks)
-    return writer, written
-
-
-def _in_lines(file: BinaryIO) -> Written:
-    written = Written()
-    for number, line in enumerate(file, 1):
-        if not line.endswith(b"\n"):
-            if not line.startswith(b"{"[: len(line)]):
-                raise ValueError(f"line {number} is no result")
-            break
-        try:
-            record = json.loads(line)
-            name, failed = record["photo"], "error" in record
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"line {number} is no result") from None
-        written.photos[_plain(name)] += 1
-        written.failed += failed
-        written.end += len(line)
-    return written
-
-
-def _in_table(file: BinaryIO) -> Written:
-    """All photos but the last."""
-    header = (",".join(COLUMNS) + "\n").encode()
-    first = file.readline()
-    if first != header:
-        if header.startswith(first):
-            return Written()
-        raise ValueError("its columns are others")
-    written, last, cut = Written(end=len(header)), None, False
-    for row, begins in _rows(file, len(header)):
-        if cut:
-            raise ValueError(f"the row before byte {begins} is no result")
-        if row is None:
-            cut = True
-            continue
-        told = dict(zip(COLUMNS, row, strict=True))
-        if told["garment"] in ("", "1") and told["rank"] in ("", "1"):  # a photo's first row
-            if last:
-                written.photos[last["photo"]] += 1
-                written.failed += bool(last["error"])
-            last, written.end = told, begins
-    return written
-
-
-def _rows(file: BinaryIO, begins: int) -> Iterator[tuple[list[str] | None, int]]:
-    """The rows and where each begins, in bytes; None for one that was cut."""
-    at, whole = begins, True
-
-    def lines() -> Iterator[str]:
-        nonlocal at, whole
-        for line in file:
-            at += len(line)
-            whole = line.endswith(b"\n")
-            yield line.decode("utf-8", "replace")
-
-    for row in csv.reader(lines()):
-        yield (row if whole and len(row) == len(COLUMNS) else None), begins
-        begins = at
-
-
-def _plain(name: str) -> str:
-    """A photo's name as a table has it, where what is not UTF-8 is escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-_TINT = 0.4
+    # COCO counts down the columns. A closing row of background keeps the runs of neighbouring columns apart.
+    columns = np.zeros((box.width, box.height + 1), dtype=np.int8)
+    columns[:, :-1] = mask.T
+    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=0))  # a run's start and the place after its end
+    column, row = np.divmod(edges, box.height + 1)
+    places = (box.x1 + column) * height + box.y1 + row
+    meets = np.flatnonzero(places[1:-1:2] == places[2::2])  # runs that join if the box is as high as the photo
+    places = np.delete(places, np.concatenate([2 * meets + 1, 2 * meets + 2]))
+    counts = np.diff(places, prepend=0, append=width * height)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
 
 
 def draw(image: Image, result: PhotoResult) -> Image:
-    """Draw the garments of a result on its photo, which may be a reduced decoding; a fresh image comes back."""
-    canvas = image.copy()
+    """Return a copy of a photo, which may be reduced, with its garments outlined and labelled and the rest dimmed.
+
+    Nothing is laid over a garment, whose colours its matches depend on; labels do not cover one another.
+    """
+    scaled = [(garment, _reduced(garment.box, result, image)) for garment in result.garments]
+    placed = [(garment, box) for garment, box in scaled if box]
+    canvas = (image * (1 - _DIM) + 255 * _DIM).astype(np.uint8) if placed else image.copy()
+    outlines = []
+    for garment, box in placed:
+        mask = np.ones((1, 1), np.bool_) if garment.mask is None else garment.mask
+        inside = cv2.resize(mask.astype(np.uint8), (box.width, box.height), interpolation=cv2.INTER_NEAREST)
+        canvas[box.slices][inside > 0] = image[box.slices][inside > 0]
+        outlines.append(cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(box.x1, box.y1))[0])
     line_px = max(1, round(max(image.shape[:2]) / 400))
-    for garment in sorted(result.garments, key=lambda garment: -garment.box.area):
-        if box := _reduced(garment.box, result, canvas):
-            _draw_garment(canvas, garment, box, line_px)
+    labels: list[tuple[int, int, int, int]] = []
+    for (garment, box), outline in zip(placed, outlines, strict=True):
+        color = tuple(int(color_of(garment.label)[place : place + 2], 16) for place in (1, 3, 5))
+        cv2.drawContours(canvas, outline, -1, color, line_px)
+        _draw_label(canvas, f"{garment.label} {garment.score:.2f}", box, color, line_px, labels)
     return canvas
 
 
 def _reduced(box: Box, result: PhotoResult, canvas: Image) -> Box | None:
-    """A box of the full-size photo in the canvas' pixels."""
+    """Return a box of the full-size photo in the canvas' pixels."""
     height, width = canvas.shape[:2]
     across, down = width / result.width, height / result.height
     x1, y1, x2, y2 = box.corners
     return Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height)
 
 
-def _draw_garment(canvas: Image, garment: Garment, box: Box, line_px: int) -> None:
-    color = tuple(int(color_of(garment.label)[place : place + 2], 16) for place in (1, 3, 5))
-    x1, y1, x2, y2 = box.corners
-    if garment.mask is not None:
-        small = box.width, box.height
-        mask = cv2.resize(garment.mask.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST) > 0
-        region = canvas[box.slices]
-        region[mask] = (region[mask] * (1 - _TINT) + np.array(color) * _TINT).astype(np.uint8)
-    cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, line_px)
-    text, font, size = f"{garment.label} {garment.score:.2f}", cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line_px
-    (wide, high), below = cv2.getTextSize(text, font, size, line_px)
-    top = max(y1, high + below)
-    cv2.rectangle(canvas, (x1, top - high - below), (x1 + wide, top), color, cv2.FILLED)
-    cv2.putText(canvas, text, (x1, top - below // 2), font, size, (255, 255, 255), line_px, cv2.LINE_AA)
+def _draw_label(
+    canvas: Image, text: str, box: Box, color: tuple[int, ...], line_px: int, labels: list[tuple[int, int, int, int]]
+) -> None:
+    """Draw a label at the top of its box, or below the labels that are there already."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line_px
+    (width, height), below = cv2.getTextSize(text, font, size, line_px)
+    height += below
+    left, bottom = max(0, min(box.x1, canvas.shape[1] - width)), max(box.y1, height)
+    for x1, y1, x2, y2 in sorted(labels, key=lambda label: label[1]):
+        if left < x2 and x1 < left + width and bottom - height < y2 and y1 < bottom:
+            bottom = y2 + height
+    labels.append((left, bottom - height, left + width, bottom))
+    cv2.rectangle(canvas, (left, bottom - height), (left + width, bottom), color, cv2.FILLED)
+    cv2.putText(canvas, text, (left, bottom - below // 2), font, size, (255, 255, 255), line_px, cv2.LINE_AA)
+
+
+def _opened(path: Path, encoding: str, newline: str) -> TextIO:
+    """Open a file to write anew, which no other run is writing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor, path)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "w", encoding=encoding, errors="backslashreplace", newline=newline)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep other runs from writing a file for as long as it is open, if the system can."""
+    try:
+        import fcntl  # noqa: PLC0415  not on Windows
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutfinderError(f"{path} is being written by another run; name another file") from None
+    except (ImportError, OSError):
+        return

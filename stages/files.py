@@ -8,6 +8,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+from unicodedata import normalize
+
+OUTPUT_MARK: Final = ".outfinder-output"
+"""The file in a folder of pictures written by outfinder by which a later run does not take them for photos."""
 
 
 @contextmanager
@@ -62,3 +67,30 @@ def write_whole(path: Path, text: str) -> None:
     """
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def existing_spelling(path: Path) -> Path:
+    """Return the path of the file that a name stands for, whichever way its system writes the name.
+
+    Accents are composed or decomposed (``é`` as one character or two), folders set apart by backslashes, and old disks
+    keep names in Windows-1252. Without such a file the path is returned as it is.
+    """
+    if _exists(path):
+        return path
+    name = str(path)
+    for slashes in (name, name.replace("\\", "/")):
+        for form in ("NFC", "NFD"):
+            if _exists(spelling := Path(normalize(form, slashes))):
+                return spelling
+    try:
+        legacy = path.with_name(os.fsdecode(path.name.encode("cp1252")))
+    except ValueError:
+        return path
+    return legacy if _exists(legacy) else path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

@@ -285,7 +285,7 @@ def table(file: str) -> list[dict[str, str]]:
 
 
 def files(folder: str) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("[!.]*") if path.is_file())
 
 
 class Outline(HTMLParser):

@@ -1,10 +1,11 @@
-"""The command ``outfinder``: parse, call, print. Each subcommand is a module, imported when it is asked for."""
+"""The command ``outfinder``: parse, call, print. Each subcommand is a module, imported when it is run."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -24,19 +25,17 @@ COMMANDS = {
     "benchmark": "How fast, how good and how large, beside what others use.",
     "sample": "Render a small shop and street scenes to try things on.",
 }
-"""Every subcommand and its one line; its module has the same name, and so has the command in it.
-
-A package among them is a group with COMMANDS of its own.
-"""
+"""Every subcommand with its one line. Its module and the function in it have the same name; a package is a group."""
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand when it is run, so that ``--help`` answers at once.
+    """A group that imports a subcommand only when it is run, so that ``--help`` answers at once.
 
     Args:
-        package: where the subcommands are: each in a module of its name, and called like it there.
-        summaries: every subcommand and its one line, in the order that they are used in.
-        name, click_options: as for any group.
+        name: as for any group.
+        package: of the subcommands: each is a function in the module of the same name.
+        summaries: every subcommand with its one line, in the order that they are used in.
+        click_options: as for any group.
     """
 
     def __init__(
@@ -46,18 +45,28 @@ class LazyGroup(click.Group):
         self.package, self.summaries = package, summaries
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order that they are used in."""
+        """Return the subcommands in the order that they are used in."""
         return list(self.summaries)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The subcommand, its module imported."""
+        """Import a subcommand."""
         if cmd_name not in self.summaries:
             return None
         command: click.Command = getattr(importlib.import_module(f"{self.package}.{cmd_name}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand, or suggest the one that was probably meant."""
+        if args and args[0] not in self.summaries and not args[0].startswith("-"):
+            close = get_close_matches(args[0], self.summaries, n=1)
+            meant = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of subcommands, without importing them."""
+        """List the subcommands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self.summaries.items()))
 
@@ -86,7 +95,7 @@ def main() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Where a standard stream is closed, let nothing that is opened later be taken for it."""
+    """Open closed standard streams on the null device, so that no file opened later is taken for one of them."""
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(opened)

@@ -1,9 +1,10 @@
-"""What the commands share: stage options, errors as messages, exit statuses."""
+"""What the commands share: kinds of arguments, options of stages and outputs, errors as messages, exit statuses."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,17 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
-
-if TYPE_CHECKING:
-    from pipeline.pipeline import Analysis
-    from pipeline.search import Garment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,44 +29,167 @@ NOTHING_RAN = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-ANYWHERE = click.Path(path_type=Path)  # a missing photo has its own error line
-FILE_IN = click.Path(exists=True, dir_okay=False, path_type=Path)
-FILE_OUT = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+PACE = ("device", "batch_size", "workers")
+"""The settings of a config that change no result."""
+
+_SETTINGS = ("detector", "detector_weights", "min_score", "crop", "embedder", "embedder_weights", "index", *PACE)
+_PHOTO_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
+
+
+class PathArgument(click.Path):
+    """A path; an empty one, such as an unset variable gives, is not the current folder but a mistake."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail("It is empty; name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class PhotoArgument(PathArgument):
+    """A photo, a folder or a table, which may be missing: a missing photo has an error line of its own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, spelled as the file is."""
+        from stages.files import existing_spelling
+
+        if re.match(r"\w+://", str(value)):
+            self.fail(f"{value} is an address; download the photo first, photos are read from files only.", param, ctx)
+        return existing_spelling(super().convert(value, param, ctx))
+
+
+ANYWHERE = PhotoArgument()
+FILE_IN = PathArgument(exists=True, dir_okay=False)
+FILE_OUT = PathArgument(dir_okay=False)
+FOLDER = PathArgument(file_okay=False)
+EXISTING = PathArgument(exists=True)
+
+
+def _listed(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Replace ``-`` by the paths that standard input lists, one per line or separated by null bytes."""
+    if Path("-") not in paths:
+        return paths
+    data = sys.stdin.buffer.read() if sys.stdin else b""
+    if data.startswith(_PHOTO_MAGIC):
+        raise click.BadParameter(
+            "Standard input is a photo, not a list of photos; name its file instead.", ctx, parameter
+        )
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    stdin = [Path(os.fsdecode(name)) for name in names if name.strip()]
+    return tuple(path for each in paths for path in (stdin if each == Path("-") else [each]))
+
+
+def photos_argument(name: str = "photos", metavar: str = "PHOTO...") -> Callable[[F], F]:
+    """Photos and folders of photos, ``-`` for a list on standard input."""
+    return click.argument(name, metavar=metavar, nargs=-1, required=True, type=ANYWHERE, callback=_listed)
 
 
 def _choice(names: Iterable[str], more: str = "") -> str:
     return f"{', '.join(names)}{more}, or package.module:Name for your own."
 
 
-def _placed(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    """An index' name, which a gallery remembers: the file of a Milvus one is found from any folder."""
+def _absolute(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """Make the file of a Milvus Lite index absolute: a gallery must find it from any folder."""
     if name is None or not name.startswith(MILVUS) or "://" in name:
         return name
     return MILVUS + str(Path(name.removeprefix(MILVUS)).absolute())
 
 
+_STAGE_OPTIONS: dict[str, list[Callable[[Any], Any]]] = {
+    "detector": [
+        click.option("--detector", metavar="NAME", help=_choice(DETECTORS, ", NAME+flip (mirrored too)")),
+        click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
+        click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
+    ],
+    "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
+    "embedder": [
+        click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE")),
+        click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
+    ],
+    "index": [click.option("--index", metavar="NAME", callback=_absolute, help=_choice(INDEXES, ", milvus+URI"))],
+    "pace": [
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Photos per batch."),
+        click.option("--workers", type=click.IntRange(1),
+                     help="Threads that decode photos.  [default: one per core, at most 4]"),
+    ],
+}  # fmt: skip
+
+
 def stage_options(*wanted: str) -> Callable[[F], F]:
-    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``."""
-    options = {
-        "detector": [
-            click.option("--detector", metavar="NAME", help=_choice(DETECTORS, ", NAME+flip (mirrored too)")),
-            click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
-            click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
-        ],
-        "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
-        "embedder": [
-            click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE")),
-            click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
-        ],
-        "index": [click.option("--index", metavar="NAME", callback=_placed, help=_choice(INDEXES, ", milvus+URI"))],
-    }
+    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and ``pace``."""
+    return combined(*(option for stage in wanted for option in _STAGE_OPTIONS[stage]))
+
+
+def combined(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return several options as one decorator."""
 
     def decorate(command: F) -> F:
-        for stage in reversed(wanted):
-            for option in reversed(options[stage]):
-                command = option(command)
+        for option in reversed(options):
+            command = option(command)
         return command
+
+    return decorate
+
+
+pace_options = stage_options("pace")
+
+device_option = click.option(
+    "--device",
+    metavar="auto|cpu|cuda|mps",
+    default=AUTO,
+    show_default=True,
+    help="Where to compute, as torch names it; auto is the first available of cuda, mps and cpu.",
+)
+
+calibration_option = click.option(
+    "--calibration",
+    "calibration_file",
+    type=FILE_IN,
+    help="What `outfinder calibrate` wrote.  [default: the one beside the weights, if any]",
+)
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+
+result_options = combined(
+    click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output."),
+    click.option("--delimiter", type=click.Choice([",", ";", "tab"]), default=",", show_default=True,
+                 callback=lambda _ctx, _parameter, value: "\t" if value == "tab" else value,
+                 help="Of a .csv; Excel expects ; where numbers have a decimal comma."),
+    click.option("--resume", is_flag=True, help="Continue the outputs of an interrupted run: same photos, same options."),
+    overwrite_option,
+)  # fmt: skip
+
+
+def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from stages.isolation import isolated
+
+        ctx.with_resource(isolated())
+
+
+isolate_option = click.option(
+    "--isolate/--no-isolate",
+    default=True,
+    show_default=True,
+    expose_value=False,
+    callback=_isolate,
+    help="Decode photos in separate processes, so that a hostile file that crashes, hangs or fills one costs only itself.",
+)
+
+
+def config_options(*stages: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Options for fields of a :class:`~pipeline.config.Config`; the command gets those given as the dict ``settings``."""
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        @wraps(command)
+        def run(**options: Any) -> R:
+            settings = {name: options.pop(name) for name in _SETTINGS if name in options}
+            return command(settings=chosen(**settings), **options)
+
+        return combined(stage_options(*stages), device_option, isolate_option)(run)
 
     return decorate
 
@@ -89,71 +209,13 @@ def given_options() -> dict[str, str]:
     return given
 
 
-device_option = click.option(
-    "--device",
-    metavar="auto|cpu|cuda|mps",
-    default=AUTO,
-    show_default=True,
-    help="Where to compute, as torch names it; auto is cuda, else mps, else cpu, by what is there.",
-)
-
-resume_option = click.option(
-    "--resume", is_flag=True, help="Go on with the -o FILE of a run that was cut short: same photos, same options."
-)
-
-
-def pace_options(command: F) -> F:
-    """Options on how many photos are looked at and decoded at a time."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            help="Threads that decode photos ahead.  [default: one per core, at most 4]",
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=8,
-            show_default=True,
-            help="Photos that are looked at together.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-calibration_option = click.option(
-    "--calibration",
-    "calibration_file",
-    type=FILE_IN,
-    help="What `outfinder calibrate` wrote.  [default: the one beside the weights, if any]",
-)
-
-
-def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from stages.isolation import isolated
-
-        ctx.with_resource(isolated())
-
-
-isolate_option = click.option(
-    "--isolate/--no-isolate",
-    default=True,
-    show_default=True,
-    expose_value=False,
-    callback=_isolate,
-    help="Decode photos in processes of their own, which hostile files may crash, hang or fill at no cost but theirs.",
-)
-
-
 def chosen(**settings: Any) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the options that were given."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def friendly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn faults that were foreseen into one line and exit status 2, Ctrl-C into 130, and SIGTERM into 143."""
+    """Turn expected errors into one line and exit status 2, Ctrl-C into 130, and SIGTERM into 143."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -164,48 +226,50 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             click.echo("outfinder: terminated", err=True)
             sys.exit(TERMINATED)
         except (OutfinderError, ValueError) as error:
-            click.echo(f"outfinder: {_told(error)}", err=True)
+            click.echo(f"outfinder: {_message(error)}", err=True)
             sys.exit(NOTHING_RAN)
         except KeyboardInterrupt:
             click.echo("outfinder: interrupted", err=True)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # a reader such as head has had enough
-            _drop_output()
+        except BrokenPipeError:  # a reader such as head has read enough
+            _discard_output()
             sys.exit(0)
         except OSError as error:
-            click.echo(f"outfinder: {_told(error.filename or 'output')}: {error.strerror or _told(error)}", err=True)
-            _drop_output()
+            click.echo(
+                f"outfinder: {_message(error.filename or 'output')}: {error.strerror or _message(error)}", err=True
+            )
+            _discard_output()
             sys.exit(NOTHING_RAN)
 
     return run
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: whatever Ctrl-C would leave in order is left in order."""
+    """SIGTERM was received; what Ctrl-C leaves in order is left in order."""
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt at Ctrl-C and :class:`Terminated` at a SIGTERM, unless someone else has a say in it."""
+    """Raise KeyboardInterrupt at Ctrl-C and :class:`Terminated` at SIGTERM, unless someone else handles them."""
 
     def terminate(_signal: int, _frame: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise Terminated
 
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
-    here = threading.current_thread() is threading.main_thread()  # where signals come to
-    ours = [name for name in handlers if here and signal.getsignal(name) == signal.SIG_DFL]
+    main_thread = threading.current_thread() is threading.main_thread()  # the only one that receives signals
+    unhandled = [name for name in handlers if main_thread and signal.getsignal(name) == signal.SIG_DFL]
     try:
-        for name in ours:
+        for name in unhandled:
             signal.signal(name, handlers[name])
         yield
     finally:
-        for name in ours:
+        for name in unhandled:
             signal.signal(name, signal.SIG_DFL)
 
 
-def _drop_output() -> None:
-    """Let what is still to be flushed to standard output go nowhere: it has been told already that it cannot be written."""
+def _discard_output() -> None:
+    """Send what is still to be flushed to standard output nowhere, after the error about it has been reported."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -213,7 +277,7 @@ def _drop_output() -> None:
 
 
 def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None) -> None:
-    """The table on standard output, unless that is for the figures as JSON."""
+    """Print the table, or the figures as JSON if their file is ``-``."""
     text = json.dumps(figures, indent=2) + "\n"
     if json_file == Path("-"):
         click.echo(text, nl=False)
@@ -223,15 +287,15 @@ def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None
     click.echo(table)
 
 
-def goes_on(output: Path | None) -> str:
-    """What is left of a run that was interrupted, for :meth:`pipeline.cli.progress.Progress.interruptible`."""
+def how_to_resume(output: Path | None) -> str:
+    """Return what a message on an interrupted run ends with."""
     if output is None:
-        return "with -o FILE, --resume could go on"
-    return f"they are in {printable(str(output))}; the same command with --resume goes on"
+        return "with -o FILE, --resume could have continued it"
+    return f"they are in {printable(str(output))}; the same command with --resume continues"
 
 
 def printable(name: str) -> str:
-    r"""A file name for a message: one line that does nothing to a terminal, whatever bytes are in it.
+    r"""Return a file name as one line that does nothing to a terminal, whatever bytes are in it.
 
     >>> print(printable("a\nb\x1b[31m\udce9 größe.jpg"))
     a\nb\x1b[31m\udce9 größe.jpg
@@ -239,13 +303,5 @@ def printable(name: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
-def _told(error: object) -> str:
-    """An error's message, its lines kept."""
+def _message(error: object) -> str:
     return "\n".join(map(printable, str(error).split("\n")))
-
-
-def garments_of(analysis: Analysis) -> tuple[Garment, ...]:
-    """An analysis' detections as results, without matches."""
-    from pipeline.search import Garment
-
-    return tuple(Garment(one.label, one.score, one.box, one.mask) for one in analysis.detections)

@@ -6,31 +6,21 @@ import os
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.cli.common import (
-    ANYWHERE,
-    FILE_OUT,
-    chosen,
-    device_option,
-    friendly,
-    isolate_option,
-    stage_options,
-)
+from pipeline.cli.common import FILE_OUT, config_options, friendly, overwrite_option, photos_argument
 from pipeline.cli.progress import Progress
 
 
 @click.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=ANYWHERE)
-@stage_options("embedder")
-@device_option
+@photos_argument("images", "IMAGE...")
+@config_options("embedder")
 @click.option("-o", "--output", type=FILE_OUT, required=True, help="Where to write the .npz.")
-@isolate_option
+@overwrite_option
 @friendly
-def embed(
-    images: tuple[Path, ...], embedder: str | None, embedder_weights: Path | None, device: str, output: Path
-) -> None:
+def embed(images: tuple[Path, ...], settings: dict[str, Any], output: Path, overwrite: bool) -> None:
     """Embed every IMAGE (files or folders) as a whole: arrays `paths` (n,) and `vectors` (n, dim) float32.
 
     \b
@@ -40,28 +30,29 @@ def embed(
     import numpy as np
 
     from pipeline.config import Config, build_embedder
+    from pipeline.writers import check_absent
     from stages.errors import ImageError
     from stages.files import replacing
     from stages.images import enough_px, read_photo, walk
 
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
-    stage = build_embedder(Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device))
+    check_absent(output, overwrite=overwrite)
+    embedder = build_embedder(Config(**settings))
     progress = Progress("embedded", sum(1 for _ in walk(images)))
-    paths, vectors, places = [], [np.zeros((0, stage.dim), np.float32)], iter(walk(images))
-    while batch := list(islice(places, 32)):
+    paths, vectors, remaining = [], [np.zeros((0, embedder.dim), np.float32)], iter(walk(images))
+    while batch := list(islice(remaining, 32)):
         read = []
         for path in batch:
             try:
-                read.append(read_photo(path, enough_px(stage.input_px)).image)
+                read.append(read_photo(path, enough_px(embedder.input_px)).image)
                 paths.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
                 progress.count()
             except ImageError as error:
                 progress.count(str(error), str(path))
-        vectors.append(stage(read))
-    if not progress.done:
-        sys.exit(progress.status())
-    with replacing(output) as part, part.open("wb") as file:
-        np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))
-    progress.finish()
+        vectors.append(embedder(read))
+    if progress.done:
+        with replacing(output) as part, part.open("wb") as file:
+            np.savez(file, paths=np.array(paths, dtype=np.str_), vectors=np.concatenate(vectors))
+        progress.finish()
     sys.exit(progress.status())

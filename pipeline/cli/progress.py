@@ -1,4 +1,4 @@
-"""How far a run has come, on standard error."""
+"""The progress of a run, on standard error."""
 
 from __future__ import annotations
 
@@ -13,73 +13,75 @@ import click
 
 from pipeline.cli.common import NOTHING_RAN, SOME_FAILED, printable
 
-TELL_EVERY_S = 10.0
+INTERVAL_S = 10.0
+"""Seconds between two lines; on a terminal one live line is updated five times a second."""
+
 RECENT_S = 60.0
+"""Seconds over which the rate and the time left are estimated."""
 
 
 class Progress:
-    """Photos done, failed, per second and time left, on standard error: a live line on a terminal, else now and then.
+    """Counts photos and prints the count, the rate and the time left.
 
     Args:
         doing: what is done, for "doing 3 of 9 photos".
-        total: how many photos there are, where that is known; it may be set later.
-        done: how many of them a run before this one has done.
+        total: how many photos there are, if that is known; it may be set later.
+        done: how many of them an earlier run has finished.
         failed: how many of those failed.
     """
 
     def __init__(self, doing: str, total: int | None = None, *, done: int = 0, failed: int = 0) -> None:
-        self._doing, self.total, self._told = doing, total, monotonic()
-        self._recent = deque([(self._told, done)])
+        self._doing, self.total, self._printed = doing, total, monotonic()
+        self._recent = deque([(self._printed, done)])
         self._first = self._recent[0]
-        self._live = sys.stderr is not None and sys.stderr.isatty()  # None where it is closed
+        self._live = sys.stderr is not None and sys.stderr.isatty()  # None if it is closed
         self.done, self.failed = done, failed
 
     def count(self, error: str | None = None, photo: str = "") -> None:
-        """One more photo; an error is told in a line of its own."""
+        """Count one photo; an error is printed on a line of its own."""
         self.done += 1
         if error is not None:
             self.failed += 1
             click.echo(f"{self._clear()}{printable(photo)}: {error}", err=True)
-        if monotonic() - self._told > (0.2 if self._live else TELL_EVERY_S):
-            self._told = monotonic()
+        if monotonic() - self._printed > (0.2 if self._live else INTERVAL_S):
+            self._printed = monotonic()
             click.echo(f"{self._clear()}{self._under_way()}", err=True, nl=not self._live)
 
     def finish(self) -> None:
-        """The last word."""
+        """Print the final count."""
         click.echo(f"{self._clear()}{self._line()}", err=True)
 
     @contextmanager
-    def interruptible(self, then: str) -> Iterator[None]:
-        """Where the run is interrupted, tell how far it came, and what then."""
+    def interruptible(self, hint: str) -> Iterator[None]:
+        """If the run is interrupted, print how far it came, and a hint on how to continue."""
         try:
             yield
         except KeyboardInterrupt:
-            click.echo(f"{self._clear()}{self._line()}; {then}", err=True)
+            click.echo(f"{self._clear()}{self._line()}; {hint}", err=True)
             raise
 
     def status(self) -> int:
-        """The exit status: 2 where there was nothing to read."""
+        """Return the exit status: 2 if there was nothing to read."""
         if not self.done:
             click.echo("outfinder: no photos there (looked for .jpg, .png, .webp and the like)", err=True)
             return NOTHING_RAN
         return SOME_FAILED if self.failed else 0
 
     def _line(self) -> str:
-        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{self._pace(self._first)}"
+        return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{self._rate(self._first)}"
 
     def _under_way(self) -> str:
-        """The line while there is more to come: pace and time left are those of the last minute."""
-        self._recent.append((self._told, self.done))
-        while len(self._recent) > 2 and self._told - self._recent[0][0] > RECENT_S:
+        self._recent.append((self._printed, self.done))
+        while len(self._recent) > 2 and self._printed - self._recent[0][0] > RECENT_S:
             self._recent.popleft()
         if self.total is None:
             return self._line()
         (then, before), left = self._recent[0], max(0, self.total - self.done)
-        left_s = left * (self._told - then) / max(1, self.done - before)
-        pace = self._pace(self._recent[0])
-        return f"{self._doing} {self.done} of {self.total} photos{pace}, {timedelta(seconds=round(left_s))} left"
+        left_s = left * (self._printed - then) / max(1, self.done - before)
+        rate = self._rate(self._recent[0])
+        return f"{self._doing} {self.done} of {self.total} photos{rate}, {timedelta(seconds=round(left_s))} left"
 
-    def _pace(self, since: tuple[float, int]) -> str:
+    def _rate(self, since: tuple[float, int]) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{failed}, {(self.done - since[1]) / max(monotonic() - since[0], 1e-9):.1f}/s"
 

@@ -6,24 +6,19 @@ import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.common import (
-    ANYWHERE,
-    FILE_OUT,
     FOLDER,
     calibration_option,
-    chosen,
-    device_option,
+    config_options,
     friendly,
     given_options,
-    goes_on,
-    isolate_option,
-    pace_options,
-    resume_option,
-    stage_options,
+    how_to_resume,
+    photos_argument,
+    result_options,
 )
 from pipeline.cli.progress import Progress
 
@@ -34,49 +29,38 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=ANYWHERE)
+@photos_argument()
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
 @click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
-@click.option("--where", metavar="FILTER", help="Only items that fulfil it, by label or any column of the catalogue.")
+@click.option("--where", metavar="FILTER", help="Only items that pass it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
-@stage_options("detector", "crop", "embedder", "index")
+@config_options("detector", "crop", "embedder", "index", "pace")
 @calibration_option
-@device_option
-@click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output.")
+@result_options
 @click.option("--report", type=FOLDER, help="Write an HTML page with pictures into this folder.")
-@resume_option
-@pace_options
-@isolate_option
 @friendly
 def search(
     folder: Path,
     photos: tuple[Path, ...],
+    settings: dict[str, Any],
     k: int,
     same_label: bool,
     where: str | None,
     min_similarity: float,
     as_is: bool,
-    detector: str | None,
-    detector_weights: Path | None,
-    min_score: float | None,
-    crop: str | None,
-    embedder: str | None,
-    embedder_weights: Path | None,
-    index: str | None,
     calibration_file: Path | None,
-    device: str,
     output: Path | None,
-    report: Path | None,
+    delimiter: str,
     resume: bool,
-    batch_size: int,
-    workers: int | None,
+    overwrite: bool,
+    report: Path | None,
 ) -> None:
-    """Find items of GALLERY similar to every garment in every PHOTO (files or folders).
+    """Find items of GALLERY similar to every garment in every PHOTO (files or folders, - for a list on standard input).
 
-    The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares
-    columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses. With a calibration
-    each match has a verdict: same item, not sure, or different.
+    The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares columns: = !=
+    < <= > >= in (...) contains like, combined by and, or, not and parentheses. With a calibration each match has a
+    verdict: same item, not sure, or different.
 
     \b
     Examples:
@@ -88,36 +72,38 @@ def search(
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.report import Report
-    from pipeline.search import open_for_search, search_batch
+    from pipeline.search import catalogue_columns, open_gallery, search_batch
     from pipeline.verdicts import calibration_for
-    from pipeline.writers import open_or_reopen
+    from pipeline.writers import Options, clear_folder, mark_folder, open_outputs
     from stages.images import walk
 
     if resume and report:
-        raise click.UsageError("--resume cannot go on with a --report, which is made as a whole: leave one out.")
-    given = chosen(detector="whole" if as_is else detector, detector_weights=detector_weights, min_score=min_score,
-                   crop=crop, embedder=embedder, embedder_weights=embedder_weights, index=index,
-                   device=device, batch_size=batch_size, workers=workers)  # fmt: skip
-    gallery, pipeline, config = open_for_search(folder, given)
-    made_by = gallery.manifest.embedder
-    calibration = calibration_for(made_by, calibration_file, config.embedder_weights, config.embedder)
+        raise click.UsageError("--resume cannot continue a --report, which is written as a whole: leave one out.")
+    gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
+    if not len(gallery):
+        raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
+    made_with = gallery.manifest
+    calibration = calibration_for(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
-        gallery.count(where)  # a wrong one is told before anything is written
+        gallery.count(where)  # so that a wrong filter is refused before anything is written
+    options = Options(matches=True, metadata=catalogue_columns(gallery), delimiter=delimiter)
     with ExitStack() as stack:
-        writer, written = open_or_reopen(output, resume=resume)
-        stack.enter_context(writer)
-        total = written.count + sum(1 for _ in written.left(walk(photos)))
-        progress = Progress("searched", total, done=written.count, failed=written.failed)
-        stack.enter_context(progress.interruptible(goes_on(output)))
-        settings = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
-                    "crop": gallery.manifest.crop, "embedder": gallery.manifest.embedder, **given_options()}  # fmt: skip
-        page = stack.enter_context(Report(report, settings=settings)) if report else None
-        batches = stack.enter_context(closing(pipeline.batches(written.left(walk(photos)))))
-        for batch in batches:
+        if report:
+            clear_folder(report, overwrite=overwrite)
+        outputs = stack.enter_context(open_outputs(output, None, options, resume=resume, overwrite=overwrite))
+        total = outputs.done + sum(1 for _ in outputs.remaining(walk(photos)))
+        progress = Progress("searched", total, done=outputs.done, failed=outputs.failed)
+        stack.enter_context(progress.interruptible(how_to_resume(output)))
+        shown = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
+                 "crop": made_with.crop, "embedder": made_with.embedder, **given_options()}  # fmt: skip
+        page = stack.enter_context(Report(report, settings=shown)) if report else None
+        if report:
+            mark_folder(report)
+        for batch in stack.enter_context(closing(pipeline.batches(outputs.remaining(walk(photos))))):
             results = search_batch(gallery, batch, k, same_label=same_label, where=where, min_similarity=min_similarity)
             for analysis, found in zip(batch, results, strict=True):
                 result = judged(found, calibration) if calibration else found
-                writer.write(result)
+                outputs.write(result, analysis)
                 if page:
                     page.add(result, analysis.photo.image if analysis.photo else None)
                 progress.count(analysis.error, str(analysis.path))
@@ -128,7 +114,7 @@ def search(
 
 
 def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:
-    """The result with a verdict on each match."""
+    """Return the result with a verdict on each match."""
     from pipeline.verdicts import with_verdicts
 
     garments = (

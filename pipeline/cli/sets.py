@@ -1,4 +1,4 @@
-"""What the commands on photo sets share: which photos, in which layout, and whether they can be used."""
+"""The options of commands that read photo sets, and the sets they name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.cli.common import EXISTING
+
 if TYPE_CHECKING:
     from stages.embed.items import PhotoSet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXISTING = click.Path(exists=True, path_type=Path)
 LAYOUT_NAMES = ("items", "luma", "shoes", "clothing", "omniglot", "cifar10", "garments", "cutouts")
 """The keys of :data:`pipeline.photosets.LAYOUTS`, so that ``--help`` answers without importing it."""
 
@@ -33,10 +34,10 @@ def set_options(command: F) -> F:
 
 
 def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, splits: Sequence[Any]) -> PhotoSet:
-    """The set that the options name.
+    """Open the photo set that the options name.
 
     Raises:
-        ValueError: the pattern is no regular expression, or the layout takes other paths.
+        ValueError: the pattern is not a regular expression, or the layout takes other paths.
         CatalogueError: there is no photo.
     """
     from pipeline.photosets import open_set
@@ -44,11 +45,11 @@ def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, spli
     try:
         pattern = re.compile(item_pattern) if item_pattern else None
     except re.error as error:
-        raise ValueError(f"--item-pattern {item_pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"--item-pattern {item_pattern!r} is not a regular expression: {error}") from error
     return open_set(paths, layout, pattern, splits or None)
 
 
 def tell_problems(photos: PhotoSet) -> None:
-    """What is wrong and what is worth knowing, on standard error; nothing where all is well."""
+    """Print the problems and the notes of a photo set on standard error, if it has some."""
     if photos.problems or photos.notes:
         click.echo(photos.describe(), err=True)

@@ -131,6 +131,14 @@ class Gallery(Reading):
         self._matcher.forget()
         return len(gone)
 
+    def discard(self, photos: Iterable[Row]) -> int:
+        """Remove single photos; returns how many went."""
+        gone = [number for row in photos for number in self._rows.find(row.item, photo=row.photo)]
+        for number in gone:
+            self._rows.remove(number)
+        self._matcher.forget()
+        return len(gone)
+
     def save(self) -> None:
         """Make the changes durable, all or none.
 

@@ -23,7 +23,7 @@ from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
-from pipeline.search import config_for, open_for_search
+from pipeline.search import config_for, open_gallery
 from pipeline.serve import schemas
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
@@ -460,7 +460,7 @@ def open_service(
         OutfinderError: a gallery or a network cannot be opened, or they do not fit together.
         ValueError: both galleries have the same crop.
     """
-    gallery, pipeline, config = open_for_search(folder, settings)
+    gallery, pipeline, config = open_gallery(folder, settings)
     detector, cropper, embedder = pipeline.detector, pipeline.cropper, pipeline.embedder
     assert cropper is not None and embedder is not None  # noqa: PT018
     metrics = Metrics()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
 
 import weights
-from pipeline.catalogue import NOTE, CataloguePhoto, read_catalogue, unfinished
+from pipeline.catalogue import NOTE, CataloguePhoto, read_catalogue, unfinished_run
 from stages.detect.coco import read_annotations
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.calibration import Calibration
@@ -109,15 +109,15 @@ RUN = {
 def test_notes_of_runs(place, document):
     (place / NOTE).write_text(json.dumps(document))
     with may_refuse(GalleryError):
-        run = unfinished(place)
+        run = unfinished_run(place)
         assert all(isinstance(source, Path) for source in run.sources)
         assert run.pattern is None or run.pattern.pattern == run.item_pattern
 
 
 def test_a_note_cannot_run_code(place):
     (place / NOTE).write_text(json.dumps(RUN | {"given": {"detector": "evil:Evil"}}))
-    with pytest.raises(GalleryError, match="'evil:Evil', which a file cannot name"):
-        unfinished(place)
+    with pytest.raises(GalleryError, match="'evil:Evil', which a file must not name"):
+        unfinished_run(place)
 
 
 ENDS = {"value": 0.5, "low": 0.4, "high": 0.6}

@@ -20,7 +20,7 @@ from pipeline.gallery.arrays import file_digest
 from pipeline.gallery.storage import COPY, MANIFEST
 from pipeline.gallery.vectors import encode
 from pipeline.integrity import verify
-from pipeline.search import open_for_search, open_or_create
+from pipeline.search import open_gallery, open_or_create
 from stages.crop import BoxCrop
 from stages.errors import GalleryError, OutfinderError, StageError
 from stages.testing import FakeEmbedder
@@ -274,7 +274,7 @@ def test_code_that_a_gallery_names_is_not_run(saved, tmp_path, monkeypatch):
         manifest["settings"] = {"crop": "box", "embedder": "stages.testing:FakeEmbedder", "detector": "whole"}
         (manifest if field == "index" else manifest["settings"])[field] = "evil:Evil"
         put(folder, files | {MANIFEST: sealed(manifest), COPY: sealed(manifest)})
-        for opened in (open_for_search, open_or_create):
+        for opened in (open_gallery, open_or_create):
             with pytest.raises(StageError, match=f"evil:Evil', which is code .* --{field} evil:Evil"):
                 opened(folder, {})
         with pytest.raises(StageError, match="evil") if field == "index" else pytest.raises(ZeroDivisionError):
@@ -293,7 +293,7 @@ def test_a_gallery_cannot_reach_a_server_or_a_file_elsewhere(saved, tmp_path):
         with pytest.raises(StageError, match=r"milvus.*, which is a place elsewhere; .* --index milvus\+"):
             Gallery.open(folder).index()
         with pytest.raises(StageError, match="which is a place elsewhere"):
-            open_for_search(folder, {})
+            open_gallery(folder, {})
     assert not any(tmp_path.iterdir())
 
 

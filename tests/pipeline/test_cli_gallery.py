@@ -231,7 +231,8 @@ class TestSearch:
             assert setting in page
         assert f"report: {tmp_path / 'report' / 'index.html'}" in result.stderr
         again = run("search", gallery, street, "--report", tmp_path / "report", status=2)
-        assert "is not empty" in again.stderr
+        assert "exists; give --overwrite to replace it" in again.stderr
+        run("search", gallery, street, "--report", tmp_path / "report", "--overwrite", status=1)
 
     def test_without_a_gallery_or_with_another_ones_embedder(
         self, tmp_path: Path, gallery: Path, street: Path, mine: None
@@ -297,7 +298,7 @@ class TestGallery:
         (found,) = lines(run("search", tmp_path / "g", street / "a two.jpg", "-k", 1))
         assert {garment["matches"][0]["item"] for garment in found["garments"]} == {"red", "blue"}
         told = run("index", tmp_path / "g", shop, "--vectors", "float32", status=2).stderr
-        assert "has vectors as 'int8'; make another gallery for 'float32'" in told
+        assert "was made with vectors 'int8', not 'float32'" in told
 
     def test_verify(self, gallery: Path) -> None:
         assert "is sound: generation 2" in run("gallery", "verify", gallery).stderr

@@ -13,11 +13,7 @@ from conftest import draw
 from test_cli_process import SLOW, many_photos, outfinder
 
 from pipeline.cli.progress import Progress
-from pipeline.search import Garment, PhotoResult
-from pipeline.writers import open_or_reopen, open_writer
-from stages.errors import OutfinderError
 from stages.images import write_jpeg
-from stages.types import Box, Match
 
 
 @pytest.fixture
@@ -31,43 +27,6 @@ def photos(tmp_path: Path) -> Path:
     write_jpeg(folder / "g.jpg", draw("green"))
     (folder / "d.jpg").write_bytes(b"")
     return folder
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_a_file_cut_at_any_byte_is_made_whole(tmp_path: Path, suffix: str) -> None:
-    matches = tuple(Match(f"item {n}", f"shop/ü{n}.jpg", 0.5, "top") for n in range(2))
-    garments = [Garment("top", 0.9, Box(1, 2, 30, 40), matches=matches), Garment("shoes", 0.8, Box(0, 0, 5, 5))]
-    results = [
-        PhotoResult('a "ß"\nb, c.jpg', 64, 64, tuple(garments)),
-        PhotoResult("d.jpg", error="is empty"),
-        PhotoResult("e.jpg", 64, 64),
-        PhotoResult("e.jpg", 64, 64),
-        PhotoResult("f.jpg", 64, 64, tuple(garments)),
-    ]
-    file = tmp_path / f"found{suffix}"
-    with open_writer(file) as writer:
-        for result in results:
-            writer.write(result)
-    whole = file.read_bytes()
-    for end in range(len(whole) + 1):
-        file.write_bytes(whole[:end])
-        writer, written = open_or_reopen(file, resume=True)
-        with writer:
-            left = list(written.left(Path(result.photo) for result in results))
-            assert written.count + len(left) == len(results)
-            assert written.failed == (written.count > 1)
-            for result in results[written.count :]:
-                writer.write(result)
-        assert file.read_bytes() == whole, end
-
-
-@pytest.mark.parametrize(("name", "text"), [("a.jsonl", "my diary\n"), ("a.jsonl", "{}\n"), ("a.jsonl", "dear"),
-                                            ("a.csv", "item_id,image\nx,y\n")])  # fmt: skip
-def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(OutfinderError, match="left as it is"):
-        open_or_reopen(tmp_path / name, resume=True)
-    assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -91,8 +50,6 @@ def test_detect_and_search_go_on(tmp_path: Path, photos: Path, shop: Path, suffi
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path, photos: Path, shop: Path) -> None:
     assert "name it with -o" in run("detect", photos, *DETECTOR, "--resume", status=2).stderr
-    command = ("detect", photos, *DETECTOR, "--resume", "-o", tmp_path / "a.jsonl", "--coco", tmp_path / "a.json")
-    assert "--coco" in run(*command, status=2).stderr
     command = ("search", shop, photos, "--resume", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "report")
     assert "--report" in run(*command, status=2).stderr
 
@@ -116,7 +73,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, number: signal.Signals) 
         told = re.search(rb"detected garments in (\d+) photo", said)
         assert told
         assert finished - int(told[1]) in (0, 1)  # one may have been written and not yet counted
-        assert b"--resume goes on" in said
+        assert b"--resume continues" in said
         assert b"Traceback" not in said
     run("detect", photos, *DETECTOR, "-o", tmp_path / "found.jsonl", "--resume")
     straight = run("detect", photos, *DETECTOR)

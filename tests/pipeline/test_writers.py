@@ -1,9 +1,11 @@
-"""The writers: every shape of line, hostile names, and COCO files as pycocotools reads them."""
+"""The output formats: what they write, hostile names, and how an interrupted run is resumed."""
 
 import csv
-import io
 import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycocotools.mask
@@ -12,9 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
+from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from pipeline.writers import COLUMNS, CocoWriter, JsonLinesWriter, full_rle, open_writer
-from stages.types import Box, Match
+from pipeline.writers import (
+    DETECT_COLUMNS,
+    MATCH_COLUMNS,
+    Options,
+    Outputs,
+    clear_folder,
+    draw,
+    full_rle,
+    mark_folder,
+    open_outputs,
+)
+from stages.errors import OutfinderError
+from stages.types import Box, Crop, Match
 
 # pycocotools 2.0.11 decodes with a numpy 1 interface
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -30,24 +44,23 @@ SEARCHED = PhotoResult(
     "street.jpg",
     20,
     30,
-    (
-        Garment("top", 0.98765, Box(2, 3, 6, 9), MASK, MATCHES),
-        Garment("shoes", 1.0, Box(0, 20, 20, 30), None, ()),
-    ),
+    (Garment("top", 0.98765, Box(2, 3, 6, 9), MASK, MATCHES), Garment("shoes", 1.0, Box(0, 20, 20, 30), None, ())),
 )
 DETECTED = PhotoResult("street.jpg", 20, 30, (Garment("top", 0.98765, Box(2, 3, 6, 9), MASK),))
 FAILED = PhotoResult("no.jpg", error="not a photo")
+LABELS = Options(labels=("top", "shoes"), masks=True, matches=True, metadata=("price", "brand"))
 
 
-def lines(path, results, **options):
-    with open_writer(path, **options) as writer:
+def write(path: Path | None, results: Sequence[PhotoResult], **options: Any) -> list[str]:
+    """Write results to a file, and return its lines."""
+    with open_outputs(path, None, Options(**options)) as outputs:
         for result in results:
-            writer.write(result)
-    return path.read_text().splitlines()
+            outputs.write(result)
+    return path.read_text(encoding="utf-8-sig").splitlines() if path else []
 
 
-def test_a_json_line_of_a_search_is_exactly_this(tmp_path):
-    (line,) = lines(tmp_path / "a.jsonl", [SEARCHED])
+def test_json_line_of_a_search_is_exactly_this(tmp_path: Path) -> None:
+    (line,) = write(tmp_path / "a.jsonl", [SEARCHED])
     assert line == (
         '{"photo": "street.jpg", "width": 20, "height": 30, "garments": ['
         '{"label": "top", "score": 0.9877, "box": [2, 3, 6, 9], "matches": ['
@@ -58,14 +71,14 @@ def test_a_json_line_of_a_search_is_exactly_this(tmp_path):
     )
 
 
-def test_a_detection_has_no_matches_and_an_error_no_garments(tmp_path):
-    first, second = lines(tmp_path / "a.JSONL", [DETECTED, FAILED])
+def test_json_line_of_a_detection_has_no_matches_and_of_an_error_no_garments(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.JSONL", [DETECTED, FAILED])
     assert json.loads(first)["garments"] == [{"label": "top", "score": 0.9877, "box": [2, 3, 6, 9], "matches": []}]
     assert second == '{"photo": "no.jpg", "error": "not a photo"}'
 
 
-def test_masks_on_request(tmp_path):
-    (line,) = lines(tmp_path / "a.jsonl", [SEARCHED], masks=True)
+def test_json_lines_hold_masks_on_request(tmp_path: Path) -> None:
+    (line,) = write(tmp_path / "a.jsonl", [SEARCHED], masks=True)
     with_mask, without = json.loads(line)["garments"]
     full = np.zeros((30, 20), dtype=np.bool_)
     full[3:9, 2:6] = MASK
@@ -73,95 +86,108 @@ def test_masks_on_request(tmp_path):
     assert "mask" not in without
 
 
-def test_any_file_name_gives_valid_json_and_comes_back(tmp_path):
+def test_any_file_name_gives_valid_json_and_comes_back(tmp_path: Path) -> None:
     names = [os.fsdecode(b"caf\xe9.jpg"), "größe\n\u2028🧥.jpg", "\ud800.jpg", 'a"b\\c.jpg']
-    written = lines(tmp_path / "a.jsonl", [PhotoResult(name, 1, 1) for name in names])
-    assert all(line.isascii() for line in written)
-    assert [json.loads(line)["photo"] for line in written] == names
-    assert os.fsencode(json.loads(written[0])["photo"]) == b"caf\xe9.jpg"
+    lines = write(tmp_path / "a.jsonl", [PhotoResult(name, 1, 1) for name in names])
+    assert all(line.isascii() for line in lines)
+    assert [json.loads(line)["photo"] for line in lines] == names
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_each_photo_is_on_disk_when_write_returns(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    with open_writer(path) as writer:
-        before = path.read_text()
-        writer.write(FAILED)
-        assert path.read_text().endswith("\n")
-        assert len(path.read_text()) > len(before)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_each_photo_is_on_disk_when_write_returns(tmp_path: Path, name: str) -> None:
+    with open_outputs(tmp_path / name) as outputs:
+        before = (tmp_path / name).read_text()
+        outputs.write(FAILED)
+        after = (tmp_path / name).read_text()
+    assert after.endswith("\n")
+    assert len(after) > len(before)
 
 
-def test_none_is_standard_output_which_stays_open(capsys):
-    with open_writer(None) as writer:
-        writer.write(FAILED)
+def test_no_file_means_standard_output_which_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
+    write(None, [FAILED])
     print("more")
     assert capsys.readouterr().out == '{"photo": "no.jpg", "error": "not a photo"}\nmore\n'
 
 
-def test_a_similarity_that_is_no_number_is_refused():
-    stream, bad = io.StringIO(), Match("a", "a.jpg", float("nan"), "top")
+def test_similarity_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    bad = Match("a", "a.jpg", float("nan"), "top")
     with pytest.raises(ValueError, match="JSON compliant"):
-        JsonLinesWriter(stream).write(PhotoResult("a", 9, 9, (Garment("top", 1, Box(0, 0, 1, 1), None, (bad,)),)))
-    assert not stream.getvalue()
+        write(tmp_path / "a.jsonl", [PhotoResult("a", 9, 9, (Garment("top", 1, Box(0, 0, 1, 1), None, (bad,)),))])
 
 
 @pytest.mark.parametrize("name", ["a.json", "a", "a.tsv"])
-def test_another_suffix_is_refused_and_nothing_is_made(tmp_path, name):
+def test_another_suffix_is_refused_and_nothing_is_created(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"\.jsonl or \.csv, got"):
-        open_writer(tmp_path / name)
+        open_outputs(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_csv_has_a_row_per_match_garment_photo_and_error(tmp_path):
-    empty = PhotoResult("empty.jpg", 5, 6)
-    lines(tmp_path / "a.csv", [SEARCHED, DETECTED, empty, FAILED])
-    with (tmp_path / "a.csv").open(newline="") as file:
-        rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(file)]
-    top = ["street.jpg", "20", "30", "1", "top", "0.9877", "2", "3", "6", "9"]
-    assert rows == [
-        [*top, "1", "shirt-1", "shirt-1_front.jpg", "0.9123", "top", "same item", ""],
-        [*top, "2", "shirt-2", "shirt-2_front.jpg", "0.5000", "top", "", ""],
-        ["street.jpg", "20", "30", "2", "shoes", "1.0000", "0", "20", "20", "30", *[""] * 7],
-        [*top, *[""] * 7],
-        ["empty.jpg", "5", "6", *[""] * 14],
-        ["no.jpg", *[""] * 15, "not a photo"],
+def test_table_has_a_row_per_match_garment_photo_and_error(tmp_path: Path) -> None:
+    results = [SEARCHED, DETECTED, PhotoResult("empty.jpg", 5, 6), FAILED]
+    lines = write(tmp_path / "a.csv", results, matches=True, metadata=["price", "label"])
+    assert lines[0].split(",") == [*DETECT_COLUMNS[:-1], *MATCH_COLUMNS, "error", "price", "catalogue_label"]
+    top = "street.jpg,20,30,1,top,0.9877,2,3,6,9"
+    assert lines[1:] == [
+        f"{top},1,shirt-1,shirt-1_front.jpg,0.9123,top,same item,,19.90,",
+        f"{top},2,shirt-2,shirt-2_front.jpg,0.5000,top,,,,",
+        f"street.jpg,20,30,2,shoes,1.0000,0,20,20,30{',' * 9}",
+        f"{top}{',' * 9}",
+        f"empty.jpg,5,6{',' * 16}",
+        f"no.jpg{',' * 16}not a photo,,",
     ]
 
 
-def test_csv_quotes_and_stays_utf8(tmp_path):
-    names = ['a,b "c"\nd.jpg', os.fsdecode(b"caf\xe9.jpg"), "größe.jpg"]
-    lines(tmp_path / "a.csv", [PhotoResult(name, 1, 1) for name in names])
-    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
-        assert [row["photo"] for row in csv.DictReader(file)] == [names[0], r"caf\udce9.jpg", names[2]]
+def test_table_of_detections_has_no_columns_of_matches(tmp_path: Path) -> None:
+    header, row = write(tmp_path / "a.csv", [DETECTED], delimiter=";")
+    assert header.split(";") == list(DETECT_COLUMNS)
+    assert row == "street.jpg;20;30;1;top;0.9877;2;3;6;9;"
+
+
+def test_table_is_utf8_for_spreadsheets_and_runs_no_formula(tmp_path: Path) -> None:
+    names = [
+        'a,b "c"\nd.jpg',
+        os.fsdecode(b"caf\xe9.jpg"),
+        "größe.jpg",
+        '=HYPERLINK("x")',
+        "@x",
+        "+1-1",
+        "-5.50",
+        "\tx",
+    ]
+    write(tmp_path / "a.csv", [PhotoResult(name, 1, 1) for name in names])
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbfphoto,")
+    with (tmp_path / "a.csv").open(encoding="utf-8-sig", newline="") as file:
+        photos = [row["photo"] for row in csv.DictReader(file)]
+    assert photos == [names[0], r"caf\udce9.jpg", names[2], "'" + names[3], "'@x", "'+1-1", "-5.50", "'\tx"]
 
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_full_rle_is_what_pycocotools_encodes(data):
+def test_full_rle_is_what_pycocotools_encodes(data: st.DataObject) -> None:
     width, height = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
     x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     box = Box(x1, y1, data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height)))
-    draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    mask = draw.random((box.height, box.width)) < data.draw(st.sampled_from([0, 0.2, 0.8, 1]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    mask = rng.random((box.height, box.width)) < data.draw(st.sampled_from([0, 0.2, 0.8, 1]))
     full = np.zeros((height, width), dtype=np.uint8, order="F")
     full[box.slices] = mask
     wanted = pycocotools.mask.encode(full)
     assert full_rle(mask, box, width, height) == {"size": [height, width], "counts": wanted["counts"].decode()}
 
 
-def test_coco_is_read_by_pycocotools(tmp_path):
-    path = tmp_path / "results.json"
-    with CocoWriter(path, ("top", "shoes")) as writer:
-        for result in (SEARCHED, FAILED, PhotoResult("empty.jpg", 7, 8), DETECTED):
-            writer.write(result)
-        assert not path.exists()
-    assert list(tmp_path.iterdir()) == [path]
-    data = COCO(str(path))
-    assert [(image["id"], image["file_name"], image["width"]) for image in data.dataset["images"]] == [
-        (1, "street.jpg", 20),
-        (2, "empty.jpg", 7),
-        (3, "street.jpg", 20),
-    ]
+def coco(folder: Path, results: Sequence[PhotoResult], labels: Sequence[str] = ("top", "shoes")) -> None:
+    with open_outputs(folder / "a.jsonl", {"coco": folder / "a.json"}, Options(labels=labels)) as outputs:
+        for result in results:
+            outputs.write(result)
+        assert not (folder / "a.json").exists()
+
+
+def test_coco_is_read_by_pycocotools(tmp_path: Path) -> None:
+    coco(tmp_path, [SEARCHED, FAILED, PhotoResult("empty.jpg", 7, 8), DETECTED])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.jsonl"}
+    data = COCO(str(tmp_path / "a.json"))
+    images = [(image["id"], image["file_name"], image["width"]) for image in data.dataset["images"]]
+    assert images == [(1, "street.jpg", 20), (2, "empty.jpg", 7), (3, "street.jpg", 20)]
     assert [category["name"] for category in data.loadCats([1, 2])] == ["top", "shoes"]
     top, shoes = data.loadAnns(data.getAnnIds(imgIds=[1]))
     assert (top["category_id"], top["bbox"], top["area"], top["score"]) == (1, [2, 3, 4, 6], MASK.sum(), 0.9877)
@@ -173,18 +199,124 @@ def test_coco_is_read_by_pycocotools(tmp_path):
     assert len(found.getAnnIds(imgIds=[1, 3], catIds=[1])) == 2
 
 
-def test_coco_has_the_mode_of_any_other_file(tmp_path):
-    CocoWriter(tmp_path / "a.json", ()).close()
-    (tmp_path / "b").touch()
-    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b").stat().st_mode
+def test_coco_of_no_photos_is_valid_and_has_the_mode_of_any_other_file(tmp_path: Path) -> None:
+    coco(tmp_path, [])
+    assert COCO(str(tmp_path / "a.json")).dataset["images"] == []
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "a.jsonl").stat().st_mode
 
 
-def test_coco_refuses_an_unknown_label_and_leaves_nothing(tmp_path):
-    def write_both():
-        with CocoWriter(tmp_path / "a.json", ("top",)) as writer:
-            writer.write(DETECTED)
-            writer.write(SEARCHED)
-
+def test_coco_refuses_a_label_that_the_detector_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'shoes' is not among the labels top"):
-        write_both()
-    assert not list(tmp_path.iterdir())
+        coco(tmp_path, [DETECTED, SEARCHED], labels=["top"])
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_overlay_outlines_garments_and_dims_the_rest() -> None:
+    image = np.full((200, 100, 3), 90, np.uint8)
+    mask = np.zeros((100, 60), np.bool_)
+    mask[50:] = True
+    drawn = draw(image, PhotoResult("a.jpg", 100, 200, (Garment("top", 0.5, Box(20, 60, 80, 160), mask),)))
+    assert (image == 90).all()
+    assert (drawn[120:150, 30:70] == 90).all(), "the garment keeps its colours"
+    assert (drawn[90:105, 30:70] > 90).all(), "the rest of its box is dimmed"
+    assert (drawn[170:] > 90).all()
+    assert (drawn[110, 30:70] != 90).any(axis=1).all(), "the outline"
+
+
+def test_overlay_draws_the_thinnest_garment_at_the_rim_of_a_reduced_photo() -> None:
+    image = np.full((100, 125, 3), 255, np.uint8)
+    rim = Garment("belt", 0.5, Box(997, 797, 1000, 800), np.ones((3, 3), np.bool_))
+    drawn = draw(image, PhotoResult("a.jpg", 1000, 800, (rim,)))
+    assert drawn.shape == image.shape
+    assert (drawn[99, 124] != 255).any()
+
+
+RESULTS = [
+    PhotoResult('a "ß"\nb, c.jpg', 20, 30, SEARCHED.garments),
+    PhotoResult("=d.jpg", error="is empty"),
+    PhotoResult("e.jpg", 64, 64),
+    PhotoResult("e.jpg", 64, 64),
+    PhotoResult("f.jpg", 20, 30, SEARCHED.garments),
+]
+
+
+def finish(outputs: Outputs) -> None:
+    """Write those of RESULTS that the outputs lack."""
+    with outputs:
+        remaining = list(outputs.remaining(Path(result.photo) for result in RESULTS))
+        assert outputs.done + len(remaining) == len(RESULTS)
+        assert outputs.failed == (outputs.done > 1)
+        for result in RESULTS[outputs.done :]:
+            outputs.write(result)
+
+
+@pytest.mark.parametrize("name", ["found.jsonl", "found.csv"])
+def test_file_cut_at_any_byte_is_resumed_to_the_same_file(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    finish(open_outputs(file, None, LABELS))
+    whole = file.read_bytes()
+    for end in range(len(whole) + 1):
+        file.write_bytes(whole[:end])
+        finish(open_outputs(file, None, LABELS, resume=True))
+        assert file.read_bytes() == whole, end
+
+
+@pytest.mark.parametrize("name", ["found.jsonl", "found.csv"])
+@pytest.mark.parametrize("count", range(len(RESULTS) + 1))
+def test_all_formats_are_resumed_together(tmp_path: Path, name: str, count: int) -> None:
+    def outputs(folder: Path, *, resume: bool) -> Outputs:
+        folder.mkdir(exist_ok=True)
+        return open_outputs(folder / name, {"coco": folder / "a.json"}, LABELS, resume=resume)
+
+    finish(outputs(tmp_path / "whole", resume=False))
+    with pytest.raises(KeyboardInterrupt), outputs(tmp_path / "cut", resume=False) as interrupted:  # noqa: PT012
+        for result in RESULTS[:count]:
+            interrupted.write(result)
+        raise KeyboardInterrupt
+    for _ in range(2):  # the second time nothing is left to do
+        with outputs(tmp_path / "cut", resume=True) as resumed:
+            for path in list(resumed.remaining(Path(result.photo) for result in RESULTS)):
+                resumed.write(next(result for result in RESULTS if result.photo == str(path)))
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        whole, cut = (json.loads((tmp_path / run / "a.json").read_text()) for run in ("whole", "cut"))
+        assert cut == whole
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", "my diary\n"), ("a.jsonl", "{}\n"), ("a.jsonl", "dear"),
+                                            ("a.csv", "item_id,image\nx,y\n")])  # fmt: skip
+def test_file_of_something_else_is_neither_resumed_nor_replaced(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OutfinderError, match="left as it is"):
+        open_outputs(tmp_path / name, resume=True)
+    with pytest.raises(OutfinderError, match="exists; give --overwrite"):
+        open_outputs(tmp_path / name)
+    assert (tmp_path / name).read_text() == text
+    with open_outputs(tmp_path / name, overwrite=True):
+        pass
+    assert (tmp_path / name).read_text() != text
+
+
+def test_only_folders_that_outfinder_wrote_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").touch()
+    with pytest.raises(OutfinderError, match="did not write"):
+        clear_folder(tmp_path / "mine", overwrite=True)
+    mark_folder(tmp_path / "report")
+    (tmp_path / "report" / "index.html").touch()
+    with pytest.raises(OutfinderError, match="--overwrite"):
+        clear_folder(tmp_path / "report", overwrite=False)
+    clear_folder(tmp_path / "report", overwrite=True)
+    assert not list((tmp_path / "report").iterdir())
+    clear_folder(tmp_path / "absent", overwrite=False)
+
+
+def test_overwriting_a_folder_of_crops_deletes_those_of_the_run_before(tmp_path: Path) -> None:
+    crop = Crop(np.zeros((9, 9, 3), np.uint8), Box(0, 0, 9, 9))
+    garment = Garment("top/vest", 1.0, Box(0, 0, 9, 9))
+    for name, overwrite in (("a", False), ("b", False), ("c", True)):
+        with open_outputs(tmp_path / f"{name}.jsonl", {"crops": tmp_path / "crops"}, overwrite=overwrite) as outputs:
+            analysis = Analysis(Path(f"{name}.jpg"), crops=(crop,))
+            outputs.write(PhotoResult(f"{name}.jpg", 9, 9, (garment,)), analysis)
+        names = {path.name for path in tmp_path.glob("crops/*.jpg")}
+        kept = {"a": "a", "b": "ab", "c": "c"}[name]
+        assert names == {f"00001-{one}-1-top-vest.jpg" for one in kept}

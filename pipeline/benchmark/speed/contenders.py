@@ -18,7 +18,7 @@ from pipeline.config import Config, build_cropper, build_detector, build_embedde
 from pipeline.gallery import Gallery
 from pipeline.pipeline import Pipeline
 from pipeline.search import PhotoResult, search_batch
-from pipeline.writers import open_writer
+from pipeline.writers import Options, open_outputs
 from stages.parts import part
 from stages.types import Vectors
 
@@ -53,7 +53,7 @@ class Setup:
         gallery.search(np.eye(1, gallery.manifest.dim, dtype=np.float32), K)  # the graph is loaded
 
         def run(photos: Sequence[Path]) -> Iterator[Answer]:
-            with open_writer(self.written) as writer:
+            with open_outputs(self.written, None, Options(matches=True), overwrite=True) as writer:
                 for result, vectors in contender(photos):
                     with part("write"):
                         writer.write(result)

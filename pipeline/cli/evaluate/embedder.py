@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from pipeline.cli.common import (
+    EXISTING,
     FILE_OUT,
     FOLDER,
     SOME_FAILED,
@@ -19,7 +20,7 @@ from pipeline.cli.common import (
     print_figures,
     stage_options,
 )
-from pipeline.cli.sets import EXISTING, open_told, set_options, tell_problems
+from pipeline.cli.sets import open_told, set_options, tell_problems
 
 if TYPE_CHECKING:
     from stages.embed.evaluation import Protocol
