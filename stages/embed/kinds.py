@@ -1,0 +1,112 @@
+"""What kind of garment a vector shows: the part of it that holds probabilities of kinds and of article types.
+
+Each is kept as its square root, so that the inner product of two vectors counts how much their distributions agree
+(the Bhattacharyya coefficient, 1 for equal ones and 0 for disjoint ones). A search by similarity therefore prefers
+items of the garment's kind, as far as both sides are sure, without a filter that one wrong label would turn into a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.labels import OTHER, kind_of
+from stages.types import LABELS, Vectors
+
+KINDS: tuple[str, ...] = (*LABELS, OTHER)
+"""The kinds in the order of their probabilities."""
+
+Probabilities = NDArray[np.float32]
+"""``(n, kinds)`` or ``(n, types)`` float32, rows with the sum 1."""
+
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class KindPart:
+    """Where a vector holds its kinds and its types, and how much of a similarity they make up.
+
+    Attributes:
+        dim: the width of the vectors; the types are the last of it, and the kinds stand before them.
+        types: the name of each type, known to :mod:`stages.labels`.
+        kind_share: what kinds make up of the similarity of two vectors, in [0, 1).
+        type_share: the same for types.
+    """
+
+    dim: int
+    types: tuple[str, ...]
+    kind_share: float
+    type_share: float
+
+    @property
+    def width(self) -> int:
+        """How many numbers of a vector hold kinds and types."""
+        return len(KINDS) + len(self.types)
+
+    @cached_property
+    def kind_of_type(self) -> NDArray[np.float32]:
+        """``(types, kinds)`` of 0 and 1: the kind of each type."""
+        kinds = [kind_of(name) for name in self.types]
+        return np.array([[kind == name for name in KINDS] for kind in kinds], np.float32)
+
+    def kinds(self, vectors: Vectors) -> Probabilities:
+        """Return the probability of each of :data:`KINDS`, ``(n, 14)``."""
+        return _normalised(vectors[:, self.dim - self.width : self.dim - len(self.types)] ** 2)
+
+    def type_probabilities(self, vectors: Vectors) -> Probabilities:
+        """Return the probability of each type, ``(n, types)``."""
+        return _normalised(vectors[:, self.dim - len(self.types) :] ** 2)
+
+    def with_kinds(self, vectors: Vectors, kinds: Probabilities) -> Vectors:
+        """Return the vectors with other probabilities of kinds, and of types in proportion.
+
+        Args:
+            vectors: ``(n, dim)`` unit rows.
+            kinds: ``(n, 14)``, rows with the sum 1.
+        """
+        before, types = self.kinds(vectors), self.type_probabilities(vectors)
+        factor = (kinds + _LEAST) / (before + _LEAST)
+        moved = _normalised(types * (factor @ self.kind_of_type.T))
+        return self._joined(vectors, kinds, moved)
+
+    def without_kinds(self, vectors: Vectors) -> Vectors:
+        """Return the vectors without kinds and types: as queries, they find what looks alike of any kind."""
+        rows = vectors.copy()
+        rows[:, self.dim - self.width :] = 0
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(_LEAST)
+
+    def _joined(self, vectors: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
+        rows = vectors.copy()
+        rows[:, self.dim - self.width : self.dim - len(self.types)] = np.sqrt(kinds * self.kind_share)
+        rows[:, self.dim - len(self.types) :] = np.sqrt(types * self.type_share)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Probabilities:
+    """Combine probabilities of kinds with the labels that a detector gives.
+
+    Args:
+        kinds: ``(n, 14)`` by the embedder.
+        labels: a detector's label for each row; one that is no kind changes nothing.
+        trust: how often a detector's label is right, in (0, 1).
+
+    >>> kinds = np.full((1, 14), 1 / 14, np.float32)
+    >>> round(float(believed(kinds, ["top"], trust=0.8)[0, KINDS.index("top")]), 2)
+    0.8
+    """
+    likelihood = np.ones_like(kinds)
+    for row, label in zip(likelihood, labels, strict=True):
+        if label in KINDS:
+            row[:] = (1 - trust) / (len(KINDS) - 1)
+            row[KINDS.index(label)] = trust
+    return _normalised(kinds * likelihood)
+
+
+def _normalised(values: NDArray[np.float32]) -> Probabilities:
+    values = values + np.float32(_LEAST)
+    probabilities: Probabilities = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities

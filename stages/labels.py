@@ -1,0 +1,115 @@
+"""The one table of garment kinds and article types, and what other vocabularies call them.
+
+A *kind* is one of the thirteen labels that detectors give (:data:`stages.types.LABELS`); a *type* is a finer word, such
+as jeans or boots, that street photos and shops share. Each type belongs to one kind, or to none where it is no garment
+that outfinder looks for, such as a watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from stages.types import LABELS
+
+OTHER: Final = "other"
+"""The kind of what belongs to none of the thirteen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleType:
+    """A type of article: its name, its kind (None for none of the thirteen), and its names elsewhere, in lower case."""
+
+    name: str
+    kind: str | None
+    aliases: tuple[str, ...] = ()
+
+
+TYPES: Final[tuple[ArticleType, ...]] = (
+    ArticleType("coat", "outerwear", ("coats", "cape", "outwear", "outerwear", "parka", "trench coat")),
+    ArticleType("jacket", "outerwear", ("jackets", "rain jacket")),
+    ArticleType("blazer", "outerwear", ("blazers", "suit", "suits", "waistcoat", "nehru jackets")),
+    ArticleType("cardigan", "outerwear", ("cardigans", "shrug")),
+    ArticleType("t-shirt", "top", ("tshirts", "t-shirts", "tshirt", "tee", "tees", "polo", "longsleeve")),
+    ArticleType("shirt", "top", ("shirts",)),
+    ArticleType("top", "top", ("tops", "blouse", "blouses", "bodysuit", "body", "camisoles")),
+    ArticleType("sweater", "top", ("sweaters", "jumper", "jumpers", "pullover", "knitwear")),
+    ArticleType("sweatshirt", "top", ("sweatshirts", "hoodie", "hoodies")),
+    ArticleType("vest", "top", ("vests", "innerwear vests", "undershirt", "tank", "tanks", "tank top")),
+    ArticleType("kurta", "top", ("kurtas", "kurtis", "tunic", "tunics")),
+    ArticleType("dress", "dress", ("dresses", "romper", "jumpsuit", "gown")),
+    ArticleType("skirt", "skirt", ("skirts",)),
+    ArticleType("jeans", "pants", ("denim", "jeggings")),
+    ArticleType("trousers", "pants", ("pants", "chinos", "trouser")),
+    ArticleType("leggings", "pants", ("churidar", "salwar")),
+    ArticleType("track pants", "pants", ("lounge pants", "joggers", "sweatpants")),
+    ArticleType("capris", "pants", ("capri",)),
+    ArticleType("shorts", "shorts", ("lounge shorts", "short")),
+    ArticleType("boots", "shoes", ("boot", "ankle boots")),
+    ArticleType("heels", "shoes", ("pumps", "wedges", "heel")),
+    ArticleType("flats", "shoes", ("ballerinas", "flat")),
+    ArticleType("sandals", "shoes", ("sandal", "sports sandals", "clogs")),
+    ArticleType("flip-flops", "shoes", ("flip flops", "slippers")),
+    ArticleType("sneakers", "shoes", ("casual shoes", "sports shoes", "sneaker", "trainers")),
+    ArticleType("formal shoes", "shoes", ("loafers", "oxfords")),
+    ArticleType("handbag", "bag", ("handbags", "purse", "tote", "bag", "bags")),
+    ArticleType("backpack", "bag", ("backpacks", "rucksacks")),
+    ArticleType("clutch", "bag", ("clutches",)),
+    ArticleType("wallet", "bag", ("wallets",)),
+    ArticleType(
+        "travel bag", "bag", ("duffel bag", "laptop bag", "messenger bag", "waist pouch", "mobile pouch", "trolley bag")
+    ),
+    ArticleType("hat", "hat", ("hats", "cap", "caps", "beanie")),
+    ArticleType("sunglasses", "eyewear", ("glasses", "eyewear", "spectacles")),
+    ArticleType("scarf", "scarf", ("scarves", "mufflers", "stoles", "dupatta", "muffler", "stole")),
+    ArticleType("belt", "belt", ("belts",)),
+    ArticleType("socks", "hosiery", ("sock",)),
+    ArticleType("tights", "hosiery", ("stockings", "stocking", "hosiery")),
+    ArticleType("watch", None, ("watches",)),
+    ArticleType("tie", None, ("ties", "bow tie")),
+    ArticleType("underwear", None, ("briefs", "bra", "trunk", "boxers", "panties", "intimate", "swimwear", "lingerie")),
+    ArticleType("jewellery", None, ("bracelet", "necklace and chains", "necklace", "earrings", "ring", "cufflinks")),
+    ArticleType("perfume", None, ("deodorant", "fragrance gift set", "perfume and body mist")),
+    ArticleType("gloves", None, ()),
+    ArticleType("umbrella", None, ("umbrellas",)),
+)
+"""Every type; clothing-dataset's, CCP's and the product photos' own words are among the aliases."""
+
+_WIDE: Final[Mapping[str, str]] = {
+    **{label: label for label in LABELS},
+    "shoes": "shoes",
+    "shoe": "shoes",
+    "footwear": "shoes",
+    "accessory": OTHER,
+}
+"""Words for a kind whose type stays open."""
+
+_BY_NAME: Final[Mapping[str, ArticleType]] = {name: kind for kind in TYPES for name in (kind.name, *kind.aliases)}
+
+
+def type_of(name: str) -> str | None:
+    """Return the type that a word names, in any case, or None.
+
+    >>> type_of("Casual Shoes"), type_of("jeans"), type_of("shoes")
+    ('sneakers', 'jeans', None)
+    """
+    found = _BY_NAME.get(_folded(name))
+    return None if found is None else found.name
+
+
+def kind_of(name: str) -> str | None:
+    """Return the kind that a word names: a label of detectors, or ``other`` for a type without one; else None.
+
+    >>> kind_of("Casual Shoes"), kind_of("SHOES"), kind_of("Watches"), kind_of("sofa")
+    ('shoes', 'shoes', 'other', None)
+    """
+    folded = _folded(name)
+    if folded in _WIDE:
+        return _WIDE[folded]
+    found = _BY_NAME.get(folded)
+    return None if found is None else found.kind or OTHER
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
