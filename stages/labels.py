@@ -82,6 +82,7 @@ _WIDE: Final[Mapping[str, str]] = {
     "shoe": "shoes",
     "footwear": "shoes",
     "accessory": OTHER,
+    OTHER: OTHER,
 }
 """Words for a kind whose type stays open."""
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
 from stages.embed.colour import MOST_DIM, Colours
 from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
+from stages.embed.kinds import KINDS, KindPart
 from stages.embed.pooling import POOLINGS
 from stages.errors import WeightsError
+from stages.labels import kind_of
 from stages.start import check_fits
 from weights import Checkpoint
 
@@ -42,6 +44,10 @@ class Design:
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
         colour_share: what these make up of the cosine similarity of two vectors.
         trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.trimming.trimmed`.
+        types: article types, by their names in :mod:`stages.labels`, whose probabilities and those of their kinds are
+            the last numbers of each vector, see :class:`~stages.embed.kinds.KindPart`; empty: none.
+        kind_share: what kinds make up of the cosine similarity of two vectors.
+        type_share: what types make up of it.
 
     Raises:
         ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
@@ -56,6 +62,9 @@ class Design:
     colour_dim: int = 0
     colour_share: float = 0.4
     trim: bool = False
+    types: tuple[str, ...] = ()
+    kind_share: float = 0.0
+    type_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_name(self.backbone)
@@ -68,7 +77,14 @@ class Design:
             raise ValueError(
                 f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
             )
-        most = min(self.dim - 1, MOST_DIM)
+        if unknown := [name for name in self.types if kind_of(name) is None]:
+            raise ValueError(f"no article type is called {unknown[0]!r}")
+        shares = self.kind_share, self.type_share
+        if min(shares) < 0 or sum(shares) >= 1 or (any(shares) and not self.types):
+            raise ValueError(
+                f"kind_share and type_share are at least 0, their sum below 1, and they need types; got {shares}"
+            )
+        most = min(self.dim - self._kind_width - 1, MOST_DIM)
         if not (0 <= self.colour_dim <= most and 0 < self.colour_share < 1):
             raise ValueError(
                 f"colour_dim is at least 0 and less than dim, at most {most}, and colour_share between 0 and 1,"
@@ -81,6 +97,20 @@ class Design:
     def architecture(self) -> str:
         """What the metadata of a checkpoint says."""
         return PREFIX + self.backbone
+
+    @property
+    def kind_part(self) -> KindPart | None:
+        """Where vectors hold kinds and types; None where they hold none."""
+        return KindPart(self.dim, self.types, self.kind_share, self.type_share) if self.types else None
+
+    @property
+    def _kind_width(self) -> int:
+        return len(KINDS) + len(self.types) if self.types else 0
+
+    @property
+    def head_dim(self) -> int:
+        """How many numbers of a vector come from the head."""
+        return self.dim - self.colour_dim - self._kind_width
 
     @property
     def stats(self) -> Stats:
@@ -100,6 +130,9 @@ class Design:
             "colour_dim": str(self.colour_dim),
             "colour_share": str(self.colour_share),
             "trim": str(int(self.trim)),
+            "types": "\n".join(self.types),
+            "kind_share": str(self.kind_share),
+            "type_share": str(self.type_share),
             "mean": mean,
             "std": std,
         }
@@ -126,16 +159,23 @@ class Design:
                 int(says.get("colour_dim", "0")),
                 float(says.get("colour_share", "0.4")),
                 bool(int(says.get("trim", "0"))),
+                tuple(says.get("types", "").splitlines()),
+                float(says.get("kind_share", "0")),
+                float(says.get("type_share", "0")),
             )
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
 
 
 class Parts(NamedTuple):
-    """What vectors are joined from, ``(n, …)`` rows each; ``colours`` is None in a network without them."""
+    """What vectors are joined from, ``(n, …)`` rows each; a network without colours or types has None for them.
+
+    ``types`` are logits.
+    """
 
     shapes: Tensor
     colours: Tensor | None
+    types: Tensor | None = None
 
 
 class SiameseNetwork(nn.Module):
@@ -152,6 +192,7 @@ class SiameseNetwork(nn.Module):
     """
 
     _order: Tensor
+    _kind_of_type: Tensor
 
     def __init__(self, design: Design) -> None:
         super().__init__()
@@ -159,10 +200,16 @@ class SiameseNetwork(nn.Module):
         self.features = build_backbone(design.backbone)
         self.pool = POOLINGS[design.pooling]()
         seen = _seen(self.features, design)
-        self.head = HEADS[design.head](_pooled_width(seen, design), design.dim - design.colour_dim)
+        pooled_width = _pooled_width(seen, design)
+        self.head = HEADS[design.head](pooled_width, design.head_dim)
+        self.types = nn.Linear(pooled_width, len(design.types)) if design.types else None
+        self._kind_part = design.kind_part
+        if self._kind_part is not None:
+            kind_of_type = torch.from_numpy(self._kind_part.kind_of_type)
+            self.register_buffer("_kind_of_type", kind_of_type, persistent=False)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
         self.colours = _colours(seen, design) if design.colour_dim else None
-        order = torch.tensor(alternating(design.dim - design.colour_dim, design.colour_dim))
+        order = torch.tensor(alternating(design.head_dim, design.colour_dim))
         self.register_buffer("_order", order, persistent=False)
 
     @property
@@ -177,18 +224,28 @@ class SiameseNetwork(nn.Module):
     def parts(self, images: Tensor) -> Parts:
         """The parts of each vector by themselves."""
         features = self.features(images)
-        vectors: Tensor = self.head(self.pool(features) if features.ndim > 2 else features).float()
+        pooled = self.pool(features) if features.ndim > 2 else features
+        vectors: Tensor = self.head(pooled).float()
         shapes = F.normalize(vectors) if self.design.head in UNIT else vectors
+        types = None if self.types is None else self.types(pooled).float()
         if self.colours is None:
-            return Parts(shapes, None)
-        return Parts(shapes, self.colours(images, self.colours.where(features).sigmoid()))
+            return Parts(shapes, None, types)
+        return Parts(shapes, self.colours(images, self.colours.where(features).sigmoid()), types)
 
     def joined(self, parts: Parts) -> Tensor:
         """The vectors, whose similarity is that of each part by its share."""
-        if parts.colours is None:
-            return parts.shapes
-        share = self.design.colour_share
-        return torch.cat([parts.shapes * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)[:, self._order]
+        looks = parts.shapes
+        if parts.colours is not None:
+            share = self.design.colour_share
+            looks = torch.cat([looks * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)[:, self._order]
+        if parts.types is None:
+            return looks
+        types = parts.types.softmax(dim=1)
+        kinds = types @ self._kind_of_type
+        of_kinds, of_types = self.design.kind_share, self.design.type_share
+        return torch.cat(
+            [looks * (1 - of_kinds - of_types) ** 0.5, (kinds * of_kinds).sqrt(), (types * of_types).sqrt()], dim=1
+        )
 
 
 def alternating(first: int, second: int) -> list[int]:

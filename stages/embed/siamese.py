@@ -12,6 +12,7 @@ from torch import nn
 
 from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
+from stages.embed.kinds import KindPart
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
 from stages.inference import Shortened, fast_dtype, first_in_parts, fold_batch_norms, keep_memory
@@ -75,6 +76,11 @@ class SiameseEmbedder:
     def input_px(self) -> int:
         """The side of the white square that images are letterboxed into."""
         return self._network.design.input_px
+
+    @property
+    def kinds(self) -> KindPart | None:
+        """Where its vectors hold probabilities of kinds; None where they hold none."""
+        return self._network.design.kind_part
 
     @property
     def fingerprint(self) -> str:
