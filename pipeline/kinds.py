@@ -7,13 +7,14 @@ right alone: a detector of street photos has seen few shoes on white, and a crop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from stages.embed.kinds import KINDS, KindPart, Probabilities, believed
+from stages.embed.kinds import KINDS, KindPart, Probabilities, believed, normalised
 from stages.labels import OTHER
-from stages.types import WHOLE, Detection, Image, Vectors
+from stages.types import Detection, Vectors
 
 TRUST: Final = 0.8
 """How often the detector's label of a garment is taken to be right."""
@@ -47,14 +48,17 @@ def kind_part(embedder: object) -> KindPart | None:
     return embedder.kinds if isinstance(embedder, KnowsKinds) else None
 
 
-def settle(part: KindPart, vectors: Vectors, labels: Sequence[str], trust: float) -> tuple[Vectors, list[str]]:
+def settle(
+    part: KindPart, vectors: Vectors, labels: Sequence[str], trust: float, beside: Probabilities | None = None
+) -> tuple[Vectors, list[str]]:
     """Give garments the kinds that detector and embedder together take them for.
 
     Args:
         part: of the vectors.
         vectors: ``(n, dim)``, one for each garment.
-        labels: the detector's; :data:`~stages.types.WHOLE` says nothing of the kind.
+        labels: the detector's; ``whole`` says nothing of the kind.
         trust: how often they are right.
+        beside: ``(1, 14)``, what else is known of the kind, such as from the whole photo.
 
     Returns:
         The vectors with these kinds, and the most probable label of each; a label stays as it is where the garment is
@@ -63,12 +67,14 @@ def settle(part: KindPart, vectors: Vectors, labels: Sequence[str], trust: float
     if not len(vectors):
         return vectors, list(labels)
     kinds = believed(part.kinds(vectors), labels, trust)
+    if beside is not None:
+        kinds = normalised(kinds * beside)
     best = [KINDS[place] for place in kinds.argmax(axis=1)]
     settled = [before if name == OTHER else name for name, before in zip(best, labels, strict=True)]
     return part.with_kinds(vectors, kinds), settled
 
 
-def main_garment(found: Sequence[Detection], whole: Detection, kinds: Probabilities) -> Detection:
+def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabilities) -> Detection:
     """Return the detection that a catalogue photo sells, or the whole photo where none fits what it shows.
 
     Args:
@@ -90,9 +96,6 @@ def main_garment(found: Sequence[Detection], whole: Detection, kinds: Probabilit
     return best if best is not whole and weight(best) >= WHOLE_WEIGHT * probability[likeliest] else whole
 
 
-def whole_photo(image: Image) -> Detection:
-    """Return a photo as a detection of itself."""
-    from stages.types import Box  # noqa: PLC0415
-
-    height, width = image.shape[:2]
-    return Detection(WHOLE, 1.0, Box(0, 0, width, height))
+def relabelled(detection: Detection, label: str) -> Detection:
+    """Return a detection under another label."""
+    return detection if detection.label == label else replace(detection, label=label)

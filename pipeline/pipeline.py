@@ -20,12 +20,14 @@ from typing import Final
 import cv2
 import numpy as np
 
+from pipeline.kinds import CATALOGUE_TRUST, TRUST, fitting_garment, kind_part, relabelled, settle
 from stages.cores import cores
+from stages.embed.kinds import Probabilities
 from stages.errors import ImageError
 from stages.images import Photo, enough_px, read_photo
 from stages.parts import part
 from stages.protocols import Cropper, Detector, Embedder
-from stages.types import WHOLE, Box, Crop, Detection, Vectors
+from stages.types import WHOLE, Box, Crop, Detection, Image, Vectors
 
 MAIN_SHARE: Final = 0.05
 """The smallest share of a catalogue photo that its main garment covers."""
@@ -48,6 +50,7 @@ class Analysis:
     crops: tuple[Crop, ...] = ()
     vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     error: str | None = None
+    whole_kinds: Probabilities | None = None
 
 
 class Pipeline:
@@ -82,6 +85,7 @@ class Pipeline:
             raise ValueError(f"batch_size and workers are at least 1, got {batch_size} and {workers}")
         self.detector, self.cropper, self.embedder = detector, cropper, embedder
         self._batch_size, self._workers, self._main_garment = batch_size, workers, main_garment
+        self._kinds = kind_part(embedder)
 
     def __call__(self, paths: Iterable[str | Path]) -> Iterator[Analysis]:
         """Yield one analysis per photo, in order; a photo that cannot be read has an error."""
@@ -162,7 +166,18 @@ class Pipeline:
         with part("embed"):
             vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
         ends = np.cumsum([len(analysis.crops) for analysis in batch])
-        return [replace(one, vectors=rows) for one, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True)]
+        split = np.split(vectors, ends[:-1])
+        return [self._settled(replace(one, vectors=rows)) for one, rows in zip(batch, split, strict=True)]
+
+    def _settled(self, analysis: Analysis) -> Analysis:
+        """Give the garments of a photo the labels and kinds that detector and embedder agree on."""
+        if self._kinds is None:
+            return analysis
+        labels = [detection.label for detection in analysis.detections]
+        trust = CATALOGUE_TRUST if self._main_garment else TRUST
+        vectors, settled = settle(self._kinds, analysis.vectors, labels, trust, analysis.whole_kinds)
+        detections = tuple(map(relabelled, analysis.detections, settled))
+        return replace(analysis, vectors=vectors, detections=detections)
 
 
 def sharp_crops(
@@ -203,15 +218,22 @@ def sharp_crops(
     return sharp
 
 
-def main_garment(detections: Sequence[Detection], photo: Photo) -> Detection:
-    """Return the detection with the largest product of area and score, or the whole photo if none is large enough.
+def main_garment(found: Sequence[Detection], image: Image, kinds: Probabilities | None = None) -> Detection:
+    """Return what a catalogue photo sells: the detection with most area for its score, or else the whole photo.
 
     A detection that covers less than :data:`MAIN_SHARE` of the photo is not what it sells: shoes below a pair of shorts
-    that was missed, the zip of a close-up.
+    that was missed, a zip in a close-up.
+
+    Args:
+        found: in the photo.
+        image: the photo.
+        kinds: ``(1, 14)``, what the whole photo is taken for, where the embedder knows kinds.
     """
-    height, width = photo.image.shape[:2]
+    height, width = image.shape[:2]
     whole = Detection(WHOLE, 1.0, Box(0, 0, width, height))
-    large = [detection for detection in detections if detection.box.area >= MAIN_SHARE * whole.box.area]
+    large = [detection for detection in found if detection.box.area >= MAIN_SHARE * whole.box.area]
+    if kinds is not None:
+        return fitting_garment(large, whole, kinds[0])
     return max(large, key=lambda detection: detection.score * detection.box.area, default=whole)
 
 

@@ -55,11 +55,11 @@ class KindPart:
 
     def kinds(self, vectors: Vectors) -> Probabilities:
         """Return the probability of each of :data:`KINDS`, ``(n, 14)``."""
-        return _normalised(vectors[:, self.dim - self.width : self.dim - len(self.types)] ** 2)
+        return normalised(vectors[:, self.dim - self.width : self.dim - len(self.types)] ** 2)
 
     def type_probabilities(self, vectors: Vectors) -> Probabilities:
         """Return the probability of each type, ``(n, types)``."""
-        return _normalised(vectors[:, self.dim - len(self.types) :] ** 2)
+        return normalised(vectors[:, self.dim - len(self.types) :] ** 2)
 
     def with_kinds(self, vectors: Vectors, kinds: Probabilities) -> Vectors:
         """Return the vectors with other probabilities of kinds, and of types in proportion.
@@ -70,7 +70,7 @@ class KindPart:
         """
         before, types = self.kinds(vectors), self.type_probabilities(vectors)
         factor = (kinds + _LEAST) / (before + _LEAST)
-        moved = _normalised(types * (factor @ self.kind_of_type.T))
+        moved = normalised(types * (factor @ self.kind_of_type.T))
         return self._joined(vectors, kinds, moved)
 
     def without_kinds(self, vectors: Vectors) -> Vectors:
@@ -103,10 +103,11 @@ def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Proba
         if label in KINDS:
             row[:] = (1 - trust) / (len(KINDS) - 1)
             row[KINDS.index(label)] = trust
-    return _normalised(kinds * likelihood)
+    return normalised(kinds * likelihood)
 
 
-def _normalised(values: NDArray[np.float32]) -> Probabilities:
+def normalised(values: NDArray[np.float32]) -> Probabilities:
+    """Return rows of non-negative numbers as probabilities, none of them 0."""
     values = values + np.float32(_LEAST)
     probabilities: Probabilities = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
