@@ -18,11 +18,14 @@ from unicodedata import normalize
 
 from pipeline.config import Config, is_external
 from pipeline.gallery import Gallery, Row
+from pipeline.kinds import named_kind, with_named_kind
 from pipeline.pipeline import Analysis
 from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
+from stages.embed.kinds import KindPart
 from stages.errors import GalleryError
 from stages.files import existing_spelling, read_whole, write_whole
 from stages.images import MAX_BYTES, walk
+from stages.labels import OTHER
 
 REQUIRED: Final = ("item_id", "image")
 """The columns that a catalogue's table must have."""
@@ -148,6 +151,8 @@ class Indexing:
         detector: the detector's name: photos indexed with another detector are analysed again.
         progress: called after each photo.
         prune: remove the gallery's photos that are not in the catalogue.
+        kinds: where the pipeline's vectors hold kinds; None where they hold none.
+        kind_column: the catalogue's column that says an item's kind; None looks in the usual ones.
     """
 
     def __init__(
@@ -158,9 +163,12 @@ class Indexing:
         progress: Callable[[Tally], None] | None = None,
         *,
         prune: bool = False,
+        kinds: KindPart | None = None,
+        kind_column: str | None = None,
     ) -> None:
         self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
         self._progress, self._prune = progress, prune
+        self._kinds, self._kind_column = kinds, kind_column
         self._pending: deque[tuple[CataloguePhoto, _Identity]] = deque()
         self._seen: set[int] = set()
         self._bad_lines = 0
@@ -195,21 +203,24 @@ class Indexing:
             path = _true_path(entry.path)
             identity = _Identity(path, stamp(path))
             self._see(entry.item, str(path))
-            if known := self._known(entry.item, identity):
+            if known := self._known(entry.item, identity, entry.metadata):
                 self._describe(known, entry, identity)
                 self._report()
             else:
                 self._pending.append((entry, identity))
                 yield path
 
-    def _known(self, item: str, identity: _Identity) -> Row | None:
+    def _known(self, item: str, identity: _Identity, metadata: Iterable[tuple[str, str]]) -> Row | None:
         """Return the row of a photo that need not be embedded again."""
         same = self._gallery.photo_of(item, str(identity.path))
         if same is None or not identity.stamp or same.stamp != identity.stamp:
             same = self._gallery.photo_of(item, str(identity.path), identity.sha256)
             if same and same.sha256 != identity.sha256:
                 return None
-        return same if same and same.detector == self._detector else None
+        if same is None or same.detector != self._detector:
+            return None
+        kind_stays = self._kinds is None or self._named_kind(same.metadata) == self._named_kind(metadata)
+        return same if kind_stays else None
 
     def _describe(self, known: Row, entry: CataloguePhoto, identity: _Identity) -> None:
         """Store new metadata, and the new path of a photo that has moved."""
@@ -228,7 +239,7 @@ class Indexing:
         if analysis.error:
             self.tally.failed.append((entry.path, analysis.error))
             return
-        if known := self._known(entry.item, identity):  # a copy of a photo that came just before
+        if known := self._known(entry.item, identity, entry.metadata):  # a copy of a photo that came just before
             self._describe(known, entry, identity)
             return
         (found,) = analysis.detections
@@ -240,10 +251,17 @@ class Indexing:
         else:
             self.tally.added += 1
         new_stamp = identity.stamp if photo == str(identity.path) else ""
-        row = Row(entry.item, photo, identity.sha256, self._detector, found.label, round(found.score, 4), found.box,
+        label, vectors = found.label, analysis.vectors
+        if (kind := self._named_kind(entry.metadata)) is not None and self._kinds is not None:
+            label, vectors = label if kind == OTHER else kind, with_named_kind(self._kinds, vectors, kind)
+        row = Row(entry.item, photo, identity.sha256, self._detector, label, round(found.score, 4), found.box,
                   entry.metadata, new_stamp)  # fmt: skip
         self._see(row.item, row.photo)
-        self._gallery.add([row], analysis.vectors)
+        self._gallery.add([row], vectors)
+
+    def _named_kind(self, metadata: Iterable[tuple[str, str]]) -> str | None:
+        """Return the kind that the catalogue gives an item, or None."""
+        return named_kind(metadata, self._kind_column)
 
     def _see(self, item: str, photo: str) -> None:
         """Remember that the catalogue has a photo, by a hash, for there may be millions."""

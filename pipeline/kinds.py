@@ -6,15 +6,15 @@ right alone: a detector of street photos has seen few shoes on white, and a crop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from stages.embed.kinds import KINDS, KindPart, Probabilities, believed, normalised
-from stages.labels import OTHER
-from stages.types import Detection, Vectors
+from stages.labels import OTHER, kind_of
+from stages.types import LABELS, Detection, Vectors
 
 TRUST: Final = 0.8
 """How often the detector's label of a garment is taken to be right."""
@@ -27,6 +27,24 @@ NAMED_TRUST: Final = 0.98
 
 WHOLE_WEIGHT: Final = 0.2
 """How much the whole photo counts beside a detection that fills it."""
+
+PLURALS: Final = {
+    "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
+    "belt": "belts",
+}  # fmt: skip
+"""The kinds whose names are singular; the others are their own plurals."""
+
+KIND_COLUMNS: Final = (
+    "kind",
+    "label",
+    "category",
+    "type",
+    "article_type",
+    "articletype",
+    "product_type",
+    "subcategory",
+)
+"""Columns of a catalogue whose words may say an item's kind, the first of them first."""
 
 FAMILIES: Final = (frozenset({"top", "outerwear", "dress"}), frozenset({"pants", "shorts", "skirt", "hosiery"}))
 """Labels that detectors take for each other: a box of one may be a garment of another."""
@@ -99,3 +117,35 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
 def relabelled(detection: Detection, label: str) -> Detection:
     """Return a detection under another label."""
     return detection if detection.label == label else replace(detection, label=label)
+
+
+def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -> str:
+    """Return why nothing in a shop can match a garment, or "" if something can.
+
+    Args:
+        part: of the vectors; without one, the labels of the catalogue are not reliable enough to say so.
+        labels: how many of the gallery's photos have each label.
+        label: of the garment.
+    """
+    if part is None or label not in LABELS or label in labels:
+        return ""
+    return f"this shop has no {PLURALS.get(label, label)}"
+
+
+def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -> str | None:
+    """Return the kind that a catalogue's own columns give an item, or None.
+
+    Args:
+        metadata: of the item, names and values.
+        column: the one that says it; None looks in :data:`KIND_COLUMNS`.
+    """
+    values = {name.casefold().replace(" ", "_"): value for name, value in metadata}
+    columns = KIND_COLUMNS if column is None else (column.casefold().replace(" ", "_"),)
+    return next((kind for name in columns if (kind := kind_of(values.get(name, ""))) is not None), None)
+
+
+def with_named_kind(part: KindPart, vectors: Vectors, kind: str) -> Vectors:
+    """Return the vectors with the kind that the catalogue gives an item."""
+    kinds = np.full((len(vectors), len(KINDS)), (1 - NAMED_TRUST) / (len(KINDS) - 1), np.float32)
+    kinds[:, KINDS.index(kind)] = NAMED_TRUST
+    return part.with_kinds(vectors, kinds)

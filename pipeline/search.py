@@ -20,7 +20,9 @@ from pipeline.config import (
     trust,
 )
 from pipeline.gallery import Gallery, Manifest, is_gallery
+from pipeline.kinds import missing_kind
 from pipeline.pipeline import Analysis, Pipeline
+from stages.embed.kinds import KindPart
 from stages.errors import GalleryError, GalleryMismatch
 from stages.parallel import in_turn
 from stages.parts import part
@@ -61,13 +63,22 @@ class PhotoResult:
     error: str | None = None
 
 
-def result_of(analysis: Analysis, matches: Sequence[Sequence[Match]] | None = None) -> PhotoResult:
-    """Return an analysis as a result, with the matches of each detection if it was searched."""
+def result_of(
+    analysis: Analysis, matches: Sequence[Sequence[Match]] | None = None, notices: Sequence[str] = ()
+) -> PhotoResult:
+    """Return an analysis as a result, with the matches and notices of each detection if it was searched."""
     photo = analysis.photo
     if photo is None:
         return PhotoResult(str(analysis.path), error=analysis.error)
     garments = (
-        Garment(found.label, found.score, found.box, found.mask, None if matches is None else tuple(matches[number]))
+        Garment(
+            found.label,
+            found.score,
+            found.box,
+            found.mask,
+            None if matches is None else tuple(matches[number]),
+            notices[number] if notices else "",
+        )
         for number, found in enumerate(analysis.detections)
     )
     return PhotoResult(str(analysis.path), photo.width, photo.height, tuple(garments))
@@ -78,16 +89,21 @@ def search_batch(
     batch: Sequence[Analysis],
     k: int,
     *,
+    kinds: KindPart | None = None,
     same_label: bool = False,
     where: str | None = None,
     min_similarity: float = -1.0,
 ) -> list[PhotoResult]:
     """Search for the garments of several photos at once, which is faster than photo by photo.
 
+    Where the vectors hold kinds, items of a garment's kind come first, and a garment of a kind that the gallery has
+    nothing of gets a notice instead of matches.
+
     Args:
         gallery: made with the pipeline's embedder.
         batch: analyses of some photos.
         k: matches per garment.
+        kinds: where the vectors hold kinds, see :func:`pipeline.kinds.kind_part`; None gives no notices.
         same_label: only items of the garment's own group.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
@@ -100,13 +116,25 @@ def search_batch(
         return [result_of(analysis, ()) for analysis in batch]
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
     labels = [None if one.label == WHOLE else one.label for one in detections] if same_label else None
+    present = gallery.labels if kinds else {}
+    reasons = [missing_kind(kinds, present, detection.label) for detection in detections]
 
     def search() -> list[list[Match]]:
         with part("search"):
             return gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
 
-    matches = iter(in_turn(search))
-    return [result_of(analysis, [next(matches) for _ in analysis.detections]) for analysis in batch]
+    found = [[] if reason else matches for matches, reason in zip(in_turn(search), reasons, strict=True)]
+    results, start = [], 0
+    for analysis in batch:
+        end = start + len(analysis.detections)
+        results.append(result_of(analysis, found[start:end], reasons[start:end]))
+        start = end
+    return results
+
+
+def of_any_kind(batch: Sequence[Analysis], kinds: KindPart) -> list[Analysis]:
+    """Return analyses whose vectors say nothing of kinds, so that they are ranked by looks alone."""
+    return [replace(one, vectors=kinds.without_kinds(one.vectors)) if len(one.vectors) else one for one in batch]
 
 
 def catalogue_columns(gallery: Gallery) -> list[str]:

@@ -60,7 +60,11 @@ class MBConv(nn.Module):
         self.use_res_connect = stride == 1 and inputs == outputs
         width = inputs * expansion
         layers = [] if expansion == 1 else list(_conv(inputs, width, 1, 1, 1, norm))
-        layers += [*_conv(width, width, kernel, stride, width, norm), nn.Conv2d(width, outputs, 1, bias=False), norm(outputs)]
+        layers += [
+            *_conv(width, width, kernel, stride, width, norm),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            norm(outputs),
+        ]
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli.common import ANYWHERE, FOLDER, PACE, config_options, friendly, printable
 from pipeline.cli.progress import Progress
+from stages.types import WHOLE
 
 if TYPE_CHECKING:
     from pipeline.catalogue import Tally
@@ -31,6 +32,8 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 @click.argument("sources", metavar="SOURCE...", nargs=-1, type=ANYWHERE)
 @click.option("--item-pattern", metavar="REGEX", callback=_pattern,
               help="Finds the item id in a file name (its group 1).")  # fmt: skip
+@click.option("--kind-column", metavar="NAME",
+              help="The column that says what kind of garment an item is.  [default: kind, label, category, type ...]")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @click.option("--prune", is_flag=True, help="Remove photos from the gallery that are not in the SOURCEs.")
 @click.option("--resume", is_flag=True, help="Continue the run that was interrupted: same sources, same options.")
@@ -46,6 +49,7 @@ def index(
     sources: tuple[Path, ...],
     settings: dict[str, Any],
     item_pattern: re.Pattern[str] | None,
+    kind_column: str | None,
     as_is: bool,
     prune: bool,
     resume: bool,
@@ -75,6 +79,7 @@ def index(
     """  # noqa: D301
     from pipeline.catalogue import Indexing, Run, forget_run, note_run, read_catalogue, unfinished_run
     from pipeline.gallery import writing
+    from pipeline.kinds import kind_part
     from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
 
@@ -104,7 +109,8 @@ def index(
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
         )
         with progress.interruptible(f"they are in {folder}; the same command again, or --resume, continues"):
-            indexing = Indexing(gallery, analyse, config.detector, report, prune=prune)
+            indexing = Indexing(gallery, analyse, config.detector, report, prune=prune,
+                                kinds=kind_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
             tally = indexing(read_catalogue(run.sources, run.pattern, lambda _: None))
         report(tally)
         forget_run(folder)
@@ -114,6 +120,7 @@ def index(
         f" {tally.replaced} replaced, {tally.redescribed} redescribed, {tally.unchanged} unchanged, {len(tally.failed)} failed)",
         err=True,
     )
+    click.echo(_labels(gallery.labels), err=True)
     _echo_absent(tally, prune=prune)
     sys.exit(progress.status())
 
@@ -130,6 +137,14 @@ def _reporter(progress: Progress) -> Callable[[Tally], None]:
             progress.count()
 
     return report
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    """Return how many photos have each label, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return "kinds: " + ", ".join(
+        f"{'unknown' if label == WHOLE else printable(label)} {count}" for label, count in ranked
+    )
 
 
 def _echo_absent(tally: Tally, *, prune: bool) -> None:

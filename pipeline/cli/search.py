@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @photos_argument()
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
 @click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
+@click.option("--any-kind", is_flag=True, help="Rank by looks alone, whatever kind of garment an item is.")
 @click.option("--where", metavar="FILTER", help="Only items that pass it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
@@ -46,6 +47,7 @@ def search(
     settings: dict[str, Any],
     k: int,
     same_label: bool,
+    any_kind: bool,
     where: str | None,
     min_similarity: float,
     as_is: bool,
@@ -58,7 +60,8 @@ def search(
 ) -> None:
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders, - for a list on standard input).
 
-    The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares columns: = !=
+    Items of the garment's kind come first; where GALLERY has none of them, the answer says so instead of showing unlike
+    things, unless --any-kind is given. The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares columns: = !=
     < <= > >= in (...) contains like, combined by and, or, not and parentheses. With a calibration each match has a
     verdict: same item, not sure, or different.
 
@@ -71,8 +74,9 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
+    from pipeline.kinds import kind_part
     from pipeline.report import Report
-    from pipeline.search import catalogue_columns, open_gallery, search_batch
+    from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
     from pipeline.verdicts import calibration_for
     from pipeline.writers import Options, clear_folder, mark_folder, open_outputs
     from stages.images import walk
@@ -82,7 +86,7 @@ def search(
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
     if not len(gallery):
         raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
-    made_with = gallery.manifest
+    made_with, kinds = gallery.manifest, kind_part(pipeline.embedder)
     calibration = calibration_for(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # so that a wrong filter is refused before anything is written
@@ -100,7 +104,9 @@ def search(
         if report:
             mark_folder(report)
         for batch in stack.enter_context(closing(pipeline.batches(outputs.remaining(walk(photos))))):
-            results = search_batch(gallery, batch, k, same_label=same_label, where=where, min_similarity=min_similarity)
+            queries = of_any_kind(batch, kinds) if kinds and any_kind else batch
+            results = search_batch(gallery, queries, k, kinds=None if any_kind else kinds, same_label=same_label,
+                                   where=where, min_similarity=min_similarity)  # fmt: skip
             for analysis, found in zip(batch, results, strict=True):
                 result = judged(found, calibration) if calibration else found
                 outputs.write(result, analysis)

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from pipeline.gallery import Gallery, read_manifest
+from pipeline.kinds import PLURALS
 from pipeline.serve import schemas
 from pipeline.serve.metrics import Metrics
 from stages.errors import GalleryCorrupt, GalleryError
@@ -25,12 +26,6 @@ ROW_COLUMNS: Final = frozenset({"item", "photo", "label", "found", "detector"})
 
 PUBLIC_COLUMNS: Final = frozenset({"item", "label", "found"})
 """Those of them that clients may filter by; the others hold paths of this machine."""
-
-PLURALS: Final = {
-    "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
-    "belt": "belts",
-}  # fmt: skip
-"""The garment groups whose names are singular; the others are their own plurals."""
 
 _log = logging.getLogger("pipeline.serve")
 

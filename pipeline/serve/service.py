@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
+from pipeline.kinds import TRUST, kind_part, missing_kind, settle
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
 from pipeline.search import config_for, open_gallery
@@ -158,6 +159,7 @@ class Service:
     ) -> None:
         self.views = {view.crop: view for view in views}
         self.limits, self.metrics = limits, metrics
+        self._kinds = kind_part(embedder)
         self._embedder, self._labels, self._calibration, self._examples = (
             embedder,
             detector.labels,
@@ -215,12 +217,20 @@ class Service:
         images = await self._run("decode", partial(self._cut, analysis, views), "crop")
         vectors = np.split(await self._embed(images), len(views))
         groups = ["" if garment.label in (REGION, WHOLE) else garment.label for garment in analysis.garments]
+        if self._kinds is not None:
+            settled = [settle(self._kinds, of_view, groups, TRUST) for of_view in vectors]
+            vectors, groups = [of_view for of_view, _ in settled], settled[0][1]
         labels = [query.label or (group if query.same_label and group else None) for group in groups]
         results = [
-            await self._search(view, own, groups, labels, query) for view, own in zip(views, vectors, strict=True)
+            await self._search(view, of_view, groups, labels, query)
+            for view, of_view in zip(views, vectors, strict=True)
         ]
         garments = [
-            schemas.SearchedGarment(**garment.model_dump(), results=[by_view[place] for by_view in results])
+            schemas.SearchedGarment(
+                **garment.model_dump(exclude={"label"}),
+                label=garment.label if garment.label == REGION else groups[place] or garment.label,
+                results=[by_view[place] for by_view in results],
+            )
             for place, garment in enumerate(analysis.garments)
         ]
         return schemas.Searched(**analysis.size, garments=garments)
@@ -335,10 +345,14 @@ class Service:
         """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
 
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
-            found = snapshot.search(vectors, query.k, labels, query)
+            looks = vectors if self._kinds is None or not query.any_kind else self._kinds.without_kinds(vectors)
+            found = snapshot.search(looks, query.k, labels, query)
+            kinds = None if query.any_kind else self._kinds
+            wanted = [label or (group if missing_kind(kinds, snapshot.labels, group) else None)
+                      for group, label in zip(groups, labels, strict=True)]  # fmt: skip
             return [
-                self._matches(snapshot, view.crop, vector, group, label, matches)
-                for vector, group, label, matches in zip(vectors, groups, labels, found, strict=True)
+                self._matches(snapshot, view.crop, vector, group, label, [] if snapshot.reason(label) else matches)
+                for vector, group, label, matches in zip(vectors, groups, wanted, found, strict=True)
             ]
 
         return await self._run("search", partial(view.ask, answer))
