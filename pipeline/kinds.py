@@ -108,7 +108,7 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
         for family in FAMILIES:
             if detection.label in family and likeliest in family:
                 fits = max(fits, _RELATED * probability[likeliest])
-        return fits * detection.score * float(np.sqrt(detection.box.area / whole.box.area))
+        return float(fits * detection.score * (detection.box.area / whole.box.area) ** 0.5)
 
     best = max(found, key=weight, default=whole)
     return best if best is not whole and weight(best) >= WHOLE_WEIGHT * probability[likeliest] else whole

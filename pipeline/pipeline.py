@@ -139,19 +139,31 @@ class Pipeline:
 
     def _detect(self, batch: list[Analysis], pool: ThreadPoolExecutor) -> list[Future[Analysis]]:
         """Detect the garments of a batch and submit the cropping of each photo to the pool."""
-        photos = [analysis.photo for analysis in batch if analysis.photo]
+        images = [analysis.photo.image for analysis in batch if analysis.photo]
         with part("detect"):
-            detections = iter(self.detector([photo.image for photo in photos]))
-        return [pool.submit(self._crop, one, next(detections) if one.photo else ()) for one in batch]
+            detections = iter(self.detector(images))
+        kinds = iter(self._kinds_of_whole(images))
+        return [
+            pool.submit(self._crop, *((one, next(detections), next(kinds)) if one.photo else (one, (), None)))
+            for one in batch
+        ]
 
-    def _crop(self, analysis: Analysis, detections: Sequence[Detection]) -> Analysis:
+    def _kinds_of_whole(self, images: Sequence[Image]) -> Sequence[Probabilities | None]:
+        """Return what each photo as a whole is taken for, where that decides which garment is its main one."""
+        if not self._main_garment or self._kinds is None or self.embedder is None or not images:
+            return [None] * len(images)
+        with part("embed"):
+            return list(self._kinds.kinds(self.embedder(images))[:, None])
+
+    def _crop(self, analysis: Analysis, detections: Sequence[Detection], kinds: Probabilities | None) -> Analysis:
         """Cut the detections out, from a larger decoding if the embedder needs more pixels of a small garment."""
         photo = analysis.photo
         if photo is None:
             return analysis
         if self._main_garment:
-            detections = [main_garment(detections, photo)]
-        analysis = replace(analysis, detections=tuple(to_full(detection, photo) for detection in detections))
+            detections = [main_garment(detections, photo.image, kinds)]
+        full = tuple(to_full(detection, photo) for detection in detections)
+        analysis = replace(analysis, detections=full, whole_kinds=kinds)
         if self.cropper is None:
             return analysis
         needed_px = self.embedder.input_px if self.embedder else 1

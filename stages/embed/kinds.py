@@ -70,20 +70,20 @@ class KindPart:
         """
         before, types = self.kinds(vectors), self.type_probabilities(vectors)
         factor = (kinds + _LEAST) / (before + _LEAST)
-        moved = normalised(types * (factor @ self.kind_of_type.T))
+        moved = normalised((types * (factor @ self.kind_of_type.T)).astype(np.float32))
         return self._joined(vectors, kinds, moved)
 
     def without_kinds(self, vectors: Vectors) -> Vectors:
         """Return the vectors without kinds and types: as queries, they find what looks alike of any kind."""
         rows = vectors.copy()
         rows[:, self.dim - self.width :] = 0
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(_LEAST)
+        return _unit(rows)
 
     def _joined(self, vectors: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
         rows = vectors.copy()
         rows[:, self.dim - self.width : self.dim - len(self.types)] = np.sqrt(kinds * self.kind_share)
         rows[:, self.dim - len(self.types) :] = np.sqrt(types * self.type_share)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return _unit(rows)
 
 
 def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Probabilities:
@@ -111,3 +111,7 @@ def normalised(values: NDArray[np.float32]) -> Probabilities:
     values = values + np.float32(_LEAST)
     probabilities: Probabilities = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def _unit(rows: Vectors) -> Vectors:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(_LEAST), np.float32)

@@ -100,10 +100,10 @@ def test_a_catalogue_photo_shows_its_main_garment_or_is_taken_whole(photos: list
     assert [len(one.detections) for one in analyses] == [1] * 5
     assert analyses[2].detections[0].label == WHOLE
     photo = read_photo(photos[0])
-    assert main_garment([], photo).box.corners == (0, 0, photo.width, photo.height)
+    assert main_garment([], photo.image).box.corners == (0, 0, photo.width, photo.height)
     small, large = Detection("shoes", 1.0, Box(0, 0, 12, 12)), Detection("shorts", 0.7, Box(0, 0, 16, 16))
-    assert main_garment([small], photo).label == WHOLE, "144 of 4096 pixels: not what the photo sells"
-    assert main_garment([small, large], photo) is large
+    assert main_garment([small], photo.image).label == WHOLE, "144 of 4096 pixels: not what the photo sells"
+    assert main_garment([small, large], photo.image) is large
 
 
 def test_closing_early_stops_the_workers(photos: list[Path]) -> None:

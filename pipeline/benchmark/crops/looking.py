@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pipeline.benchmark.crops.conditions import AVERAGE, BOX, CROPS, MASK, MASKS, NONE, TRUTH, WHOLE, Key
 from pipeline.benchmark.crops.data import CropSet, Garment, Shot
 from pipeline.pipeline import main_garment
-from stages.images import Photo
 from stages.protocols import Detector, Embedder
 from stages.types import WHOLE as WHOLE_PHOTO
 from stages.types import Detection, Image, Vectors
@@ -99,8 +98,7 @@ def places(
         if data.annotated:
             yield name, matched(shot.garments, found)
         else:
-            height, width = image.shape[:2]
-            main = main_garment(found, Photo(image, width, height))
+            main = main_garment(found, image)
             missed = main.label == WHOLE_PHOTO and WHOLE_PHOTO not in detector.labels
             yield name, [None if missed else main for _ in shot.garments]
 

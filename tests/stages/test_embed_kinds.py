@@ -1,0 +1,104 @@
+"""Kinds and types as a part of vectors."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.embed.kinds import KINDS, KindPart, believed
+from stages.embed.network import Design, SiameseNetwork
+from stages.labels import TYPES, kind_of, type_of
+from stages.types import LABELS
+
+TYPE_NAMES = ("jeans", "t-shirt", "boots", "other")
+PART = KindPart(24, TYPE_NAMES, 0.2, 0.1)
+
+
+def vectors_with(types: list[list[float]]) -> np.ndarray:
+    probabilities = np.array(types, np.float32)
+    kinds = probabilities @ PART.kind_of_type
+    looks = np.zeros((len(types), PART.dim - PART.width), np.float32)
+    looks[:, 0] = 0.7**0.5
+    return np.hstack([looks, np.sqrt(0.2 * kinds), np.sqrt(0.1 * probabilities)])
+
+
+def test_probabilities_are_read_back_from_vectors():
+    vectors = vectors_with([[0.5, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 1.0]])
+
+    kinds = PART.kinds(vectors)
+
+    assert kinds.sum(axis=1) == pytest.approx([1, 1], abs=1e-4)
+    assert kinds[0, KINDS.index("pants")] == pytest.approx(0.5, abs=1e-3)
+    assert kinds[1, KINDS.index("other")] == pytest.approx(1, abs=1e-3)
+    assert PART.type_probabilities(vectors)[0] == pytest.approx([0.5, 0.25, 0.25, 0], abs=1e-3)
+
+
+def test_vectors_of_one_kind_are_more_similar_than_vectors_of_two():
+    jeans, also_jeans, boots = vectors_with([[1, 0, 0, 0], [0.9, 0.1, 0, 0], [0, 0, 1, 0]])
+
+    assert jeans @ also_jeans > 0.98
+    assert jeans @ boots == pytest.approx(0.7, abs=1e-6)
+
+
+def test_other_kinds_change_the_types_with_them_and_keep_unit_length():
+    vectors = vectors_with([[0.5, 0.25, 0.25, 0.0]])
+    shoes = np.full((1, len(KINDS)), 0.001, np.float32)
+    shoes[0, KINDS.index("shoes")] = 1
+
+    moved = PART.with_kinds(vectors, shoes / shoes.sum())
+
+    assert np.linalg.norm(moved, axis=1) == pytest.approx([1], abs=1e-5)
+    assert KINDS[PART.kinds(moved).argmax()] == "shoes"
+    assert TYPE_NAMES[PART.type_probabilities(moved).argmax()] == "boots"
+
+
+def test_without_kinds_a_query_tells_kinds_no_longer_apart():
+    vectors = vectors_with([[1, 0, 0, 0], [0, 0, 1, 0]])
+
+    (query,) = PART.without_kinds(vectors[:1])
+
+    assert np.linalg.norm(query) == pytest.approx(1, abs=1e-6)
+    assert query @ vectors[0] == pytest.approx(query @ vectors[1])
+
+
+def test_a_label_that_is_no_kind_changes_no_belief():
+    kinds = np.random.default_rng(0).dirichlet(np.ones(len(KINDS)), 2).astype(np.float32)
+
+    assert believed(kinds, ["whole", "somebody's own label"], trust=0.8) == pytest.approx(kinds, abs=1e-4)
+    assert believed(kinds, ["hat", "hat"], trust=0.99)[:, KINDS.index("hat")].min() > kinds[:, KINDS.index("hat")].max()
+
+
+def test_a_network_with_types_gives_unit_vectors_that_hold_its_own_probabilities():
+    torch.manual_seed(0)
+    design = Design(dim=48, input_px=64, colour_dim=8, types=TYPE_NAMES, kind_share=0.2, type_share=0.1)
+    network = SiameseNetwork(design).eval()
+    images = torch.rand(3, 3, 64, 64)
+
+    with torch.inference_mode():
+        vectors, parts = network(images).numpy(), network.parts(images)
+
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+    assert design.kind_part is not None
+    assert parts.types is not None
+    assert design.kind_part.type_probabilities(vectors) == pytest.approx(parts.types.softmax(dim=1).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"types": ("sofa",), "kind_share": 0.1},
+        {"kind_share": 0.1},
+        {"types": TYPE_NAMES, "kind_share": 0.6, "type_share": 0.4},
+        {"types": TYPE_NAMES, "dim": 18},
+    ],
+    ids=["unknown type", "share without types", "shares leave nothing", "no room"],
+)
+def test_a_design_with_impossible_types_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"type|dim"):
+        Design(**wrong)
+
+
+def test_every_type_is_found_by_its_names_and_has_a_kind_that_detectors_give():
+    for article_type in TYPES:
+        for name in (article_type.name, *article_type.aliases):
+            assert type_of(name.upper()) == article_type.name
+            assert kind_of(name) in {*LABELS, "other"}
