@@ -228,7 +228,7 @@ def check_trusted(name: str, source: object, option: str) -> None:
     if is_external(name) and name not in _trusted:
         what = "a place elsewhere" if name.startswith(MILVUS) else "code and not data"
         raise StageError(
-            f"{source} names {name!r}, which is {what}; if it is yours, say so: --{option} {name}"
+            f"{source} names {name!r}, which is {what}; if you trust it, name it yourself: --{option} {name}"
             f" (in Python: pipeline.config.trust({name!r}))"
         )
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import click
@@ -27,9 +28,9 @@ from pipeline.benchmark.crops.asking import answers
 from pipeline.benchmark.crops.conditions import BOX, CROPS, MASK, TRUTH, Condition
 from pipeline.benchmark.crops.data import Garment, Shot, reader
 from pipeline.benchmark.crops.looking import cuts, look
-from pipeline.benchmark.crops.scenes import rendered, shot_of
+from pipeline.benchmark.crops.scenes import rendered
 from pipeline.runs import keep_plan
-from pipeline.sample import make_items, render_scenes
+from render_sample.write import render_sample
 from stages.detect.coco import read_annotations
 from stages.embed.augment import view
 from stages.embed.batches import Batches
@@ -115,8 +116,10 @@ def _street(photos: Path, coco: Path, most: int) -> Iterator[Shot]:
 
 def _rendered(scenes: int) -> Iterator[Shot]:
     """Items worn by several people before several grounds."""
-    for number, scene in enumerate(render_scenes(make_items(SCENE_SEED, 150), scenes, SCENE_SEED)):
-        yield shot_of(scene, f"scene {number + 1}", asks=True)
+    with TemporaryDirectory() as folder:
+        render_sample(Path(folder) / "scenes", seed=SCENE_SEED, items=150, scenes=scenes)
+        for data in rendered(Path(folder) / "scenes"):
+            yield from data.shots
 
 
 def _cut(shots: Iterator[Shot]) -> Iterator[tuple[str, dict[str, Image]]]:
@@ -163,7 +166,9 @@ def _figures(trained: dict[str, Path]) -> str:
     """Recall@1 on rendered scenes of another seed, bare wall and crowded street, as a table of Markdown."""
     embedders = {name: SiameseEmbedder(weights.read(path)) for name, path in trained.items()}
     lines = ["| trained on | crop | clutter 0 | clutter 1 |", "|---|---|---|---|"]
-    asked = [answers(look(data, {}, embedders), list(embedders)) for data in rendered(24, (0.0, 1.0), seed=7)]
+    with TemporaryDirectory() as folder:
+        render_sample(Path(folder) / "scenes", seed=7, items=65, scenes=24, clutters=(0.0, 1.0))
+        asked = [answers(look(data, {}, embedders), list(embedders)) for data in rendered(Path(folder) / "scenes")]
     for name in embedders:
         for crop in (BOX, MASK):
             condition = Condition(name, TRUTH, crop, crop)
@@ -197,7 +202,7 @@ length. Not meant for searching: `siamese` is.
 | set | licence | what of it |
 |---|---|---|
 | Clothing Co-Parsing | Apache-2.0 | garments of the 800 training photos, by their annotated outlines |
-| rendered scenes | ours | garments of {scenes} scenes of `outfinder sample`'s renderer, seed {scene_seed} |
+| rendered scenes | ours | garments of {scenes} scenes of `scripts/render_sample`, seed {scene_seed} |
 
 Photos of one item are positives: two views of a garment, both shoes of a pair, a rendered item on several people.
 {steps} steps of {views} views at {px} px, InfoNCE, seed {seed}: `scripts/train_crop_embedders.py` is the recipe. Nothing was

@@ -11,10 +11,10 @@ extra=train
 python=.venv/bin/python outfinder=.venv/bin/outfinder
 photos=$data/ccp/photos ccp=$runs/ccp
 
-[ -e "$ccp/tags.csv" ] || $python scripts/prepare_ccp.py "$data/ccp" "$ccp"
-[ -e "$runs/clothing.json" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/clothing.json"
-[ -e "$runs/street/street.json" ] || $outfinder sample "$runs/street" --seed 1000 --items 150 --scenes 160
-[ -e "$runs/shop/street.json" ] || $outfinder sample "$runs/shop" --seed 1001 --items 65 --scenes 1
+[ -e "$ccp/tags.csv" ] || $python scripts/recipes/ccp.py "$data/ccp" "$ccp"
+[ -e "$runs/clothing.json" ] || $python scripts/recipes/clothing.py "$data/clothing" "$runs/clothing.json"
+[ -e "$runs/street/street.json" ] || $python scripts/render_sample "$runs/street" --seed 1000 --items 150 --scenes 160
+[ -e "$runs/shop/street.json" ] || $python scripts/render_sample "$runs/shop" --seed 1001 --items 65 --scenes 1
 
 detector() { # RUN START, further options and data
     run=$1 start=$2
@@ -29,7 +29,7 @@ detector mask-1 "$imagenet" --rounds 5 --decay 0 --rare 0 --paste 0
 detector mask-2 "$runs/mask-1/weights.safetensors" --rounds 6 --rare 0 --paste 0 $rendered
 # It labels the photos of which CCP has only tags.
 pseudo() { # FILE RUN [DETECTOR]
-    [ -e "$ccp/$1" ] || $python scripts/pseudo_label.py "$ccp/tags.csv" "$photos" "$ccp/$1" \
+    [ -e "$ccp/$1" ] || $python scripts/recipes/pseudo_label.py "$ccp/tags.csv" "$photos" "$ccp/$1" \
         --detector "${3:-maskrcnn_mobilenet_v2}" --detector-weights "$runs/$2/weights.safetensors"
 }
 pseudo pseudo-1.json mask-2
@@ -41,7 +41,7 @@ detector mask-4 "$runs/mask-3/weights.safetensors" --rounds 9.5 --decay 0.6 --se
 # Further with single garments that it outlines itself, and labels of both mirror images; and once more with its own,
 # which are better: what is shipped.
 more() { # FILE RUN
-    [ -e "$runs/$1" ] || $python scripts/prepare_clothing.py "$data/clothing" "$runs/$1" --per-label 130 \
+    [ -e "$runs/$1" ] || $python scripts/recipes/clothing.py "$data/clothing" "$runs/$1" --per-label 130 \
         --besides "$runs/clothing.json" --detector maskrcnn_mobilenet_v2+flip \
         --detector-weights "$runs/$2/weights.safetensors"
 }

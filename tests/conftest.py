@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.demo import FOLDER
 from stages.images import write_jpeg
 from stages.types import Image
 
@@ -51,3 +54,17 @@ def _trusted_fakes() -> None:
 
     for name in ("FakeDetector", "FakeCropper", "FakeEmbedder"):
         trust(f"stages.testing:{name}")
+
+
+def few_scenes(folder: Path, count: int) -> Path:
+    """Copy the first scenes of the packaged street and their annotations into a folder, and the list of the shop."""
+    coco = json.loads((FOLDER / "street.json").read_text())
+    coco["images"] = coco["images"][:count]
+    kept = {image["id"]: image["file_name"] for image in coco["images"]}
+    coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] in kept]
+    (folder / "street").mkdir(parents=True)
+    (folder / "street.json").write_text(json.dumps(coco))
+    for name in kept.values():
+        shutil.copy(FOLDER / "street" / name, folder / "street")
+    shutil.copy(FOLDER / "shop.csv", folder)
+    return folder

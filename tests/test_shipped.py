@@ -11,27 +11,20 @@ import pytest
 import weights
 from pipeline.catalogue import Indexing, read_catalogue
 from pipeline.config import Config, build_detector, build_embedder
+from pipeline.demo import FOLDER
 from pipeline.gallery import Gallery
 from pipeline.pipeline import Pipeline
-from pipeline.sample.write import SampleSummary, render_sample
 from stages.crop import BoxCrop
 from stages.detect.evaluation import evaluate
 from stages.images import read_image, walk
 from stages.testing import check_detector, check_embedder
 from stages.types import Box, Detection
 
-SEED = 7  # the shipped weights have seen seed 1000
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleSummary:
-    return render_sample(tmp_path_factory.mktemp("sample") / "s", seed=SEED, items=40, scenes=13)
-
 
 @pytest.mark.parametrize("name", ["maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2"])
-def test_detectors_find_the_garments_of_scenes_they_never_saw(sample: SampleSummary, name: str) -> None:
-    street = sample.street_json.parent / "street"
-    result = evaluate(build_detector(Config(detector=name, min_score=0.05)), sample.street_json, street)
+def test_detectors_find_the_garments_of_scenes_they_never_saw(name: str) -> None:
+    street = FOLDER / "street"
+    result = evaluate(build_detector(Config(detector=name, min_score=0.05)), FOLDER / "street.json", street)
     assert result.box.ap50 > 0.5
     assert (result.mask is None) == (name == "fasterrcnn_mobilenet_v2")
     if result.mask:
@@ -39,8 +32,8 @@ def test_detectors_find_the_garments_of_scenes_they_never_saw(sample: SampleSumm
 
 
 @pytest.mark.parametrize("name", ["maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2"])
-def test_shipped_detectors_keep_the_law(sample: SampleSummary, name: str) -> None:
-    photos = [read_image(path) for path in list(walk([sample.street_json.parent / "street"]))[:2]]
+def test_shipped_detectors_keep_the_law(name: str) -> None:
+    photos = [read_image(path) for path in list(walk([FOLDER / "street"]))[:2]]
     check_detector(build_detector(Config(detector=name)), [*photos, photos[0][:300, 100:], photos[1][200:, :90]])
 
 
@@ -51,8 +44,8 @@ def test_the_shipped_embedder_keeps_the_law() -> None:
     assert weights.load("siamese").sha256[:12] in embedder.fingerprint
 
 
-def test_the_other_view_of_an_item_is_among_its_nearest(sample: SampleSummary) -> None:
-    views = list(walk([sample.shop_csv.parent / "shop"]))
+def test_the_other_view_of_an_item_is_among_its_nearest() -> None:
+    views = list(walk([FOLDER / "shop"]))
     vectors = build_embedder(Config())([read_image(path) for path in views])
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
@@ -61,15 +54,15 @@ def test_the_other_view_of_an_item_is_among_its_nearest(sample: SampleSummary) -
     assert found.mean() > 0.7
 
 
-def test_what_is_worn_in_the_street_is_found_in_the_shop(sample: SampleSummary, tmp_path: Path) -> None:
+def test_what_is_worn_in_the_street_is_found_in_the_shop(tmp_path: Path) -> None:
     """End to end: detect, crop, embed, index, match, against who wears what."""
     detector, cropper, embedder = build_detector(Config()), BoxCrop(), build_embedder(Config())
     gallery = Gallery.create(tmp_path / "g", embedder, cropper)
     shop = Pipeline(detector, cropper, embedder, main_garment=True)
-    assert Indexing(gallery, shop, "mask")(read_catalogue([sample.shop_csv])).added == sample.photos
-    worn = worn_by_photo(sample.street_json)
+    assert Indexing(gallery, shop, "mask")(read_catalogue([FOLDER / "shop.csv"])).added == 80
+    worn = worn_by_photo(FOLDER / "street.json")
     asked = right = 0
-    for analysis in Pipeline(detector, cropper, embedder)(walk([sample.street_json.parent / "street"])):
+    for analysis in Pipeline(detector, cropper, embedder)(walk([FOLDER / "street"])):
         for detection, matches in zip(analysis.detections, gallery.search(analysis.vectors, k=5), strict=True):
             item = item_at(detection, worn[analysis.path.name])
             asked += item is not None

@@ -23,7 +23,7 @@ COMMANDS = {
     "calibrate": "From which similarity on two photos show the same item.",
     "dedupe": "Near-duplicates in a photo set, and the set without them.",
     "benchmark": "How fast, how good and how large, beside what others use.",
-    "sample": "Render a small shop and street scenes to try things on.",
+    "sample": "Copy a small rendered shop and street to try things on.",
 }
 """Every subcommand with its one line. Its module and the function in it have the same name; a package is a group."""
 

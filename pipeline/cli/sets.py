@@ -37,7 +37,7 @@ def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, spli
     """Open the photo set that the options name.
 
     Raises:
-        ValueError: the pattern is no regular expression, or the layout takes other paths.
+        ValueError: the pattern is not a regular expression, or the layout takes other paths.
         CatalogueError: there is no photo.
     """
     from pipeline.photosets import open_set
@@ -45,7 +45,7 @@ def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, spli
     try:
         pattern = re.compile(item_pattern) if item_pattern else None
     except re.error as error:
-        raise ValueError(f"--item-pattern {item_pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"--item-pattern {item_pattern!r} is not a regular expression: {error}") from error
     return open_set(paths, layout, pattern, splits or None)
 
 

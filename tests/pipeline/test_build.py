@@ -15,7 +15,7 @@ from pipeline.config import (
     build_embedder,
     build_index,
 )
-from pipeline.sample import render_sample
+from pipeline.demo import FOLDER
 from stages.crop import MaskCrop
 from stages.errors import StageError
 from stages.testing import FakeDetector, check_cropper, check_detector
@@ -119,7 +119,6 @@ libc.fclose(told)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_info is glibc's")
 def test_all_threads_that_look_at_photos_share_one_heap(tmp_path: Path) -> None:
-    render_sample(tmp_path / "sample", seed=0, items=13, scenes=2)
     heaps = tmp_path / "heaps.xml"
-    subprocess.run([sys.executable, "-c", ONE_HEAP, tmp_path / "sample" / "street", heaps], check=True)
+    subprocess.run([sys.executable, "-c", ONE_HEAP, FOLDER / "street", heaps], check=True)
     assert heaps.read_text().count("<heap nr=") == 1

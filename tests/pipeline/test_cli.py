@@ -146,9 +146,10 @@ class TestCompare:
 
 
 def test_sample(tmp_path: Path) -> None:
-    told = run("sample", tmp_path / "demo", "--items", 13, "--scenes", 1).stderr
-    assert "13 items in 26 photos" in told
+    assert "40 items in 80 photos" in run("sample", tmp_path / "demo").stderr
     with (tmp_path / "demo" / "shop.csv").open(newline="") as file:
-        assert len({row["item_id"] for row in csv.DictReader(file)}) == 13
-    assert len(COCO(tmp_path / "demo" / "street.json").dataset["images"]) == 1
+        assert len({row["item_id"] for row in csv.DictReader(file)}) == 40
+    street = COCO(tmp_path / "demo" / "street.json").dataset["images"]
+    assert {image["file_name"] for image in street} == {path.name for path in (tmp_path / "demo" / "street").iterdir()}
+    assert not list((tmp_path / "demo").rglob("*.py*"))
     assert "empty" in run("sample", tmp_path / "demo", status=2).stderr

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import few_scenes
 
 from pipeline.cli import main
-from pipeline.sample import render_sample
 
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rendered") / "sample"
-    render_sample(folder, seed=4, items=13, scenes=3)
-    return folder
+    return few_scenes(tmp_path_factory.mktemp("few"), 3)
 
 
 def train(*arguments: object) -> tuple[int, str]:

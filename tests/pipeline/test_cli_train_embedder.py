@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import run
+from conftest import few_scenes
 
 import weights
 from pipeline.runs import read_lines
-from pipeline.sample import render_sample
 from stages.embed.batches import Batch
 from stages.embed.network import SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shoes(folder / "shoe-pairs")
     for pair in range(3):
         write(folder / "luma" / "product", *(f"mb{pair:02}-blue-{view}.jpg" for view in (0, 1)), seed=pair)
-    render_sample(folder / "sample", seed=3, items=13, scenes=4)
+    few_scenes(folder / "sample", 4)
     return folder
 
 

@@ -8,7 +8,6 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 import weights
-from stages.detect.ccp import GROUPS, instances, regions
 from stages.detect.networks import ARCHITECTURES, OURS, _folded, build_network
 from stages.detect.pooling import PyramidRoIAlign
 from stages.detect.rcnn import RcnnDetector, from_checkpoint, from_torchvision, mask_in_box, read_detector
@@ -111,30 +110,6 @@ def test_a_mask_is_sampled_where_its_pixels_are(shift: float) -> None:
 
 def test_an_empty_mask_becomes_its_box() -> None:
     assert mask_in_box(np.zeros((28, 28), np.float32), np.array([0, 0, 5, 5], np.float32), Box(0, 0, 5, 5)).all()
-
-
-def test_ccp_classes_become_groups_and_shoes_two_pieces() -> None:
-    label_map = np.zeros((40, 40), np.uint8)
-    label_map[5:20, 5:35] = 1  # blouse
-    label_map[30:38, 2:14] = label_map[30:38, 24:36] = 2  # shoes, apart
-    label_map[0:3, 0:3] = 3  # a crumb of a bag
-    groups = np.array([0, *(1 + LABELS.index(name) for name in ("top", "shoes", "bag"))], np.uint8)
-    found = [(LABELS[group - 1], int(mask.sum())) for group, mask in instances(label_map, groups)]
-    assert found == [("top", 450), ("shoes", 96), ("shoes", 96)]
-    assert set(GROUPS) == set(LABELS)
-    assert len({name for members in GROUPS.values() for name in members}) == sum(map(len, GROUPS.values()))
-
-
-def test_ccp_regions_hold_both_shoes_and_no_crumbs() -> None:
-    label_map = np.zeros((40, 60), np.uint8)
-    label_map[20:30, 10:20] = 1  # a boot
-    label_map[20:32, 30:40] = 2  # the other one, called by another name
-    label_map[0:3, 50:53] = 2  # a crumb
-    label_map[10:12, 0:4] = 3  # all of a flat is one
-    names = ["null", "boots", "boot", "flats"]
-    classes = {"boots": ("boots", "boot"), "flats": ("flats",), "pumps": ("pumps",)}
-    assert regions(label_map, names, classes, margin=0.0) == {"boots": Box(10, 20, 40, 32)}
-    assert regions(label_map, names, classes, margin=0.5) == {"boots": Box(0, 14, 55, 38)}
 
 
 @pytest.mark.parametrize("cells", [7, 14])

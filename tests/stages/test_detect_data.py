@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from conftest import draw
 
-from pipeline.sample import make_items, render_item
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance
 from stages.detect.augment import Scene, jitter, paste, recolour
-from stages.detect.ccp import tagged_labels
 from stages.detect.data import LabelledPhotos, Rounds, TrainingSet, repeat_factors, to_target
-from stages.detect.outline import outline
-from stages.detect.pseudo import believed, only_garment, pseudo_label
 from stages.detect.segmentation import to_rle
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
-from stages.testing import FakeDetector
-from stages.types import LABELS, Box, Detection
 
 
 def red_scene() -> Scene:
@@ -119,77 +113,3 @@ def test_a_photo_that_goes_bad_is_replaced_by_the_next(photos: Path) -> None:
     (photos / "b.jpg").unlink()
     with pytest.raises(CatalogueError, match="none of the photos can be read"):
         data[0, 0]
-
-
-def found(label: str, score: float, *corners: int) -> Detection:
-    return Detection(label, score, Box(*corners), None)
-
-
-def test_pseudo_labels_believe_the_tags() -> None:
-    detections = [
-        found("dress", 0.9, 10, 10, 50, 90),
-        found("top", 0.8, 11, 10, 50, 88),  # not tagged
-        found("belt", 0.2, 10, 40, 50, 45),  # tagged, and the best there is
-        found("belt", 0.18, 10, 60, 50, 65),
-        found("shoes", 0.95, 10, 90, 30, 99),
-        found("shoes", 0.6, 12, 91, 28, 99),  # a part of the other shoe
-        found("shoes", 0.55, 40, 90, 60, 99),
-        found("hat", 0.1, 20, 0, 40, 9),  # tagged, but less than likely
-    ]
-    kept = believed(detections, {"dress", "belt", "shoes", "hat", "skirt"})
-    assert [(one.label, one.score) for one in kept] == [("shoes", 0.95), ("dress", 0.9), ("shoes", 0.55), ("belt", 0.2)]
-
-
-def test_one_garment_gets_one_pseudo_label() -> None:
-    kept = believed([found("dress", 0.9, 0, 0, 50, 90), found("skirt", 0.8, 1, 1, 50, 90)], {"dress", "skirt"})
-    assert [one.label for one in kept] == ["dress"]
-
-
-def test_pseudo_labels_are_coco_and_leave_out_what_cannot_be_read(photos: Path) -> None:
-    detector = FakeDetector()
-    (photos / "b.jpg").write_bytes(b"no photo")
-    label = detector([draw("red", "blue")])[0][0].label
-    coco = pseudo_label(detector, photos, [("a.jpg", [label]), ("b.jpg", [label]), ("a.jpg", ["nothing"])])
-    assert [image["file_name"] for image in coco["images"]] == ["a.jpg"]
-    (first, *_rest) = coco["annotations"]
-    assert coco["categories"][first["category_id"] - 1]["name"] == label
-    assert first["area"] > 0
-    assert len(first["bbox"]) == 4
-
-
-def test_grabcut_outlines_what_lies_on_the_floor() -> None:
-    item = next(item for item in make_items(0, 26) if item.label == "pants")
-    image = render_item(item)
-    floor = np.full_like(image, (150, 120, 80))
-    floor += np.random.default_rng(0).integers(0, 20, (*image.shape[:2], 1), np.uint8)
-    truth = np.abs(image.astype(int) - 240).max(axis=2) > 40
-    mask = outline(np.where(truth[..., None], image, floor))
-    assert mask is not None
-    assert mask.shape == image.shape[:2]
-    overlap = (mask > 0) & truth
-    assert overlap.sum() / ((mask > 0) | truth).sum() > 0.85
-    assert outline(floor) is None or outline(floor).mean() > 0.1
-
-
-def test_tags_become_groups(tmp_path: Path) -> None:
-    scipy_io = pytest.importorskip("scipy.io")
-    names = np.array([[name] for name in ("null", "skin", "scarf", "jeans", "boots")], object).reshape(1, -1)
-    scipy_io.savemat(tmp_path / "label_list.mat", {"label_list": names})
-    folder = tmp_path / "annotations" / "image-level"
-    folder.mkdir(parents=True)
-    scipy_io.savemat(folder / "0007.mat", {"tags": np.array([[0, 1, 4, 2, 3]], np.uint8)})
-    assert tagged_labels(tmp_path) == {"0007": ["pants", "shoes", "scarf"]}
-    assert set(tagged_labels(tmp_path)["0007"]) <= set(LABELS)
-
-
-def test_a_garment_alone_is_taken_whatever_it_is_called() -> None:
-    labels, area = {"dress", "top", "skirt"}, 100 * 100
-    dress, shoes = found("dress", 0.6, 10, 10, 60, 90), found("shoes", 0.9, 20, 85, 30, 95)
-    assert only_garment([dress], labels, area) is dress
-    within = found("skirt", 0.5, 10, 50, 60, 90)  # the same thing seen twice
-    assert only_garment([within, dress], labels, area) is dress
-    assert only_garment([dress, shoes], labels, area) is None
-    assert only_garment([dress, found("shoes", 0.2, 20, 85, 30, 95)], labels, area) is dress
-    assert only_garment([dress, found("top", 0.5, 60, 10, 95, 60)], labels, area) is None
-    assert only_garment([shoes], labels, area) is None
-    assert only_garment([found("top", 0.9, 0, 0, 20, 20)], labels, area) is None  # a small part of the photo

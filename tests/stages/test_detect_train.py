@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import few_scenes
 
 import weights
 from pipeline.detector_training import DetectorPlan, DetectorRun
 from pipeline.runs import read_lines
-from pipeline.sample import render_sample
 from stages.detect.data import TrainingSet
 from stages.detect.evaluation import shrunk
 from stages.detect.networks import build_network
@@ -30,9 +30,7 @@ PIXELS = 96
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rendered") / "sample"
-    render_sample(folder, seed=3, items=13, scenes=4)
-    return folder
+    return few_scenes(tmp_path_factory.mktemp("few"), 4)
 
 
 def plan(street: Path, **changes: object) -> DetectorPlan:

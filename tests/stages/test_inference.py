@@ -1,6 +1,5 @@
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,11 @@ from torchvision.models import mobilenet_v2
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import weights
+from pipeline.demo import FOLDER
 from stages import fusing
 from stages.detect.rcnn import dtype_of, from_checkpoint
 from stages.embed.siamese import SiameseEmbedder
+from stages.images import read_image
 from stages.inference import InParts, Shortened, fast_dtype, fold_batch_norms
 from stages.types import Image
 
@@ -139,13 +140,8 @@ def test_mask_rcnn_computes_in_float32_on_a_processor(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
-    from pipeline.sample import render_sample
-    from stages.images import read_image
-
-    folder = tmp_path_factory.mktemp("rendered") / "sample"
-    render_sample(folder, seed=4, items=13, scenes=4)
-    return [read_image(path) for path in sorted(Path(folder / "street").glob("*.jpg"))]
+def street() -> list[Image]:
+    return [read_image(path) for path in sorted((FOLDER / "street").glob("*.jpg"))[:4]]
 
 
 def test_the_largest_maps_are_few_however_many_photos_there_are(street: list[Image]) -> None:

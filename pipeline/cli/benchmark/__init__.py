@@ -8,17 +8,14 @@ from pipeline.cli import LazyGroup
 
 COMMANDS = {
     "crops": "Mask crops against box crops: which find more, and what they cost.",
-    "index": "Recall, queries per second, memory and files of the index, beside others.",
-    "speed": "Photos per second and where the time goes, beside what a tutorial would write.",
 }
 
 
 @click.group(cls=LazyGroup, package=__name__, summaries=COMMANDS)
 def benchmark() -> None:
-    """How fast, how good and how large, side by side with what others use, in one run.
+    """Compare ways of cropping garments.
 
     \b
     Examples:
       outfinder benchmark crops --quick
-      outfinder benchmark index --quick
     """  # noqa: D301

@@ -18,7 +18,8 @@ COCO = (click.Path(exists=True, dir_okay=False, path_type=Path), IN_FOLDER)
 
 
 @click.command()
-@click.option("--scenes/--no-scenes", default=None, help="Rendered scenes.  [default: unless other data is named]")
+@click.option("--scenes", type=IN_FOLDER, metavar="DIR",
+              help="Rendered scenes, as scripts/render_sample writes.  [default: the packaged ones, unless other data is named]")  # fmt: skip
 @click.option("--ccp", type=COCO, metavar="COCO PHOTOS",
               help="Street photos with outlines, such as Clothing Co-Parsing: pairs of shoes, and garments cut out.")  # fmt: skip
 @click.option("--luma", type=IN_FOLDER, metavar="DIR", help="Luma's shop photos: fronts find backs.")
@@ -34,7 +35,7 @@ COCO = (click.Path(exists=True, dir_okay=False, path_type=Path), IN_FOLDER)
 @click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
 @friendly
 def crops(
-    scenes: bool | None,
+    scenes: Path | None,
     ccp: tuple[Path, Path] | None,
     luma: Path | None,
     data: tuple[Path, ...],
@@ -54,7 +55,7 @@ def crops(
     found is told apart. Differences are paired, over the same queries, with intervals of 95 %; the verdict follows
     from them. The same seed gives the same figures; from machine to machine only times and roundings differ.
 
-    Without data of any kind, the rendered scenes are compared, which need nothing. In a CSV a box is `x1 y1 x2 y2` in
+    Without data of any kind, the twelve packaged scenes are used; scripts/render_sample makes more. In a CSV a box is `x1 y1 x2 y2` in
     pixels, a mask a picture that is white where the garment is; both may be empty, and a column label may be there. In
     a folder for each item, photos show one garment each. Untrained ImageNet features need their weights:
     --embedder features=FILE. All data and five embedders take two idle cores about 12 minutes. Exit status 1: some
@@ -64,20 +65,22 @@ def crops(
     Examples:
       outfinder benchmark crops --quick
       outfinder benchmark crops --data mine.csv -o comparison
-      outfinder benchmark crops --scenes --ccp val.json photos/ --luma luma/product -o comparison
+      outfinder benchmark crops --scenes graded/ --ccp val.json photos/ --luma luma/product -o comparison
       outfinder benchmark crops --embedder mine=run/weights.safetensors --embedder siamese --json crops.json
     """  # noqa: D301
     from pipeline.benchmark.crops import Plan, Subject, benchmark_crops
     from pipeline.benchmark.crops.page import write_page
     from pipeline.benchmark.crops.report import figures_of, table
     from pipeline.benchmark.crops.subject import DETECTORS
+    from pipeline.demo import FOLDER
     from pipeline.evaluation.page import prepare_page
 
     if output:
         prepare_page(output)
     subject = Subject.of(detectors or DETECTORS, embedders or (("siamese",) if quick else ()))
-    others = bool(ccp or luma or data)
-    sets = _sets(subject, ccp, luma, data, scenes if scenes is not None else not others, seed, quick)
+    if not (scenes or ccp or luma or data):
+        scenes = FOLDER
+    sets = _sets(subject, ccp, luma, data, scenes, seed, quick)
     plan = Plan(seed, cost_photos=4 if quick else 12, cost_rounds=1 if quick else 3, memory=True)
     comparison = benchmark_crops(sets, subject, plan, lambda doing: click.echo(doing, err=True))
     told = figures_of(comparison)
@@ -95,7 +98,7 @@ def _sets(
     ccp: tuple[Path, Path] | None,
     luma: Path | None,
     data: tuple[Path, ...],
-    scenes: bool,
+    scenes: Path | None,
     seed: int,
     quick: bool,
 ) -> list[CropSet]:
@@ -105,8 +108,7 @@ def _sets(
     labels = {label for detector in subject.detectors.values() for label in detector.labels}
     sets: list[CropSet] = []
     if scenes:
-        click.echo("scenes: rendering", err=True)
-        sets += [one.only(labels) for one in (rendered(12, (0.0, 0.5, 1.0), seed) if quick else rendered(seed=seed))]
+        sets += [one.only(labels) for one in rendered(scenes)]
     if ccp:
         sets.append(shoe_pairs(*ccp, most=20 if quick else 100, seed=seed).only(labels))
         sets.append(cutouts(*ccp, most=20 if quick else 120, seed=seed).only(labels))

@@ -1,1 +1,0 @@
-"""``outfinder benchmark speed``: the pipeline beside what a tutorial would write, in one run."""
