@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue import REQUIRED, read_catalogue
-from pipeline.embedder_evaluation.subject import embed
+from pipeline.evaluation import embed_photos
 from pipeline.photosets import COLUMNS
 from stages.embed.duplicates import (
     HASH_BITS,
@@ -75,7 +75,7 @@ def find_duplicates(
         read = read.joined(each for each, _ in more)
         pairs = by_hash(perceptual_hashes([*images, *chain.from_iterable(images for _, images in more)]), bits)
     else:
-        embedded = embed(embedder, photos, others)
+        embedded = embed_photos(embedder, photos, others)
         read, count = embedded.photos, len(embedded.samples) - embedded.distractors
         pairs = by_hash(perceptual_hashes(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
 

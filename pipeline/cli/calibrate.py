@@ -52,8 +52,7 @@ def calibrate(
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.config import Config, build_embedder
-    from pipeline.embedder_evaluation.subject import embed
-    from pipeline.evaluation.tables import aligned
+    from pipeline.evaluation import Table, embed_photos
     from pipeline.verdicts import beside
     from stages.embed import calibration
     from stages.embed.metrics import cosine, sample_pairs
@@ -67,7 +66,7 @@ def calibrate(
     photos = open_told(data, layout, item_pattern, splits)
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)
-    embedded = embed(stage, photos)
+    embedded = embed_photos(stage, photos)
     tell_problems(embedded.photos)
     samples = embedded.samples
     found = calibration.calibrate(
@@ -84,7 +83,7 @@ def calibrate(
         (name, str(one.same), str(one.different), f"{one.fmr:.4f}", f"{one.fnmr:.4f}", str(one.different_pairs))
         for name, one in {"all": found.every, **found.labels}.items()
     ]
-    click.echo(aligned(("", "same from", "different below", "FMR", "FNMR at same", "different pairs"), rows))
+    click.echo(Table(("", "same from", "different below", "FMR", "FNMR at same", "different pairs"), rows))
     for note in found.notes:
         click.echo(note, err=True)
     click.echo(f"calibration: {json.dumps(str(target))}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -48,7 +49,7 @@ def compare(
     from pipeline.config import Config, build_embedder
     from pipeline.verdicts import calibration_for
     from stages.embed.metrics import angular_percent, euclidean
-    from stages.errors import ImageError
+    from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo
 
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
@@ -61,8 +62,11 @@ def compare(
         except ImageError as error:
             raise ImageError(f"{path} {error}") from error
     one, other = stage(images)
-    cosine = min(1.0, max(-1.0, float(one @ other)))
-    told = {
+    cosine = float(one @ other)
+    if not math.isfinite(cosine):
+        raise StageError(f"the vectors of {config.embedder} are not finite; its weights are damaged")
+    cosine = min(1.0, max(-1.0, cosine))
+    result = {
         "a": str(a),
         "b": str(b),
         "cosine": round(cosine, 4),
@@ -70,5 +74,5 @@ def compare(
         "euclidean": round(euclidean(cosine), 4),
     }
     if calibration:
-        told["verdict"] = calibration.verdict(cosine, label).value
-    click.echo(json.dumps(told))
+        result["verdict"] = calibration.verdict(cosine, label).value
+    click.echo(json.dumps(result))

@@ -46,12 +46,14 @@ class Kind(StrEnum):
 class Instance:
     """One garment: ``label`` counts from 1; ``rle`` are COCO's compressed run lengths over the whole photo.
 
-    ``box`` lies within the photo, and is around the mask where the file gives none.
+    ``box`` lies within the photo, and is around the mask where the file gives none. ``type`` is the type of article, such
+    as "jeans", where the annotation names one.
     """
 
     label: int
     box: Corners
     rle: bytes | None = None
+    type: str = ""
 
     @property
     def has_mask(self) -> bool:

@@ -175,7 +175,7 @@ class _Reader:
             self.crowds += 1
         elif photo:
             box, rle = _shape(record, photo)
-            self.instances[image].append(Instance(1 + self.labels.index(name), box, rle))
+            self.instances[image].append(Instance(1 + self.labels.index(name), box, rle, _type(record)))
 
     def result(self, source: Path) -> Annotations:
         photos = [
@@ -210,6 +210,15 @@ def _fault(photo: AnnotatedPhoto, folder: Path) -> Fault | None:
     except Fault as fault:
         return fault
     return None
+
+
+def _type(record: dict[str, Any]) -> str:
+    """The type of article that an annotation names, as ``attributes.type`` or ``type``; empty if it names none."""
+    attributes = record.get("attributes")
+    for holder in (attributes, record):
+        if isinstance(holder, dict) and isinstance(holder.get("type"), str):
+            return str(holder["type"])
+    return ""
 
 
 def _shape(record: dict[str, Any], photo: AnnotatedPhoto) -> tuple[Corners, bytes | None]:

@@ -17,9 +17,8 @@ from pycocotools import mask as coco_mask
 
 import weights
 from pipeline.cli.sets import LAYOUT_NAMES
-from pipeline.embedder_evaluation.atlas import HEIGHT, WIDTH, atlas, projected
-from pipeline.embedder_evaluation.curves import numbers, panels
-from pipeline.embedder_evaluation.subject import embed
+from pipeline.evaluation import embed_photos
+from pipeline.evaluation_pages import MAP_HEIGHT, MAP_WIDTH, curve_points, map_picture, projected, verification_panels
 from pipeline.photosets import LAYOUTS, open_set
 from pipeline.verdicts import beside, calibration_for, with_verdicts
 from stages.embed.calibration import Calibration, Verdict
@@ -111,9 +110,8 @@ class TestEvaluate:
         assert len(list((page / "photos").iterdir())) == len(pictures) - 3
         assert "&lt;b&gt;" in html
         assert "<b><" not in html
-        assert html.count('class="strip"') == 24
-        assert html.count('class="strip pair"') == 48
-        (row,) = re.findall(r'<li class="strip row">.*?</li>', html)
+        assert html.count('class="strip"') == 24 + 48
+        (row,) = re.findall(r'<li class="strip long".*?</li>', html, re.DOTALL)
         assert re.findall(r'<bdi class="soft">(\w+)</bdi>', row)[:3] == ["i3", "i3", "i3"]
         assert re.findall(r"thumb (\w+)", row)[:4] == ["anchor", "right", "right", "wrong"]
         assert json.loads((page / "figures.json").read_text())["photos"] == 36
@@ -135,14 +133,14 @@ class TestEvaluate:
                 seen.extend(images)
                 return super().__call__(images)
 
-        found = embed(Seeing(), photos, photos)
+        found = embed_photos(Seeing(), photos, photos)
         assert {image.shape for image in seen} == {(256, 512, 3)}
         assert {image.shape for image in found.images} == {(128, 256, 3)}
         assert [sample.item for sample in found.samples] == [*"a" * 63, *"b" * 66, "c"] * 2
         assert found.distractors == 130
         assert [problem.where for problem in found.photos.problems] == [str(tmp_path / "bad.jpg")] * 2
         np.testing.assert_array_equal(found.vectors, FakeEmbedder()(seen))
-        large = embed(Seeing(), photos, keep_large=True)
+        large = embed_photos(Seeing(), photos, keep_large=True)
         assert {image.shape for image in large.images} == {(256, 512, 3)}
 
     def test_distractors_are_in_the_way(self, items: Path, tmp_path: Path) -> None:
@@ -392,12 +390,12 @@ class TestPictures:
         middles = np.array([plane[k * 20 : k * 20 + 20].mean(axis=0) for k in range(3)])
         apart = min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
         assert apart > 2 * within
-        picture = atlas([look(k // 20, k) for k in range(60)], vectors, "pca")
-        assert picture.shape == (HEIGHT, WIDTH, 3)
+        picture = map_picture([look(k // 20, k) for k in range(60)], vectors, "pca")
+        assert picture.shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
     def test_one_photo_or_equal_ones_make_a_map_too(self) -> None:
         assert np.isfinite(projected(np.ones((3, 1), np.float32), "pca")).all()
-        assert atlas([look(0, 0)], np.ones((1, 4), np.float32), "pca").shape == (HEIGHT, WIDTH, 3)
+        assert map_picture([look(0, 0)], np.ones((1, 4), np.float32), "pca").shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
     def test_curves_end_where_they_should(self) -> None:
         vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
@@ -405,11 +403,11 @@ class TestPictures:
         told = evaluate(
             vectors, [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)], protocol=Protocol(ways=(2,), trials=5)
         )
-        points = numbers(told.verification.rates)
+        points = curve_points(told.verification.rates)
         assert (points["fmr"][-1], points["fnmr"][-1]) == (1, 0)
         assert points["threshold"] == sorted(points["threshold"], reverse=True)
         assert np.trapezoid([1 - fnmr for fnmr in [1, *points["fnmr"]]], [0, *points["fmr"]]) == pytest.approx(
             told.verification.auc.value, abs=0.01
         )
-        histograms = panels(told)[3].lines
+        histograms = verification_panels(told)[3].lines
         assert [sum(line.y) for line in histograms] == pytest.approx([1, 1])

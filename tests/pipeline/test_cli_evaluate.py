@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ import pytest
 from cli_runs import DETECTOR, run
 
 from pipeline.config import Config
-from pipeline.detector_evaluation.mistakes import mistakes_html
-from pipeline.detector_evaluation.subject import subject_of
-from stages.detect.evaluation import evaluate
+from pipeline.evaluation import describe_detector
 from stages.images import read_image, write_jpeg
-from stages.testing import FakeDetector
 
 HOSTILE = "<b>&'\".jpg"
 
@@ -63,14 +59,14 @@ def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, str
     assert rows["box"][1] == "0.500"
     assert "s per photo" in result.stdout
     assert "gone.jpg: was not found" in result.stderr
-    assert "judged 3 photos, 1 failed" in result.stderr
+    assert "evaluated 3 photos, 1 failed" in result.stderr
     assert "category 3 (person) is none of the labels" in result.stderr
 
 
 def test_a_long_run_tells_the_time_left(truth: Path, street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cli.progress.TELL_EVERY_S", -1.0)
     said = run("evaluate", "detector", truth, street, *DETECTOR, status=1).stderr
-    assert "judged 1 of 3 photos" in said
+    assert "evaluated 1 of 3 photos" in said
     assert " left" in said
 
 
@@ -100,7 +96,7 @@ def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, t
     assert sorted(pictures) == ["curves-dark.png", "curves.png", "mistakes/confusion-1.jpg", "mistakes/miss-1.jpg"]
     assert all(read_image(page / name).size for name in pictures)
     assert "annotated as top" in html
-    assert "nothing like it was found near" in html
+    assert "nothing similar nearby" in html
     assert "&lt;b&gt;&amp;&#39;&#34;.jpg" in html
     assert "<b>" not in html
     assert "gone.jpg was not found" in html
@@ -142,29 +138,25 @@ def test_what_cannot_run_says_so_before_anything_is_judged(
 
 def test_a_picture_shows_the_mistake_with_its_surroundings_within_the_photo(truth: Path, street: Path) -> None:
     write_jpeg(street / "a two.jpg", read_image(street / "a two.jpg"))
-    (mistake,) = evaluate(FakeDetector(), truth, street, mistakes=1).mistakes.confusions
-    (street.parent / "mistakes").mkdir()
-    html = mistakes_html([mistake], "confusion", street, street.parent)
-    box = re.search(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', html)
+    page = street.parent / "page"
+    run("evaluate", "detector", truth, street, *DETECTOR, "-o", page, status=1)
+    box = re.search(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', (page / "index.html").read_text(encoding="utf-8"))
     assert box is not None
     left, top, wide, high = map(int, box.groups())
     assert 0 <= left < 80
     assert left + wide <= 128
     assert (top, high) == (0, 64)
-    picture = read_image(street.parent / "mistakes" / "confusion-1.jpg")
+    picture = read_image(page / "mistakes" / "confusion-1.jpg")
     assert picture.shape == (high, wide, 3)
     cut = read_image(street / "a two.jpg")[top : top + high, left : left + wide]
     assert np.abs(picture.astype(int) - cut).mean() < 8
-    gone = mistakes_html([replace(mistake, photo="gone.jpg")], "confusion", street, street.parent)
-    assert "no picture" in gone
 
 
-def test_a_shipped_detector_tells_its_size(tmp_path: Path) -> None:
-    told = subject_of(Config(), tmp_path / "truth.json", tmp_path)
-    assert told.weights_bytes is not None
-    assert told.parameters == pytest.approx(6.5e6, rel=0.05)
-    assert "million parameters" in told.told()["size"]
-    assert subject_of(Config(detector="whole"), tmp_path, tmp_path).parameters is None
+def test_the_size_of_shipped_weights_is_known(tmp_path: Path) -> None:
+    shipped = describe_detector(Config(), tmp_path / "truth.json", tmp_path)
+    assert shipped["weights_bytes"] is not None
+    assert shipped["parameters"] == pytest.approx(6.5e6, rel=0.05)
+    assert describe_detector(Config(detector="whole"), tmp_path, tmp_path)["parameters"] is None
 
 
 def test_the_threshold_is_min_score(truth: Path, street: Path) -> None:

@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.benchmark.crops.curves import clutter_panels, cost_panels, numbers
+from pipeline.benchmark.crops.parts import (
+    STRIPS,
+    curves_html,
+    overview_html,
+    part_html,
+    table_html,
+    troubles_html,
+    write_index,
+    write_numbers,
+)
 from pipeline.benchmark.crops.pictures import Cutter, duels, strips_html
 from pipeline.benchmark.crops.report import (
     DIFFERENCE_HEAD,
@@ -19,16 +29,6 @@ from pipeline.benchmark.crops.report import (
 )
 from pipeline.benchmark.crops.run import Comparison
 from pipeline.benchmark.crops.verdict import interval, main_difference, names, signed, verdict
-from pipeline.embedder_evaluation.style import STYLE as STRIPS
-from pipeline.evaluation.page import (
-    curves_html,
-    overview_html,
-    part_html,
-    table_html,
-    troubles_html,
-    write_index,
-    write_numbers,
-)
 from pipeline.plots import draw
 from pipeline.report_photo import text_html
 from stages.problems import plural

@@ -11,7 +11,7 @@ from pipeline.benchmark.crops.conditions import BOX, MASK, Condition
 from pipeline.benchmark.crops.figures import CropFigures, Difference
 from pipeline.benchmark.crops.run import Comparison
 from pipeline.benchmark.crops.verdict import interval, names, verdict
-from pipeline.evaluation.tables import aligned
+from pipeline.evaluation import Table
 
 INTERVALS: Final = (
     "intervals: 95 %, percentile bootstrap, items drawn again; of differences paired, over the same queries. One in twenty"
@@ -53,8 +53,8 @@ def table(comparison: Comparison) -> str:
     for name in names(comparison):
         rows = set_rows(comparison, name, comparison.reference)
         parts.append(f"{name} ({about(comparison, name)}), embedder {comparison.reference}")
-        parts.append(aligned(HEAD, rows))
-        parts.append(aligned(DIFFERENCE_HEAD, difference_rows(comparison, name)))
+        parts.append(str(Table(HEAD, rows)))
+        parts.append(str(Table(DIFFERENCE_HEAD, difference_rows(comparison, name))))
     return "\n\n".join([*parts, "\n".join(verdict(comparison)), INTERVALS])
 
 

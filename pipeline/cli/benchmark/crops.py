@@ -73,7 +73,7 @@ def crops(
     from pipeline.benchmark.crops.report import figures_of, table
     from pipeline.benchmark.crops.subject import DETECTORS
     from pipeline.demo import FOLDER
-    from pipeline.evaluation.page import prepare_page
+    from pipeline.evaluation_pages import prepare_page
 
     if output:
         prepare_page(output)

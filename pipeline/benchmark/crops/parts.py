@@ -1,4 +1,4 @@
-"""The page of an evaluation and the parts that every one has. It opens from disk, offline, with no script in it."""
+"""The parts of the page of the comparison, as HTML."""
 
 from __future__ import annotations
 
@@ -7,29 +7,92 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.evaluation.style import STYLE as OWN_STYLE
-from pipeline.plots import Panel, draw, require_matplotlib
+from pipeline.plots import Panel, draw
 from pipeline.report_page import frame
 from pipeline.report_photo import text_html
 from pipeline.report_style import STYLE, color_of
 from stages.files import write_whole
 
+OWN_STYLE: Final = """
+.part { padding: 1.3rem 1.5rem 1.5rem; margin-bottom: 1.75rem }
+.part > header { margin-bottom: 1rem }
+.part > header p { font-size: .86rem; max-width: 62rem }
+.scroll { overflow-x: auto }
+
+.figures { width: 100%; border-collapse: collapse; font-size: .86rem; white-space: nowrap }
+.figures th, .figures td { padding: .42rem .7rem; text-align: right; font-variant-numeric: tabular-nums }
+.figures th { color: var(--soft); font-weight: 600; font-size: .8rem; vertical-align: bottom }
+.figures th:first-child, .figures td:first-child { text-align: left; padding-left: 0 }
+.figures tbody tr { border-top: 1px solid var(--line) }
+.figures tbody th { color: var(--ink); font-size: .86rem }
+.figures tbody th::before {
+  content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 3px; background: var(--color);
+  margin-right: .55rem;
+}
+.figures tfoot tr { border-top: 2px solid var(--line) }
+.figures tfoot th, .figures tfoot td { font-weight: 650; color: var(--ink); font-size: .86rem }
+.figures .share { position: relative; min-width: 5.6rem }
+.figures .share i {
+  position: absolute; left: .7rem; right: 3.4rem; top: 50%; height: 6px; margin-top: -3px; border-radius: 3px;
+  background: var(--track); overflow: hidden;
+}
+.figures .share i::before {
+  content: ""; display: block; height: 100%; width: var(--share); background: var(--color); border-radius: 3px;
+}
+.curves img { width: 100%; min-width: 46rem; height: auto }
+
+.view {
+  position: relative; aspect-ratio: 4 / 5; border-radius: 10px; overflow: hidden; background: var(--track);
+  display: grid; place-items: center; color: var(--soft); margin-bottom: .5rem;
+}
+.view img { width: 100%; height: 100%; object-fit: contain }
+
+@media (max-width: 720px) {
+  .part { padding: 1rem; border-radius: 14px }
+}
+@media print { .part { break-inside: avoid; box-shadow: none } .scroll { overflow: visible } }
+"""
+STRIPS: Final = """
+.part + .part { margin-top: 0 }
+.figures td i { font-style: normal; color: var(--soft); font-size: .8em; margin-left: .35rem }
+.plain tbody th::before { display: none }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.4rem 2.5rem }
+.tables td, .tables th { padding-inline: .3rem }
+.tables td:last-child, .tables th:last-child { padding-right: 0 }
+.tables > div:not(.scroll) > .scroll + .scroll { margin-top: 1.4rem }
+.tables + .scroll { margin-top: 1.8rem }
+.collapsed { padding: 1rem 1.5rem; margin-bottom: 1.75rem; background: var(--badpage); color: var(--bad); font-weight: 600 }
+.notes { font-size: .86rem; color: var(--soft); margin-top: .9rem }
+
+.strips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); gap: 1.5rem 2rem }
+.strips.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)) }
+.strips.rows { grid-template-columns: minmax(0, 1fr) }
+.strip { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .6rem }
+.strip.pair { grid-template-columns: repeat(2, minmax(0, 1fr)) }
+.strip.row { grid-template-columns: repeat(9, minmax(0, 1fr)) }
+.thumb { font-size: .76rem; line-height: 1.35; min-width: 0 }
+.thumb .view { aspect-ratio: 1; background: #fff; border: 2px solid var(--line); margin-bottom: .35rem }
+.thumb.right .view { border-color: #009e73 }
+.thumb.wrong .view { border-color: #d55e00 }
+.thumb b { display: block; font-weight: 600; font-variant-numeric: tabular-nums }
+.thumb bdi { display: block; white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+.part h3.sub { margin: 1.4rem 0 .8rem; font-size: .9rem }
+.part h3.sub:first-of-type, .scroll h3.sub { margin-top: 0 }
+.scroll h3.sub { margin-bottom: .3rem }
+.frames { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .82rem; margin-top: .5rem }
+.frames span::before {
+  content: ""; display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; vertical-align: -.1rem;
+  border: 2px solid #009e73; border-radius: 3px;
+}
+.frames .wrong::before { border-color: #d55e00 }
+.atlas { width: 100%; height: auto; border-radius: 10px }
+
+@media (max-width: 720px) {
+  .strip.row { grid-template-columns: repeat(9, 84px); overflow-x: auto }
+}
+"""
 _LISTED: Final = 50
 """Photos that could not be judged and the like, as many as the page lists."""
-
-
-def prepare_page(folder: Path) -> None:
-    """Make a page's folder; ask before a long evaluation.
-
-    Raises:
-        ValueError: the folder holds something already.
-        OutfinderError: matplotlib, which draws the curves, is not installed.
-        OSError: the folder cannot be made.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"the page's folder {folder} is not empty; name a new one")
-    require_matplotlib()
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_numbers(folder: Path, figures: Mapping[str, Any], curves: Mapping[str, Any], panels: Sequence[Panel]) -> None:

@@ -1,0 +1,352 @@
+"""``outfinder evaluate``: how good a stage, or a whole search, is on photos with known answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from pipeline.cli.common import (
+    EXISTING,
+    FILE_IN,
+    FILE_OUT,
+    FOLDER,
+    SOME_FAILED,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    print_figures,
+    stage_options,
+)
+from pipeline.cli.progress import Progress
+from pipeline.cli.sets import open_told, set_options, tell_problems
+
+DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
+"""The domains of queries and gallery in layouts that have two."""
+
+_page_option = click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures here.")
+_json_option = click.option(
+    "--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."
+)
+
+
+@click.group()
+def evaluate() -> None:
+    """How good a stage is, on photos with known answers.
+
+    \b
+    Examples:
+      outfinder evaluate detector val.json photos/ -o evaluation
+      outfinder evaluate embedder shop/ -o evaluation
+      outfinder evaluate search gallery street.json street/ --kind-column category -o evaluation
+    """  # noqa: D301
+
+
+@evaluate.command()
+@click.argument("annotations", type=FILE_IN)
+@click.argument("photos", type=FOLDER)
+@stage_options("detector")
+@device_option
+@_page_option
+@_json_option
+@click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only so many photos, the first ones.")
+@isolate_option
+@friendly
+def detector(
+    annotations: Path,
+    photos: Path,
+    detector: str | None,
+    detector_weights: Path | None,
+    min_score: float | None,
+    device: str,
+    output: Path | None,
+    json_file: Path | None,
+    mistakes: int,
+    limit: int | None,
+) -> None:
+    """Evaluate a detector on ANNOTATIONS, a COCO instances file, of the photos in the folder PHOTOS.
+
+    Prints COCO's average precision and recall, what is found, missed and a false alarm at --min-score, and the
+    seconds that a photo takes. Categories are matched with the detector's labels by name. Exit status 1: some
+    photos or annotations could not be used.
+
+    \b
+    Examples:
+      outfinder evaluate detector val.json photos/
+      outfinder evaluate detector val.json photos/ --detector fasterrcnn_mobilenet_v2 -o evaluation
+      outfinder evaluate detector val.json photos/ --detector-weights run/weights.safetensors --json - | jq .box.ap50
+    """  # noqa: D301
+    from dataclasses import replace
+
+    from pipeline.config import Config, build_detector, resolve_device
+    from pipeline.evaluation import describe_detector, detector_figures, detector_text
+    from pipeline.evaluation_pages import prepare_page, write_detector_page
+    from stages.detect.evaluation import EVALUATION_MIN_SCORE
+    from stages.detect.evaluation import evaluate as evaluate_detector
+
+    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score)
+    config = Config(**given, device=resolve_device(device))
+    if output:
+        prepare_page(output)
+    described = describe_detector(config, annotations, photos)
+    progress = Progress("evaluated")
+    evaluation = evaluate_detector(
+        build_detector(replace(config, min_score=EVALUATION_MIN_SCORE)),
+        annotations,
+        photos,
+        threshold=config.min_score,
+        mistakes=mistakes if output else 0,
+        limit=limit,
+        progress=_counter(progress),
+    )
+    progress.finish()
+    for line in (*evaluation.problems, *evaluation.notes):
+        click.echo(line, err=True)
+    figures = described | detector_figures(evaluation)
+    if output:
+        about = {
+            "detector": config.detector,
+            "weights": described["detector_weights"],
+            "size": described["weights_bytes"]
+            and f"{described['weights_bytes'] / 1e6:.1f} MB, {described['parameters'] / 1e6:.1f} million parameters",
+            "device": config.device,
+            "annotations": str(annotations),
+            "photos": str(photos),
+        }
+        about = {name: value for name, value in about.items() if value}
+        title = f"How good {config.detector} is"
+        write_detector_page(output, evaluation, photos, figures, title, about)
+        _tell_page(output)
+    print_figures(figures, detector_text(evaluation), json_file)
+    sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
+
+
+@evaluate.command()
+@set_options
+@click.option("--same", type=click.Choice(["item", "style", "label"]), default="item", show_default=True,
+              help="What two photos share to be the same; with item, style figures come too.")  # fmt: skip
+@click.option("--query-domain", metavar="NAME", help="Only photos of this domain are queries.  [garments: street]")
+@click.option("--gallery-domain", metavar="NAME", help="Only photos of this domain can be found.  [garments: shop]")
+@click.option("--distractors", multiple=True, type=EXISTING,
+              help="Photos of other items in the gallery, in the same layout; may be repeated.")  # fmt: skip
+@click.option("--ways", multiple=True, type=click.IntRange(2), default=(5, 9, 20), show_default=True,
+              help="One-shot trials choose among so many; may be repeated.")  # fmt: skip
+@click.option("--trials", default=10_000, show_default=True, type=click.IntRange(1), help="One-shot trials of each.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is drawn.")
+@stage_options("embedder")
+@click.option("--pair-head", is_flag=True,
+              help="Compare by the pair head of --embedder-weights, trained to tell same from different.")  # fmt: skip
+@device_option
+@_page_option
+@_json_option
+@click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
+@click.option("--query", "queries", multiple=True, metavar="ITEM",
+              help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
+@click.option("--map", "projection", type=click.Choice(["pca", "tsne"]), default="pca", show_default=True,
+              help="How the page's map is made; tsne needs scikit-learn.")  # fmt: skip
+@isolate_option
+@friendly
+def embedder(
+    data: tuple[Path, ...],
+    layout: str,
+    item_pattern: str | None,
+    splits: tuple[str, ...],
+    same: Literal["item", "style", "label"],
+    query_domain: str | None,
+    gallery_domain: str | None,
+    distractors: tuple[Path, ...],
+    ways: tuple[int, ...],
+    trials: int,
+    seed: int,
+    embedder: str | None,
+    embedder_weights: Path | None,
+    pair_head: bool,
+    device: str,
+    output: Path | None,
+    json_file: Path | None,
+    examples: int,
+    queries: tuple[str, ...],
+    projection: Literal["pca", "tsne"],
+) -> None:
+    """Evaluate an embedder on the photos of DATA, taken whole: how well it recognises items.
+
+    Each photo is a query once, all others are the gallery: recall@k, mAP@R. Pairs of photos: ROC, AUC, equal error
+    rate, false non-matches at given false matches. One-shot accuracy among N items; ties are errors. What 64
+    dimensions and int8 cost. All with intervals of 95 %. Exit status 1: some photos could not be used.
+
+    \b
+    DATA, by --layout:
+      items     a CSV (item_id,image and perhaps style,label,domain,source) or a folder, with a sub-folder for each
+                item or class, or --item-pattern
+      luma, shoes, clothing, omniglot, cifar10
+                the folder that the public set unpacks to; omniglot's trials stay within alphabets, two drawers each
+      garments  a COCO file and the folder of its photos: box crops (street) search masks on white (shop)
+      cutouts   the same: garments set before another photo (cutout) search their original (photo)
+
+    \b
+    Examples:
+      outfinder evaluate embedder shop/ --item-pattern "^[^-]+"
+      outfinder evaluate embedder luma/product --layout luma --split test -o evaluation
+      outfinder evaluate embedder shoes/test_m shoes/test_w --layout shoes --distractors shoes/train
+      outfinder evaluate embedder val.json photos/ --layout cutouts --json - | jq .retrieval.item
+      outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
+    """  # noqa: D301
+    from pipeline.config import Config, build_embedder, resolve_device
+    from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity
+    from pipeline.evaluation_pages import PageOptions, prepare_page, write_embedder_page
+    from stages.embed.evaluation import Protocol
+    from stages.embed.evaluation import evaluate as evaluate_embedder
+    from stages.embed.metrics import cosine
+
+    domains = DOMAINS.get(layout, ("", ""))
+    protocol = Protocol(
+        same=same,
+        query_domain=domains[0] if query_domain is None else query_domain,
+        gallery_domain=domains[1] if gallery_domain is None else gallery_domain,
+        ways=tuple(sorted(set(ways))),
+        within_label=layout == "omniglot",
+        two_sources=layout == "omniglot",
+        trials=trials,
+        seed=seed,
+    )
+    photos, others = open_told(data, layout, item_pattern, splits), None
+    if distractors:
+        wanted = ("", protocol.gallery_domain) if protocol.gallery_domain else None
+        others = open_told(distractors, layout, item_pattern, ()).only(lambda one: not wanted or one.domain in wanted)
+        if not others.samples:
+            raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
+    if output:
+        prepare_page(output)
+    device = resolve_device(device)
+    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
+    stage = build_embedder(config)
+    embedded = embed_photos(stage, photos, others, keep_large=pair_head)
+    tell_problems(embedded.photos)
+    similarity = pair_head_similarity(embedder_weights, embedded.images, device) if pair_head else None
+    evaluation = evaluate_embedder(embedded.vectors, embedded.samples, embedded.distractors, protocol, similarity)
+    about = {
+        "embedder": config.embedder,
+        "weights": str(embedder_weights or ""),
+        "fingerprint": stage.fingerprint,
+        "compared by": "pair head" if pair_head else "",
+        "device": device,
+        "data": " ".join(map(str, data)),
+        "layout": layout,
+        "split": " ".join(splits),
+        "distractors": " ".join(map(str, distractors)),
+        "same": same,
+        "domains": f"{protocol.query_domain} asks for {protocol.gallery_domain}" if protocol.query_domain else "",
+    }
+    about = {name: value for name, value in about.items() if value}
+    figures: dict[str, Any] = dict(about)
+    figures |= {"dim": stage.dim, "seconds_per_photo": round(embedded.seconds / len(embedded.images), 4)}
+    figures |= embedder_figures(evaluation) | {"problems": list(map(str, embedded.photos.problems))}
+    if output:
+        similarity = similarity or cosine(embedded.vectors)
+        options = PageOptions(examples, queries, projection)
+        write_embedder_page(output, evaluation, embedded, similarity, figures, about, options)
+        _tell_page(output)
+    print_figures(figures, embedder_text(evaluation), json_file)
+    sys.exit(SOME_FAILED if embedded.photos.problems else 0)
+
+
+@evaluate.command()
+@click.argument("folder", metavar="GALLERY", type=FOLDER)
+@click.argument("truth", type=FILE_IN)
+@click.argument("photos", type=FOLDER)
+@click.option("--kind-column", metavar="NAME", help="The catalogue's column of kinds of garments.  [default: by type]")
+@click.option("--type-column", metavar="NAME", help="The catalogue's column of types of articles.")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Matches of each garment.")
+@stage_options("detector")
+@device_option
+@_page_option
+@_json_option
+@isolate_option
+@friendly
+def search(
+    folder: Path,
+    truth: Path,
+    photos: Path,
+    kind_column: str | None,
+    type_column: str | None,
+    k: int,
+    detector: str | None,
+    detector_weights: Path | None,
+    min_score: float | None,
+    device: str,
+    output: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Evaluate search in GALLERY by TRUTH, a COCO instances file of the garments in the folder PHOTOS.
+
+    Prints how many catalogue photos have the right label, how many garments are found (IoU of boxes from 0.5 on),
+    and the share of right matches, by kind and by type, of the first and of the first -k: P@1, P@5. A missed garment
+    has no right match. All with intervals of 95 %. Exit status 1: some photos or annotations could not be used.
+
+    The catalogue's own columns say what an item is: --kind-column with kinds such as shoes or top, --type-column with
+    types such as jeans or boots. Categories of TRUTH name kinds or types; an annotation may name its type, too:
+    "attributes": {"type": "jeans"}.
+
+    \b
+    Examples:
+      outfinder evaluate search gallery street.json street/ --kind-column category
+      outfinder evaluate search gallery street.json street/ --type-column articleType -o evaluation
+      outfinder evaluate search gallery street.json street/ --type-column articleType --json - | jq .search.found_garments
+    """  # noqa: D301
+    from pipeline.evaluation import rounded
+    from pipeline.evaluation_pages import prepare_page
+    from pipeline.search import open_for_search
+    from pipeline.search_evaluation import Columns, evaluate_search, search_figures, search_text, write_search_page
+
+    if output:
+        prepare_page(output)
+    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, device=device)
+    gallery, pipeline, config = open_for_search(folder, given)
+    progress = Progress("searched")
+    evaluation = evaluate_search(
+        gallery,
+        pipeline,
+        truth,
+        photos,
+        columns=Columns(kind_column, type_column),
+        k=k,
+        progress=_counter(progress),
+    )
+    progress.finish()
+    for line in evaluation.problems:
+        click.echo(line, err=True)
+    about = {
+        "gallery": str(folder),
+        "truth": str(truth),
+        "photos": str(photos),
+        "kind column": kind_column or "",
+        "type column": type_column or "",
+        "detector": config.detector,
+        "crop": gallery.manifest.crop,
+        "embedder": gallery.manifest.embedder,
+    }
+    about = {name: value for name, value in about.items() if value}
+    figures = search_figures(evaluation)
+    if output:
+        write_search_page(output, evaluation, photos, figures, about)
+        _tell_page(output)
+    print_figures(rounded(about | figures), search_text(figures), json_file)
+    sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
+
+
+def _counter(progress: Progress) -> Any:
+    """Return a callback that counts photos."""
+
+    def count(photo: str, error: str | None, photos: int) -> None:
+        progress.total = photos
+        progress.count(error, photo)
+
+    return count
+
+
+def _tell_page(folder: Path) -> None:
+    click.echo(f"page: {folder / 'index.html'}", err=True)

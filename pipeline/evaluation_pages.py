@@ -1,0 +1,543 @@
+"""Pages of evaluations: figures, curves and pictures of the best and worst. They open from disk, offline."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation import (
+    COLLAPSED,
+    INTERVALS,
+    EmbeddedPhotos,
+    detector_curves,
+    detector_label_table,
+    embedder_tables,
+)
+from pipeline.pages import Pictures, svg_path, write_page
+from pipeline.plots import Line, Panel, draw, require_matplotlib
+from stages.detect.evaluation import SAME_IOU, DetectorEvaluation, Mistake
+from stages.embed.evaluation import EmbedderEvaluation
+from stages.embed.metrics import ErrorRates, Pairs, SimilarityFunction
+from stages.errors import ImageError, OutfinderError
+from stages.files import write_whole
+from stages.images import letterbox, read_image, write_jpeg
+from stages.problems import plural
+from stages.types import Box, Image, Vectors
+
+Projection: TypeAlias = Literal["pca", "tsne"]
+Thumb: TypeAlias = dict[str, str]
+"""The arguments of the template macro ``thumb``."""
+
+Triplet: TypeAlias = tuple[float, int, int, int, float]
+"""The margin, the rows of anchor, positive and negative, and the similarity of the negative."""
+
+MAP_WIDTH, MAP_HEIGHT, MAP_THUMB = 1680, 1050, 66
+PER_PHOTO: Final = 2
+"""The most pairs of a list that a photo is shown in, so that one odd photo does not fill it."""
+
+_MISTAKE_PX: Final = 420
+_THUMB_PX: Final = 220
+_NEIGHBORS: Final = 8
+_MAX_TRIPLETS: Final = 2000  # queries that triplets are chosen from, spread evenly
+_MAX_ON_MAP: Final = 4000
+_MARGIN: Final = 0.3  # what a picture of a mistake shows around the boxes, as a share of their longer side
+_MIN_CONTEXT_PX: Final = 64  # the least of its photo that such a picture shows
+_ASPECT: Final = 4 / 5  # its width to its height, where the photo reaches
+_CURVE_POINTS: Final = 400
+_HISTOGRAM_BINS: Final = 60
+
+
+def prepare_page(folder: Path) -> None:
+    """Create the folder of a page; call this before a long evaluation.
+
+    Raises:
+        ValueError: the folder is not empty.
+        OutfinderError: matplotlib, which draws the curves, is not installed.
+        OSError: the folder cannot be created.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"the page's folder {folder} is not empty; name a new one")
+    require_matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_figures(folder: Path, figures: Mapping[str, Any], curves: Mapping[str, Any], panels: Sequence[Panel]) -> None:
+    """Write ``figures.json``, ``curves.json``, and the panels as ``curves.png`` and ``curves-dark.png``.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    write_whole(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
+    write_whole(folder / "curves.json", json.dumps(curves, separators=(",", ":")) + "\n")
+    if panels:
+        draw(panels, folder / "curves.png")
+        draw(panels, folder / "curves-dark.png", dark=True)
+
+
+def write_detector_page(
+    folder: Path,
+    evaluation: DetectorEvaluation,
+    photos: Path,
+    figures: Mapping[str, Any],
+    title: str,
+    about: Mapping[str, str],
+) -> None:
+    """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
+
+    Args:
+        folder: of the page.
+        evaluation: to show.
+        photos: the folder of the photos, for pictures of mistakes.
+        figures: the content of ``figures.json``.
+        title: of the page.
+        about: what was evaluated and how, by name.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    panels = _precision_recall_panels(evaluation)
+    write_figures(folder, figures, detector_curves(evaluation), panels)
+    pictures, mistakes = Pictures(folder, "mistakes"), evaluation.mistakes
+    labels = detector_label_table(evaluation, with_ap=True)
+    with_bars = [_with_bars(row) for row in labels.rows]
+    write_page(
+        folder / "index.html",
+        "evaluation_detector.html",
+        title=title,
+        state=f"{plural(evaluation.photos, 'photo')} with {plural(evaluation.garments, 'garment')}",
+        tiles=_detector_tiles(evaluation),
+        about=about,
+        messages=[
+            *evaluation.notes,
+            *(f"{photo} {error}" for photo, error in evaluation.failed.items()),
+            *evaluation.problems,
+        ],
+        threshold=f"{evaluation.threshold:g}",
+        labels={"head": labels.head, "rows": with_bars[:-1], "foot": with_bars[-1]},
+        curves=bool(panels),
+        mistakes={
+            kind: [_mistake_card(one, kind, number, photos, pictures) for number, one in enumerate(found, start=1)]
+            for kind, found in (
+                ("confusion", mistakes.confusions),
+                ("false-alarm", mistakes.false_alarms),
+                ("miss", mistakes.misses),
+            )
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PageOptions:
+    """What the page of an embedder shows.
+
+    Attributes:
+        examples: triplets and pairs of each kind.
+        queries: items whose nearest neighbours are shown; empty for a selection.
+        projection: of the map.
+    """
+
+    examples: int = 12
+    queries: tuple[str, ...] = ()
+    projection: Projection = "pca"
+
+
+def write_embedder_page(
+    folder: Path,
+    evaluation: EmbedderEvaluation,
+    embedded: EmbeddedPhotos,
+    similarity: SimilarityFunction,
+    figures: Mapping[str, Any],
+    about: Mapping[str, str],
+    options: PageOptions,
+) -> None:
+    """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
+
+    Args:
+        folder: of the page.
+        evaluation: to show.
+        embedded: the photos that were evaluated.
+        similarity: of these photos, by row.
+        figures: the content of ``figures.json``.
+        about: what was evaluated and how, by name.
+        options: what to show.
+
+    Raises:
+        ValueError: an item of ``options.queries`` has no query.
+        OutfinderError: the map needs a library that is not installed.
+        OSError: a file cannot be written.
+    """
+    write_figures(folder, figures, curve_points(evaluation.verification.rates), verification_panels(evaluation))
+    write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors, options.projection))
+    examples = _Examples(Pictures(folder, "photos"), evaluation, embedded, similarity)
+    worst, best = examples.triplets(options.examples)
+    counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
+    among = f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else ""
+    write_page(
+        folder / "index.html",
+        "evaluation_embedder.html",
+        title="How good the embedder is",
+        state=counts + among,
+        alert=COLLAPSED if evaluation.collapsed else "",
+        tiles=_embedder_tiles(evaluation),
+        about=about,
+        messages=[*embedded.photos.notes, *map(str, embedded.photos.problems)],
+        tables=embedder_tables(evaluation),
+        notes=[INTERVALS, *evaluation.notes],
+        triplets={"Worst": worst, "Best": best},
+        per_photo=PER_PHOTO,
+        pairs={
+            "The same, least similar": examples.pairs(options.examples, same=True, most=False),
+            "Different, most similar": examples.pairs(options.examples, same=False, most=True),
+            "The same, most similar": examples.pairs(options.examples, same=True, most=True),
+            "Different, least similar": examples.pairs(options.examples, same=False, most=False),
+        },
+        neighbors=[examples.neighbors(row) for row in examples.queries(options.queries, options.examples)],
+        projection=options.projection,
+    )
+
+
+def curve_points(rates: ErrorRates) -> dict[str, list[float]]:
+    """Return some hundred points of the error rates, by falling threshold, for JSON."""
+    kept = _thinned(rates)
+    columns = {
+        "threshold": rates.thresholds[kept],
+        "fmr": rates.fmr[kept],
+        "fnmr": rates.fnmr[kept],
+        "precision": rates.precision[kept],
+    }
+    return {name: [round(float(value), 6) for value in values] for name, values in columns.items()}
+
+
+def verification_panels(evaluation: EmbedderEvaluation) -> list[Panel]:
+    """Return plots of the ROC curve, precision and recall, both error rates, and the distribution of similarities."""
+    rates, verification = evaluation.verification.rates, evaluation.verification
+    kept = _thinned(rates)
+    thresholds, fmr, fnmr = (column[kept].tolist() for column in (rates.thresholds, rates.fmr, rates.fnmr))
+    recall, precision = (1 - rates.fnmr)[kept].tolist(), rates.precision[kept].tolist()
+    x_range, y_range = (min(*thresholds, 0.95), 1.0), (0.0, 1.02)
+    eer, accepted = verification.eer.value, "similarity from which a pair is the same"
+    return [
+        Panel(
+            f"ROC  AUC {verification.auc.value:.3f}",
+            "false match rate",
+            "true match rate",
+            [Line("pairs", fmr, recall), Line("chance", [0, 1], [0, 1]), Line("EER", [eer], [1 - eer])],
+            x_range=(-0.01, 1),
+            y_range=y_range,
+        ),
+        Panel(
+            "Precision and recall",
+            accepted,
+            "share, at as many same as different pairs",
+            [Line("precision", thresholds, precision), Line("recall", thresholds, recall)],
+            x_range=x_range,
+            y_range=y_range,
+        ),
+        Panel(
+            f"Error rates  EER {eer:.3f}",
+            accepted,
+            "rate",
+            [
+                Line("false matches (FMR)", thresholds, fmr),
+                Line("false non-matches (FNMR)", thresholds, fnmr),
+                Line("EER", [verification.eer_threshold], [eer]),
+            ],
+            x_range=x_range,
+            y_range=y_range,
+        ),
+        Panel(
+            "Distribution of similarities",
+            "similarity",
+            "share of the pairs in a bin",
+            _histograms(evaluation.pairs),
+            x_range=x_range,
+        ),
+    ]
+
+
+def projected(vectors: Vectors, projection: Projection, seed: int = 0) -> NDArray[np.float64]:
+    """Project vectors into the plane, ``(n, 2)``.
+
+    ``pca`` keeps the two directions of largest variance; ``tsne`` keeps neighbourhoods rather than distances (van der
+    Maaten and Hinton 2008).
+
+    Raises:
+        OutfinderError: tsne needs scikit-learn, which is not installed.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0)
+    if projection == "pca" or len(vectors) < 4:
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
+        plane: NDArray[np.float64] = centred @ directions[:2].T
+        return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
+    try:
+        from sklearn.manifold import TSNE  # noqa: PLC0415  an extra, and slow to import
+    except ImportError as error:
+        raise OutfinderError(
+            "a t-SNE map needs scikit-learn; install it with: pip install 'outfinder[train]', or use --map pca"
+        ) from error
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
+    return plane.astype(np.float64)
+
+
+def map_picture(images: Sequence[Image], vectors: Vectors, projection: Projection) -> Image:
+    """Return a picture of photos at the places of their projected vectors; crowds are thinned out."""
+    rows = np.linspace(0, len(images) - 1, min(_MAX_ON_MAP, len(images))).round().astype(np.int64)
+    plane = projected(vectors[rows], projection)
+    low, high = np.quantile(plane, [0.005, 0.995], axis=0)  # outliers move to the edge
+    shares = np.clip((plane - low) / np.maximum(high - low, 1e-12), 0, 1)
+    corners = (shares * [MAP_WIDTH - MAP_THUMB, MAP_HEIGHT - MAP_THUMB]).astype(np.int64)
+    canvas = np.full((MAP_HEIGHT, MAP_WIDTH, 3), (246, 246, 244), np.uint8)
+    taken = np.zeros((MAP_HEIGHT, MAP_WIDTH), np.bool_)
+    for row, (left, top) in zip(rows.tolist(), corners.tolist(), strict=True):
+        window = (slice(top, top + MAP_THUMB), slice(left, left + MAP_THUMB))
+        if taken[window].mean() <= 0.2:
+            taken[window] = True
+            thumb = letterbox(images[row], MAP_THUMB - 2)
+            canvas[window] = cv2.copyMakeBorder(thumb, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(214, 212, 208))
+    return canvas
+
+
+def _detector_tiles(evaluation: DetectorEvaluation) -> dict[str, dict[str, str]]:
+    box, mask = evaluation.box, evaluation.mask
+    precision = {"Box AP50": box.ap50, "Box AP": box.ap}
+    if mask:
+        precision |= {"Mask AP50": mask.ap50, "Mask AP": mask.ap}
+    precision |= {"Box AP75": box.ap75, "Box recall, 100 per photo": box.recall}
+    return {
+        "Average precision": {name: f"{value:.3f}" for name, value in precision.items()},
+        f"In use, at score {evaluation.threshold:g}": {
+            "Missed": str(evaluation.missed),
+            "False alarms": str(evaluation.false_alarms),
+            "Seconds per photo": f"{evaluation.latency.mean_s:.3f}",
+            "95th percentile": f"{evaluation.latency.p95_s:.3f}",
+        },
+    }
+
+
+def _with_bars(row: Sequence[str]) -> list[str | dict[str, str | float]]:
+    """Draw AP50 of boxes and masks, the third and the fifth cell, as bars."""
+    return [
+        {"text": cell, "share": float(cell)} if place in (2, 4) and cell != "–" else cell
+        for place, cell in enumerate(row)
+    ]
+
+
+def _precision_recall_panels(evaluation: DetectorEvaluation) -> list[Panel]:
+    panels = []
+    for name, label in evaluation.labels.items():
+        if not (label.box and label.box_curve):
+            continue
+        lines = []
+        for kind, curve in (("boxes", label.box_curve), ("masks", label.mask_curve)):
+            if curve:
+                reached = sum(precision > 0 for precision in curve.precision)
+                lines.append(Line(kind, curve.recall[:reached], curve.precision[:reached]))
+        confident = label.found + label.false_alarms
+        precision = label.found / confident if confident else math.nan
+        lines.append(Line("score in use", [label.found / label.garments], [precision]))
+        title = f"{name}  {label.box.ap50:.2f}"
+        panels.append(Panel(title, "recall", "precision", lines, x_range=(0, 1.02), y_range=(0, 1.03)))
+    return panels
+
+
+def _mistake_card(mistake: Mistake, kind: str, number: int, photos: Path, pictures: Pictures) -> dict[str, Any]:
+    """Return what a card shows of a mistake; without a picture if the photo cannot be read any more."""
+    boxes = [one.box for one in (mistake.detection, mistake.truth) if one]
+    window = window_around(boxes, mistake.width, mistake.height)
+    try:
+        address = pictures.write(f"{kind}-{number}", read_image(photos / mistake.photo)[window.slices], _MISTAKE_PX)
+    except (ImageError, ValueError):  # gone, or changed since
+        address = ""
+    shown = mistake.truth if kind == "miss" else mistake.detection
+    both = mistake.detection and mistake.truth
+    return {
+        "label": shown.label if shown else "",
+        "score": f"{shown.score:.2f}" if shown and kind != "miss" else "",
+        "words": _explanation(mistake, kind)
+        + (f" · IoU\u00a0{math.floor(100 * mistake.iou) / 100:.2f}" if both else ""),
+        "photo": mistake.photo,
+        "address": address,
+        "window": f"{window.x1} {window.y1} {window.width} {window.height}",
+        "shapes": [
+            {"kind": name, "box": one.box, "path": svg_path(one.mask, one.box)}
+            for name, one in (("annotated", mistake.truth), ("found", mistake.detection))
+            if one
+        ],
+    }
+
+
+def _explanation(mistake: Mistake, kind: str) -> str:
+    detection, truth = mistake.detection, mistake.truth
+    if kind == "miss":
+        return f"the nearest, at score {detection.score:.2f}, is too far off" if detection else "nothing similar nearby"
+    if detection is None or truth is None:
+        return "nothing is annotated there"
+    if detection.label != truth.label:
+        return f"annotated as {truth.label}" if mistake.iou >= SAME_IOU else f"near {truth.label}"
+    return "found a second time" if mistake.iou >= SAME_IOU else "too far off"
+
+
+def window_around(boxes: Sequence[Box], width: int, height: int) -> Box:
+    """Return the part of a photo of this size that shows boxes and some context, in the shape of a picture."""
+    x1, y1 = min(box.x1 for box in boxes), min(box.y1 for box in boxes)
+    x2, y2 = max(box.x2 for box in boxes), max(box.y2 for box in boxes)
+    wide, high = (max(_MIN_CONTEXT_PX, (1 + 2 * _MARGIN) * side) for side in (x2 - x1, y2 - y1))
+    wide, high = max(wide, high * _ASPECT), max(high, wide / _ASPECT)
+    left, right = _span((x1 + x2) / 2, wide, width)
+    top, bottom = _span((y1 + y2) / 2, high, height)
+    return Box(left, top, right, bottom)
+
+
+def _span(middle: float, length: float, limit: int) -> tuple[int, int]:
+    """Return an interval of a length around a point, moved and shortened to lie within [0, limit]."""
+    size = min(limit, round(length))
+    start = min(max(0, round(middle - length / 2)), limit - size)
+    return start, start + size
+
+
+def _embedder_tiles(evaluation: EmbedderEvaluation) -> dict[str, dict[str, str]]:
+    verification = evaluation.verification
+    pairs = {
+        "AUC": f"{verification.auc.value:.3f}",
+        "Equal error rate": f"{100 * verification.eer.value:.1f} %",
+        **{f"{shot.ways}-way one-shot": f"{shot.accuracy.value:.3f}" for shot in evaluation.one_shot[-2:]},
+    }
+    retrieval = {
+        f"Same {name}, recall@{k}": f"{figures.recall[k].value:.3f}"
+        for name, figures in evaluation.retrieval_figures.items()
+        for k in (1, 5)
+    }
+    return {"Retrieval": retrieval, "Pairs": pairs}
+
+
+def _histograms(pairs: Pairs) -> list[Line]:
+    low, high = float(pairs.similarities.min()), max(1.0, float(pairs.similarities.max()))
+    edges = np.linspace(low, high, _HISTOGRAM_BINS + 1)
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    lines = []
+    for name, kind in (("same", pairs.same), ("different", ~pairs.same)):
+        counts, _ = np.histogram(pairs.similarities[kind], edges)
+        lines.append(Line(name, middles, (counts / max(1, counts.sum())).tolist()))
+    return lines
+
+
+def _thinned(rates: ErrorRates) -> NDArray[np.int64]:
+    """Return the places of enough points to draw the rates; without the infinite threshold."""
+    lengths = np.append(0, np.cumsum(np.abs(np.diff(rates.fmr)) + np.abs(np.diff(rates.fnmr))))
+    wanted = np.linspace(0, lengths[-1], _CURVE_POINTS)
+    places = np.unique(np.append(np.searchsorted(lengths, wanted), len(lengths) - 1))
+    kept: NDArray[np.int64] = places[np.isfinite(rates.thresholds[places])]
+    return kept
+
+
+class _Examples:
+    """Chooses the photos that a page shows; each picture is written when it is first shown."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        evaluation: EmbedderEvaluation,
+        embedded: EmbeddedPhotos,
+        similarity: SimilarityFunction,
+    ) -> None:
+        self._pictures, self._evaluation, self._embedded = pictures, evaluation, embedded
+        self._similarity = similarity
+        self._addresses: dict[int, str] = {}
+
+    def triplets(self, count: int) -> tuple[list[list[Thumb]], list[list[Thumb]]]:
+        """Return the worst and the best anchors with their nearest positive and negative, one anchor per item."""
+        queries = self._evaluation.retrieval.queries
+        spread = np.linspace(0, len(queries) - 1, min(_MAX_TRIPLETS, len(queries))).round().astype(np.int64)
+        found = [triplet for query in queries[spread].tolist() if (triplet := self._triplet(query))]
+        worst = sorted(found, key=lambda triplet: triplet[0])
+        best = sorted(found, key=lambda triplet: -triplet[0])
+        return self._strips(worst, count), self._strips(best, count)
+
+    def pairs(self, count: int, *, same: bool, most: bool) -> list[list[Thumb]]:
+        """Return pairs of one item, or of two, the most similar first, or the least."""
+        pairs, uses = self._evaluation.pairs, Counter[int]()
+        rows = np.flatnonzero(pairs.same == same)
+        kind, strips = "right" if same else "wrong", []
+        for row in (rows if most else rows[::-1]).tolist():
+            first, second = int(pairs.first[row]), int(pairs.second[row])
+            if max(uses[first], uses[second]) < PER_PHOTO:
+                uses.update((first, second))
+                strips.append([self._thumb(first, kind, f"{pairs.similarities[row]:.3f}"), self._thumb(second, kind)])
+            if len(strips) == count:
+                break
+        return strips
+
+    def queries(self, items: Sequence[str], count: int) -> list[int]:
+        """Return a query of each item; without items, ``count`` queries spread evenly.
+
+        Raises:
+            ValueError: an item has no query.
+        """
+        rows = self._evaluation.retrieval.queries.tolist()
+        if not items:
+            places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+            return [rows[place] for place in dict.fromkeys(places.tolist())]
+        first = {self._embedded.samples[row].item: row for row in reversed(rows)}
+        if missing := [item for item in items if item not in first]:
+            raise ValueError(
+                f"no photo of {', '.join(missing)} can be a query; items with two photos are, such as {next(iter(first))}"
+            )
+        return [first[item] for item in items]
+
+    def neighbors(self, query: int) -> list[Thumb]:
+        """Return a query with its nearest photos, best first."""
+        others, similarities, relevant = self._candidates(query)
+        nearest = np.argsort(-similarities, kind="stable")[:_NEIGHBORS].tolist()
+        strip = [self._thumb(query, "anchor", "query")]
+        for place in nearest:
+            kind = "right" if relevant[place] else "wrong"
+            strip.append(self._thumb(int(others[place]), kind, f"{similarities[place]:.3f}"))
+        return strip
+
+    def _candidates(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the rows that a query can retrieve, their similarities, and whether they are relevant."""
+        others = self._evaluation.gallery[self._evaluation.gallery != query]
+        labels = self._evaluation.row_labels
+        return others, self._similarity(np.array([query]), others)[0], labels[others] == labels[query]
+
+    def _triplet(self, query: int) -> Triplet | None:
+        others, similarities, relevant = self._candidates(query)
+        if relevant.all():
+            return None
+        positive = int(np.where(relevant, similarities, -np.inf).argmax())
+        negative = int(np.where(relevant, -np.inf, similarities).argmax())
+        far = float(similarities[negative])
+        return float(similarities[positive]) - far, query, int(others[positive]), int(others[negative]), far
+
+    def _strips(self, triplets: Sequence[Triplet], count: int) -> list[list[Thumb]]:
+        one_per_item: dict[str, Triplet] = {}
+        for triplet in triplets:
+            one_per_item.setdefault(self._embedded.samples[triplet[1]].item, triplet)
+        return [
+            [
+                self._thumb(anchor, "anchor", "anchor"),
+                self._thumb(positive, "right", f"positive {margin + far:.3f}"),
+                self._thumb(negative, "wrong", f"negative {far:.3f}"),
+            ]
+            for margin, anchor, positive, negative, far in list(one_per_item.values())[:count]
+        ]
+
+    def _thumb(self, row: int, kind: str, words: str = "") -> Thumb:
+        if row not in self._addresses:
+            self._addresses[row] = self._pictures.write(str(row), self._embedded.images[row], _THUMB_PX)
+        return {
+            "address": self._addresses[row],
+            "kind": kind,
+            "words": words,
+            "caption": self._embedded.samples[row].item,
+        }
