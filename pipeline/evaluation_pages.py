@@ -24,6 +24,7 @@ from pipeline.evaluation import (
 )
 from pipeline.pages import Pictures, svg_path, write_page
 from pipeline.plots import Line, Panel, draw, require_matplotlib
+from pipeline.writers import clear_folder, mark_folder
 from stages.detect.evaluation import SAME_IOU, DetectorEvaluation, Mistake
 from stages.embed.evaluation import EmbedderEvaluation
 from stages.embed.metrics import ErrorRates, Pairs, SimilarityFunction
@@ -56,17 +57,15 @@ _CURVE_POINTS: Final = 400
 _HISTOGRAM_BINS: Final = 60
 
 
-def prepare_page(folder: Path) -> None:
-    """Create the folder of a page; call this before a long evaluation.
+def prepare_page(folder: Path, *, overwrite: bool = False) -> None:
+    """Create the folder of a page, or empty one of an earlier run; call this before a long evaluation.
 
     Raises:
-        ValueError: the folder is not empty.
-        OutfinderError: matplotlib, which draws the curves, is not installed.
+        OutfinderError: the folder holds something, or matplotlib, which draws the curves, is not installed.
         OSError: the folder cannot be created.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"the page's folder {folder} is not empty; name a new one")
     require_matplotlib()
+    clear_folder(folder, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -76,6 +75,7 @@ def write_figures(folder: Path, figures: Mapping[str, Any], curves: Mapping[str,
     Raises:
         OSError: a file cannot be written.
     """
+    mark_folder(folder)
     write_whole(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
     write_whole(folder / "curves.json", json.dumps(curves, separators=(",", ":")) + "\n")
     if panels:

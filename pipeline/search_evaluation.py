@@ -18,6 +18,7 @@ from pipeline.gallery import Gallery
 from pipeline.pages import Pictures, write_page
 from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
+from pipeline.writers import mark_folder
 from stages.detect.annotations import AnnotatedPhoto, Instance
 from stages.detect.coco import read_annotations
 from stages.embed.metrics import Estimate, bootstrap_counts, mean_estimate
@@ -241,7 +242,7 @@ def search_text(figures: Mapping[str, Any]) -> str:
 def write_search_page(
     folder: Path, evaluation: SearchEvaluation, photos: Path, figures: Mapping[str, Any], about: Mapping[str, str]
 ) -> None:
-    """Write ``index.html``, its pictures and ``figures.json`` into an empty folder.
+    """Write ``index.html``, its pictures and ``figures.json`` into a folder from :func:`prepare_page`.
 
     Args:
         folder: of the page.
@@ -253,6 +254,7 @@ def write_search_page(
     Raises:
         OSError: a file cannot be written.
     """
+    mark_folder(folder)
     write_whole(folder / "figures.json", json.dumps(rounded({**about, **figures}), indent=2) + "\n")
     pictures = _Pictures(folder, photos)
     mislabelled: defaultdict[str, list[list[Thumb]]] = defaultdict(list)

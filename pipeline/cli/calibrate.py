@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, chosen, device_option, friendly, isolate_option, stage_options
+from pipeline.cli.common import (
+    FILE_OUT,
+    SOME_FAILED,
+    chosen,
+    device_option,
+    friendly,
+    isolate_option,
+    overwrite_option,
+    stage_options,
+)
 from pipeline.cli.sets import open_told, set_options, tell_problems
 
 
@@ -22,6 +31,7 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 @device_option
 @click.option("-o", "--output", type=FILE_OUT,
               help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
+@overwrite_option
 @isolate_option
 @friendly
 def calibrate(
@@ -35,6 +45,7 @@ def calibrate(
     embedder_weights: Path | None,
     device: str,
     output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Find from which similarity on two photos show the same item, on the photos of DATA that training never saw.
 
@@ -54,6 +65,7 @@ def calibrate(
     from pipeline.config import Config, build_embedder
     from pipeline.evaluation import Table, embed_photos
     from pipeline.verdicts import beside
+    from pipeline.writers import check_absent
     from stages.embed import calibration
     from stages.embed.metrics import cosine, sample_pairs
     from stages.embed.rows import numbered
@@ -63,6 +75,7 @@ def calibrate(
         raise ValueError(
             "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"
         )
+    check_absent(target, overwrite=overwrite)
     photos = open_told(data, layout, item_pattern, splits)
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)

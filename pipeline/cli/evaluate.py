@@ -18,6 +18,7 @@ from pipeline.cli.common import (
     device_option,
     friendly,
     isolate_option,
+    overwrite_option,
     print_figures,
     stage_options,
 )
@@ -52,6 +53,7 @@ def evaluate() -> None:
 @device_option
 @_page_option
 @_json_option
+@overwrite_option
 @click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
 @click.option("--limit", type=click.IntRange(1), help="Evaluate only so many photos, the first ones.")
 @isolate_option
@@ -65,6 +67,7 @@ def detector(
     device: str,
     output: Path | None,
     json_file: Path | None,
+    overwrite: bool,
     mistakes: int,
     limit: int | None,
 ) -> None:
@@ -84,14 +87,13 @@ def detector(
 
     from pipeline.config import Config, build_detector, resolve_device
     from pipeline.evaluation import describe_detector, detector_figures, detector_text
-    from pipeline.evaluation_pages import prepare_page, write_detector_page
+    from pipeline.evaluation_pages import write_detector_page
     from stages.detect.evaluation import EVALUATION_MIN_SCORE
     from stages.detect.evaluation import evaluate as evaluate_detector
 
     given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score)
     config = Config(**given, device=resolve_device(device))
-    if output:
-        prepare_page(output)
+    _prepare(output, json_file, overwrite=overwrite)
     described = describe_detector(config, annotations, photos)
     progress = Progress("evaluated")
     evaluation = evaluate_detector(
@@ -143,6 +145,7 @@ def detector(
 @device_option
 @_page_option
 @_json_option
+@overwrite_option
 @click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
 @click.option("--query", "queries", multiple=True, metavar="ITEM",
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
@@ -168,6 +171,7 @@ def embedder(
     device: str,
     output: Path | None,
     json_file: Path | None,
+    overwrite: bool,
     examples: int,
     queries: tuple[str, ...],
     projection: Literal["pca", "tsne"],
@@ -197,7 +201,7 @@ def embedder(
     """  # noqa: D301
     from pipeline.config import Config, build_embedder, resolve_device
     from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity
-    from pipeline.evaluation_pages import PageOptions, prepare_page, write_embedder_page
+    from pipeline.evaluation_pages import PageOptions, write_embedder_page
     from stages.embed.evaluation import Protocol
     from stages.embed.evaluation import evaluate as evaluate_embedder
     from stages.embed.metrics import cosine
@@ -219,8 +223,7 @@ def embedder(
         others = open_told(distractors, layout, item_pattern, ()).only(lambda one: not wanted or one.domain in wanted)
         if not others.samples:
             raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
-    if output:
-        prepare_page(output)
+    _prepare(output, json_file, overwrite=overwrite)
     device = resolve_device(device)
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)
@@ -265,6 +268,7 @@ def embedder(
 @device_option
 @_page_option
 @_json_option
+@overwrite_option
 @isolate_option
 @friendly
 def search(
@@ -280,6 +284,7 @@ def search(
     device: str,
     output: Path | None,
     json_file: Path | None,
+    overwrite: bool,
 ) -> None:
     """Evaluate search in GALLERY by TRUTH, a COCO instances file of the garments in the folder PHOTOS.
 
@@ -298,14 +303,12 @@ def search(
       outfinder evaluate search gallery street.json street/ --type-column articleType --json - | jq .search.found_garments
     """  # noqa: D301
     from pipeline.evaluation import rounded
-    from pipeline.evaluation_pages import prepare_page
-    from pipeline.search import open_for_search
+    from pipeline.search import open_gallery
     from pipeline.search_evaluation import Columns, evaluate_search, search_figures, search_text, write_search_page
 
-    if output:
-        prepare_page(output)
+    _prepare(output, json_file, overwrite=overwrite)
     given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, device=device)
-    gallery, pipeline, config = open_for_search(folder, given)
+    gallery, pipeline, config = open_gallery(folder, given)
     progress = Progress("searched")
     evaluation = evaluate_search(
         gallery,
@@ -336,6 +339,17 @@ def search(
         _tell_page(output)
     print_figures(rounded(about | figures), search_text(figures), json_file)
     sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
+
+
+def _prepare(output: Path | None, json_file: Path | None, *, overwrite: bool) -> None:
+    """Refuse outputs that exist before a long evaluation."""
+    from pipeline.evaluation_pages import prepare_page
+    from pipeline.writers import check_absent
+
+    if json_file and json_file != Path("-"):
+        check_absent(json_file, overwrite=overwrite)
+    if output:
+        prepare_page(output, overwrite=overwrite)
 
 
 def _counter(progress: Progress) -> Any:

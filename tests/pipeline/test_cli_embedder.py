@@ -212,7 +212,7 @@ class TestEvaluate:
         assert "needs a label that comes twice" in told(items / "item00", "--item-pattern", ".*")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "x").touch()
-        assert "is not empty" in told(items, "-o", tmp_path / "full")
+        assert "exists; give --overwrite" in told(items, "-o", tmp_path / "full")
 
 
 class TestCutouts:

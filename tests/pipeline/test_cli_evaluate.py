@@ -112,7 +112,9 @@ def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, t
 
 
 def test_so_many_mistakes_and_photos(truth: Path, street: Path, tmp_path: Path) -> None:
-    run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", "--mistakes", 0, "--limit", 1)
+    command = ("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", "--limit", 1)
+    run(*command)
+    run(*command, "--mistakes", 0, "--overwrite")
     assert not list((tmp_path / "page" / "mistakes").iterdir())
     assert json.loads((tmp_path / "page" / "figures.json").read_text())["photos"] == 1
 
@@ -123,7 +125,11 @@ def test_what_cannot_run_says_so_before_anything_is_judged(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "full", status=2).stderr
-    assert told == f"outfinder: the page's folder {tmp_path / 'full'} is not empty; name a new one\n"
+    assert told == f"outfinder: {tmp_path / 'full'} exists; give --overwrite to replace it, or choose another name\n"
+    told = run(
+        "evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "full", "--overwrite", status=2
+    ).stderr
+    assert "files that outfinder did not write" in told
     (tmp_path / "none.json").write_text("{}")
     for _ in range(2):  # a run that fails leaves nothing in the way of the next
         command = ("evaluate", "detector", tmp_path / "none.json", street, *DETECTOR, "-o", tmp_path / "page")
