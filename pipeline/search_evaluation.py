@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.evaluation import Table, rounded
 from pipeline.evaluation_pages import Thumb, window_around
 from pipeline.gallery import Gallery
+from pipeline.kinds import kind_part
 from pipeline.pages import Pictures, write_page
 from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
@@ -126,15 +127,16 @@ def evaluate_search(
     """
     catalogue, notes = _read_catalogue(gallery, columns)
     by_photo = {(one.item, one.photo): one for one in catalogue}
-    names = [name for name in _category_names(truth) if kind_of(name)]
+    names = [name for name in _category_names(truth) if kind_of(name) in LABELS]
     known = read_annotations(truth, photos, names or LABELS, check_images=False)
     queries: list[Query] = []
     failed: dict[str, str] = {}
     paths = [photos / photo.file_name for photo in known.photos]
+    kinds = kind_part(pipeline.embedder)
     with closing(pipeline.batches(paths)) as batches:
         annotated = iter(known.photos)
         for batch in batches:
-            for analysis, result in zip(batch, search_batch(gallery, batch, k), strict=True):
+            for analysis, result in zip(batch, search_batch(gallery, batch, k, kinds=kinds), strict=True):
                 photo = next(annotated)
                 error = analysis.error or _size_error(photo, (result.width, result.height))
                 if error:
@@ -227,7 +229,7 @@ def search_text(figures: Mapping[str, Any]) -> str:
     tables = search_tables(figures)
     return "\n\n".join(
         (
-            f"{catalogue['photos']} catalogue photos with a known kind, {catalogue['without_kind']} without",
+            f"{catalogue['photos']} catalogue photos of the kinds, {catalogue['without_kind']} others",
             str(tables["catalogue"]),
             (
                 f"{search['garments']} garments in {search['photos']} street photos: {search['found']} found,"
@@ -259,7 +261,9 @@ def write_search_page(
     pictures = _Pictures(folder, photos)
     mislabelled: defaultdict[str, list[list[Thumb]]] = defaultdict(list)
     for (kind, label), wrong in _most_common(
-        ((photo.kind, photo.label), photo) for photo in evaluation.catalogue if photo.kind not in (None, photo.label)
+        ((photo.kind, photo.label), photo)
+        for photo in evaluation.catalogue
+        if photo.kind in LABELS and photo.kind != photo.label
     ):
         mislabelled[f"{kind} labelled {label}: {plural(len(wrong), 'photo')}"] += [
             [pictures.of_catalogue(photo, "wrong", photo.label)] for photo in wrong[:_PHOTOS]
@@ -376,7 +380,7 @@ def _read_catalogue(gallery: Gallery, columns: Columns) -> tuple[tuple[Catalogue
         unknown[values.get(by, "")] += kind is None
         photos.append(CataloguePhoto(row.item, row.photo, row.label, kind, type_of(stated) if stated else None))
     unknown = +unknown
-    if not any(photo.kind for photo in photos):
+    if not any(photo.kind in LABELS for photo in photos):
         values_there = ", ".join(repr(name) for name, _ in unknown.most_common(5)) or "there are no photos"
         raise ValueError(
             f"no value of the column {by!r} ({values_there}) is a known kind or type of garment;"
@@ -441,7 +445,7 @@ def _box(instance: Instance, photo: AnnotatedPhoto) -> Box | None:
 
 
 def _catalogue_figures(catalogue: Sequence[CataloguePhoto]) -> dict[str, Any]:
-    known = [photo for photo in catalogue if photo.kind]
+    known = [photo for photo in catalogue if photo.kind in LABELS]
     items = numbered([photo.item for photo in known])
     right = np.array([photo.label == photo.kind for photo in known], np.float64)
     kinds = np.array([photo.kind for photo in known])
