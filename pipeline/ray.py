@@ -1,8 +1,8 @@
-"""The pipeline on a Ray cluster (extra ``ray``): workers look at photos, whoever asked gets what they found, in order.
+"""The pipeline on a Ray cluster (extra ``ray``): workers analyse photos, and the caller gets the analyses in order.
 
-A Ray Data job with a pool of actors. Each worker builds its stages once in a job, from the same names, and takes
-photos in the same batches as a pipeline by itself does: so it finds the same. Moritz et al., "Ray: A Distributed
-Framework for Emerging AI Applications", OSDI 2018.
+A Ray Data job with a pool of actors (Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI
+2018). Each worker builds its stages once per job, from the same names, and takes photos in the same batches as a
+pipeline by itself does, so that it finds the same.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from stages import isolation
 from stages.errors import StageError
 
 TASK: Final = 16
-"""Photos that a worker is given at once: whole batches of a pipeline, and what is done again when a worker dies."""
+"""Photos per task: whole batches of a pipeline, and what is analysed again when a worker dies."""
 
 JOB: Final = 3200 * TASK
-"""Photos of one job: so many results and places wait in memory at most."""
+"""Photos per job, which bounds the paths and analyses in memory."""
 
 
 class ClusterPipeline:
-    """Looks at catalogue photos as ``Pipeline(…, main_garment=True)`` does, on the workers of a Ray cluster.
+    """Analyses catalogue photos as ``Pipeline(…, main_garment=True)`` does, on the workers of a Ray cluster.
 
-    Photos and weights are read by the workers: they lie where every machine finds them under the same path. Analyses
-    come without photos, crops and masks. A worker that dies is replaced, and what it had is done again.
+    The workers read photos and weights, which must lie under the same path on every machine. Analyses come without
+    photos, crops and masks. A worker that dies is replaced, and its task is repeated.
 
     Args:
-        config: names the stages. Where the cluster has GPUs each worker takes one, otherwise one processor core.
-        address: of a cluster, as Ray writes it; None makes one of this machine, for as long as it takes.
+        config: names the stages. Each worker takes a GPU if the cluster has some, otherwise a processor core.
+        address: of a cluster, as Ray writes it; None starts one on this machine for the time of a job.
         workers: how many at most; None for as many as the cluster has GPUs, or cores.
 
     Raises:
-        StageError: here and later: Ray is not installed, the cluster does not answer, or a worker cannot build its
+        StageError: now or later: Ray is not installed, the cluster does not answer, or a worker cannot build its
             stages.
     """
 
     def __init__(self, config: Config, address: str | None = None, workers: int | None = None) -> None:
         self._config, self._address, self._workers = config, address, workers
-        self._ray = _ray()
+        self._ray = _import_ray()
 
     def __call__(self, paths: Iterable[Path]) -> Iterator[Analysis]:
-        """One analysis per path, in order; a photo that cannot be read has its error."""
+        """Yield one analysis per photo, in order; a photo that cannot be read has an error."""
         remaining = iter(paths)
         job = list(islice(remaining, JOB))
         if not job:
             return
-        ours = not self._ray.is_initialized()
+        connect = not self._ray.is_initialized()
         try:
-            if ours:
+            if connect:
                 self._connect()
             while job:
                 yield from self._run(job)
@@ -66,11 +66,11 @@ class ClusterPipeline:
             reason = str(error).strip().rpartition("\n")[2]
             raise StageError(f"the Ray cluster could not finish: {reason}") from error
         finally:
-            if ours:
+            if connect:
                 self._ray.shutdown()
 
     def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
         local = {} if self._address else {"include_dashboard": False}
         try:
             self._ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", **local)
@@ -78,50 +78,48 @@ class ClusterPipeline:
             raise StageError(f"no Ray cluster answers at {self._address or 'this machine'}: {error}") from error
 
     def _run(self, paths: Sequence[Path]) -> Iterator[Analysis]:
-        """One job."""
+        """Run one job."""
         data = importlib.import_module("ray.data")
         context = data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = context.print_on_execution_start = False
-        there = self._ray.cluster_resources()
-        gpus = 0 if self._config.device == "cpu" else int(there.get("GPU", 0))
+        resources = self._ray.cluster_resources()
+        gpus = 0 if self._config.device == "cpu" else int(resources.get("GPU", 0))
         tasks = [{"paths": [str(path) for path in paths[at : at + TASK]]} for at in range(0, len(paths), TASK)]
-        most = min(self._workers or gpus or int(there.get("CPU", 1)), len(tasks))
-        found = data.from_items(tasks, override_num_blocks=len(tasks)).map(
+        most = min(self._workers or gpus or int(resources.get("CPU", 1)), len(tasks))
+        results = data.from_items(tasks, override_num_blocks=len(tasks)).map(
             Worker,
             fn_constructor_args=(self._config, isolation.decoder() is not None),
             compute=data.ActorPoolStrategy(min_size=1, max_size=most),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,
-        )  # Ray Data replaces workers that die, and gives their tasks to others
-        for row in found.iter_rows():
-            yield from pickle.loads(row["found"])  # noqa: S301  from our own workers
+        )  # Ray Data replaces workers that die and gives their tasks to others
+        for row in results.iter_rows():
+            yield from pickle.loads(row["analyses"])  # noqa: S301  from our own workers
 
 
 class Worker:
-    """A pipeline in a process of its own; made by Ray."""
+    """A pipeline in a process of its own, created by Ray."""
 
     def __init__(self, config: Config, isolate: bool = False) -> None:
         self._context = ExitStack()
         if isolate:
             self._context.enter_context(isolation.isolated())
         stages = build_detector(config), build_cropper(config), build_embedder(config)
-        workers = config.workers or 2  # beside others on its machine
+        workers = config.workers or 2  # it shares its machine with others
         self._pipeline = Pipeline(*stages, batch_size=config.batch_size, workers=workers, main_garment=True)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, bytes]:
-        """Look at some photos."""
-        found = [_light(analysis) for analysis in self._pipeline(Path(path) for path in task["paths"])]
-        return {"found": pickle.dumps(found)}
+        """Analyse the photos of a task."""
+        return {"analyses": pickle.dumps([_without_pixels(one) for one in self._pipeline(task["paths"])])}
 
 
-def _light(analysis: Analysis) -> Analysis:
-    """Without pixels."""
+def _without_pixels(analysis: Analysis) -> Analysis:
     detections = tuple(replace(detection, mask=None) for detection in analysis.detections)
     return replace(analysis, photo=None, crops=(), detections=detections)
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:

@@ -11,19 +11,19 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "index": "Add a catalogue to a gallery, making it if absent.",
-    "search": "Similar items for every garment in every photo.",
-    "serve": "A web page and an HTTP API to search from.",
-    "detect": "Stage one alone: the garments of every photo.",
-    "embed": "Stage two alone: a vector for every image.",
-    "compare": "How similar two pictures are.",
-    "gallery": "What a gallery holds; remove items; check it.",
+    "index": "Add a catalogue to a gallery, creating it if absent.",
+    "search": "Find similar items for every garment in every photo.",
+    "serve": "Serve a web page and an HTTP API to search from.",
+    "detect": "Run stage one alone: the garments of every photo.",
+    "embed": "Run stage two alone: a vector for every image.",
+    "compare": "Tell how similar two pictures are.",
+    "gallery": "Show what a gallery holds; remove items; check it.",
     "train": "Train a stage on your own data.",
-    "evaluate": "How good a stage is, on photos with known answers.",
-    "calibrate": "From which similarity on two photos show the same item.",
-    "dedupe": "Near-duplicates in a photo set, and the set without them.",
-    "benchmark": "How fast, how good and how large, beside what others use.",
-    "sample": "Copy a small rendered shop and street to try things on.",
+    "evaluate": "Measure a stage on photos with known answers.",
+    "calibrate": "Learn from which similarity two photos show the same item.",
+    "dedupe": "Find near-duplicates in a photo set, and write it without them.",
+    "benchmark": "Measure speed and quality beside what others use.",
+    "sample": "Copy a small rendered shop and street scenes to try things on.",
 }
 """Every subcommand with its one line. Its module and the function in it have the same name; a package is a group."""
 

@@ -148,18 +148,15 @@ def _labels(counts: Mapping[str, int]) -> str:
 
 
 def _echo_absent(tally: Tally, *, prune: bool) -> None:
+    from stages.problems import plural
+
     if tally.pruned:
-        click.echo(f"{tally.pruned} photos that are not in this catalogue were removed", err=True)
-    if tally.absent and prune:
-        click.echo(
-            f"{tally.absent} photos are not in this catalogue; none was removed, because not all of it could be read",
-            err=True,
+        click.echo(f"removed because no longer in the catalogue: {plural(tally.pruned, 'photo')}", err=True)
+    if tally.absent:
+        hint = (
+            "none was removed, because some lines could not be read" if prune else "--prune removes what is not in it"
         )
-    elif tally.absent:
-        click.echo(
-            f"{tally.absent} photos of the gallery are no longer in the catalogue, or are in another one; --prune removes them",
-            err=True,
-        )
+        click.echo(f"no longer in the catalogue: {plural(tally.absent, 'photo')}; {hint}", err=True)
 
 
 @contextmanager

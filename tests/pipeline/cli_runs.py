@@ -14,9 +14,9 @@ DETECTOR = ("--detector", "stages.testing:FakeDetector")
 EMBEDDER = ("--embedder", "stages.testing:FakeEmbedder")
 
 
-def run(*arguments: object, status: int = 0) -> Result:
+def run(*arguments: object, status: int = 0, stdin: bytes | None = None) -> Result:
     """Run the command, which ends with this exit status and never with a traceback."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == status, result.stderr

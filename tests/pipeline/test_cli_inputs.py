@@ -1,0 +1,208 @@
+"""What the commands take and refuse: paths, standard input, existing outputs, mistyped names, projects in the way."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_runs import DETECTOR, EMBEDDER, lines, run
+from conftest import draw
+
+from pipeline.gallery import Gallery
+from pipeline.search import open_gallery
+from stages.crop import BoxCrop
+from stages.errors import GalleryMismatch
+from stages.images import write_jpeg
+from stages.testing import FakeEmbedder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("command", [("detect", ""), ("detect", "a.jpg", "-o", ""), ("index", "g", ""), ("index", "", "a"),
+                                     ("search", "g", ""), ("dedupe", ""), ("embed", "a.jpg", "-o", "")])  # fmt: skip
+def test_empty_argument_is_not_the_current_folder(command: tuple[str, ...]) -> None:
+    assert "It is empty" in run(*command, status=2).stderr
+
+
+@pytest.mark.parametrize("command", ["detect", "index"])
+def test_address_is_refused_in_one_sentence(tmp_path: Path, command: str) -> None:
+    gallery = [tmp_path / "g"] if command == "index" else []
+    told = run(command, *gallery, "https://shop.example/a.jpg", *DETECTOR, status=2).stderr
+    assert "https://shop.example/a.jpg is an address; download the photo first" in told
+
+
+def test_dash_reads_a_list_of_photos_from_standard_input(street: Path) -> None:
+    names = [os.fsencode(path) for path in sorted(street.iterdir())]
+    for text in (b"\n".join(names), b"\0".join(names) + b"\0"):
+        found = lines(run("detect", "-", *DETECTOR, stdin=text))
+        assert [line["photo"] for line in found] == list(map(os.fsdecode, names))
+    photo = (street / "a two.jpg").read_bytes()
+    assert "is a photo, not a list of photos" in run("detect", "-", *DETECTOR, stdin=photo, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (("serach", "g", "a.jpg"), "Did you mean 'search'?"),
+        (("evaluate", "embeder"), "Did you mean 'embedder'?"),
+        (("index", "g", ".", "--crop", "msk", *EMBEDDER, *DETECTOR), "did you mean 'mask'?"),
+        (("index", "g", ".", "--embedder", "siamse", *DETECTOR), "did you mean 'siamese'?"),
+        (("detect", "a.jpg", "--detector", "maskrcnn_mobilenetv2"), "did you mean 'maskrcnn_mobilenet_v2'?"),
+    ],
+)
+def test_mistyped_name_is_answered_by_the_one_meant(command: tuple[str, ...], meant: str) -> None:
+    assert meant in run(*command, status=2).stderr
+
+
+def test_outputs_that_exist_are_replaced_only_when_asked(tmp_path: Path, street: Path, shop: Path) -> None:
+    run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER)
+    for command in (
+        ("detect", street, *DETECTOR, "-o", tmp_path / "d.jsonl"),
+        ("detect", street, *DETECTOR, "--coco", tmp_path / "d.json"),
+        ("search", tmp_path / "g", street, "-o", tmp_path / "s.csv"),
+        ("search", tmp_path / "g", street, "--report", tmp_path / "report"),
+        ("embed", street, *EMBEDDER, "-o", tmp_path / "v.npz"),
+        ("dedupe", shop, "--hash-only", "-o", tmp_path / "c.csv"),
+    ):
+        run(*command)
+        assert "exists; give --overwrite to replace it" in run(*command, status=2).stderr
+        run(*command, "--overwrite")
+
+
+def test_outputs_below_the_inputs_are_no_inputs_of_the_next_run(tmp_path: Path, street: Path) -> None:
+    for number in range(2):
+        folders = ("--crops", street / "crops", "--overlays", street / "drawn")
+        assert len(lines(run("detect", street, *DETECTOR, *folders))) == 2, number
+    crops = lines(run("detect", street / "crops", *DETECTOR))
+    assert len(crops) == 2, "named by themselves they are photos like any others"
+
+
+class TestIndex:
+    def test_failed_run_leaves_no_gallery_behind(self, tmp_path: Path, shop: Path) -> None:
+        (tmp_path / "bad.csv").write_text("sku,file\n1,a.jpg\n")
+        run("index", tmp_path / "g", tmp_path / "bad.csv", *DETECTOR, *EMBEDDER, status=2)
+        assert not (tmp_path / "g").exists()
+        (tmp_path / "bad.csv").write_text("item_id,image\n1,gone.jpg\n")
+        run("index", tmp_path / "g", tmp_path / "bad.csv", *DETECTOR, *EMBEDDER, status=1)
+        assert not (tmp_path / "g").exists()
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "diary.txt").touch()
+        run("index", tmp_path / "kept", tmp_path / "bad.csv", *DETECTOR, *EMBEDDER, status=1)
+        assert [path.name for path in (tmp_path / "kept").iterdir()] == ["diary.txt"]
+        run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER, "--crop", "mask")
+
+    def test_searching_an_empty_gallery_says_so(self, tmp_path: Path, shop: Path, street: Path) -> None:
+        run("index", tmp_path / "g", shop / "red", *DETECTOR, *EMBEDDER)
+        run("gallery", "remove", tmp_path / "g", "--where", "item != ''")
+        told = run("search", tmp_path / "g", street, status=2).stderr
+        assert f"gallery {tmp_path / 'g'} is empty; add a catalogue with: outfinder index" in told
+
+    def test_summary_counts_what_left_the_catalogue_and_prune_removes_it(self, tmp_path: Path, shop: Path) -> None:
+        run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER)
+        (shop / "green.jpg").unlink()
+        told = run("index", tmp_path / "g", shop).stderr
+        assert "no longer in the catalogue: 1 photo; --prune" in told
+        assert (
+            "removed because no longer in the catalogue: 1 photo"
+            in run("index", tmp_path / "g", shop, "--prune").stderr
+        )
+        assert "green" not in run("gallery", "list", tmp_path / "g").stdout
+
+    def test_notes_on_a_table_are_printed_once(self, tmp_path: Path, shop: Path) -> None:
+        (shop / "c.csv").write_bytes(b"item_id,image,name\n1,green.jpg,gr\xfcn\n")
+        told = run("index", tmp_path / "g", shop / "c.csv", *DETECTOR, *EMBEDDER).stderr
+        assert told.count("line 2 is not UTF-8") == 1
+
+
+def test_table_of_matches_has_the_columns_of_the_catalogue(tmp_path: Path, shop: Path, street: Path) -> None:
+    (shop / "c.csv").write_text("item_id,image,price,url\n1,red/front.jpg,5,=1+1\n2,blue.jpg,,https://shop.example/2\n")
+    run("index", tmp_path / "g", shop / "c.csv", *DETECTOR, *EMBEDDER)
+    run("search", tmp_path / "g", street, "-k", 1, "-o", tmp_path / "found.csv", "--delimiter", ";")
+    with (tmp_path / "found.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter=";"))
+    assert {(row["item"], row["price"], row["url"]) for row in rows} == {
+        ("1", "5", "'=1+1"), ("2", "", "https://shop.example/2"), ("", "", ""),
+    }  # fmt: skip
+    run("detect", street, *DETECTOR, "-o", tmp_path / "detected.csv")
+    assert "similarity" not in (tmp_path / "detected.csv").read_text()
+
+
+def test_dedupe_keeps_every_column(tmp_path: Path, shop: Path) -> None:
+    shutil.copy(shop / "green.jpg", shop / "copy.jpg")
+    rows = "item_id,image,price,category\n1,green.jpg,5,hat\n2,copy.jpg,6,bag\n3,blue.jpg,7,bag\n"
+    (shop / "c.csv").write_text(rows)
+    run("dedupe", shop / "c.csv", "--hash-only", "-o", tmp_path / "clean.csv")
+    with (tmp_path / "clean.csv").open(newline="") as file:
+        clean = [
+            (row["item_id"], Path(row["image"]).name, row["price"], row["category"]) for row in csv.DictReader(file)
+        ]
+    assert clean == [("1", "green.jpg", "5", "hat"), ("3", "blue.jpg", "7", "bag")]
+
+
+def test_names_of_any_bytes_work_in_every_command(tmp_path: Path, shop: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xe9\xff")
+    folder.mkdir()
+    write_jpeg(folder / os.fsdecode(b"caf\xe9.jpg"), draw("red"))
+    shutil.copy(folder / os.fsdecode(b"caf\xe9.jpg"), folder / os.fsdecode(b"\xfe.jpg"))
+    run("index", tmp_path / "g", folder, shop, *DETECTOR, *EMBEDDER)
+    (first, *_) = lines(run("search", tmp_path / "g", folder, "-k", 1))
+    assert first["garments"][0]["matches"][0]["photo"].startswith(str(folder))
+    run(
+        "detect",
+        folder,
+        *DETECTOR,
+        "-o",
+        tmp_path / "d.csv",
+        "--coco",
+        tmp_path / "d.json",
+        "--crops",
+        tmp_path / "crops",
+    )
+    run("detect", folder, *DETECTOR, "-o", tmp_path / "d.csv", "--coco", tmp_path / "d.json", "--resume")
+    run("embed", folder, *EMBEDDER, "-o", tmp_path / "v.npz")
+    run("dedupe", folder, "--hash-only", "-o", folder / "clean.csv")
+    assert "1 items in 1 photos" in run("index", tmp_path / "clean", folder / "clean.csv", *DETECTOR, *EMBEDDER).stderr
+
+
+@pytest.mark.parametrize("given", [{"embedder": "features"}, {"embedder": "features-resnet18"}, {"index": "exact"}])
+def test_stage_that_cannot_match_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), settings={"embedder": "siamese"})
+    monkeypatch.setattr("pipeline.search.build_embedder", lambda _: pytest.fail("it was loaded"))
+    with pytest.raises(GalleryMismatch, match="was made with"):
+        open_gallery(str(tmp_path / "g"), given)
+
+
+def python(code: str, folder: Path, *path: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_projects_own_modules_are_not_in_the_way_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "__init__.py").touch()
+    code = "import sys; sys.argv = ['outfinder', '--version']; import outfinder; outfinder.main()"
+    done = python(code, tmp_path, tmp_path)
+    assert done.stdout.startswith("outfinder, version"), done.stderr
+    done = python("import stages, weights; print(weights.manifest().keys())", tmp_path, tmp_path)
+    assert "siamese" in done.stdout, done.stderr
+    done = python("import weights, stages", tmp_path, tmp_path)
+    assert done.stderr.splitlines()[-1].endswith("is in the way; rename it")
+
+
+def test_public_names_are_imported_lazily(tmp_path: Path) -> None:
+    code = (
+        "import sys, pipeline, stages; assert not {'torch', 'numpy', 'cv2'} & sys.modules.keys();"
+        "from pipeline import Gallery, Pipeline, build_detector, open_gallery;"
+        "from stages import Box, BoxCrop, HnswIndex, read_image, walk;"
+        "assert all(hasattr(module, name) for module in (pipeline, stages) for name in module.__all__)"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
