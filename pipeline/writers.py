@@ -1,4 +1,4 @@
-"""Write results: one table of output formats, all of which a run that was interrupted resumes alike.
+"""Write results: one table of output formats, all of which an interrupted run resumes alike.
 
 To add a format, write a :class:`Writer` and enter it into :data:`FORMATS`.
 """
@@ -14,19 +14,16 @@ import stat
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO
 
-import cv2
 import numpy as np
 import pycocotools.mask
 
-from pipeline.pages import color_of
+from pipeline.overlay import draw
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
 from stages.errors import ImageError, OutfinderError
@@ -44,7 +41,6 @@ CATALOGUE_PREFIX: Final = "catalogue_"
 """Prefix of a catalogue's column that is called like one of the table's."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_DIM: Final = 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,97 +104,6 @@ class Writer(ABC):
 
     def close(self, *, complete: bool) -> None:  # noqa: B027  few have something to close
         """Close the output; ``complete`` unless the run was interrupted."""
-
-
-class Outputs(AbstractContextManager["Outputs"]):
-    """The outputs of one run, which agree on which photos are finished.
-
-    Attributes:
-        done: how many photos are finished.
-        failed: how many of them could not be read.
-    """
-
-    def __init__(self, writers: Sequence[Writer]) -> None:
-        self._writers = writers
-        records = [writer.record for writer in writers if writer.record is not None]
-        self._finished: Counter[str] = Counter()
-        for number, record in enumerate(records):
-            self._finished = record.photos & self._finished if number else record.photos.copy()
-        self._extra = {id(one): one.record.photos - self._finished for one in writers if one.record is not None}
-        self.done, self.failed = self._finished.total(), records[-1].failed if records else 0
-
-    def remaining(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Yield the photos still to be analysed: each as often as it is named, less the times that it is finished."""
-        finished = self._finished.copy()
-        for path in paths:
-            key = photo_key(str(path))
-            if finished[key]:
-                finished[key] -= 1
-            else:
-                yield path
-
-    def write(self, result: PhotoResult, analysis: Analysis | None = None) -> None:
-        """Write one photo to every output that lacks it."""
-        self.done += 1
-        self.failed += result.error is not None
-        key = photo_key(result.photo)
-        for writer in self._writers:
-            extra = self._extra.get(id(writer), Counter())
-            if extra[key]:
-                extra[key] -= 1
-            else:
-                writer.write(Output(result, analysis, self.done))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in self._writers:
-            writer.close(complete=kind is None)
-
-
-def open_outputs(
-    output: Path | None,
-    others: Mapping[str, Path | None] | None = None,
-    options: Options | None = None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Outputs:
-    """Open the outputs of a run.
-
-    Args:
-        output: a file of results, ``.jsonl`` or ``.csv``; None means JSON lines on standard output.
-        others: further outputs by format.
-        options: of the formats.
-        resume: continue the outputs of an interrupted run.
-        overwrite: replace outputs that exist.
-
-    Raises:
-        ValueError: the file has another suffix, or no output can be resumed.
-        OutfinderError: an output exists and is neither resumed nor overwritten, is not outfinder's, or is being
-            written by another run.
-        OSError: an output cannot be opened.
-    """
-    name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
-    if name not in ("jsonl", "csv"):
-        assert output is not None
-        raise ValueError(
-            f"results are written as .jsonl or .csv, got {output.suffix or 'no suffix'} in {output.name!r}"
-        )
-    paths = {**(others or {}), name: output}
-    if resume and output is None and not paths.get("coco"):
-        raise ValueError("--resume continues a file of results: name it with -o")
-    wanted = [name for name in FORMATS if paths.get(name) or (name == "jsonl" and output is None)]
-    writers: list[Writer] = []
-    try:
-        writers.extend(
-            FORMATS[name](paths[name], options or Options(), resume=resume, overwrite=overwrite) for name in wanted
-        )
-    except BaseException:
-        for writer in writers:
-            writer.close(complete=False)
-        raise
-    return Outputs(writers)
 
 
 def photo_key(name: str) -> str:
@@ -644,53 +549,6 @@ def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
         counts = counts[:-1]
     packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
-
-
-def draw(image: Image, result: PhotoResult) -> Image:
-    """Return a copy of a photo, which may be reduced, with its garments outlined and labelled and the rest dimmed.
-
-    Nothing is laid over a garment, whose colours its matches depend on; labels do not cover one another.
-    """
-    scaled = [(garment, _reduced(garment.box, result, image)) for garment in result.garments]
-    placed = [(garment, box) for garment, box in scaled if box]
-    canvas = (image * (1 - _DIM) + 255 * _DIM).astype(np.uint8) if placed else image.copy()
-    outlines = []
-    for garment, box in placed:
-        mask = np.ones((1, 1), np.bool_) if garment.mask is None else garment.mask
-        inside = cv2.resize(mask.astype(np.uint8), (box.width, box.height), interpolation=cv2.INTER_NEAREST)
-        canvas[box.slices][inside > 0] = image[box.slices][inside > 0]
-        outlines.append(cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(box.x1, box.y1))[0])
-    line_px = max(1, round(max(image.shape[:2]) / 400))
-    labels: list[tuple[int, int, int, int]] = []
-    for (garment, box), outline in zip(placed, outlines, strict=True):
-        color = tuple(int(color_of(garment.label)[place : place + 2], 16) for place in (1, 3, 5))
-        cv2.drawContours(canvas, outline, -1, color, line_px)
-        _draw_label(canvas, f"{garment.label} {garment.score:.2f}", box, color, line_px, labels)
-    return canvas
-
-
-def _reduced(box: Box, result: PhotoResult, canvas: Image) -> Box | None:
-    """Return a box of the full-size photo in the canvas' pixels."""
-    height, width = canvas.shape[:2]
-    across, down = width / result.width, height / result.height
-    x1, y1, x2, y2 = box.corners
-    return Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height)
-
-
-def _draw_label(
-    canvas: Image, text: str, box: Box, color: tuple[int, ...], line_px: int, labels: list[tuple[int, int, int, int]]
-) -> None:
-    """Draw a label at the top of its box, or below the labels that are there already."""
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line_px
-    (width, height), below = cv2.getTextSize(text, font, size, line_px)
-    height += below
-    left, bottom = max(0, min(box.x1, canvas.shape[1] - width)), max(box.y1, height)
-    for x1, y1, x2, y2 in sorted(labels, key=lambda label: label[1]):
-        if left < x2 and x1 < left + width and bottom - height < y2 and y1 < bottom:
-            bottom = y2 + height
-    labels.append((left, bottom - height, left + width, bottom))
-    cv2.rectangle(canvas, (left, bottom - height), (left + width, bottom), color, cv2.FILLED)
-    cv2.putText(canvas, text, (left, bottom - below // 2), font, size, (255, 255, 255), line_px, cv2.LINE_AA)
 
 
 def _opened(path: Path, encoding: str, newline: str) -> TextIO:

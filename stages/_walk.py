@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from stages.files import OUTPUT_MARK
+
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
     | {".heic", ".heif", ".hif"}
@@ -22,7 +24,7 @@ def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """Find the photos of files and folders, lazily, those of a folder sorted by name, subfolders included.
 
     A source that is no folder is yielded whatever it is, missing ones too. Within folders, hidden names and
-    other suffixes than :data:`SUFFIXES` are left out. A folder that is named like a photo or cannot be listed
+    other suffixes than :data:`SUFFIXES` are left out, and so are folders of pictures that outfinder has written. A folder that is named like a photo or cannot be listed
     is yielded itself, so that reading it tells. Links are followed, but never back into a folder above.
     """
     for source in sources:
@@ -50,6 +52,8 @@ def _walk_folder(root: Path) -> Iterator[Path]:
             path = folder / name
             if not is_folder:
                 yield path
+            elif _is_output(path):
+                continue
             elif (identity := _identity(path)) not in [above for _, above, _ in stack]:
                 stack.append((path, identity, _listing(path)))
 
@@ -86,6 +90,14 @@ def _is_folder(path: Path | os.DirEntry[str]) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):
+        return False
+
+
+def _is_output(folder: Path) -> bool:
+    """Return whether outfinder has written a folder: its pictures are no photos of the folder above."""
+    try:
+        return (folder / OUTPUT_MARK).exists()
+    except OSError:
         return False
 
 

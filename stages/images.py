@@ -156,6 +156,8 @@ def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
         raise ImageError("is a folder, not a photo" if listable else "is a folder that cannot be listed")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is not a regular file")
+    if status.st_size == 0:  # as has every file of /proc, some of which can never be read to the end
+        raise ImageError("is empty (0 bytes)")
     if status.st_size > MAX_BYTES:
         raise ImageError(f"has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} are read")
 

@@ -170,3 +170,18 @@ class Match:
     label: str
     metadata: tuple[tuple[str, str], ...] = ()
     verdict: str = ""
+
+
+def check_batch(images: object) -> None:
+    """Refuse one image where a batch of images is wanted.
+
+    Raises:
+        ValueError: an array was passed, not a list of arrays.
+
+    >>> check_batch([np.zeros((4, 4, 3), np.uint8)])
+    >>> check_batch(np.zeros((4, 4, 3), np.uint8))
+    Traceback (most recent call last):
+    ValueError: a stage takes a list of images, got one array of shape (4, 4, 3); pass [image]
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        raise ValueError(f"a stage takes a list of images, got one array of shape {images.shape}; pass [image]")

@@ -61,9 +61,9 @@ def search(
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders, - for a list on standard input).
 
     Items of the garment's kind come first; where GALLERY has none of them, the answer says so instead of showing unlike
-    things, unless --any-kind is given. The embedder and the crop are the gallery's own unless given, and others are refused. A FILTER compares columns: = !=
-    < <= > >= in (...) contains like, combined by and, or, not and parentheses. With a calibration each match has a
-    verdict: same item, not sure, or different.
+    things, unless --any-kind is given. The embedder and the crop are the gallery's own unless given, and others are
+    refused. A FILTER compares columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
+    With a calibration each match has a verdict: same item, not sure, or different.
 
     \b
     Examples:
@@ -75,10 +75,11 @@ def search(
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.kinds import kind_part
+    from pipeline.outputs import open_outputs
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
     from pipeline.verdicts import calibration_for
-    from pipeline.writers import Options, clear_folder, mark_folder, open_outputs
+    from pipeline.writers import Options, clear_folder, mark_folder
     from stages.images import walk
 
     if resume and report:

@@ -24,7 +24,7 @@ from stages.inference import InParts, Shortened, fast_dtype, first_in_parts, fol
 from stages.parallel import in_few_sizes, lanes, side_by_side
 from stages.parts import part
 from stages.start import check_fits
-from stages.types import Box, Detection, Image, Mask
+from stages.types import Box, Detection, Image, Mask, check_batch
 from weights import Checkpoint
 
 COCO_LABELS = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
@@ -110,6 +110,7 @@ class RcnnDetector:
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """One list per image, by falling score."""
+        check_batch(images)
         by_shape: dict[Size, list[int]] = defaultdict(list)
         for place, image in enumerate(images):
             by_shape[_padded(self._looked_at(image))].append(place)

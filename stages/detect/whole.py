@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stages.types import WHOLE, Box, Detection, Image
+from stages.types import WHOLE, Box, Detection, Image, check_batch
 
 
 class WholeDetector:
@@ -15,4 +15,5 @@ class WholeDetector:
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """One detection per image, with score 1."""
+        check_batch(images)
         return [[Detection(WHOLE, 1.0, Box(0, 0, image.shape[1], image.shape[0]))] for image in images]

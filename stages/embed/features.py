@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
 from stages.errors import WeightsError
 from stages.parallel import in_few_sizes, side_by_side
-from stages.types import Image, Vectors
+from stages.types import Image, Vectors, check_batch
 from weights import read
 
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
@@ -77,6 +77,7 @@ class FeaturesEmbedder:
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
+        check_batch(images)
         batches = in_few_sizes(images, self._batch_size)
         return np.concatenate([np.empty((0, self._dim), np.float32), *side_by_side(self._look, batches, self._device)])
 

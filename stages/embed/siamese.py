@@ -17,7 +17,7 @@ from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
 from stages.inference import Shortened, fast_dtype, first_in_parts, fold_batch_norms, keep_memory
 from stages.parallel import in_few_sizes, side_by_side
-from stages.types import Image, Vectors
+from stages.types import Image, Vectors, check_batch
 from weights import Checkpoint
 
 BEARS_SHORT: Final = {"mobilenet_v2": (0, 1, 4, 5, 6)}
@@ -89,6 +89,7 @@ class SiameseEmbedder:
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
+        check_batch(images)
         return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=True)
 
 

@@ -14,19 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
+from pipeline.outputs import Outputs, open_outputs
+from pipeline.overlay import draw
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from pipeline.writers import (
-    DETECT_COLUMNS,
-    MATCH_COLUMNS,
-    Options,
-    Outputs,
-    clear_folder,
-    draw,
-    full_rle,
-    mark_folder,
-    open_outputs,
-)
+from pipeline.writers import DETECT_COLUMNS, MATCH_COLUMNS, Options, clear_folder, full_rle, mark_folder
 from stages.errors import OutfinderError
 from stages.types import Box, Crop, Match
 

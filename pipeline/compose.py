@@ -1,3 +1,0 @@
-"""Moved to :mod:`pipeline.pipeline`."""
-
-from pipeline.pipeline import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""Moved to :mod:`pipeline.search`."""
-
-from pipeline.search import *  # noqa: F403
