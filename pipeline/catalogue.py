@@ -319,10 +319,11 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ``outfinder index`` was asked for: sources, the pattern of item ids, and the given fields of a config."""
+    """What ``outfinder index`` was asked for: sources, how to read them, and the given fields of a config."""
 
     sources: tuple[Path, ...]
     item_pattern: str | None = None
+    kind_column: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -340,8 +341,8 @@ def note_run(folder: Path, run: Run) -> None:
     given = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in run.given.items()}
     sources = [str(source.absolute()) for source in run.sources]
     try:
-        text = json.dumps({"sources": sources, "item_pattern": run.item_pattern, "given": given})
-        write_whole(folder / NOTE, text)
+        plain = {"sources": sources, "item_pattern": run.item_pattern, "kind_column": run.kind_column, "given": given}
+        write_whole(folder / NOTE, json.dumps(plain))
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}") from error
 
@@ -376,13 +377,19 @@ def _parsed(plain: Any) -> Run:
         ValueError, KeyError, TypeError: it is something else.
     """
     sources, pattern, given = plain["sources"], plain["item_pattern"], dict(plain["given"])
+    kind_column = plain.get("kind_column")
     wrong = [name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)]
-    if not isinstance(sources, list) or wrong or given.keys() - {field.name for field in fields(Config)}:
+    if (
+        not isinstance(sources, list)
+        or not isinstance(kind_column, str | None)
+        or wrong
+        or given.keys() - {field.name for field in fields(Config)}
+    ):
         raise ValueError("it has unknown settings")
     if pattern is not None:
         re.compile(pattern)
     given = {name: Path(value) if name.endswith("_weights") else value for name, value in given.items()}
-    return Run(tuple(map(Path, sources)), pattern, given)
+    return Run(tuple(map(Path, sources)), pattern, kind_column, given)
 
 
 def forget_run(folder: Path) -> None:

@@ -88,9 +88,9 @@ def index(
         given["detector"] = "whole"
     if ray_address and engine != "ray":
         raise click.UsageError("--ray-address goes with --engine ray.")
-    if resume and (sources or given or item_pattern):
+    if resume and (sources or given or item_pattern or kind_column):
         raise ValueError("--resume takes the sources and options of the interrupted run: give no others")
-    run = unfinished_run(folder) if resume else Run(sources, item_pattern and item_pattern.pattern, given)
+    run = unfinished_run(folder) if resume else Run(sources, item_pattern and item_pattern.pattern, kind_column, given)
     if not run.sources:
         raise click.UsageError("Missing argument 'SOURCE...'.")
     for source in run.sources:
@@ -110,7 +110,7 @@ def index(
         )
         with progress.interruptible(f"they are in {folder}; the same command again, or --resume, continues"):
             indexing = Indexing(gallery, analyse, config.detector, report, prune=prune,
-                                kinds=kind_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
+                                kinds=kind_part(pipeline.embedder), kind_column=run.kind_column)  # fmt: skip
             tally = indexing(read_catalogue(run.sources, run.pattern, lambda _: None))
         report(tally)
         forget_run(folder)
