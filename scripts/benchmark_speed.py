@@ -27,7 +27,6 @@ import torch
 import weights
 from benchmark_index import around, clustered, fill
 from naive_search import Naive
-from pipeline.benchmark.timing import peak_bytes
 from pipeline.cli.common import ANYWHERE, FOLDER, friendly
 from pipeline.config import Config, build_cropper, build_detector, build_embedder
 from pipeline.demo import FOLDER as DEMO
@@ -45,6 +44,7 @@ from stages.files import write_whole
 from stages.images import read_image, walk, write_jpeg
 from stages.parts import listening, part
 from stages.types import Detection, Vectors
+from timing import peak_bytes
 
 NAIVE: Final = "naive"
 MASK: Final = "maskrcnn_mobilenet_v2"
