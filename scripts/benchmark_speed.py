@@ -42,7 +42,7 @@ from stages.embed.siamese import SiameseEmbedder
 from stages.errors import CatalogueError, OutfinderError
 from stages.files import write_whole
 from stages.images import read_image, walk, write_jpeg
-from stages.parts import listening, part
+from stages.timing import listening, timed
 from stages.types import Detection, Vectors
 from timing import peak_bytes
 
@@ -114,7 +114,7 @@ class Setup:
         def run(photos: Sequence[Path]) -> Iterator[Answer]:
             with open_outputs(self.output, None, Options(matches=True), overwrite=True) as writer:
                 for result, vectors in search(photos):
-                    with part("write"):
+                    with timed("write"):
                         writer.write(result)
                     small = tuple(replace(one, mask=None, matches=None) for one in result.garments)
                     yield replace(result, garments=small), vectors  # memory does not depend on the size of the photo

@@ -1,4 +1,4 @@
-"""Where time goes: the parts of the work tell how long they took, if anyone listens."""
+"""Where time goes: steps of the work report how long they took, while someone listens."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from contextlib import contextmanager
 from time import perf_counter, thread_time
 
 Listener = Callable[[str, float, float], None]
-"""Is told the name of a part, its seconds, and for how many of them a core computed, from whatever thread did it.
-
-What that thread had others compute is in the former alone, as is its waiting.
-"""
+"""Called with the name of a step, its wall-clock seconds, and the seconds for which its thread computed."""
 
 _listeners: list[Listener] = []
 
 
 @contextmanager
-def part(name: str) -> Iterator[None]:
-    """A part of the work; costs about a microsecond while nobody listens.
+def timed(step: str) -> Iterator[None]:
+    """Time a step of the work; costs about a microsecond while nobody listens.
 
-    >>> told = []
-    >>> with listening(lambda name, seconds, cpu_s: told.append(name)), part("decode"):
+    >>> steps = []
+    >>> with listening(lambda step, wall_s, cpu_s: steps.append(step)), timed("decode"):
     ...     pass
-    >>> told
+    >>> steps
     ['decode']
     """
     if not _listeners:
@@ -34,12 +31,12 @@ def part(name: str) -> Iterator[None]:
     finally:
         wall_s, cpu_s = perf_counter() - wall, thread_time() - cpu
         for listener in tuple(_listeners):
-            listener(name, wall_s, cpu_s)
+            listener(step, wall_s, cpu_s)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Listen to all parts of this process, in every thread, for as long as the block runs."""
+    """Report all steps of this process, on every thread, for as long as the context lasts."""
     _listeners.append(listener)
     try:
         yield
