@@ -16,13 +16,12 @@ from pathlib import Path
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "hostile"))
 
 from corpus import corpus, large
 from judging import GOOD, Outcome, judge
 
-from stages import decode_pool
+from stages import isolation
 from stages.images import walk
 
 MOST_BYTES = 1_000_000_000
@@ -35,7 +34,7 @@ def main(flips: int, entries: int) -> None:
     """Read the hostile corpus and print what came of it."""
     counts: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
     peak, slowest, bad = 0, 0.0, list[str]()
-    with tempfile.TemporaryDirectory() as folder, decode_pool.isolated():
+    with tempfile.TemporaryDirectory() as folder, isolation.isolated():
         for number, case in enumerate(chain(corpus(flips), large())):
             path = Path(folder) / str(number) / case.name
             path.parent.mkdir()
@@ -43,7 +42,7 @@ def main(flips: int, entries: int) -> None:
             start = time.monotonic()
             outcome, told = judge(case, path)
             slowest = max(slowest, time.monotonic() - start)
-            peak = max(peak, decode_pool.peak_bytes())
+            peak = max(peak, isolation.peak_bytes())
             counts[case.kind][outcome] += 1
             if outcome not in GOOD:
                 bad.append(f"{case.kind}: {case.name!r}: {outcome}: {told}")

@@ -68,8 +68,8 @@ class Snapshot:
         except ValueError as error:
             raise QueryError(str(error)) from error
 
-    def reason(self, label: str | None) -> str:
-        """Return why there are no matches of a label: the shop has nothing of that kind; "" if it has."""
+    def notice(self, label: str | None) -> str:
+        """Return why there are no matches of a label; "" if the shop has items of that kind."""
         return "" if label is None or label in self.labels else f"this shop has no {PLURALS.get(label, label)}"
 
     def photo_number(self, match: Match) -> int:

@@ -87,6 +87,7 @@ class Match(ItemInfo):
     similarity: float = Field(description="Cosine similarity, from -1 to 1")
     label: str = Field(description="The item's garment group")
     verdict: str = Field("", description="same item, not sure or different, if the embedder is calibrated")
+    style: str = Field("", description="Equal for the color variants of one style; empty for an item without any")
 
 
 class Matches(Schema):
@@ -95,7 +96,7 @@ class Matches(Schema):
     crop: str
     vector: list[float] = Field(description="The query as a unit vector")
     matches: list[Match]
-    reason: str = Field("", description="Why there are no matches, if the shop has nothing of the kind")
+    notice: str = Field("", description="Why there are no matches, such as: this shop has no shoes")
 
 
 class Garment(Schema):
@@ -108,8 +109,9 @@ class Garment(Schema):
 
 
 class SearchedGarment(Garment):
-    """A garment with its matches for each crop."""
+    """A garment with its matches for each crop; the two shoes of a pair are one garment."""
 
+    boxes: list[tuple[int, int, int, int]] = Field(description="The boxes of its parts: two for a pair of shoes")
     results: list[Matches]
 
 

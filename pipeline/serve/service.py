@@ -19,18 +19,19 @@ from urllib.parse import urlencode
 import cv2
 import numpy as np
 
-from pipeline.calibration import add_verdicts, find_calibration
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
+from pipeline.groups import pair_shoes, style_of
 from pipeline.kinds import TRUST, kind_part, missing_kind, settle
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
-from pipeline.search import config_for, open_gallery
+from pipeline.search import Garment, config_for, open_gallery
 from pipeline.serve import schemas
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
+from pipeline.verdicts import calibration_for, with_verdicts
 from stages.embed.calibration import Calibration
 from stages.errors import ImageError
 from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo
@@ -48,8 +49,8 @@ PHOTO_PX: Final = 2048
 
 PICTURE_PX: Final = 480
 EXAMPLE_PX: Final = 1600
-PICTURES_CACHED: Final = 1000
-"""JPEGs of some 30 kB that are kept for the next request."""
+PICTURES_CACHED: Final = 500
+"""JPEGs that are kept for the next request, some 30 kB each."""
 
 DECODE_THREADS: Final = 2
 SEARCH_THREADS: Final = 4
@@ -216,24 +217,30 @@ class Service:
         analysis = await self._analyse(data, _parse_box(query.box))
         images = await self._run("decode", partial(self._cut, analysis, views), "crop")
         vectors = np.split(await self._embed(images), len(views))
-        groups = ["" if garment.label in (REGION, WHOLE) else garment.label for garment in analysis.garments]
+        garments = list(analysis.garments)
+        groups = ["" if garment.label in (REGION, WHOLE) else garment.label for garment in garments]
         if self._kinds is not None:
             settled = [settle(self._kinds, of_view, groups, TRUST) for of_view in vectors]
             vectors, groups = [of_view for of_view, _ in settled], settled[0][1]
+            garments = [
+                garment if garment.label == REGION or not group else garment.model_copy(update={"label": group})
+                for garment, group in zip(garments, groups, strict=True)
+            ]
+        pairs = _pairs(garments)
+        vectors = [_mean_vectors(of_view, pairs) for of_view in vectors]
+        groups = [groups[places[0]] for places in pairs]
         labels = [query.label or (group if query.same_label and group else None) for group in groups]
         results = [
             await self._search(view, of_view, groups, labels, query)
             for view, of_view in zip(views, vectors, strict=True)
         ]
-        garments = [
+        searched = [
             schemas.SearchedGarment(
-                **garment.model_dump(exclude={"label"}),
-                label=garment.label if garment.label == REGION else groups[place] or garment.label,
-                results=[by_view[place] for by_view in results],
+                **_paired([garments[place] for place in places]), results=[own[number] for own in results]
             )
-            for place, garment in enumerate(analysis.garments)
+            for number, places in enumerate(pairs)
         ]
-        return schemas.Searched(**analysis.size, garments=garments)
+        return schemas.Searched(**analysis.size, garments=searched)
 
     async def search_vector(self, query: schemas.VectorQuery) -> schemas.Matches:
         """Find similar items for a vector.
@@ -282,7 +289,7 @@ class Service:
         rows = await self._rows(self._view(crop), item)
         if number >= len(rows):
             raise NotFoundError("there is no such picture in the gallery")
-        data = await self._run("picture", partial(_picture, Path(rows[number].photo)))
+        data = await self._run("picture", partial(_jpeg, Path(rows[number].photo), PICTURE_PX, 82))
         if data is None:
             raise NotFoundError("the picture's file is gone, or is no photo any more; index the catalogue again")
         return data
@@ -345,14 +352,15 @@ class Service:
         """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
 
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
-            looks = vectors if self._kinds is None or not query.any_kind else self._kinds.without_kinds(vectors)
-            found = snapshot.search(looks, query.k, labels, query)
+            found = snapshot.search(self._ranking_vectors(vectors, query), query.k, labels, query)
             kinds = None if query.any_kind else self._kinds
-            wanted = [label or (group if missing_kind(kinds, snapshot.labels, group) else None)
-                      for group, label in zip(groups, labels, strict=True)]  # fmt: skip
+            notices = [
+                snapshot.notice(label) or missing_kind(kinds, snapshot.labels, group)
+                for group, label in zip(groups, labels, strict=True)
+            ]
             return [
-                self._matches(snapshot, view.crop, vector, group, label, [] if snapshot.reason(label) else matches)
-                for vector, group, label, matches in zip(vectors, groups, wanted, found, strict=True)
+                self._matches(snapshot, view.crop, vector, group, [] if notice else matches, notice)
+                for vector, group, matches, notice in zip(vectors, groups, found, notices, strict=True)
             ]
 
         return await self._run("search", partial(view.ask, answer))
@@ -362,25 +370,24 @@ class Service:
         if not rows:
             raise NotFoundError(f"the gallery has no item {query.item!r}")
         vectors = snapshot.gallery.vectors_of(item)
-        found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query)
+        looks = self._ranking_vectors(vectors, query)
+        found = snapshot.search(looks, query.k + 1, [query.label] * len(rows), query)
         best: dict[str, Match] = {}
         for match in (match for matches in found for match in matches if match.item != item):
             if match.item not in best or best[match.item].similarity < match.similarity:
                 best[match.item] = match
         first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
-        return self._matches(snapshot, crop, vectors[0], rows[0].group, query.label, first)
+        return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label))
+
+    def _ranking_vectors(self, vectors: Vectors, query: schemas.Query) -> Vectors:
+        """Return vectors to search by: without what they hold of kinds if items of any kind are wanted."""
+        return self._kinds.without_kinds(vectors) if self._kinds and query.any_kind else vectors
 
     def _matches(
-        self,
-        snapshot: Snapshot,
-        crop: str,
-        vector: Vectors,
-        group: str,
-        label: str | None,
-        matches: Sequence[Match],
+        self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match], notice: str
     ) -> schemas.Matches:
-        """Return the matches of a vector; ``group`` is the query's own, ``label`` what the matches were restricted to."""
-        judged = add_verdicts(self._calibration, group, matches) if self._calibration else matches
+        """Return the matches of a vector; ``group`` is the query's own."""
+        judged = with_verdicts(self._calibration, group, matches) if self._calibration else matches
         return schemas.Matches(
             crop=crop,
             vector=_rounded(vector),
@@ -391,10 +398,11 @@ class Service:
                     similarity=round(match.similarity, 4),
                     label=to_plain(match.label),
                     verdict=match.verdict,
+                    style=_style(match),
                 )
                 for match in judged
             ],
-            reason="" if matches else snapshot.reason(label),
+            notice=notice,
         )
 
     async def _rows(self, view: GalleryView, item: str) -> list[Any]:
@@ -489,9 +497,7 @@ def open_service(
         other.check_made_with(embedder, other_cropper)
         other.index()
         views.append(GalleryView(crop, other_cropper, other, embedder, metrics))
-    calibration = find_calibration(
-        gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder
-    )
+    calibration = calibration_for(gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder)
     return Service(detector, embedder, views, limits, metrics, calibration, examples)
 
 
@@ -499,24 +505,17 @@ def _picture_address(item: str, number: int, crop: str | None = None) -> str:
     return "picture?" + urlencode({"item": to_plain(item), "number": number} | ({"crop": crop} if crop else {}))
 
 
-def _picture(path: Path) -> bytes | None:
+def _jpeg(path: Path, max_side: int, quality: int) -> bytes | None:
+    """Return a photo file as a JPEG of a bounded size; None if the file is gone or is no photo."""
     try:
-        return _cached_picture(path, path.stat().st_mtime_ns)
-    except OSError:
+        return _encoded(path, path.stat().st_mtime_ns, max_side, quality)
+    except (ImageError, OSError, ValueError):
         return None
 
 
 @lru_cache(PICTURES_CACHED)
-def _cached_picture(path: Path, _modified_ns: int) -> bytes | None:
-    return _jpeg(path, PICTURE_PX, 82)
-
-
-def _jpeg(path: Path, max_side: int, quality: int) -> bytes | None:
-    """Return a photo file as a JPEG made anew; None if the file is gone or is no photo."""
-    try:
-        return encode_jpeg(read_photo(path, max_side).image, quality, max_side)
-    except (ImageError, ValueError):
-        return None
+def _encoded(path: Path, _modified_ns: int, max_side: int, quality: int) -> bytes:
+    return encode_jpeg(read_photo(path, max_side).image, quality, max_side)
 
 
 def _embed_each(embedder: Embedder, batch: list[list[Image]]) -> list[Vectors]:
@@ -547,6 +546,37 @@ def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Gar
         box = photo.to_full(detection.box).corners
         garments.append(schemas.Garment(label=detection.label, score=round(detection.score, 4), box=box, outline=full))
     return garments
+
+
+def _pairs(garments: Sequence[schemas.Garment]) -> list[tuple[int, ...]]:
+    """Return the places of garments that are one for a shopper: the two shoes of a pair, and every other by itself."""
+    detections = [Garment(garment.label, garment.score, Box(*garment.box)) for garment in garments]
+    return [tuple(map(detections.index, group)) for group in pair_shoes(detections)]
+
+
+def _paired(parts: Sequence[schemas.Garment]) -> dict[str, Any]:
+    """Return the fields of one garment from those of its parts."""
+    boxes = np.array([part.box for part in parts])
+    return {
+        "label": parts[0].label,
+        "score": max(part.score for part in parts),
+        "box": (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()),
+        "boxes": [part.box for part in parts],
+        "outline": [polygon for part in parts for polygon in part.outline],
+    }
+
+
+def _mean_vectors(vectors: Vectors, groups: Sequence[tuple[int, ...]]) -> Vectors:
+    """Return the mean vector of each group of rows, as unit rows."""
+    if len(groups) == len(vectors):
+        return vectors
+    means = np.stack([vectors[list(places)].mean(axis=0) for places in groups])
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+
+def _style(match: Match) -> str:
+    kind, style = style_of(match)
+    return "" if kind == "item" else to_plain(style)
 
 
 def _parse_box(text: str | None) -> Box | None:

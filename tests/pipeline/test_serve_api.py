@@ -1,6 +1,7 @@
 """The HTTP API: what it answers, and that every bad request is told in words."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 from conftest import draw
 from fastapi.testclient import TestClient
 from PIL import Image as PillowImage
-from served import EVIL, HOSTS, ITEMS, blank, client, photo, shop
+from served import EVIL, HOSTS, ITEMS, add, blank, client, photo, shop
 
 from pipeline.serve.limits import Limits
+from stages.crop import BoxCrop
 from stages.images import encode_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 
@@ -84,14 +86,14 @@ class TestSearch:
         refused(client.post("/search", params={"where": "price <"}, content=photo), 422, "wanted a value here")
         refused(client.post("/search", params={"where": "colour = red"}, content=photo), 422, "no column 'colour'")
 
-    def test_a_kind_that_the_shop_lacks_is_named_as_the_reason(self, client, photo):
+    def test_a_kind_that_the_shop_lacks_is_named_in_a_notice(self, client, photo):
         (result, *_), *_ = [
             one["results"] for one in found(client.post("/search?label=scarf", content=photo))["garments"]
         ]
-        assert (result["matches"], result["reason"]) == ([], "this shop has no scarves")
+        assert (result["matches"], result["notice"]) == ([], "this shop has no scarves")
         told = found(client.post("/search/item", json={"item": "red", "label": "top", "min_similarity": 1}))
-        assert (told["matches"], told["reason"]) == ([], "")
-        assert found(client.post("/search?any_kind=true", content=photo))["garments"][0]["results"][0]["reason"] == ""
+        assert (told["matches"], told["notice"]) == ([], "")
+        assert found(client.post("/search?any_kind=true", content=photo))["garments"][0]["results"][0]["notice"] == ""
 
     @pytest.mark.parametrize("column", ["photo", "detector", "PHOTO", "sha256", "stamp"])
     def test_filters_know_only_what_the_catalogue_says(self, client, shop, photo, column):
@@ -120,6 +122,35 @@ class TestSearch:
 
     def test_nothing_found_is_an_answer(self, client, blank):
         assert found(client.post("/search", content=blank))["garments"] == []
+
+    def test_the_two_shoes_of_a_pair_are_one_garment(self, shop):
+        class ShoeDetector(FakeDetector):
+            labels = ("shoes",)
+
+            def __call__(self, images):
+                return [[replace(found, label="shoes") for found in garments] for garments in super().__call__(images)]
+
+        photo = encode_jpeg(draw("red", "red"), 95)
+        with TestClient(shop.app(detector=ShoeDetector())) as client:
+            boxes = [garment["box"] for garment in found(client.post("/detect", content=photo))["garments"]]
+            (pair,) = found(client.post("/search", content=photo))["garments"]
+        assert (pair["label"], sorted(pair["boxes"]), len(pair["outline"])) == ("shoes", sorted(boxes), 2)
+        assert pair["box"] == [*np.min(boxes, axis=0)[:2], *np.max(boxes, axis=0)[2:]]
+        assert pair["results"][0]["matches"][0]["item"] == "red"
+        np.testing.assert_allclose(np.linalg.norm(pair["results"][0]["vector"]), 1, atol=1e-5)
+
+    def test_color_variants_share_a_style(self, shop, photo):
+        add(
+            shop.gallery,
+            shop.folder / "pictures",
+            {"red W1": {"style_id": "W1"}, "blue W1": {"style_id": "W1"}},
+            BoxCrop(),
+        )
+        with TestClient(shop.app()) as client:
+            matches = found(client.post("/search", content=photo))["garments"][0]["results"][0]["matches"]
+        assert {match["item"]: match["style"] for match in matches} == dict.fromkeys(ITEMS, "") | dict.fromkeys(
+            ["red W1", "blue W1"], "W1"
+        )
 
     def test_a_box_counts_in_pixels_of_the_full_size_photo(self, client):
         image = draw("red", "blue", side=1600)

@@ -1,37 +1,98 @@
-"""Arbitrary and nearly right bytes as the body of each request: an answer in words, never a 500."""
+"""Generated requests, within the OpenAPI schema and outside it: every answer is one that the schema allows, none a 500."""
 
 import json
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra web")
+schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis, of the extra dev")
 
 from conftest import draw
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from served import make_shop
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+from served import make_shop, running
 
 from stages.images import encode_jpeg
 
-FUZZ = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
 PHOTO = encode_jpeg(draw("red", "blue"))
-QUESTIONS = {
+OPERATIONS = [
+    "POST /search", "POST /search/vector", "POST /search/item", "POST /detect", "POST /embed", "GET /items/{item}",
+    "GET /picture", "GET /about", "GET /examples/{number}", "GET /healthz", "GET /metrics",
+]  # fmt: skip
+WITHOUT_INPUT = ("GET /about", "GET /healthz", "GET /metrics")
+ANY_TEXT = ("GET /items/{item}",)
+JSON_BODIES = {
     "/search/vector": json.dumps({"vector": [0.5] * 8, "k": 3}).encode(),
     "/search/item": json.dumps({"item": "red", "k": 3}).encode(),
 }
-TYPES = (
+CONTENT_TYPES = (
     "application/octet-stream", "application/json", "image/jpeg", "multipart/form-data; boundary=x", "text/plain", "",
     "multipart/form-data",
 )  # fmt: skip
+QUICK = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+EXAMPLES = settings(QUICK, max_examples=10, phases=[Phase.generate])
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("fuzz")).app
+
+
+@pytest.fixture(scope="module")
+def api(app):
+    with running(app()) as (host, port):
+        yield schemathesis.openapi.from_url(f"http://{host}:{port}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with TestClient(app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+def operation_of(api, name):
+    return next(result.ok() for result in api.get_all_operations() if result.ok().label == name)
+
+
+def test_every_operation_is_tried(api):
+    assert sorted(result.ok().label for result in api.get_all_operations()) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [(operation, GenerationMode.POSITIVE) for operation in OPERATIONS]
+    + [(operation, GenerationMode.NEGATIVE) for operation in OPERATIONS if operation not in WITHOUT_INPUT + ANY_TEXT],
+)
+def test_every_answer_is_allowed_by_the_schema(api, operation, mode):
+    @EXAMPLES
+    @given(operation_of(api, operation).as_strategy(generation_mode=mode))
+    def ask(case):
+        answer = case.call()
+        # what the schema allows may still name no item, no column and no crop, or hold no photo
+        excluded = [CHECKS.get_one("positive_data_acceptance")] if answer.status_code in (404, 422) else []
+        case.validate_response(answer, excluded_checks=excluded)
+
+    ask()
+
+
+@pytest.mark.parametrize("operation", ["POST /search", "POST /detect", "POST /embed"])
+def test_any_parameters_with_a_photo_are_answered_or_refused(api, operation):
+    @EXAMPLES
+    @given(operation_of(api, operation).as_strategy())
+    def ask(case):
+        case.body, case.media_type = PHOTO, "application/octet-stream"
+        assert case.call().status_code in (200, 422)
+
+    ask()
 
 
 @st.composite
-def bodies(drawn, right: bytes):
-    """Anything at all, or what is right with stretches changed or cut off, or as a form's file."""
-    data = bytearray(right)
+def bodies(drawn, valid: bytes):
+    """Any bytes, or a valid body with stretches changed or cut off, or that as a form's file."""
+    data = bytearray(valid)
     for _ in range(drawn(st.integers(0, 4))):
         at = drawn(st.integers(0, len(data)))
         data[at : at + drawn(st.integers(0, 20))] = drawn(st.binary(max_size=20))
@@ -41,20 +102,14 @@ def bodies(drawn, right: bytes):
     )
 
 
-@pytest.fixture(scope="module")
-def asking(tmp_path_factory):
-    with TestClient(make_shop(tmp_path_factory.mktemp("fuzz")).app(), raise_server_exceptions=False) as client:
-        yield client
-
-
 @pytest.mark.parametrize("path", ["/search", "/detect", "/embed", "/search/vector", "/search/item"])
-def test_no_body_breaks_the_server(asking, path):
-    @FUZZ
-    @given(bodies(QUESTIONS.get(path, PHOTO)), st.sampled_from(TYPES))
-    def ask(body, kind):
-        answer = asking.post(path, content=body, headers={"content-type": kind} if kind else {})
+def test_no_body_breaks_the_server(client, path):
+    @settings(QUICK, max_examples=60)
+    @given(bodies(JSON_BODIES.get(path, PHOTO)), st.sampled_from(CONTENT_TYPES))
+    def ask(body, content_type):
+        answer = client.post(path, content=body, headers={"content-type": content_type} if content_type else {})
         assert answer.status_code in (200, 400, 413, 422), answer.text
         assert isinstance(answer.json(), dict)
 
     ask()
-    assert asking.get("/healthz").status_code == 200
+    assert client.get("/healthz").status_code == 200

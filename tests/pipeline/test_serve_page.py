@@ -88,7 +88,7 @@ def items(page, crop="box"):
 
 
 def tag(page, number):
-    return page.get_by_role("button", name=re.compile(f", garment {number} of 2,"))
+    return page.get_by_role("button", name=re.compile(f", garment {number} of 2$"))
 
 
 def settled(page, status):
@@ -97,23 +97,111 @@ def settled(page, status):
     expect(page.locator("#sides")).to_have_attribute("aria-busy", "false")
 
 
+def answer(page, searched):
+    """Let /search answer this."""
+    page.route("**/search?*", lambda route: route.fulfill(json=searched))
+
+
+EMPTY = {"crop": "box", "vector": [1.0], "matches": [], "notice": ""}
+
+
+def match(item, style=""):
+    return {"item": item, "name": "", "price": "", "links": [], "details": {}, "picture": "picture?item=red",
+            "similarity": 0.5, "label": "dress", "verdict": "", "style": style}  # fmt: skip
+
+
+def searched(result, label="dress"):
+    box = [10, 10, 90, 90]
+    garment = {"label": label, "score": 0.9, "box": box, "boxes": [box], "outline": [], "results": [result]}
+    return {"width": 600, "height": 300, "garments": [garment]}
+
+
 class TestSearching:
     def test_drop_a_photo_click_a_garment_see_matches(self, visit):
         page = visit()
         give(page)
         settled(page, "2 garments found: dress, dress. 5 matches for the dress")
-        assert page.locator("#shapes path").count() == 2
+        assert page.locator(".garment-shape").count() == 2
         seen = []
         for number in (0, 1):
-            page.locator("#shapes path").nth(number).click()
+            page.locator(".garment-shape").nth(number).click()
             expect(page.locator("#tags button[aria-pressed=true]")).to_have_count(1)
             seen.append(items(page)[0])
         assert sorted(seen) == ["blue", "red"]
-        page.locator("#shapes g", has=page.locator("path")).nth(0).click()
+        page.locator(".garment-shape").nth(0).click()
         first = page.locator(".match").first
         assert re.search(r"\d\.\d{3}", first.inner_text())
         expect(first.get_by_role("img")).to_have_js_property("complete", True)
         assert first.get_by_role("img").evaluate("img => img.naturalWidth") > 0
+
+    def test_everything_but_the_chosen_garment_is_dimmed(self, visit):
+        page = visit()
+        give(page)
+        settled(page, "2 garments found")
+        for number in (0, 1):
+            tag(page, number + 1).click()
+            chosen = page.locator(".garment-shape.chosen .edge")
+            assert page.locator("#lit .inside").get_attribute("d") == chosen.get_attribute("d")
+            assert page.locator(".dim").is_visible()
+            assert (
+                page.locator(".garment-shape .edge").evaluate_all("all => all.map((e) => getComputedStyle(e).fill)")
+                == ["rgba(0, 0, 0, 0)"] * 2
+            )
+        page.get_by_role("button", name="Whole photo").click()
+        settled(page, "matches for the whole photo")
+        assert not page.locator(".dim").is_visible()
+
+    def test_labels_do_not_cover_each_other(self, visit):
+        page = visit(viewport={"width": 390, "height": 844})
+        garments = [{"label": "outerwear", "score": 1, "box": [10 + number, 10, 60, 60], "boxes": [[10, 10, 60, 60]],
+                     "outline": [], "results": [EMPTY]} for number in range(12)]  # fmt: skip
+        answer(page, {"width": 100, "height": 100, "garments": garments})
+        give(page)
+        settled(page, "12 garments found")
+        boxes = [one.bounding_box() for one in page.locator("#tags button").all()]
+        for number, one in enumerate(boxes):
+            for other in boxes[:number]:
+                apart = (
+                    one["x"] >= other["x"] + other["width"] or other["x"] >= one["x"] + one["width"]
+                    or one["y"] >= other["y"] + other["height"] or other["y"] >= one["y"] + one["height"]
+                )  # fmt: skip
+                assert apart
+
+    def test_color_variants_of_a_style_share_a_card(self, visit):
+        page = visit()
+        matches = [match(item, style) for item, style in (("W1 red", "W1"), ("hat", ""), ("W1 blue", "W1"))]
+        answer(page, searched({"crop": "box", "vector": [1.0], "matches": matches, "notice": ""}))
+        give(page)
+        settled(page, "3 matches for the dress")
+        assert items(page) == ["W1 red", "hat"]
+        page.get_by_role("button", name="Variant W1 blue").click()
+        assert items(page) == ["W1 blue", "hat"]
+        expect(page.get_by_role("button", name="Variant W1 blue")).to_be_focused()
+
+    def test_a_kind_that_the_shop_lacks_is_named_and_other_kinds_are_offered(self, visit):
+        page = visit()
+        answer(page, searched(EMPTY | {"notice": "This shop has no dresses."}))
+        give(page)
+        expect(page.locator(".nothing")).to_contain_text("This shop has no dresses.")
+        sent = []
+        page.route(
+            "**/search/vector",
+            lambda route: (
+                sent.append(route.request.post_data_json),
+                route.fulfill(json=EMPTY | {"matches": [match("boot")]}),
+            ),
+        )
+        page.get_by_role("button", name="any kind").click()
+        settled(page, "1 match for the dress")
+        assert sent[0]["any_kind"] is True
+
+    def test_a_photo_without_detection_is_never_called_whole(self, visit):
+        page = visit()
+        result = {"crop": "box", "vector": [1.0], "matches": [match("hat") | {"label": "whole"}], "notice": ""}
+        answer(page, searched(result, label="whole"))
+        give(page)
+        settled(page, "1 garment found: photo. 1 match for the photo")
+        assert re.search(r"\bwhole\b", page.locator("body").inner_text().replace("Whole photo", "")) is None
 
     def test_metadata_is_text_and_links_are_links(self, visit):
         page = visit()
@@ -171,6 +259,8 @@ class TestSearching:
         settled(page, "4 matches for item red")
         assert items(page)[0] == "red dark"
         assert "red" not in items(page)
+        expect(page.locator("#like")).to_contain_text("red · 20")
+        expect(page.locator("#source").get_by_role("img", name="Item red")).to_be_visible()
         page.get_by_role("button", name="Back").click()
         settled(page, "5 matches for the dress")
         expect(page.get_by_role("button", name="Back")).to_be_hidden()
@@ -307,6 +397,8 @@ class TestEveryone:
         tag(page, 1).tap()
         settled(page, "5 matches for the dress")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        tops = page.locator(".match").evaluate_all("all => all.map((one) => one.getBoundingClientRect().top)")
+        assert tops[0] == tops[1] == tops[2] < tops[3]
         page.get_by_role("radio", name="both").check()
         settled(page, "by mask")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -21,10 +21,10 @@ import benchmark_speed as speed
 from benchmark_index import clustered
 from benchmark_speed import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.search import Garment, PhotoResult
-from stages.cpu import keep_memory
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image
-from stages.timing import listening, timed
+from stages.inference import keep_memory
+from stages.parts import listening, part
 from stages.types import Box
 
 
@@ -119,14 +119,14 @@ def test_differences_of_the_outputs_are_counted(monkeypatch: pytest.MonkeyPatch)
 
 def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
     told: list[tuple[str, float]] = []
-    with timed("before"):
+    with part("before"):
         pass
     with listening(lambda name, seconds, _cpu_s: told.append((name, seconds))):
-        with pytest.raises(RuntimeError), timed("failing"):
+        with pytest.raises(RuntimeError), part("failing"):
             raise RuntimeError
-        with timed("outer"), timed("inner"):
+        with part("outer"), part("inner"):
             pass
-    with timed("after"):
+    with part("after"):
         pass
     assert [name for name, _ in told] == ["failing", "inner", "outer"]
     assert told[1][1] <= told[2][1]
@@ -135,9 +135,9 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
 def test_a_part_that_waits_does_not_compute() -> None:
     told: dict[str, tuple[float, float]] = {}
     with listening(lambda name, seconds, cpu_s: told.update({name: (seconds, cpu_s)})):
-        with timed("waiting"):
+        with part("waiting"):
             sleep(0.05)
-        with timed("computing"):
+        with part("computing"):
             end = thread_time() + 0.02
             while thread_time() < end:
                 pass

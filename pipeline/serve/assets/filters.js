@@ -1,31 +1,36 @@
-// What matches are wanted: kind, how many, cut out which way, and the catalogue's own columns.
+// The controls above the matches: kind, number, crop, and the catalogue's own columns.
 
-import { byId, el } from "./dom.js";
+import { byId, el, shownLabel } from "./dom.js";
 
-const OWN = "own"; // the kind of the garment itself
-const SETTLE_MS = 220;
+const SAME = "same"; // the kind of the garment itself
 const BOTH = "both";
+const SETTLE_MS = 220;
 
 const quoted = (text) => `"${text.replace(/[\\"]/g, "\\$&")}"`;
 
-/** The controls above the matches; `changed()` is called a moment after one has been changed. */
+/** Calls `changed()` a moment after a control has been changed. */
 export class Filters {
   constructor(about, changed) {
     this.about = about;
-    const kinds = [["", "All kinds"], [OWN, "Its own kind"], ...Object.entries(about.labels).map(([label, count]) => [`=${label}`, `${label} (${count})`])];
+    this.anyKind = false;
+    const labels = Object.entries(about.labels).filter(([label]) => shownLabel(label) === label);
+    const kinds = [["", "All kinds"], [SAME, "Its own kind"], ...labels.map(([label, count]) => [`=${label}`, `${label} (${count})`])];
     byId("kind").replaceChildren(...kinds.map(([value, text]) => el("option", { value }, text)));
-    this.drawWays(about.crops);
+    this.drawCrops(about.crops);
     byId("filters").hidden = !about.columns.length;
     byId("columns").replaceChildren(...about.columns.map((column) => control(column)));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
-    byId("controls").addEventListener("input", () => this.soon(changed));
+    byId("controls").addEventListener("input", (event) => {
+      if (event.target === byId("kind")) this.anyKind = false;
+      this.announce(changed);
+    });
     byId("clear").addEventListener("click", () => {
       for (const input of byId("columns").querySelectorAll("input, select")) input.value = "";
-      this.soon(changed);
+      this.announce(changed);
     });
   }
 
-  soon(changed) {
+  announce(changed) {
     byId("count").textContent = byId("k").value;
     const used = this.conditions().length;
     byId("filtered").textContent = used ? `(${used} in use)` : "";
@@ -33,18 +38,19 @@ export class Filters {
     this.timer = setTimeout(changed, SETTLE_MS);
   }
 
-  drawWays(crops) {
+  /** The choice of the crop, if there are two galleries to compare. */
+  drawCrops(crops) {
     const choices = crops.length > 1 ? [...crops.map(({ crop }) => crop), BOTH] : [];
     byId("crops").hidden = !choices.length;
-    byId("ways").replaceChildren(...choices.map((value, number) =>
+    byId("choices").replaceChildren(...choices.map((value, number) =>
       el("label", {}, el("input", { type: "radio", name: "crop", value, checked: number === 0 }), value)));
   }
 
   /** The crops to show: one, or two side by side. */
   get crops() {
-    const chosen = byId("ways").querySelector(":checked")?.value;
-    const every = this.about.crops.map(({ crop }) => crop);
-    return chosen === BOTH ? every : [chosen || every[0]];
+    const chosen = byId("choices").querySelector(":checked")?.value;
+    const all = this.about.crops.map(({ crop }) => crop);
+    return chosen === BOTH ? all : [chosen || all[0]];
   }
 
   conditions() {
@@ -52,33 +58,40 @@ export class Filters {
       input.value.trim() && input.validity.valid ? [`${quoted(input.dataset.column)} ${input.dataset.test} ${input.type === "number" ? input.value : quoted(input.value.trim())}`] : []);
   }
 
-  /** What is asked for, for a garment of a label; "" where it has none. */
-  wanted(label) {
+  /** Search all kinds, also if the shop has nothing of the garment's kind. */
+  searchAnyKind() {
+    byId("kind").value = "";
+    this.anyKind = true;
+  }
+
+  /** The query for a garment of a label, which is "" if it has none. */
+  query(label) {
     const kind = byId("kind").value;
     return {
       k: Number(byId("k").value),
-      label: kind === OWN ? label || null : kind ? kind.slice(1) : null,
+      label: kind === SAME ? label || null : kind ? kind.slice(1) : null,
+      any_kind: this.anyKind,
       where: this.conditions().join(" and ") || null,
     };
   }
 
-  /** The same for a photo whose garments are not known yet. */
-  wantedOfPhoto() {
-    return { ...this.wanted(""), same_label: byId("kind").value === OWN };
+  /** The query for a photo whose garments are not known yet. */
+  photoQuery() {
+    return { ...this.query(""), same_label: byId("kind").value === SAME };
   }
 }
 
 function control({ column, kind, values, least, most }) {
-  const marks = (test) => ({ "data-column": column, "data-test": test });
+  const attributes = (test) => ({ "data-column": column, "data-test": test });
   if (kind === "choice") {
     const options = values.map((value) => el("option", { value }, value));
-    return el("label", { class: "field" }, column, el("select", marks("="), el("option", { value: "" }, "Any"), ...options));
+    return el("label", { class: "field" }, column, el("select", attributes("="), el("option", { value: "" }, "Any"), ...options));
   }
   if (kind === "number") {
     const bound = (test, name, placeholder) =>
-      el("input", { type: "number", step: "any", inputmode: "decimal", "aria-label": `${column} ${name}`, placeholder, ...marks(test) });
+      el("input", { type: "number", step: "any", inputmode: "decimal", "aria-label": `${column} ${name}`, placeholder, ...attributes(test) });
     return el("fieldset", { class: "field" }, el("legend", {}, column),
       el("div", { class: "range" }, bound(">=", "from", `from ${least}`), bound("<=", "to", `to ${most}`)));
   }
-  return el("label", { class: "field" }, column, el("input", { type: "text", placeholder: "contains …", maxlength: 100, ...marks("contains") }));
+  return el("label", { class: "field" }, column, el("input", { type: "text", placeholder: "contains …", maxlength: 100, ...attributes("contains") }));
 }

@@ -1,36 +1,38 @@
-// The page: a photo, its garments, the one that is chosen, and what looks like it.
+// The page: a photo, its garments, the chosen one, and the items that resemble it.
 
-import { about as askAbout, Problem, search, searchItem, searchVector } from "./api.js";
-import { byId, plural } from "./dom.js";
+import { about as fetchAbout, Problem, search, searchItem, searchVector } from "./api.js";
+import { byId, plural, shownLabel } from "./dom.js";
 import { Filters } from "./filters.js";
-import { showMatches, summary } from "./matches.js";
+import { productPicture, showMatches, summary } from "./matches.js";
 import { photosFrom, sendable } from "./photo.js";
 import { Region } from "./region.js";
-import { Scene } from "./scene.js";
+import { cutPicture, Scene } from "./scene.js";
 
-const tell = (text) => (byId("status").textContent = text);
+const say = (text) => (byId("status").textContent = text);
+const setBusy = (busy) => byId("sides").setAttribute("aria-busy", String(busy));
 
 function complain(error) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Problem)) console.error(error);
   byId("problem").textContent = error instanceof Problem ? error.message : "Something went wrong on this page.";
   byId("problem").hidden = false;
-  tell("");
-  busy(false);
+  say("");
+  setBusy(false);
 }
-
-const busy = (on) => byId("sides").setAttribute("aria-busy", String(on));
 
 class Page {
   constructor(about) {
     this.about = about;
-    this.sources = []; // what matches are shown for: a garment, then items one after the other
+    this.sources = []; // what matches are shown for: a garment, then one item after the other
     this.scene = new Scene((number) => {
       this.choose(number);
       const results = byId("results"); // on a phone they are below the photo
       if (results.getBoundingClientRect().top > 0.85 * innerHeight) results.scrollIntoView({ behavior: "smooth" });
     });
-    this.region = new Region(() => this.searchBox(this.region.pixels(this.found), "the box"), () => this.choose(this.found.garments.length ? 0 : null));
+    this.region = new Region(
+      () => this.searchBox(this.region.pixels(this.found), "the box"),
+      () => this.choose(this.found.garments.length ? 0 : null),
+    );
     this.filters = new Filters(about, () => this.refresh());
     byId("back").addEventListener("click", () => this.back());
     byId("whole").addEventListener("click", () => {
@@ -40,31 +42,36 @@ class Page {
     photosFrom(about, (photo, name) => this.take(photo, name), complain);
   }
 
-  /** Cancels what was asked before; gives the signal of what is asked now. */
-  signal() {
-    this.asking?.abort();
-    this.asking = new AbortController();
+  get crops() {
+    return this.about.crops.map(({ crop }) => crop);
+  }
+
+  /** Cancels the previous request and returns the signal of the next. */
+  nextSignal() {
+    this.controller?.abort();
+    this.controller = new AbortController();
     byId("problem").hidden = true;
-    return this.asking.signal;
+    return this.controller.signal;
   }
 
   async take(photo, name) {
-    const signal = this.signal();
-    tell("Looking for garments …");
-    busy(true);
+    const signal = this.nextSignal();
+    say("Looking for garments …");
+    setBusy(true);
     try {
       const sent = await sendable(photo, this.about);
       if (signal.aborted) return;
       this.show(sent, name);
-      const asked = this.filters.wantedOfPhoto();
-      this.found = await search(sent, asked, this.about.crops.map(({ crop }) => crop), null, signal);
+      this.found = await search(sent, this.filters.photoQuery(), this.crops, null, signal);
       this.photo = sent;
       byId("desk").hidden = false;
-      await byId("photo").decode().catch(() => null); // one that this browser cannot show is searched all the same
+      await byId("photo").decode().catch(() => null); // a photo that this browser cannot show is searched all the same
       this.scene.draw(this.found, (label) => this.color(label));
-      for (const garment of this.found.garments) garment.asked = this.key(garment.label);
-      if (this.found.garments.length) this.choose(prominent(this.found.garments), `${plural(this.found.garments.length, "garment")} found: ${list(this.found.garments)}. `);
-      else this.nothing();
+      const { garments } = this.found;
+      for (const garment of garments) garment.key = this.key(garment.label);
+      if (!garments.length) return this.noGarment();
+      const labels = garments.map(({ label }) => shownLabel(label)).join(", ");
+      await this.choose(mostProminent(garments), `${plural(garments.length, "garment")} found: ${labels}. `);
     } catch (error) {
       complain(error);
     }
@@ -81,33 +88,34 @@ class Page {
     this.scene.show(this.url, name);
   }
 
-  /** Say plainly that there is no garment, and what can be done. */
-  nothing() {
+  noGarment() {
     this.sources = [];
     byId("results").hidden = true;
-    tell("No garment was found in this photo. Draw a box around what you look for, or search by the whole photo.");
+    this.scene.mark(null);
+    say("No garment was found in this photo. Draw a box around what you are looking for, or search by the whole photo.");
   }
 
-  /** Show the matches of a garment, which the photo's search has brought already. */
+  /** Show the matches of a garment, which the photo's search has returned already. */
   choose(number, before = "") {
     this.region.clear();
-    if (number === null) return this.nothing();
+    if (number === null) return this.noGarment();
     const garment = this.found.garments[number];
+    const name = `the ${shownLabel(garment.label)}`;
     this.scene.mark(number);
-    this.sources = [{ what: `the ${garment.label}`, title: `Like the ${garment.label}`, garment, group: garment.label, results: garment.results, asked: garment.asked }];
+    this.sources = [{ name, garment, group: garment.label, results: garment.results, key: garment.key }];
     return this.refresh(before);
   }
 
-  async searchBox(box, what) {
-    const signal = this.signal();
+  async searchBox(box, name) {
+    const signal = this.nextSignal();
     this.scene.mark(null);
     byId("results").hidden = false;
-    tell(`Searching by ${what} …`);
-    busy(true);
+    say(`Searching by ${name} …`);
+    setBusy(true);
     try {
-      const asked = this.key("");
-      const { garments: [garment] } = await search(this.photo, this.filters.wanted(""), this.about.crops.map(({ crop }) => crop), box, signal);
-      this.sources = [{ what, title: `Like ${what}`, garment, group: "", results: garment.results, asked }];
+      const key = this.key("");
+      const { garments: [garment] } = await search(this.photo, this.filters.query(""), this.crops, box, signal);
+      this.sources = [{ name, garment, group: "", results: garment.results, key }];
       await this.refresh();
     } catch (error) {
       complain(error);
@@ -115,7 +123,7 @@ class Page {
   }
 
   moreLike(match) {
-    this.sources.push({ what: `item ${match.item}`, title: `Like item ${match.item}`, garment: null, group: match.label, item: match.item });
+    this.sources.push({ name: `item ${match.item}`, garment: null, group: match.label, match });
     this.refresh();
     byId("results").focus();
     byId("results").scrollIntoView({ block: "start" });
@@ -131,52 +139,63 @@ class Page {
     return this.about.colors[label] || "#475569";
   }
 
+  /** Identifies the query for a garment group: results of the same key need not be fetched again. */
   key(group) {
-    return JSON.stringify(this.filters.wanted(group));
+    return JSON.stringify(this.filters.query(group));
   }
 
-  /** Ask again for what is shown, where the controls have changed since; then show it. */
+  /** Show the matches of the latest source, fetched again if the controls have changed since. */
   async refresh(before = "") {
     const source = this.sources.at(-1);
     if (!source) return;
-    const signal = this.signal();
+    const signal = this.nextSignal();
     byId("results").hidden = false;
-    byId("what").textContent = source.title;
     byId("back").hidden = this.sources.length < 2;
-    busy(true);
+    this.showSource(source);
+    setBusy(true);
     try {
-      const [crops, wanted] = [this.filters.crops, this.filters.wanted(source.group)];
-      const asked = this.key(source.group);
-      const known = source.asked === asked ? source.results : [];
-      const results = await Promise.all(crops.map((crop) => known.find((one) => one.crop === crop) || this.ask(source, crop, wanted, signal)));
+      const known = source.key === this.key(source.group) ? source.results : [];
+      const results = await Promise.all(
+        this.filters.crops.map((crop) => known.find((one) => one.crop === crop) || this.fetch(source, crop, signal)),
+      );
       if (signal.aborted) return;
-      showMatches(results, { about: this.about, garment: source.garment, photo: this.found, more: (match) => this.moreLike(match) });
+      showMatches(results, {
+        about: this.about, garment: source.garment, size: this.found,
+        more: (match) => this.moreLike(match),
+        anyKind: () => (this.filters.searchAnyKind(), this.refresh()),
+      });
       byId("sides").style.setProperty("--color", this.color(source.group));
-      tell(before + summary(results, source.what));
-      busy(false);
+      say(before + summary(results, source.name));
+      setBusy(false);
     } catch (error) {
       complain(error);
     }
   }
 
-  ask(source, crop, wanted, signal) {
-    if (source.item) return searchItem(source.item, crop, wanted, signal);
+  /** Show what the matches resemble: the garment as it was cut out, or an item with its name and price. */
+  showSource({ name, garment, match }) {
+    byId("what").textContent = match ? "More like this" : `Like ${name}`;
+    byId("like").textContent = match ? [match.item, match.name, match.price].filter(Boolean).join(" · ") : "";
+    byId("source").replaceChildren(match ? productPicture(match, `Item ${match.item}`) : cutPicture(garment, this.found, true));
+  }
+
+  fetch(source, crop, signal) {
+    const query = this.filters.query(source.group);
+    if (source.match) return searchItem(source.match.item, crop, query, signal);
     const { vector } = source.results.find((one) => one.crop === crop);
-    return searchVector(vector, source.group, crop, wanted, signal);
+    return searchVector(vector, source.group, crop, query, signal);
   }
 }
 
-const list = (garments) => garments.map(({ label }) => label).join(", ");
-
 /** The garment that a photo most likely is about: the largest for its score. */
-function prominent(garments) {
+function mostProminent(garments) {
   const weight = ({ score, box: [x1, y1, x2, y2] }) => score * (x2 - x1) * (y2 - y1);
   return garments.reduce((best, garment, number) => (weight(garment) > weight(garments[best]) ? number : best), 0);
 }
 
 byId("start").classList.add("empty");
 try {
-  const about = await askAbout();
+  const about = await fetchAbout();
   byId("gallery").textContent = about.gallery;
   byId("stock").textContent = `${plural(about.items, "item")} in ${plural(about.photos, "photo")}`;
   document.title = `${about.gallery} – outfinder`;

@@ -1,66 +1,103 @@
-// Matches as a grid of product pictures; two grids where two ways of cutting are compared.
+// Matches as a grid of product cards; two grids if two crops are compared.
 
-import { byId, el, plural } from "./dom.js";
+import { byId, el, plural, sentence, shownLabel } from "./dom.js";
 import { cutPicture } from "./scene.js";
 
 const VERDICTS = { "same item": ["same", "Same"], "not sure": ["unsure", "Not sure"], different: ["different", "Different"] };
 const DETAILS = 4;
 
 /**
- * Show what was found.
- * @param results of each way of cutting: {crop, matches}
- * @param shown {about, garment, photo, more}: the server's gallery; the garment whose cut is shown, or null; the size
- *   of its photo; what is called with a match for more like it
+ * Show what a search found.
+ * @param results one per crop: {crop, matches, notice}
+ * @param context {about, garment, size, more, anyKind}: the server; the garment that was searched, or null; the size of
+ *   its photo; a function of a match that searches for more like it; one that searches all kinds
  */
-export function showMatches(results, shown) {
+export function showMatches(results, context) {
   const both = results.length > 1;
   byId("sides").classList.toggle("both", both);
-  byId("sides").replaceChildren(...results.map((result) => side(result, shown, both)));
+  byId("sides").replaceChildren(...results.map((result) => side(result, context, both)));
 }
 
-function side({ crop, matches }, { about, garment, photo, more }, both) {
-  const named = both || about.crops.length > 1;
-  const grid = matches.length
-    ? el("ol", { class: "matches", "aria-label": both ? `Matches, cut out by ${crop}` : "Matches" }, ...matches.map((match) => card(match, more)))
-    : el("p", { class: "card nothing soft" }, "Nothing in the gallery fits. Choose another kind, or clear the filters.");
+function side({ crop, matches, notice }, context, both) {
+  const cards = el("ol", { class: "matches", "aria-label": both ? `Matches, cut out by ${crop}` : "Matches" },
+    ...styles(matches).map((variants) => card(variants, 0, context)));
   return el("section", { class: "side", "data-crop": crop },
-    named && garment ? el("header", {}, cutPicture(garment, photo, crop.startsWith("mask")), el("div", {}, el("h3", {}, `Cut out by ${crop}`), note(crop, about, garment))) : null,
-    grid);
+    context.about.crops.length > 1 && context.garment ? cutHeader(crop, context) : null,
+    matches.length ? cards : nothing(notice, context));
 }
 
-function note(crop, about, garment) {
-  const { gallery_crop: own } = about.crops.find((way) => way.crop === crop);
-  const said = [
-    crop.startsWith("mask") && !garment.outline.length && "There is no mask here, so that this is the box.",
-    own !== crop && `The gallery's photos were cut out by ${own}.`,
+function nothing(notice, { anyKind }) {
+  return el("div", { class: "card nothing" },
+    el("p", {}, notice ? sentence(notice) : "Nothing in the gallery fits. Choose another kind, or clear the filters."),
+    notice ? el("button", { type: "button", onclick: anyKind }, "Show similar items of any kind") : null);
+}
+
+function cutHeader(crop, { about, garment, size }) {
+  const { gallery_crop: galleryCrop } = about.crops.find((one) => one.crop === crop);
+  const notes = [
+    crop.startsWith("mask") && !garment.outline.length && "There is no mask here, so this is the box.",
+    galleryCrop !== crop && `The gallery's photos were cut out by ${galleryCrop}.`,
   ].filter(Boolean);
-  return said.length ? el("p", { class: "soft" }, said.join(" ")) : null;
+  return el("header", {}, cutPicture(garment, size, crop.startsWith("mask")),
+    el("div", {}, el("h3", {}, `Cut out by ${crop}`), notes.length ? el("p", { class: "soft" }, notes.join(" ")) : null));
 }
 
-function card(match, more) {
-  const share = Math.max(0, Math.min(1, match.similarity));
-  const bar = el("i");
-  bar.style.width = `${100 * share}%`;
-  const picture = el("img", { src: match.picture, alt: `Item ${match.item}`, loading: "lazy", decoding: "async" });
-  picture.addEventListener("error", () => picture.replaceWith("no picture"));
+/** Matches grouped by style: color variants share a card. */
+function styles(matches) {
+  const groups = new Map();
+  for (const match of matches) {
+    const key = match.style ? `style ${match.style}` : `item ${match.item}`;
+    groups.set(key, [...(groups.get(key) || []), match]);
+  }
+  return [...groups.values()];
+}
+
+function card(variants, shown, context) {
+  const match = variants[shown];
   const [kind, verdict] = VERDICTS[match.verdict] || [];
   const details = Object.entries(match.details).filter(([, value]) => value && value !== match.label).slice(0, DETAILS);
-  return el("li", { class: "match", "data-item": match.item },
-    el("div", { class: "product" }, picture),
-    el("div", { class: "near" }, el("span", { class: "bar", "aria-hidden": "true" }, bar),
-      el("span", { class: "number", title: "similarity", "aria-label": `similarity ${match.similarity.toFixed(3)}` }, match.similarity.toFixed(3))),
+  const element = el("li", { class: "match", "data-item": match.item },
+    el("div", { class: "product" }, productPicture(match, `Item ${match.item}`)),
+    similarity(match.similarity),
     verdict ? el("span", { class: `verdict ${kind}` }, verdict) : null,
     el("bdi", { class: "item clip" }, match.item),
     match.name ? el("bdi", { class: "clip" }, match.name) : null,
     match.price ? el("bdi", { class: "price" }, match.price) : null,
-    el("bdi", { class: "soft" }, match.label),
-    ...details.map(([key, value]) => el("bdi", { class: "soft clip" }, `${key}: ${value}`)),
+    shownLabel(match.label) === match.label ? el("bdi", { class: "soft" }, match.label) : null,
+    ...details.map(([key, value]) => el("bdi", { class: "soft clip detail" }, `${key}: ${value}`)),
     ...match.links.map((href) => el("a", { href, target: "_blank", rel: "noopener noreferrer nofollow" }, `${new URL(href).hostname} ↗`)),
-    el("button", { type: "button", class: "more", "aria-label": `More like ${match.item}`, onclick: () => more(match) }, "More like this"));
+    variants.length > 1 ? variantButtons(variants, shown, (number) => {
+      const other = card(variants, number, context);
+      element.replaceWith(other);
+      other.querySelector(".variants [aria-pressed=true]").focus();
+    }) : null,
+    el("button", { type: "button", class: "more", "aria-label": `More like ${match.item}`, onclick: () => context.more(match) }, "More like this"));
+  return element;
 }
 
-/** In words, for the status line and screen readers. */
-export function summary(results, what) {
+function similarity(value) {
+  const bar = el("i");
+  bar.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
+  return el("div", { class: "near" }, el("span", { class: "bar", "aria-hidden": "true" }, bar),
+    el("span", { class: "number", title: "similarity", "aria-label": `similarity ${value.toFixed(3)}` }, value.toFixed(3)));
+}
+
+function variantButtons(variants, shown, choose) {
+  const buttons = variants.map((variant, number) =>
+    el("button", { type: "button", "aria-pressed": String(number === shown), "aria-label": `Variant ${variant.item}`, onclick: () => choose(number) },
+      productPicture(variant, "")));
+  return el("div", { class: "variants", role: "group", "aria-label": "Variants of this style" }, ...buttons);
+}
+
+/** The picture of an item; text if it cannot be loaded. */
+export function productPicture(match, alt) {
+  const picture = el("img", { src: match.picture, alt, loading: "lazy", decoding: "async" });
+  picture.addEventListener("error", () => picture.replaceWith("no picture"));
+  return picture;
+}
+
+/** The number of matches in words, for the status line and screen readers. */
+export function summary(results, source) {
   const counts = results.map(({ crop, matches }) => `${plural(matches.length, "match", "matches")}${results.length > 1 ? ` by ${crop}` : ""}`);
-  return `${counts.join(", ")} for ${what}.`;
+  return `${counts.join(", ")} for ${source}.`;
 }

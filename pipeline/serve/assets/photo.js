@@ -1,24 +1,24 @@
-// Where photos come from: a drop, the clipboard, a file, a camera, an example; and what is sent of them.
+// Sources of photos: a drop, the clipboard, a file, the camera, an example; and how they are sent.
 
 import { byId } from "./dom.js";
 import { example, Problem } from "./api.js";
 
-const SENT_PX = 2048; // a photo that is too large for the server is sent with this long side
+const SENT_PX = 2048; // the longest side of a photo that was too large for the server
 
-/** Call `take(blob, name)` for every photo that the visitor gives, and `tell(error)` where one cannot be had. */
+/** Call `take(blob, name)` for every photo that the visitor gives, and `tell(error)` if there is none. */
 export function photosFrom(about, take, tell) {
   const start = byId("start");
   const first = (files, items = []) => {
     const file = [...files].find((one) => one.type.startsWith("image/")) || [...files][0];
     if (file) take(file, file.name);
-    else if ([...items].length) tell(new Problem("That is no photo. Drop or paste a picture file."));
+    else if ([...items].length) tell(new Problem("That is not a photo. Drop or paste a picture file."));
   };
 
   for (const [button, input] of [["pick", "file"], ["shoot", "camera"]]) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", (event) => {
       first(event.target.files);
-      event.target.value = ""; // the same file can be chosen again
+      event.target.value = ""; // so that the same file can be chosen again
     });
   }
   byId("shoot").hidden = !matchMedia("(pointer: coarse)").matches;
@@ -51,16 +51,16 @@ export function photosFrom(about, take, tell) {
   });
 }
 
-/** The photo as it is, or as a smaller JPEG where the server would not take it: too large, or of a phone's own format. */
+/** The photo as it is, or a smaller JPEG of it if the server would refuse it: too large, or in a format of phones. */
 export async function sendable(photo, about) {
-  const strange = /hei[cf]/.test(photo.type);
+  const isHeic = /hei[cf]/.test(photo.type);
   const bitmap = await createImageBitmap(photo).catch(() => null);
   if (!bitmap) {
-    if (strange || photo.size > about.max_bytes) throw new Problem("This photo is too large, or of a format that this browser cannot read. Save it as a JPEG first.");
-    return photo; // the server may know better, and says why if it does not
+    if (isHeic || photo.size > about.max_bytes) throw new Problem("This photo is too large, or in a format that this browser cannot read. Save it as a JPEG first.");
+    return photo; // the server may be able to read it, and says why if it is not
   }
   const { width, height } = bitmap;
-  if (!strange && photo.size <= about.max_bytes && width * height <= about.max_pixels) {
+  if (!isHeic && photo.size <= about.max_bytes && width * height <= about.max_pixels) {
     bitmap.close();
     return photo;
   }

@@ -1,14 +1,14 @@
-// A box drawn by hand: with a mouse or pen anywhere on the photo, with a finger once "Draw a box" is pressed, with keys.
+// A box that the visitor draws: with a mouse or pen anywhere on the photo, with a finger after "Draw a box", or with keys.
 
 import { byId } from "./dom.js";
 
-const LEAST = 0.02; // of the photo's side
-const STEP = 0.02;
-const DRAG_PX = 6; // less is a click
+const LEAST = 0.02; // the shortest side, as a share of the photo's
+const STEP = 0.02; // of an arrow key, likewise
+const DRAG_PX = 6; // a shorter drag is a click
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-/** The region of the photo, as fractions of its sides; `search()` is called when it is put somewhere. */
+/** The region, in fractions of the photo's sides; calls `search()` after each change, and `removed()`. */
 export class Region {
   constructor(search, removed) {
     this.search = search;
@@ -26,14 +26,14 @@ export class Region {
     byId("draw").addEventListener("click", () => (this.drawing || this.box ? this.remove() : this.begin()));
   }
 
-  /** In pixels of a photo of a size: [x1, y1, x2, y2]. */
+  /** The region in pixels of a photo: [x1, y1, x2, y2]. */
   pixels({ width, height }) {
     const [x1, y1, x2, y2] = this.box;
     const [left, top] = [Math.floor(x1 * width), Math.floor(y1 * height)];
     return [left, top, Math.max(left + 1, Math.round(x2 * width)), Math.max(top + 1, Math.round(y2 * height))];
   }
 
-  /** Forget the box. */
+  /** Remove the box without a call. */
   clear() {
     this.box = null;
     this.setDrawing(false);
@@ -46,7 +46,7 @@ export class Region {
     this.removed();
   }
 
-  /** A box in the middle, to be moved; with a finger the next drag draws one instead. */
+  /** Put a box into the middle, to be moved; with a finger the next drag draws another. */
   begin() {
     this.setDrawing(true);
     this.box = [0.3, 0.3, 0.7, 0.7];
@@ -71,7 +71,7 @@ export class Region {
     if (event.button || !byId("photo").src) return;
     const corner = event.target.dataset.corner;
     const onRegion = this.element.contains(event.target);
-    if (!onRegion && event.pointerType === "touch" && !this.drawing) return; // a finger scrolls the page
+    if (!onRegion && event.pointerType === "touch" && !this.drawing) return; // the finger scrolls the page
     const from = this.at(event);
     const kind = corner || (onRegion ? "move" : "new");
     this.drag = { kind, from, box: this.box && [...this.box], x: event.clientX, y: event.clientY, moved: false, id: event.pointerId };
@@ -104,7 +104,7 @@ export class Region {
     this.drag = null;
   }
 
-  /** The click that ends a drag chooses no garment. */
+  /** Stop the click that ends a drag from choosing a garment. */
   swallow(event) {
     if (this.swallowing === undefined || event.timeStamp - this.swallowing > 100) return;
     this.swallowing = undefined;

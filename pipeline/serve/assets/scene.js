@@ -1,25 +1,32 @@
 // The photo with its garments: outlines to point at, and a button for each to reach by keyboard.
 
-import { byId, el, svg } from "./dom.js";
+import { byId, el, shownLabel, svg } from "./dom.js";
 
-const GAP_PX = 2;
+const STEP_PX = 4; // of the search for a free place
+const CUT_PX = [144, 180];
 
 /** A garment's outlines, holes too, as a path; "" without a mask. */
-export const pathOf = (outline) => outline.map((ring) => `M${ring.map(([x, y]) => `${x} ${y}`).join("L")}Z`).join("");
+export const pathOf = (outline) => outline.map((polygon) => `M${polygon.map(([x, y]) => `${x} ${y}`).join("L")}Z`).join("");
 
-const rect = ([x1, y1, x2, y2], kind) =>
-  svg("rect", { class: kind, x: x1, y: y1, width: x2 - x1, height: y2 - y1 });
+/** Shapes that cover a garment: its outline, or its boxes without a mask; a pair of shoes has two. */
+function shapesOf({ outline, boxes }, kind) {
+  if (outline.length) return [svg("path", { class: kind, d: pathOf(outline) })];
+  return boxes.map(([x1, y1, x2, y2]) => svg("rect", { class: kind, x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+}
 
-/** The photo in the page. */
+const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+
+/** The photo in the page; calls `choose(number)` when a garment is clicked. */
 export class Scene {
   constructor(choose) {
     this.choose = choose;
+    this.garments = [];
     this.tags = [];
-    this.shapes = [];
-    new ResizeObserver(() => this.place()).observe(byId("scene"));
+    this.groups = [];
+    new ResizeObserver(() => this.placeTags()).observe(byId("scene"));
   }
 
-  /** Show a photo, whose size is known later. */
+  /** Show a photo whose size is known later. */
   show(url, name) {
     const photo = byId("photo");
     photo.removeAttribute("width");
@@ -28,70 +35,87 @@ export class Scene {
     photo.alt = `The photo to search from: ${name}`;
     byId("shapes").replaceChildren();
     byId("tags").replaceChildren();
-    this.tags = [];
-    this.shapes = [];
+    this.garments = this.tags = this.groups = [];
   }
 
   /** Outline the garments of the photo. */
-  draw(found, colorOf) {
-    const { width, height, garments } = found;
+  draw({ width, height, garments }, colorOf) {
     this.size = { width, height };
+    this.garments = garments;
     const photo = byId("photo");
     photo.width = width;
     photo.height = height;
     photo.style.height = "auto";
     byId("shapes").setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const inFront = garments.map((_, number) => number).sort((a, b) => area(garments[b]) - area(garments[a]));
-    this.shapes = garments.map((garment, number) => this.shape(garment, number, colorOf(garment.label)));
-    byId("shapes").replaceChildren(...inFront.map((number) => this.shapes[number]));
+    this.groups = garments.map((garment, number) =>
+      svg("g", { class: "garment-shape", color: colorOf(garment.label), onclick: () => this.choose(number) },
+        ...shapesOf(garment, "halo"), ...shapesOf(garment, "edge")));
+    const inFront = [...this.groups.keys()].sort((a, b) => area(garments[b]) - area(garments[a]));
+    this.lit = svg("g", {});
+    this.dim = svg("rect", { class: "dim", width, height, mask: "url(#lit)" });
+    byId("shapes").replaceChildren(svg("mask", { id: "lit" }, svg("rect", { class: "outside", width, height }), this.lit),
+      this.dim, ...inFront.map((number) => this.groups[number]));
     this.tags = garments.map((garment, number) =>
       el("button", {
         type: "button", class: "tag", color: colorOf(garment.label), "aria-pressed": "false",
-        "aria-label": `${garment.label}, garment ${number + 1} of ${garments.length}, ${Math.round(100 * garment.score)} % sure`,
-        onclick: () => this.choose(number),
-      }, garment.label));
+        "aria-label": `${shownLabel(garment.label)}, garment ${number + 1} of ${garments.length}`, onclick: () => this.choose(number),
+      }, shownLabel(garment.label)));
     byId("tags").replaceChildren(...this.tags);
-    this.garments = garments;
-    this.place();
+    this.mark(null);
+    this.placeTags();
   }
 
-  shape(garment, number, color) {
-    const path = pathOf(garment.outline);
-    return svg("g", { color, onclick: () => this.choose(number) },
-      path ? svg("path", { d: path }) : rect(garment.box, "hit"), rect(garment.box, "halo"), rect(garment.box, "edge"));
-  }
-
-  /** Show which garment is chosen; null for none. */
+  /** Dim everything but the chosen garment; null for none. */
   mark(chosen) {
     this.tags.forEach((tag, number) => tag.setAttribute("aria-pressed", String(number === chosen)));
-    this.shapes.forEach((shape, number) => shape.classList.toggle("chosen", number === chosen));
+    this.groups.forEach((group, number) => group.classList.toggle("chosen", number === chosen));
+    this.lit?.replaceChildren(...(chosen === null ? [] : shapesOf(this.garments[chosen], "inside")));
+    if (this.dim) this.dim.style.display = chosen === null ? "none" : "";
   }
 
-  /** Put each button at its garment's upper left corner, moved down where it would hide another. */
-  place() {
+  /** Put each button above its garment's upper left corner, or at the nearest place where it covers no other. */
+  placeTags() {
     if (!this.tags.length || !this.size) return;
-    const { clientWidth: wide, clientHeight: high } = byId("shapes").parentElement;
+    const { clientWidth: width, clientHeight: height } = byId("scene");
     const placed = [];
     this.tags.forEach((tag, number) => {
       const [x1, y1] = this.garments[number].box;
-      const [w, h] = [tag.offsetWidth, tag.offsetHeight];
-      const left = Math.max(0, Math.min((x1 * wide) / this.size.width, wide - w));
-      let top = Math.max(0, Math.min((y1 * high) / this.size.height, high - h));
-      const hides = (other) => left < other.right && other.left < left + w && top < other.bottom && other.top < top + h;
-      for (let other; (other = placed.find(hides)) && top + h < high; ) top = other.bottom + GAP_PX;
-      placed.push({ left, top, right: left + w, bottom: top + h });
-      tag.style.left = `${left}px`;
-      tag.style.top = `${top}px`;
+      const size = { width: tag.offsetWidth, height: tag.offsetHeight };
+      const corner = { left: (x1 * width) / this.size.width, top: (y1 * height) / this.size.height - size.height };
+      const place = nearestFree(corner, size, { width, height }, placed);
+      placed.push({ ...place, ...size });
+      tag.style.left = `${place.left}px`;
+      tag.style.top = `${place.top}px`;
     });
   }
 }
 
-const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+const overlap = (a, b) =>
+  a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
 
-/** What was cut out of the photo of a size, drawn small: the box, or the garment alone on white. */
+/** The place in a scene nearest to a corner at which a label overlaps no placed one; the corner if there is none. */
+function nearestFree(corner, size, scene, placed) {
+  const clamped = (left, top) => ({
+    left: Math.max(0, Math.min(left, scene.width - size.width)),
+    top: Math.max(0, Math.min(top, scene.height - size.height)),
+  });
+  const isFree = (place) => !placed.some((other) => overlap({ ...place, ...size }, other));
+  for (let away = 0; away < scene.width + scene.height; away += STEP_PX) {
+    for (let across = 0; across <= away; across += STEP_PX) {
+      const down = away - across;
+      for (const [x, y] of [[across, down], [-across, down], [across, -down], [-across, -down]]) {
+        const place = clamped(corner.left + x, corner.top + y);
+        if (isFree(place)) return place;
+      }
+    }
+  }
+  return clamped(corner.left, corner.top);
+}
+
+/** What was cut out of the photo, drawn small: the box, or the garment alone on white. */
 export function cutPicture(garment, size, masked) {
   const [x1, y1, x2, y2] = garment.box;
-  const scale = Math.min(144 / (x2 - x1), 180 / (y2 - y1), 1);
+  const scale = Math.min(CUT_PX[0] / (x2 - x1), CUT_PX[1] / (y2 - y1), 1);
   const canvas = el("canvas", { "aria-hidden": "true" });
   canvas.width = Math.max(1, Math.round((x2 - x1) * scale));
   canvas.height = Math.max(1, Math.round((y2 - y1) * scale));
@@ -101,7 +125,7 @@ export function cutPicture(garment, size, masked) {
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.setTransform(scale, 0, 0, scale, -x1 * scale, -y1 * scale);
-  if (masked && garment.outline.length) context.clip(new Path2D(pathOf(garment.outline)), "evenodd");
+  if (masked && garment.outline.length) context.clip(new Path2D(pathOf(garment.outline)));
   context.drawImage(photo, 0, 0, size.width, size.height);
   return canvas;
 }

@@ -1,0 +1,1 @@
+"""Benchmarks: how good different ways of cropping are, and what they cost."""
