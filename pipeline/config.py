@@ -74,13 +74,13 @@ def resolve_device(name: str) -> str:
 
 
 def _device(config: Config) -> str:
-    from stages.inference import keep_memory  # noqa: PLC0415
+    from stages.cpu import keep_memory  # noqa: PLC0415
 
     keep_memory()  # must precede torch's threads, each of which would otherwise get a heap of its own
     return resolve_device(config.device)
 
 
-def _rcnn(name: str, config: Config) -> Detector:
+def _torchvision(name: str, config: Config) -> Detector:
     import weights  # noqa: PLC0415
     from stages.detect.rcnn import from_checkpoint, from_torchvision, read_detector  # noqa: PLC0415
 
@@ -129,16 +129,19 @@ def _index(class_name: str, dim: int) -> Index:
 
 
 DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
-    "maskrcnn_mobilenet_v2": _rcnn,
-    "fasterrcnn_mobilenet_v2": _rcnn,
-    "maskrcnn_resnet50_fpn": _rcnn,
-    "maskrcnn_resnet50_fpn_v2": _rcnn,
-    "fasterrcnn_resnet50_fpn": _rcnn,
-    "fasterrcnn_resnet50_fpn_v2": _rcnn,
-    "fasterrcnn_mobilenet_v3_large_fpn": _rcnn,
-    "fasterrcnn_mobilenet_v3_large_320_fpn": _rcnn,
+    "maskrcnn_mobilenet_v2": _torchvision,
+    "fasterrcnn_mobilenet_v2": _torchvision,
+    "maskrcnn_resnet50_fpn": _torchvision,
+    "maskrcnn_resnet50_fpn_v2": _torchvision,
+    "fasterrcnn_resnet50_fpn": _torchvision,
+    "fasterrcnn_resnet50_fpn_v2": _torchvision,
+    "fasterrcnn_mobilenet_v3_large_fpn": _torchvision,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _torchvision,
+    "retinanet_resnet50_fpn": _torchvision,
+    "retinanet_resnet50_fpn_v2": _torchvision,
+    "fcos_resnet50_fpn": _torchvision,
     "whole": _whole,
-    # and NAME+flip for any but whole
+    # and NAME+flip for the R-CNNs
 }
 CROPPERS: dict[str, Callable[[], Cropper]] = {
     "box": partial(_crop, "BoxCrop"),

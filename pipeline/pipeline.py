@@ -25,8 +25,8 @@ from stages.cores import cores
 from stages.embed.kinds import Probabilities
 from stages.errors import ImageError
 from stages.images import Photo, enough_px, read_photo
-from stages.parts import part
 from stages.protocols import Cropper, Detector, Embedder
+from stages.timing import timed
 from stages.types import WHOLE, Box, Crop, Detection, Image, Vectors
 
 MAIN_SHARE: Final = 0.05
@@ -126,7 +126,7 @@ class Pipeline:
 
     def _read(self, path: Path) -> Analysis:
         try:
-            with part("decode"):
+            with timed("decode"):
                 return Analysis(path, read_photo(path, self._enough_px()))
         except ImageError as error:
             return Analysis(path, error=str(error))
@@ -140,7 +140,7 @@ class Pipeline:
     def _detect(self, batch: list[Analysis], pool: ThreadPoolExecutor) -> list[Future[Analysis]]:
         """Detect the garments of a batch and submit the cropping of each photo to the pool."""
         images = [analysis.photo.image for analysis in batch if analysis.photo]
-        with part("detect"):
+        with timed("detect"):
             detections = iter(self.detector(images))
         kinds = iter(self._kinds_of_whole(images))
         return [
@@ -152,7 +152,7 @@ class Pipeline:
         """Return what each photo as a whole is taken for, where that decides which garment is its main one."""
         if not self._main_garment or self._kinds is None or self.embedder is None or not images:
             return [None] * len(images)
-        with part("embed"):
+        with timed("embed"):
             return list(self._kinds.kinds(self.embedder(images))[:, None])
 
     def _crop(self, analysis: Analysis, detections: Sequence[Detection], kinds: Probabilities | None) -> Analysis:
@@ -175,7 +175,7 @@ class Pipeline:
         batch = [future.result() for future in detected.result()]
         if self.embedder is None:
             return batch
-        with part("embed"):
+        with timed("embed"):
             vectors = self.embedder([crop.image for analysis in batch for crop in analysis.crops])
         ends = np.cumsum([len(analysis.crops) for analysis in batch])
         split = np.split(vectors, ends[:-1])
@@ -208,7 +208,7 @@ def sharp_crops(
         needed_px: crops with a shorter long side are cut out of a larger decoding.
         read: decodes the photo again with a long side of at least so many pixels.
     """
-    with part("crop"):
+    with timed("crop"):
         (crops,) = cropper([photo.image], [detections])
     if photo.scale == 1:
         return list(crops)
@@ -218,12 +218,12 @@ def sharp_crops(
         shortest = min(max(crops[number].image.shape[:2]) for number in small)
         wanted_px = -(-max(photo.image.shape[:2]) * needed_px // shortest)
         try:
-            with part("decode"):
+            with timed("decode"):
                 larger = read(min(wanted_px, max(photo.width, photo.height)))
         except ImageError:  # the file has vanished since: keep the reduced crops
             return sharp
         moved = [between(detections[number], photo, larger) for number in small]
-        with part("crop"):
+        with timed("crop"):
             (larger_crops,) = cropper([larger.image], [moved])
         for number, crop in zip(small, larger_crops, strict=True):
             sharp[number] = replace(crop, box=larger.to_full(crop.box))

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pipeline.config import Config, build_cropper, build_detector, build_embedder
 from pipeline.pipeline import Analysis, Pipeline
-from stages import isolation
+from stages import decode_pool
 from stages.errors import StageError
 
 TASK: Final = 16
@@ -89,7 +89,7 @@ class ClusterPipeline:
         most = min(self._workers or gpus or int(resources.get("CPU", 1)), len(tasks))
         results = data.from_items(tasks, override_num_blocks=len(tasks)).map(
             Worker,
-            fn_constructor_args=(self._config, isolation.decoder() is not None),
+            fn_constructor_args=(self._config, decode_pool.is_isolated()),
             compute=data.ActorPoolStrategy(min_size=1, max_size=most),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,
@@ -104,7 +104,7 @@ class Worker:
     def __init__(self, config: Config, isolate: bool = False) -> None:
         self._context = ExitStack()
         if isolate:
-            self._context.enter_context(isolation.isolated())
+            self._context.enter_context(decode_pool.isolated())
         stages = build_detector(config), build_cropper(config), build_embedder(config)
         workers = config.workers or 2  # it shares its machine with others
         self._pipeline = Pipeline(*stages, batch_size=config.batch_size, workers=workers, main_garment=True)

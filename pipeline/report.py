@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pipeline.groups import group_variants, merge_matches, pair_shoes
 from pipeline.pages import Description, Pictures, color_of, described, render, shown_label, svg_path, write_page
 from pipeline.search import Garment, PhotoResult
-from stages.crop.cutting import cut
+from stages.crop import cut_box
 from stages.errors import ImageError
 from stages.images import read_photo
 from stages.problems import plural
@@ -364,7 +364,7 @@ def _crop(garment: Garment, result: PhotoResult, image: Image) -> Image:
     box = Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height)
     if box is None:
         raise ValueError(f"{garment.box} is not within the photo of {result.width}x{result.height}")
-    return cut(image, box, CONTEXT).image
+    return cut_box(image, box, CONTEXT).image
 
 
 def _page_name(number: int) -> str:

@@ -22,11 +22,11 @@ from pipeline.config import (
 from pipeline.gallery import Gallery, Manifest, is_gallery
 from pipeline.kinds import missing_kind
 from pipeline.pipeline import Analysis, Pipeline
+from stages.cpu import run_in_turn
 from stages.embed.kinds import KindPart
 from stages.errors import GalleryError, GalleryMismatch
-from stages.parallel import in_turn
-from stages.parts import part
 from stages.protocols import Cropper, Embedder
+from stages.timing import timed
 from stages.types import WHOLE, Box, Mask, Match
 
 _SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
@@ -120,10 +120,10 @@ def search_batch(
     reasons = [missing_kind(kinds, present, detection.label) for detection in detections]
 
     def search() -> list[list[Match]]:
-        with part("search"):
+        with timed("search"):
             return gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
 
-    found = [[] if reason else matches for matches, reason in zip(in_turn(search), reasons, strict=True)]
+    found = [[] if reason else matches for matches, reason in zip(run_in_turn(search), reasons, strict=True)]
     results, start = [], 0
     for analysis in batch:
         end = start + len(analysis.detections)

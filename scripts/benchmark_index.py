@@ -25,7 +25,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.benchmark.timing import Times, middle, resident_bytes, slower_pct, take_turns, timed
 from pipeline.cli.common import FOLDER, friendly
 from pipeline.gallery import Gallery, Row
 from pipeline.gallery.searcher import TAIL
@@ -36,6 +35,7 @@ from stages.files import write_whole
 from stages.index import HnswIndex, exact_search
 from stages.testing import FakeEmbedder
 from stages.types import Box, Match, Vectors
+from timing import Times, middle, resident_bytes, slower_pct, take_turns, timed
 
 Ids = NDArray[np.int64]
 Searcher = Callable[[Vectors, int], Any]

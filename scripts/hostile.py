@@ -16,12 +16,13 @@ from pathlib import Path
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "hostile"))
 
 from corpus import corpus, large
 from judging import GOOD, Outcome, judge
 
-from stages import isolation
+from stages import decode_pool
 from stages.images import walk
 
 MOST_BYTES = 1_000_000_000
@@ -34,7 +35,7 @@ def main(flips: int, entries: int) -> None:
     """Read the hostile corpus and print what came of it."""
     counts: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
     peak, slowest, bad = 0, 0.0, list[str]()
-    with tempfile.TemporaryDirectory() as folder, isolation.isolated():
+    with tempfile.TemporaryDirectory() as folder, decode_pool.isolated():
         for number, case in enumerate(chain(corpus(flips), large())):
             path = Path(folder) / str(number) / case.name
             path.parent.mkdir()
@@ -42,7 +43,7 @@ def main(flips: int, entries: int) -> None:
             start = time.monotonic()
             outcome, told = judge(case, path)
             slowest = max(slowest, time.monotonic() - start)
-            peak = max(peak, isolation.peak_bytes())
+            peak = max(peak, decode_pool.peak_bytes())
             counts[case.kind][outcome] += 1
             if outcome not in GOOD:
                 bad.append(f"{case.kind}: {case.name!r}: {outcome}: {told}")

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import click
 
-from stages import isolation
+from stages import decode_pool
 from stages.images import read_photo, walk
 
 
@@ -52,12 +52,12 @@ def _turn(paths: list[Path], px: int, threads: int, *, isolate: bool) -> tuple[f
 
 def _read(paths: list[Path], px: int, threads: int, *, isolate: bool) -> tuple[float, float]:
     before = _cpu()
-    with isolation.isolated() if isolate else nullcontext(), ThreadPoolExecutor(threads) as pool:
+    with decode_pool.isolated() if isolate else nullcontext(), ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda path: read_photo(path, px), paths[: 2 * threads]))
         start = perf_counter()
         list(pool.map(lambda path: read_photo(path, px), paths))
         wall = perf_counter() - start
-    isolation.stop()  # processes that have ended are counted
+    decode_pool.stop()  # processes that have ended are counted
     return wall, _cpu() - before
 
 

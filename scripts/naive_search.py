@@ -23,11 +23,11 @@ from pipeline.gallery import Gallery
 from pipeline.search import Garment, PhotoResult
 from stages.crop import BoxCrop
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
-from stages.detect.rcnn import odds_scaled
+from stages.detect.rcnn import scale_odds
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.network import read_network
 from stages.embed.siamese import stats_of
-from stages.parts import part
+from stages.timing import timed
 from stages.types import Box, Detection, Image, Mask, Vectors
 from weights import Checkpoint
 
@@ -56,18 +56,18 @@ class Naive:
     @torch.no_grad()
     def __call__(self, path: Path) -> tuple[PhotoResult, Vectors]:
         """Return the garments of a photo with their matches, and their vectors."""
-        with part("decode"):
+        with timed("decode"):
             opened = ImageOps.exif_transpose(PillowImage.open(path)).convert("RGB")
             image = np.asarray(opened)
-        with part("detect"):
+        with timed("detect"):
             found = self._detector([to_tensor(opened)])[0]
         garments, vectors = [], []
         for detection in self._detections(found, image):
-            with part("crop"):
+            with timed("crop"):
                 crop = BoxCrop()([image], [[detection]])[0][0]
-            with part("embed"):
+            with timed("embed"):
                 vector = self._embedder(self._pixels(crop.image)).numpy()
-            with part("search"):
+            with timed("search"):
                 (matches,) = self._gallery.search(vector, self._k)
             garments.append(Garment(detection.label, detection.score, detection.box, detection.mask, tuple(matches)))
             vectors.append(vector[0])
@@ -79,7 +79,7 @@ class Naive:
 
     def _detections(self, found: dict[str, Tensor], image: Image) -> list[Detection]:
         labels = found["labels"].numpy() - 1
-        scores = odds_scaled(found["scores"].numpy(), self._thresholds[labels])
+        scores = scale_odds(found["scores"].numpy(), self._thresholds[labels])
         height, width = image.shape[:2]
         detections = []
         for place, score in enumerate(scores.tolist()):
@@ -128,7 +128,7 @@ def _plain_detector(checkpoint: Checkpoint) -> GeneralizedRCNN:
     paste = network.transform.postprocess
 
     def timed_paste(*arguments: Any) -> Any:
-        with part("mask"):
+        with timed("mask"):
             return paste(*arguments)
 
     network.transform.postprocess = timed_paste

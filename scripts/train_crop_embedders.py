@@ -23,12 +23,10 @@ import numpy as np
 import torch
 
 import weights
-from pipeline.benchmark.crops.annotated import truths
-from pipeline.benchmark.crops.asking import answers
-from pipeline.benchmark.crops.conditions import BOX, CROPS, MASK, TRUTH, Condition
-from pipeline.benchmark.crops.data import Garment, Shot, reader
-from pipeline.benchmark.crops.looking import cuts, look
-from pipeline.benchmark.crops.scenes import rendered
+from crop_sets import garments
+from pipeline.crop_benchmark import TRUTH, Condition, crop_examples, embed_set, search_set
+from pipeline.crop_benchmark_costs import BOX, CROPS, MASK
+from pipeline.crop_benchmark_data import Example, ExamplePhoto, reader, rendered
 from pipeline.runs import keep_plan
 from render_sample.write import render_sample
 from stages.detect.coco import read_annotations
@@ -104,33 +102,33 @@ def main(
             _ship(name, path, told)
 
 
-def _street(photos: Path, coco: Path, most: int) -> Iterator[Shot]:
-    """The photos of CCP; the shoes of a photo are one item."""
+def _street(photos: Path, coco: Path, most: int) -> Iterator[ExamplePhoto]:
+    """Yield the photos of CCP; the shoes of a photo are one item."""
     for photo in read_annotations(coco, photos).photos[:most]:
-        garments = tuple(
-            Garment(f"{photo.id}/{truth.label if truth.label == 'shoes' else number}", truth.label, truth)
-            for number, truth in enumerate(truths(photo))
+        examples = tuple(
+            Example(f"{photo.id}/{truth.label if truth.label == 'shoes' else number}", truth.label, truth)
+            for number, truth in enumerate(garments(photo))
         )
-        yield Shot(photo.file_name, reader(str(photos / photo.file_name)), garments)
+        yield ExamplePhoto(photo.file_name, reader(photos / photo.file_name), examples)
 
 
-def _rendered(scenes: int) -> Iterator[Shot]:
-    """Items worn by several people before several grounds."""
+def _rendered(scenes: int) -> Iterator[ExamplePhoto]:
+    """Yield scenes in which several people wear each item in front of several backgrounds."""
     with TemporaryDirectory() as folder:
         render_sample(Path(folder) / "scenes", seed=SCENE_SEED, items=150, scenes=scenes)
         for data in rendered(Path(folder) / "scenes"):
-            yield from data.shots
+            yield from data.photos
 
 
-def _cut(shots: Iterator[Shot]) -> Iterator[tuple[str, dict[str, Image]]]:
-    """The item of each garment, and its crops, small."""
+def _cut(photos: Iterator[ExamplePhoto]) -> Iterator[tuple[str, dict[str, Image]]]:
+    """Yield the item of each garment, and its crops, small."""
     keep_px = round(TRAIN_PX * 8 / 7)
-    for shot in shots:
-        image = shot.read()
-        placed = [garment.truth for garment in shot.garments]
-        crops = {name: dict(cuts(image, placed, name)) for name in (BOX, MASK)}
-        for number, garment in enumerate(shot.garments):
-            yield garment.item, {name: small(own[number], keep_px) for name, own in crops.items()}
+    for photo in photos:
+        image = photo.read()
+        truths = [example.truth for example in photo.examples]
+        crops = {name: dict(crop_examples(image, truths, name)) for name in (BOX, MASK)}
+        for number, example in enumerate(photo.examples):
+            yield example.item, {name: small(own[number], keep_px) for name, own in crops.items()}
 
 
 def rows_of(cut: Sequence[tuple[str, dict[str, Image]]], crops: Sequence[str]) -> Rows:
@@ -168,11 +166,13 @@ def _figures(trained: dict[str, Path]) -> str:
     lines = ["| trained on | crop | clutter 0 | clutter 1 |", "|---|---|---|---|"]
     with TemporaryDirectory() as folder:
         render_sample(Path(folder) / "scenes", seed=7, items=65, scenes=24, clutters=(0.0, 1.0))
-        asked = [answers(look(data, {}, embedders), list(embedders)) for data in rendered(Path(folder) / "scenes")]
+        results = [
+            search_set(embed_set(data, {}, embedders), list(embedders)) for data in rendered(Path(folder) / "scenes")
+        ]
     for name in embedders:
         for crop in (BOX, MASK):
-            condition = Condition(name, TRUTH, crop, crop)
-            recalls = [f"{one.outcomes[condition].hits(1).mean():.3f}" for one in asked if one]
+            condition = Condition.same(name, TRUTH, crop)
+            recalls = [f"{one.scores(condition)[0].mean():.3f}" for one in results if one]
             lines.append(f"| {name} | {crop} | {' | '.join(recalls)} |")
     return "\n".join(lines)
 

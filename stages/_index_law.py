@@ -62,7 +62,7 @@ def check_index(
 
 def _law(holds: bool, clause: str) -> None:
     if not holds:
-        raise AssertionError(f"the law of stages: {clause}")
+        raise AssertionError(f"stage protocol: {clause}")
 
 
 def _unit(vectors: NDArray[np.float64]) -> Vectors:
@@ -84,7 +84,7 @@ def _search(index: Index, queries: Vectors, k: int) -> Neighbors:
     """Search, with the shape, types and order of the answer checked."""
     found = _untouched(lambda given: index.search(given, k), queries)
     if not isinstance(found, Neighbors):
-        raise AssertionError(f"the law of stages: search gives Neighbors, got {type(found).__name__}")  # noqa: TRY004
+        raise AssertionError(f"stage protocol: search gives Neighbors, got {type(found).__name__}")  # noqa: TRY004
     wanted = (len(queries), k)
     for name, array, dtype in ("rows", found.rows, np.int64), ("similarities", found.similarities, np.float32):
         fits = array.shape == wanted and array.dtype == dtype
@@ -102,8 +102,8 @@ def _refuses(what: str, call: Callable[..., object], *arguments: object) -> None
     except ValueError:
         return
     except Exception as error:
-        raise AssertionError(f"the law of stages: {what} is a ValueError, got {error!r}") from error
-    raise AssertionError(f"the law of stages: {what} is a ValueError, it was taken")
+        raise AssertionError(f"stage protocol: {what} is a ValueError, got {error!r}") from error
+    raise AssertionError(f"stage protocol: {what} is a ValueError, it was taken")
 
 
 def _check_empty(index: Index, queries: Vectors) -> None:

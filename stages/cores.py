@@ -1,4 +1,4 @@
-"""What the machine gives this process to compute with."""
+"""The processor cores that this process, and each of its threads, may use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _thread = local()
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores_here() -> int:
-    """Those that what this thread does may take: all, or one where others compute beside it."""
-    return 1 if getattr(_thread, "beside_others", False) else cores()
+def thread_cores() -> int:
+    """Return how many cores this thread may use: all, or one in a thread that others compute beside."""
+    return 1 if getattr(_thread, "is_single", False) else cores()
 
 
-def compute_beside_others() -> None:
-    """From now on this thread is one of several that keep the cores busy together."""
-    _thread.beside_others = True
+def limit_thread_to_one_core() -> None:
+    """Declare this thread to be one of several that keep all cores busy together."""
+    _thread.is_single = True

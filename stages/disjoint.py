@@ -1,4 +1,4 @@
-"""Groups of things that a chain of pairs joins."""
+"""Disjoint sets: groups of things that pairs connect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class DisjointSets(Generic[T]):
-    """Disjoint sets under union (Galler and Fischer 1964); a thing that is new is a set of its own.
+    """Disjoint sets with union (Galler and Fischer 1964); a new thing is a set by itself.
 
     >>> sets = DisjointSets("abcde")
     >>> sets.join("b", "e"), sets.join("e", "c"), sets.leader("c")
@@ -19,24 +19,24 @@ class DisjointSets(Generic[T]):
     """
 
     def __init__(self, things: Iterable[T] = ()) -> None:
-        self._above = {thing: thing for thing in things}
+        self._parents = {thing: thing for thing in things}
 
     def leader(self, thing: T) -> T:
-        """One thing for all of a set."""
-        above = self._above
-        above.setdefault(thing, thing)
-        while above[thing] != thing:
-            above[thing] = above[above[thing]]
-            thing = above[thing]
+        """Return the thing that represents the set of a thing."""
+        parents = self._parents
+        parents.setdefault(thing, thing)
+        while parents[thing] != thing:
+            parents[thing] = parents[parents[thing]]
+            thing = parents[thing]
         return thing
 
     def join(self, one: T, other: T) -> None:
-        """Make the sets of two things one, led by the leader of the first."""
-        self._above[self.leader(other)] = self.leader(one)
+        """Unite the sets of two things; the leader of the first one stays."""
+        self._parents[self.leader(other)] = self.leader(one)
 
     def groups(self) -> list[list[T]]:
-        """The sets of two things or more, the largest first, each in the order that its things came in."""
-        found: dict[T, list[T]] = {}
-        for thing in self._above:
-            found.setdefault(self.leader(thing), []).append(thing)
-        return sorted((group for group in found.values() if len(group) > 1), key=len, reverse=True)
+        """Return the sets of two things or more, the largest first, each in the order of insertion."""
+        groups: dict[T, list[T]] = {}
+        for thing in self._parents:
+            groups.setdefault(self.leader(thing), []).append(thing)
+        return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)

@@ -1,29 +1,29 @@
-"""What can go wrong in the world, as one tree.
+"""The exceptions, as one tree.
 
 ::
 
     OutfinderError
     ├── ImageError           a photo that cannot be used: not a photo, truncated, too large, unreadable
     ├── WeightsError         a checkpoint that is missing, damaged, or not what its name says
-    ├── StageError           a stage that cannot be built or broke the law of stages
+    ├── StageError           a stage that cannot be built, or breaks its protocol
     ├── CatalogueError       a catalogue that cannot be read
     └── GalleryError         a gallery that cannot be opened, read or written
         ├── GalleryMismatch  made with another embedder or crop than asked for
         └── GalleryCorrupt   a file of the gallery is missing or fails its checksum
 
-The caller's own mistake (a wrong shape, an impossible number) is a ``ValueError`` that says what was
-wanted, what came, and what to do.
+A mistake of the caller's, such as a wrong shape or an impossible number, is a ``ValueError`` that says what was wanted and
+what was given.
 """
 
 from __future__ import annotations
 
 
 class OutfinderError(Exception):
-    """The base of every error that outfinder raises for the world's faults."""
+    """The base of all errors that are not the caller's mistake."""
 
 
 class ImageError(OutfinderError):
-    """A photo that cannot be used; the message is one line and names no path."""
+    """A photo that cannot be used; the message is one line and does not name the path."""
 
 
 class WeightsError(OutfinderError):
@@ -31,11 +31,11 @@ class WeightsError(OutfinderError):
 
 
 class StageError(OutfinderError):
-    """A stage that cannot be built, or broke the law of stages."""
+    """A stage that cannot be built, or breaks its protocol."""
 
 
 class CatalogueError(OutfinderError):
-    """A catalogue that cannot be read as a whole (single bad rows are reported, not raised)."""
+    """A catalogue that cannot be read as a whole; single bad rows are reported, not raised."""
 
 
 class GalleryError(OutfinderError):

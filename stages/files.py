@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Reading and writing files safely: whole or not at all, and regular files only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ OUTPUT_MARK: Final = ".outfinder-output"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside a file to write it anew at, which takes the file's place once it is written.
-
-    If the writing fails, the file is as it was before.
-    """
-    short = os.fsdecode(os.fsencode(path.name)[:200])  # names have at most 255 bytes
-    part = path.with_name(f".{short}.{os.getpid()}.part")  # of two runs that write a file each writes it whole
+    """Yield a temporary path beside a file, which replaces the file at the end; after an error the file is unchanged."""
+    short = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
+    part = path.with_name(f".{short}.{os.getpid()}.part")  # two runs may write the file at once
     try:
         yield part
         part.replace(path)
@@ -32,10 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_whole(path: Path, most_bytes: int) -> bytes:
-    """The bytes of a regular file that is not absurdly large: a pipe might never end, nor begin.
+    """Return the bytes of a regular file that is not too large; reading a pipe might block, or never end.
 
     Raises:
-        OSError: it is none, too large, or cannot be read.
+        OSError: it is not a regular file, too large, or cannot be read.
     """
     status = path.stat()
     check_regular(status)
@@ -46,10 +43,10 @@ def read_whole(path: Path, most_bytes: int) -> bytes:
 
 
 def check_regular(status: os.stat_result) -> None:
-    """Refuse pipes, devices and sockets, without opening them.
+    """Refuse folders, pipes, devices and sockets without opening them.
 
     Raises:
-        OSError: it is one, or a folder.
+        OSError: it is one.
     """
     if stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -58,9 +55,7 @@ def check_regular(status: os.stat_result) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, lines ending in a line feed, so that no one ever sees half of it.
-
-    What UTF-8 cannot hold, such as the bytes of an odd file name, is written with backslashes.
+    """Write a UTF-8 text file with line feeds, atomically; bytes of file names that are not UTF-8 become escapes.
 
     Raises:
         OSError: it cannot be written.

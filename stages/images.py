@@ -1,30 +1,33 @@
-"""The one door by which pixels come in: files and folders to images, and images back to JPEG.
+"""Photos in and out: the only module through which pixels enter the program.
 
-An image is ``(h, w, 3)`` uint8 RGB (sRGB), upright, transparency over white. Whatever a file holds, reading it
-gives such an image or an :class:`~stages.errors.ImageError` of one line; nothing else, and no warning. Within
-:func:`stages.isolation.isolated` that also holds for what would crash, hang or fill the memory.
+An image is ``(h, w, 3)`` uint8 RGB in sRGB, upright, with transparency over white. Reading a file gives such an image or
+raises an :class:`~stages.errors.ImageError` of one line, whatever the file holds, and never warns. Inside
+:func:`stages.decode_pool.isolated` that includes files that would crash, hang or exhaust the memory of a decoder.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import re
 import stat
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import cv2
+import numpy as np
 from PIL import Image as PillowImage
 from PIL.JpegImagePlugin import JpegImageFile
 
-from stages import _budget, _pillow, _srgb, isolation
-from stages._output import MAX_SIDE, encode_jpeg, letterbox, reason, write_jpeg
-from stages._pillow import FORMATS
-from stages._walk import SUFFIXES, walk
+from stages import decode_pool, formats, srgb
 from stages.errors import ImageError
+from stages.files import OUTPUT_MARK, replacing
+from stages.formats import FORMATS, MAX_PIXELS, MAX_SIDE
 from stages.types import Box, Image
 
 __all__ = [
@@ -32,20 +35,29 @@ __all__ = [
     "Photo", "decode_photo", "encode_jpeg", "enough_px", "letterbox", "read_image", "read_photo", "walk", "write_jpeg",
 ]  # fmt: skip
 
-MAX_PIXELS: Final = 105_000_000
-"""Larger photos are refused by their header, before anything is decoded; WebP, AVIF and HEIC take more memory and so have
-less of them. A JPEG that is decoded at half its size or less may have four times as many."""
-
 MAX_BYTES: Final = 1_000_000_000
 """Larger files are refused unread."""
 
-NO_MEMORY: Final = "does not fit into memory"
-_TRUNCATED = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+    | {".heic", ".heif", ".hif"}
+)
+"""The suffixes, in either case, of the photos that :func:`walk` finds in a folder."""
+
+OUT_OF_MEMORY: Final = "does not fit into memory"
+_TRUNCATED: Final = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
+_SYSTEM_FOLDERS: Final = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+"""Folders of thumbnails, deleted files and the like that desktop and NAS systems create everywhere."""
+
+_NAMES_AT_ONCE = 32_768
+"""How many names of a folder are in memory; a larger folder is listed again for the following ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A photo as read: ``width`` and ``height`` are the full-size photo's, ``image`` may be reduced."""
+    """A photo as read: ``image`` may be reduced, ``width`` and ``height`` are those of the full-size photo."""
 
     image: Image
     width: int
@@ -53,16 +65,15 @@ class Photo:
 
     @property
     def scale(self) -> float:
-        """Full-size pixels along a side of a pixel of ``image``: 1 where it is not reduced."""
+        """Full-size pixels per pixel of ``image`` along a side: 1 where it is not reduced."""
         return max(self.width, self.height) / int(max(self.image.shape[:2]))
 
     def to_full(self, box: Box) -> Box:
-        """The box of the full-size photo that a box of ``image`` covers, in whole pixels.
+        """Return the box of the full-size photo that a box of ``image`` covers.
 
         Raises:
             ValueError: the box does not lie within ``image``.
 
-        >>> import numpy as np
         >>> Photo(np.zeros((3, 4, 3), np.uint8), width=15, height=12).to_full(Box(1, 0, 4, 3))
         Box(x1=3, y1=0, x2=15, y2=12)
         """
@@ -81,76 +92,71 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a photo at full size.
 
     Raises:
-        ImageError: it cannot be used; the message says why in one line and names no path.
+        ImageError: it cannot be used; the message is one line and does not name the path.
     """
     return read_photo(path).image
 
 
-def enough_px(input_px: int) -> int:
-    """The long side to read a whole photo at, of which an embedder is to see one thing ``input_px`` large.
-
-    A thing may fill half of its photo, and an embedder may look at nothing but that.
-    """
-    return 2 * input_px
-
-
 def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> Photo:
-    """Read a photo, smaller where its long side keeps ``at_least_px``.
+    """Read a photo, reduced where its long side stays at ``at_least_px`` or more.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8, which is much faster; others are reduced if they have more than 4 megapixels.
 
     Raises:
-        ImageError: it cannot be used; the message says why in one line and names no path.
+        ImageError: it cannot be used; the message is one line and does not name the path.
         ValueError: ``at_least_px`` is less than 1.
     """
-    _check_reduction(at_least_px)
-    return _isolated_or_not(path, at_least_px)
+    return _read(path, at_least_px)
 
 
 def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int | None = None) -> Photo:
-    """Decode the bytes of a photo file, as :func:`read_photo` does.
+    """Decode the bytes of a photo file as :func:`read_photo` does.
 
     Raises:
-        ImageError: they are no photo that can be used, or one of more than ``max_pixels``.
+        ImageError: they cannot be used, or have more than ``max_pixels`` pixels.
         ValueError: ``at_least_px`` is less than 1.
     """
-    _check_reduction(at_least_px)
-    return _isolated_or_not(data, at_least_px, max_pixels)
+    return _read(data, at_least_px, max_pixels)
 
 
-def decode_here(
+def enough_px(input_px: int) -> int:
+    """Return the long side to read a photo at if an embedder sees garments in it at ``input_px``.
+
+    A garment may fill only half of its photo.
+    """
+    return 2 * input_px
+
+
+def _read(source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None) -> Photo:
+    if at_least_px is not None and at_least_px < 1:
+        raise ValueError(f"at_least_px is at least 1, got {at_least_px}; None reads at full size")
+    if not decode_pool.is_isolated():
+        return decode_in_process(source, at_least_px, max_pixels)
+    return Photo(*decode_pool.decode(source, at_least_px, max_pixels))
+
+
+def decode_in_process(
     source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None
 ) -> Photo:
-    """Decode a file or its bytes in this process, whatever :func:`stages.isolation.isolated` says."""
+    """Decode a file or its bytes in this process, even inside :func:`stages.decode_pool.isolated`."""
     if isinstance(source, bytes):
         return _decode(BytesIO(source), at_least_px, max_pixels)
     try:
         _check_file(source, Path(source).stat())
         with Path(source).open("rb") as file:
             return _decode(file, at_least_px, max_pixels)
+    except FileNotFoundError as error:
+        raise ImageError("is a broken link" if Path(source).is_symlink() else "was not found") from error
     except OSError as error:
-        raise ImageError(_why_unreadable(source, error)) from error
-    except ValueError as error:  # a null byte, or what the file system's encoding lacks
+        loop = error.errno == errno.ELOOP
+        why = "is a link that leads back to itself" if loop else f"cannot be read: {_reason(error)}"
+        raise ImageError(why) from error
+    except ValueError as error:  # a null byte, or characters that the file system cannot encode
         raise ImageError("has a name that no file can have") from error
 
 
-def _isolated_or_not(
-    source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None
-) -> Photo:
-    decode = isolation.decoder()
-    if decode is None:
-        return decode_here(source, at_least_px, max_pixels)
-    decoded = decode(source, at_least_px, max_pixels)
-    return Photo(decoded.image, decoded.width, decoded.height)
-
-
-def _check_reduction(at_least_px: int | None) -> None:
-    if at_least_px is not None and at_least_px < 1:
-        raise ValueError(f"at_least_px is at least 1, got {at_least_px}; None reads at full size")
-
-
 def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
-    """Refuse without opening: what is no regular file might never end, or never begin."""
+    """Refuse what is not a regular file without opening it: it might block, or never end."""
     if stat.S_ISDIR(status.st_mode):
         listable = os.access(path, os.R_OK | os.X_OK)
         raise ImageError("is a folder, not a photo" if listable else "is a folder that cannot be listed")
@@ -162,61 +168,201 @@ def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
         raise ImageError(f"has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} are read")
 
 
-def _why_unreadable(path: str | os.PathLike[str], error: OSError) -> str:
-    """One line for what the file system says."""
-    if isinstance(error, FileNotFoundError):
-        return "is a broken link" if Path(path).is_symlink() else "was not found"
-    if error.errno == errno.ELOOP:
-        return "is a link that leads back to itself"
-    return f"cannot be read: {reason(error)}"
-
-
 def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> Photo:
-    head = file.read(_pillow.HEAD_BYTES)
-    if not head:
-        raise ImageError("is empty (0 bytes)")
-    kind = _pillow.sniff(head)
-    if kind is None:
-        raise ImageError(f"is not a photo of a known format ({', '.join(FORMATS)})")
-    if lacking := _pillow.lacking(kind):
-        raise ImageError(lacking)
+    kind = formats.recognize(file)
     try:
-        with _pillow.silence():
-            return _decode_as(kind, file, at_least_px, max_pixels)
+        with formats.no_warnings():
+            photo = formats.open_header(kind, file)
+            full_size = photo.size
+            if at_least_px is not None:
+                formats.reduce_jpeg(photo, at_least_px)
+            reduced = photo.size != full_size
+            formats.check_size(kind, *full_size, max_pixels or MAX_PIXELS * (4 if reduced else 1))
+            formats.check_memory(kind, photo, full_size, file)
+            photo.load()
+            orientation = formats.orientation(photo)
+            if photo.size != full_size and not isinstance(photo, JpegImageFile):
+                full_size = photo.size  # some formats have their true size only now
+            image = srgb.to_array(photo, orientation, at_least_px)
     except ImageError:
         raise
     except Exception as error:  # of any kind: Pillow and its libraries meet arbitrary bytes
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the photo's
         raise ImageError(_why_undecodable(kind, error)) from error
-
-
-def _decode_as(kind: str, file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> Photo:
-    if kind == "WEBP" and (canvas := _budget.webp_size(file)):
-        _budget.check_size(kind, *canvas, max_pixels or MAX_PIXELS, MAX_SIDE)
-    photo = _pillow.open_header(kind, file)
-    width, height = full = photo.size
-    if at_least_px is not None:
-        _pillow.reduce_jpeg(photo, at_least_px)
-    _budget.check_size(kind, *full, max_pixels or MAX_PIXELS * (4 if photo.size != full else 1), MAX_SIDE)
-    _budget.check_memory(kind, photo, full, file)
-    photo.load()
-    lies = _pillow.orientation(photo)
-    if photo.size != full and not isinstance(photo, JpegImageFile):
-        width, height = photo.size  # some formats tell their true size only now
-    image = _srgb.to_array(photo, lies, at_least_px)
-    if lies in _srgb.SIDEWAYS:
-        width, height = height, width
+    width, height = full_size[::-1] if orientation in srgb.SIDEWAYS else full_size
     return Photo(image, width, height)
 
 
 def _why_undecodable(kind: str, error: Exception) -> str:
-    """One line for one of the many ways in which Pillow gives up."""
-    said = " ".join(str(error).split())[:100]
+    """Return one line for one of the many ways in which Pillow gives up."""
+    message = " ".join(str(error).split())[:100]
     if isinstance(error, MemoryError):
-        return NO_MEMORY
+        return OUT_OF_MEMORY
     if isinstance(error, PillowImage.DecompressionBombError):
         return f"has too many pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
-    if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(said):
+    if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(message):
         return f"is truncated ({kind})"
-    return f"is a truncated, damaged or unsupported {kind} ({said or type(error).__name__})"
+    return f"is a truncated, damaged or unsupported {kind} ({message or type(error).__name__})"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
+    """Fit an image into the middle of a square of ``side`` pixels without distorting it.
+
+    Raises:
+        ValueError: ``side`` is less than 1 or the image is not one.
+
+    >>> letterbox(np.zeros((10, 20, 3), np.uint8), side=4)[..., 0].tolist()
+    [[255, 255, 255, 255], [0, 0, 0, 0], [0, 0, 0, 0], [255, 255, 255, 255]]
+    """
+    if side < 1:
+        raise ValueError(f"a square has a side of at least 1 pixel, got {side}")
+    fitted = _fit(image, side)
+    height, width, _ = fitted.shape
+    top, left = (side - height) // 2, (side - width) // 2
+    bottom, right = side - height - top, side - width - left
+    square = cv2.copyMakeBorder(fitted, top, bottom, left, right, cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(square, np.uint8)
+
+
+def encode_jpeg(image: Image, quality: int = 90, max_side: int | None = None) -> bytes:
+    """Encode an image as JPEG, its long side reduced to ``max_side`` pixels if it is longer.
+
+    Raises:
+        ValueError: the image is not one, or has a side of more than :data:`MAX_SIDE`.
+    """
+    if max_side is not None and max_side < max(image.shape[:2]):
+        image = _fit(image, max_side)
+    _check_image(image)
+    if max(image.shape) > MAX_SIDE:
+        raise ValueError(f"a JPEG has sides of at most {MAX_SIDE} pixels, got {image.shape}; pass max_side")
+    data = BytesIO()
+    PillowImage.fromarray(np.ascontiguousarray(image)).save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) -> None:
+    """Write an image to a JPEG file.
+
+    Raises:
+        ImageError: the file cannot be written.
+        ValueError: see :func:`encode_jpeg`.
+    """
+    data = encode_jpeg(image, quality)
+    try:
+        with replacing(Path(path)) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise ImageError(f"cannot be written: {_reason(error)}") from error
+
+
+def _check_image(image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"an image is (h, w, 3) uint8 RGB of at least one pixel, got {image.dtype} {image.shape}")
+
+
+def _fit(image: Image, side: int) -> Image:
+    """Resize to a long side of ``side`` pixels, both sides at least 1."""
+    _check_image(image)
+    height, width, _ = image.shape
+    longest = max(height, width)
+    size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
+    if size == (width, height):
+        return image
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if side < longest else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Yield the photos of files and folders, lazily; those of a folder sorted by name, with its subfolders.
+
+    A source that is not a folder is yielded whatever it is, even if it is missing. In folders, hidden names, names with
+    other suffixes than :data:`SUFFIXES`, and folders that outfinder or the system has written are left out. A folder that is named
+    like a photo or cannot be listed is yielded itself, so that reading it reports why. Links are followed, but never back
+    into a parent folder.
+    """
+    for source in sources:
+        path = Path(source)
+        if _is_folder(path):
+            yield from _walk_folder(path)
+        else:
+            yield path
+
+
+def _walk_folder(root: Path) -> Iterator[Path]:
+    """Walk with a stack of half-read listings, since folders nest deeper than Python's calls may."""
+    stack = [(root, _identity(root), _listing(root))]
+    while stack:
+        folder, _, listing = stack[-1]
+        try:
+            name, is_folder = next(listing)
+        except StopIteration:
+            stack.pop()
+        except OSError:
+            stack.pop()
+            if not stack or not _is_photo_name(folder.name):  # otherwise it has been yielded
+                yield folder
+        else:
+            path = folder / name
+            if not is_folder:
+                yield path
+            elif _is_output(path):
+                continue
+            elif (identity := _identity(path)) not in [parent for _, parent, _ in stack]:
+                stack.append((path, identity, _listing(path)))
+
+
+def _listing(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the names of a folder, sorted, and whether to enter them; a folder named like a photo comes as both."""
+    after = ""
+    while True:
+        with os.scandir(folder) as entries:
+            following = ((entry.name, _is_folder(entry)) for entry in entries if _is_wanted(entry, after))
+            names = heapq.nsmallest(_NAMES_AT_ONCE, following)
+        for name, is_folder in names:
+            if _is_photo_name(name):
+                yield name, False
+            if is_folder:
+                yield name, True
+        if len(names) < _NAMES_AT_ONCE:
+            return
+        after = names[-1][0]
+
+
+def _is_wanted(entry: os.DirEntry[str], after: str) -> bool:
+    name = entry.name
+    shown = name > after and not name.startswith(".") and name not in _SYSTEM_FOLDERS
+    return shown and (_is_photo_name(name) or _is_folder(entry))
+
+
+def _is_photo_name(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Return whether a path leads to a folder; False where that cannot be found out."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_output(folder: Path) -> bool:
+    """Return whether outfinder has written a folder, whose pictures are not photos of its parent."""
+    try:
+        return (folder / OUTPUT_MARK).exists()
+    except OSError:
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return device and inode, the same for all links to a folder; None where listing it will fail too."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

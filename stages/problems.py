@@ -1,4 +1,4 @@
-"""What is wrong with data, told before it is used: where, what, and grouped by kind."""
+"""Problems found in data before it is used, and their report grouped by kind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-_TOLD_PER_KIND: Final = 20
+_LISTED_PER_KIND: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and where: a path, an item, ``annotation 17 of 0003.jpg``; the kind is a heading."""
+    """One problem: its kind, where it is (a path, an item, ``annotation 17 of 0003.jpg``), and what it is."""
 
     kind: StrEnum
     where: str
@@ -25,14 +25,14 @@ class Problem:
 def described(
     source: object, usable: str, kinds: Iterable[StrEnum], problems: Sequence[Problem], notes: Sequence[str]
 ) -> str:
-    """How much of a source can be used, what is wrong with the rest, kind by kind, and the notes; in lines.
+    """Return a report of a source in lines: how much can be used, the first problems of each kind, and notes.
 
     Args:
         source: its name.
         usable: how much can be used, in words.
-        kinds: of problems, in the order that they are told in; each is its own heading.
-        problems: all of them; of each kind the first are told.
-        notes: what is no problem, yet worth knowing.
+        kinds: of problems, in the order of the report; each is a heading.
+        problems: all of them.
+        notes: what is not a problem, but worth knowing.
     """
     lines = [f"{source}: {plural(len(problems), 'problem')}; {usable} can be used"]
     for kind in kinds:
@@ -41,14 +41,14 @@ def described(
 
 
 def _listed(heading: str, lines: Sequence[str]) -> list[str]:
-    """A heading with a count, and the first lines below it; nothing where there are none."""
-    told = [f"    {line}" for line in lines[:_TOLD_PER_KIND]]
-    more = [f"    and {len(lines) - _TOLD_PER_KIND} more"] if len(lines) > _TOLD_PER_KIND else []
-    return [f"  {heading} ({len(lines)}):", *told, *more] if lines else []
+    """Return a heading with a count and the first lines below it; nothing if there are no lines."""
+    listed = [f"    {line}" for line in lines[:_LISTED_PER_KIND]]
+    more = [f"    and {len(lines) - _LISTED_PER_KIND} more"] if len(lines) > _LISTED_PER_KIND else []
+    return [f"  {heading} ({len(lines)}):", *listed, *more] if lines else []
 
 
 def plural(count: int, noun: str) -> str:
-    """A count of things.
+    """Return a count with its noun.
 
     >>> plural(1, "photo"), plural(0, "photo")
     ('1 photo', '0 photos')

@@ -1,7 +1,8 @@
-"""One law for all stages, as structural types: an implementation inherits nothing.
+"""The protocols of the stages: structural types, from which an implementation inherits nothing.
 
-Every stage is a callable on a batch (an index is searched by one): as many results as inputs, in the same
-order; an empty batch gives an empty result; inputs are left untouched. ``stages.testing.check_*`` prove it.
+Every stage is called on a batch, and an index is searched by one: as many results as inputs, in the same order; an empty batch
+gives an empty result; inputs are not changed; a result does not depend on the rest of the batch, beyond rounding.
+``stages.testing.check_*`` verify this for any implementation.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class Detector(Protocol):
 
     @property
     def input_px(self) -> int | None:
-        """The long side that photos are looked at in; larger ones may be decoded smaller. None: full size."""
+        """The long side that photos are resized to, so that larger ones may be decoded smaller. None: full size."""
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """One list of detections per image, each box within its image, by falling score."""
+        """Return the detections of each image by falling score, each box within its image."""
 
 
 @runtime_checkable
@@ -38,30 +39,30 @@ class Cropper(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the way of cutting, options included: equal where the same crops come out."""
+        """Identifies the cropper and its options: equal where crops are equal."""
 
     def __call__(self, images: Sequence[Image], detections: Sequence[Sequence[Detection]]) -> list[list[Crop]]:
-        """One list of crops per image, one crop per detection."""
+        """Return one crop per detection of each image."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns images into unit vectors. It takes images, not crops: it serves anyone's."""
+    """Turns images into unit vectors."""
 
     @property
     def dim(self) -> int:
-        """The width of its vectors."""
+        """The number of dimensions of its vectors."""
 
     @property
     def input_px(self) -> int:
-        """The side of the square that it looks at; crops much smaller than it lose detail."""
+        """The side of the square that images are resized to; much smaller crops lack detail."""
 
     @property
     def fingerprint(self) -> str:
-        """Names the network, its weights and its input: equal where vectors can be compared."""
+        """Identifies the network, its weights and its input: equal where vectors can be compared."""
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
-        """``(len(images), dim)`` float32 unit rows."""
+        """Return ``(len(images), dim)`` float32 unit rows."""
 
 
 @runtime_checkable
@@ -70,27 +71,27 @@ class Index(Protocol):
 
     @property
     def dim(self) -> int:
-        """The width of its vectors."""
+        """The number of dimensions of its vectors."""
 
     def __len__(self) -> int:
-        """How many rows are live."""
+        """Return how many rows are stored."""
 
     def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
-        """Store vectors under row numbers of the caller's; a row number that is there is a ValueError."""
+        """Store vectors under the caller's row numbers; one that is stored already is a ValueError."""
 
     def remove(self, rows: NDArray[np.int64]) -> None:
-        """Forget rows; one that is not there is a ValueError."""
+        """Remove rows; one that is not stored is a ValueError."""
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """The k nearest live rows of each query, best first, padded with -1 where there are fewer."""
+        """Return the k nearest rows of each query, best first, padded with -1 where there are fewer."""
 
 
 @runtime_checkable
 class StorableIndex(Index, Protocol):
-    """An index that is worth keeping on disk, since building it takes long."""
+    """An index that can be kept on disk, since it takes long to build."""
 
     def save(self, path: Path) -> None:
         """Write the index to a new file."""
 
     def load(self, path: Path) -> NDArray[np.int64]:
-        """Become what :meth:`save` wrote; returns the live rows, rising. The file may be anyone's."""
+        """Restore what :meth:`save` wrote, and return the stored rows, rising. The file is not trusted."""

@@ -1,7 +1,7 @@
-"""The law of stages as checks, for our stages and anyone's, and small fakes to test against.
+"""Checks that a stage keeps its protocol, for our stages and yours, and small fakes to test against.
 
-Each check calls a stage in many ways and raises an ``AssertionError`` that says which clause is broken and how.
-It needs numpy alone: call it from any test framework, or from none. ::
+Each check calls a stage in many ways and raises an ``AssertionError`` that says what is wrong. It needs nothing but numpy, and
+works in any test framework or without one. ::
 
     from stages.testing import check_detector
 
@@ -16,11 +16,11 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stages._fakes import FakeCropper, FakeDetector, FakeEmbedder, FakeIndex, example_images
 from stages._index_law import check_index
 from stages.protocols import Cropper, Detector, Embedder
-from stages.types import Box, Crop, Detection, Image, Vectors
+from stages.types import Box, Crop, Detection, Image, Neighbors, Vectors
 
 __all__ = [
     "FakeCropper", "FakeDetector", "FakeEmbedder", "FakeIndex",
@@ -31,24 +31,24 @@ Stage: TypeAlias = Callable[[Sequence[Any]], Any]
 
 
 def check_detector(detector: Detector, images: Sequence[Image] | None = None, score_tolerance: float = 1e-3) -> None:
-    """Prove the law on a detector: attributes, batches, boxes, labels, scores, inputs.
+    """Check a detector: attributes, batches, boxes, labels, scores, inputs.
 
     Args:
         detector: the stage.
-        images: photos to call it with, :func:`example_images` if not given.
-        score_tolerance: how far a score may differ between a photo in a batch and by itself.
+        images: photos to call it with; None: :func:`example_images`.
+        score_tolerance: how much the score of a photo in a batch may differ from that of the photo alone.
 
     Raises:
-        AssertionError: a clause is broken.
+        AssertionError: it breaks its protocol.
     """
     labels, input_px = detector.labels, detector.input_px
     texts = isinstance(labels, tuple) and all(isinstance(label, str) and label for label in labels)
-    _law(texts and len(set(labels)) == len(labels) > 0, f"labels is a tuple of distinct names, got {labels!r}")
-    _law(input_px is None or _is_positive(input_px), f"input_px is None or at least 1, got {input_px!r}")
+    _require(texts and len(set(labels)) == len(labels) > 0, f"labels is a tuple of distinct names, got {labels!r}")
+    _require(input_px is None or _is_positive(input_px), f"input_px is None or at least 1, got {input_px!r}")
     photos = [image.copy() for image in images or example_images()]
     results = _batch(detector, photos, photos)
-    for image, found in zip(photos, results, strict=True):
-        _check_detections(detector, image, found)
+    for image, detections in zip(photos, results, strict=True):
+        _check_detections(detector, image, detections)
 
     def same(ours: list[Detection], theirs: list[Detection]) -> bool:
         return len(ours) == len(theirs) and all(
@@ -59,16 +59,16 @@ def check_detector(detector: Detector, images: Sequence[Image] | None = None, sc
 
 
 def check_cropper(cropper: Cropper, images: Sequence[Image] | None = None) -> None:
-    """Prove the law on a cropper: batches, pixels, boxes, photos without detections, inputs.
+    """Check a cropper: batches, pixels, boxes, photos without detections, inputs.
 
-    It is given detections with masks and without, of the whole photo and of its corner pixels.
+    Its detections have masks or none, and cover the whole photo, parts of it, or a corner pixel.
 
     Args:
         cropper: the stage.
-        images: photos to call it with, :func:`example_images` if not given.
+        images: photos to call it with; None: :func:`example_images`.
 
     Raises:
-        AssertionError: a clause is broken.
+        AssertionError: it breaks its protocol.
     """
     _check_fingerprint(cropper.fingerprint)
     photos = [image.copy() for image in images or example_images()]
@@ -76,16 +76,16 @@ def check_cropper(cropper: Cropper, images: Sequence[Image] | None = None) -> No
     pairs += [(image, []) for image in photos[:1]]
 
     def crop(batch: Sequence[tuple[Image, list[Detection]]]) -> list[list[Crop]]:
-        masks = [found.mask.copy() for _, some in batch for found in some if found.mask is not None]
-        crops = cropper([image for image, _ in batch], [some for _, some in batch])
-        after = [found.mask for _, some in batch for found in some if found.mask is not None]
-        _law(all(map(np.array_equal, masks, after)), "inputs are left untouched, a mask was changed")
+        masks = [one.mask.copy() for _, ones in batch for one in ones if one.mask is not None]
+        crops = cropper([image for image, _ in batch], [ones for _, ones in batch])
+        after = [one.mask for _, ones in batch for one in ones if one.mask is not None]
+        _require(all(map(np.array_equal, masks, after)), "inputs are not changed, a mask was")
         return crops
 
     results = _batch(crop, pairs, photos)
     for (image, detections), crops in zip(pairs, results, strict=True):
-        _law(isinstance(crops, list), f"a photo's crops are a list, got {type(crops).__name__}")
-        _law(len(crops) == len(detections), f"one crop per detection, got {len(crops)} for {len(detections)}")
+        _require(isinstance(crops, list), f"a photo's crops are a list, got {type(crops).__name__}")
+        _require(len(crops) == len(detections), f"one crop per detection, got {len(crops)} for {len(detections)}")
         for one, detection in zip(crops, detections, strict=True):
             _check_crop(one, detection, image)
 
@@ -99,32 +99,32 @@ def check_cropper(cropper: Cropper, images: Sequence[Image] | None = None) -> No
 
 
 def check_embedder(embedder: Embedder, images: Sequence[Image] | None = None) -> None:
-    """Prove the law on an embedder: attributes, batches, unit rows, sameness, views, inputs.
+    """Check an embedder: attributes, batches, unit rows, reproducibility, views, inputs.
 
     Args:
         embedder: the stage.
-        images: images to call it with, :func:`example_images` if not given.
+        images: images to call it with; None: :func:`example_images`.
 
     Raises:
-        AssertionError: a clause is broken.
+        AssertionError: it breaks its protocol.
     """
     _check_fingerprint(embedder.fingerprint)
-    _law(_is_positive(embedder.dim), f"dim is at least 1, got {embedder.dim!r}")
-    _law(_is_positive(embedder.input_px), f"input_px is at least 1, got {embedder.input_px!r}")
+    _require(_is_positive(embedder.dim), f"dim is at least 1, got {embedder.dim!r}")
+    _require(_is_positive(embedder.input_px), f"input_px is at least 1, got {embedder.input_px!r}")
     pictures = [image.copy() for image in images or example_images()]
 
     def embed(batch: Sequence[Image]) -> Vectors:
         vectors = embedder(batch)
         wanted = (len(batch), embedder.dim)
         shape, dtype = getattr(vectors, "shape", None), getattr(vectors, "dtype", None)
-        _law(isinstance(vectors, np.ndarray), f"vectors are a numpy array, got {type(vectors).__name__}")
-        _law(shape == wanted and dtype == np.float32, f"wanted float32 {wanted}, got {dtype} {shape}")
+        _require(isinstance(vectors, np.ndarray), f"vectors are a numpy array, got {type(vectors).__name__}")
+        _require(shape == wanted and dtype == np.float32, f"wanted float32 {wanted}, got {dtype} {shape}")
         return vectors
 
     vectors = _batch(embed, pictures, pictures)
     norms = np.linalg.norm(vectors, axis=1)
-    _law(bool(np.isfinite(vectors).all()), "vectors are finite")
-    _law(
+    _require(bool(np.isfinite(vectors).all()), "vectors are finite")
+    _require(
         bool((abs(norms - 1) < 1e-3).all()), f"vectors are of norm 1, got norms {norms.min():.4f} to {norms.max():.4f}"
     )
 
@@ -133,16 +133,16 @@ def check_embedder(embedder: Embedder, images: Sequence[Image] | None = None) ->
 
     _check_order(embed, pictures, vectors, same)
     again = _call(embed, pictures, "the same batch again")
-    _law(all(map(same, vectors, again)), "the same images give the same vectors, a second call differs")
+    _require(all(map(same, vectors, again)), "the same images give the same vectors, a second call differs")
     mirrored = [image[:, ::-1] for image in pictures]
-    views = _call(embed, mirrored, "views with strides of their own")
+    views = _call(embed, mirrored, "views with unusual strides")
     copies = _call(embed, [image.copy() for image in mirrored], "mirrored images")
-    _law(all(map(same, views, copies)), "a view gives the vector of its copy: crops are views")
+    _require(all(map(same, views, copies)), "a view gives the vector of its copy: crops are views")
 
 
-def _law(holds: bool, clause: str) -> None:
+def _require(holds: bool, clause: str) -> None:
     if not holds:
-        raise AssertionError(f"the law of stages: {clause}")
+        raise AssertionError(f"stage protocol: {clause}")
 
 
 def _is_positive(value: object) -> bool:
@@ -150,7 +150,7 @@ def _is_positive(value: object) -> bool:
 
 
 def _check_fingerprint(fingerprint: object) -> None:
-    _law(isinstance(fingerprint, str) and bool(fingerprint), f"fingerprint is a text, got {fingerprint!r}")
+    _require(isinstance(fingerprint, str) and bool(fingerprint), f"fingerprint is a text, got {fingerprint!r}")
 
 
 def _call(stage: Stage, batch: Sequence[Any], what: str) -> Any:
@@ -159,56 +159,62 @@ def _call(stage: Stage, batch: Sequence[Any], what: str) -> Any:
     except AssertionError:
         raise
     except Exception as error:
-        raise AssertionError(f"the law of stages: any batch is taken, {what} raised {error!r}") from error
+        raise AssertionError(f"stage protocol: any batch is taken, {what} raised {error!r}") from error
 
 
 def _batch(stage: Stage, batch: Sequence[Any], images: Sequence[Image]) -> Any:
-    """One result per input, of a batch whose images are then found untouched and made read-only."""
+    """Call a stage on a batch, check its images are unchanged, and make them read-only for what follows."""
     before = [image.copy() for image in images]
     results = _call(stage, batch, "a batch of odd sizes")
-    _law(isinstance(results, list | np.ndarray), f"results come as a list, got {type(results).__name__}")
-    _law(len(results) == len(batch), f"as many results as inputs, got {len(results)} for {len(batch)}")
-    _law(all(map(np.array_equal, before, images)), "inputs are left untouched, an image was changed")
+    _require(isinstance(results, list | np.ndarray), f"results come as a list, got {type(results).__name__}")
+    _require(len(results) == len(batch), f"as many results as inputs, got {len(results)} for {len(batch)}")
+    _require(all(map(np.array_equal, before, images)), "inputs are not changed, an image was")
     for image in images:
         image.flags.writeable = False
     _call(stage, batch, "a batch of read-only images")
     nothing = _call(stage, [], "an empty batch")
-    _law(len(nothing) == 0, f"an empty batch gives an empty result, got {len(nothing)} results")
+    _require(len(nothing) == 0, f"an empty batch gives an empty result, got {len(nothing)} results")
     return results
 
 
 def _check_order(stage: Stage, batch: Sequence[Any], results: Any, same: Callable[[Any, Any], bool]) -> None:
-    """Inputs do not touch one another: alone or in another order, each gives what it gave."""
+    """Check that the result of an input depends neither on the rest of the batch nor on its place."""
     for number, one in enumerate(batch):
         alone = _call(stage, [one], f"input {number} by itself")
-        _law(len(alone) == 1, f"as many results as inputs, got {len(alone)} for 1")
-        _law(same(results[number], alone[0]), f"a batch gives what each input gives by itself, input {number} differs")
+        _require(len(alone) == 1, f"as many results as inputs, got {len(alone)} for 1")
+        _require(
+            same(results[number], alone[0]), f"a batch gives what each input gives by itself, input {number} differs"
+        )
     backwards = _call(stage, batch[::-1], "the batch in reverse")
-    _law(all(map(same, results, backwards[::-1])), "results are in the order of the inputs, a reversed batch differs")
+    _require(
+        all(map(same, results, backwards[::-1])), "results are in the order of the inputs, a reversed batch differs"
+    )
 
 
-def _check_detections(detector: Detector, image: Image, found: object) -> None:
+def _check_detections(detector: Detector, image: Image, detections: object) -> None:
     height, width, _ = image.shape
-    _law(isinstance(found, list), f"a photo's detections are a list, got {type(found).__name__}")
+    _require(isinstance(detections, list), f"a photo's detections are a list, got {type(detections).__name__}")
     scores = []
-    for one in found if isinstance(found, list) else []:
-        _law(isinstance(one, Detection), f"wanted a Detection, got {type(one).__name__}")
-        _law(one.label in detector.labels, f"every label is one of labels, got {one.label!r}")
-        _law(isinstance(one.score, float), f"a score is a float, got {type(one.score).__name__}")
+    for one in detections if isinstance(detections, list) else []:
+        _require(isinstance(one, Detection), f"wanted a Detection, got {type(one).__name__}")
+        _require(one.label in detector.labels, f"every label is one of labels, got {one.label!r}")
+        _require(isinstance(one.score, float), f"a score is a float, got {type(one.score).__name__}")
         _check_box(one.box, width, height)
         scores.append(one.score)
     falling = all(first >= second for first, second in pairwise(scores))
-    _law(falling, f"detections come by falling score, got {scores}")
+    _require(falling, f"detections come by falling score, got {scores}")
 
 
 def _check_box(box: Box, width: int, height: int) -> None:
-    _law(isinstance(box, Box), f"wanted a Box, got {type(box).__name__}")
-    _law(all(isinstance(corner, int) for corner in box.corners), f"a box has int corners, got {box.corners!r}")
-    _law(box.x2 <= width and box.y2 <= height, f"a box lies within its photo of {width}x{height}, got {box.corners}")
+    _require(isinstance(box, Box), f"wanted a Box, got {type(box).__name__}")
+    _require(all(isinstance(corner, int) for corner in box.corners), f"a box has int corners, got {box.corners!r}")
+    _require(
+        box.x2 <= width and box.y2 <= height, f"a box lies within its photo of {width}x{height}, got {box.corners}"
+    )
 
 
 def _alike(one: Detection, other: Detection, score_tolerance: float) -> bool:
-    """The same garment: rounding may move a rim by a pixel."""
+    """Return whether two detections are the same but for rounding, which may move an edge by a pixel."""
     corners = zip(one.box.corners, other.box.corners, strict=True)
     near = all(abs(ours - theirs) <= 1 for ours, theirs in corners)
     masked = (one.mask is None) == (other.mask is None)
@@ -216,7 +222,7 @@ def _alike(one: Detection, other: Detection, score_tolerance: float) -> bool:
 
 
 def _example_detections(image: Image) -> list[Detection]:
-    """The fake detector's, and the whole photo and two corner pixels, of which some have masks."""
+    """Return the fake detector's detections, the whole photo and two corner pixels; some have masks."""
     height, width, _ = image.shape
     whole = Box(0, 0, width, height)
     corner = Box(width - 1, height - 1, width, height)
@@ -231,13 +237,144 @@ def _example_detections(image: Image) -> list[Detection]:
 
 def _check_crop(crop: object, detection: Detection, image: Image) -> None:
     if not isinstance(crop, Crop):
-        raise AssertionError(f"the law of stages: wanted a Crop, got {type(crop).__name__}")  # noqa: TRY004
+        raise AssertionError(f"stage protocol: wanted a Crop, got {type(crop).__name__}")  # noqa: TRY004
     height, width, _ = image.shape
     pixels, box, inner = crop.image, crop.box, detection.box
     shape: tuple[int, ...] = getattr(pixels, "shape", ())
     dtype = getattr(pixels, "dtype", None)
     sound = len(shape) == 3 and shape[2] == 3 and min(shape) > 0 and dtype == np.uint8
-    _law(sound, f"a crop is (h, w, 3) uint8 of at least one pixel, got {dtype} {shape}")
+    _require(sound, f"a crop is (h, w, 3) uint8 of at least one pixel, got {dtype} {shape}")
     _check_box(box, width, height)
     covers = box.x1 <= inner.x1 and box.y1 <= inner.y1 and box.x2 >= inner.x2 and box.y2 >= inner.y2
-    _law(covers, f"a crop covers its detection's box {inner.corners}, got {box.corners}")
+    _require(covers, f"a crop covers its detection's box {inner.corners}, got {box.corners}")
+
+
+def example_images() -> list[Image]:
+    """Return photos of odd sizes: shapes on white, one pixel, one row, one column, all white, all black, noise."""
+    plain = np.full((64, 48, 3), 255, np.uint8)
+    shapes = plain.copy()
+    shapes[8:56, 4:20] = (200, 30, 30)
+    shapes[20:30, 24:44] = (20, 40, 160)
+    shapes[25:30, 30:38] = 255
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    ramp = np.linspace(0, 255, 300).astype(np.uint8)
+    return [
+        shapes,
+        np.full((1, 1, 3), 90, np.uint8),
+        np.repeat(ramp[None, :, None], 3, axis=2),
+        np.repeat(ramp[:, None, None], 3, axis=2),
+        plain,
+        np.zeros((33, 57, 3), np.uint8),
+        noise,
+        np.ascontiguousarray(shapes.transpose(1, 0, 2)),
+    ]
+
+
+class FakeDetector:
+    """Detects what is not white, one detection per run of columns, by the share of its box that it fills.
+
+    >>> [garment.box for garment in FakeDetector()(example_images()[:1])[0]]
+    [Box(x1=4, y1=8, x2=20, y2=56), Box(x1=24, y1=20, x2=44, y2=30)]
+    """
+
+    labels: tuple[str, ...] = ("top", "dress")
+    input_px: int | None = None
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """Return the detections of each image by falling score."""
+        return [sorted(self._find(image), key=lambda detection: -detection.score) for image in images]
+
+    def _find(self, image: Image) -> list[Detection]:
+        coloured: NDArray[np.bool_] = np.any(image < 250, axis=2)
+        columns = np.concatenate([[False], coloured.any(axis=0), [False]])
+        starts_and_ends = np.flatnonzero(columns[1:] != columns[:-1]).reshape(-1, 2)
+        return [self._detection(coloured, int(x1), int(x2)) for x1, x2 in starts_and_ends]
+
+    def _detection(self, coloured: NDArray[np.bool_], x1: int, x2: int) -> Detection:
+        rows = np.flatnonzero(coloured[:, x1:x2].any(axis=1))
+        box = Box(x1, int(rows[0]), x2, int(rows[-1]) + 1)
+        mask = coloured[box.slices].copy()
+        return Detection("dress" if box.height > box.width else "top", float(mask.mean()), box, mask)
+
+
+class FakeCropper:
+    """Cuts boxes without context."""
+
+    fingerprint: str = "fake box"
+
+    def __call__(self, images: Sequence[Image], detections: Sequence[Sequence[Detection]]) -> list[list[Crop]]:
+        """Return one crop per detection of each image."""
+        pairs = zip(images, detections, strict=True)
+        return [[Crop(image[one.box.slices].copy(), one.box) for one in ones] for image, ones in pairs]
+
+
+class FakeEmbedder:
+    """Embeds an image as sixteen mean colors and a constant: images that look alike are close."""
+
+    dim: int = 49
+    input_px: int = 16
+    fingerprint: str = "fake mean colours"
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """Return a unit row per image."""
+        vectors = np.array([self._embed(image) for image in images], np.float32)
+        return vectors.reshape(len(images), self.dim)
+
+    def _embed(self, image: Image) -> NDArray[np.float32]:
+        height, width, _ = image.shape
+        grid = np.arange(16)
+        small = image[np.ix_(grid * height // 16, grid * width // 16)] / 255 - 0.5
+        means = small.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
+        vector = np.append(means.ravel(), 0.5)
+        unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
+
+
+class FakeIndex:
+    """Compares a query with every stored vector."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._stored: dict[int, NDArray[np.float32]] = {}
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
+        """Store unit vectors under new row numbers."""
+        self._check(vectors)
+        numbers: list[int] = rows.tolist()
+        if len(numbers) != len(vectors) or len(set(numbers)) < len(numbers) or min(numbers, default=0) < 0:
+            raise ValueError("wanted one distinct row number, at least 0, for each vector")
+        if taken := self._stored.keys() & set(numbers):
+            raise ValueError(f"rows {sorted(taken)} are taken; remove them first")
+        self._stored.update(zip(numbers, vectors.copy(), strict=True))
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Remove stored rows."""
+        numbers: list[int] = rows.tolist()
+        if len(set(numbers)) < len(numbers) or not self._stored.keys() >= set(numbers):
+            raise ValueError(f"wanted distinct rows that are stored, got {numbers}")
+        for number in numbers:
+            del self._stored[number]
+
+    def search(self, queries: Vectors, k: int) -> Neighbors:
+        """Return the k most similar rows of each query."""
+        self._check(queries)
+        if k < 1:
+            raise ValueError(f"wanted at least 1 neighbour, got k={k}")
+        rows = np.full((len(queries), k), -1, np.int64)
+        similarities = np.full((len(queries), k), -np.inf, np.float32)
+        if self._stored:
+            numbers = np.array(list(self._stored), np.int64)
+            every = queries @ np.stack(list(self._stored.values())).T
+            best = np.argsort(-every, axis=1, kind="stable")[:, :k]
+            rows[:, : best.shape[1]] = numbers[best]
+            similarities[:, : best.shape[1]] = np.take_along_axis(every, best, axis=1)
+        return Neighbors(rows, similarities)
+
+    def _check(self, vectors: Vectors) -> None:
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise ValueError(f"wanted vectors of shape (n, {self.dim}), got {vectors.shape}")
+        if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            raise ValueError("wanted finite unit vectors; divide each by its norm")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from stages.cpu import fast_dtype
 from stages.files import write_whole
-from stages.inference import fast_dtype
 from stages.state import State
 
 STATE = "state.safetensors"

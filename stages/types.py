@@ -1,7 +1,4 @@
-"""The hall: the few types that every stage and the pipeline share.
-
-Between stages everything is numpy and frozen dataclasses; torch stays within a stage.
-"""
+"""The types that cross stage boundaries: numpy arrays and frozen dataclasses; torch stays inside a stage."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image: TypeAlias = NDArray[np.uint8]
-"""``(h, w, 3)`` uint8 RGB, EXIF orientation applied; made by :mod:`stages.images`."""
+"""``(h, w, 3)`` uint8 RGB, upright; made by :mod:`stages.images`."""
 
 Mask: TypeAlias = NDArray[np.bool_]
-"""``(box.height, box.width)`` bool: a mask lives inside its box."""
+"""``(box.height, box.width)`` bool: a mask covers its box only."""
 
 Vectors: TypeAlias = NDArray[np.float32]
 """``(n, dim)`` float32, one unit row per image; similarity is the inner product, in [-1, 1]."""
@@ -36,18 +33,18 @@ LABELS: tuple[str, ...] = (
     "belt",
     "hosiery",
 )
-"""The thirteen garment groups of the shipped detectors, in the order of their class indices (from 1)."""
+"""The labels of the shipped detectors, thirteen kinds of garment, in the order of their class indices from 1."""
 
 WHOLE = "whole"
-"""The label of a detection that is the whole photo."""
+"""The label of a detection that covers the whole photo."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """Half-open integer pixels: ``image[y1:y2, x1:x2]`` is the definition.
+    """A rectangle of pixels, half-open: it covers ``image[y1:y2, x1:x2]``.
 
     Raises:
-        ValueError: the box is empty or starts before the image does.
+        ValueError: it is empty or has a negative corner.
 
     >>> Box(2, 3, 10, 5).width, Box(2, 3, 10, 5).height
     (8, 2)
@@ -67,9 +64,9 @@ class Box:
 
     @classmethod
     def clipped(cls, x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Box | None:
-        """The smallest box of whole pixels around the given corners, within ``(width, height)``.
+        """Return the smallest box around real-valued corners within an image of ``width`` and ``height``.
 
-        Returns None where nothing is left (also for NaN or infinite corners).
+        None if nothing of it lies within the image, or a corner is not finite.
 
         >>> Box.clipped(-3.5, 1.2, 4.1, 9.0, width=8, height=6)
         Box(x1=0, y1=1, x2=5, y2=6)
@@ -97,20 +94,20 @@ class Box:
 
     @property
     def corners(self) -> tuple[int, int, int, int]:
-        """``(x1, y1, x2, y2)``, as written to files."""
+        """``(x1, y1, x2, y2)``, as in files."""
         return self.x1, self.y1, self.x2, self.y2
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index an image with it: ``image[box.slices]``."""
+        """The box as an index: ``image[box.slices]``."""
         return slice(self.y1, self.y2), slice(self.x1, self.x2)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union with another box, in [0, 1]."""
-        wide = min(self.x2, other.x2) - max(self.x1, other.x1)
-        high = min(self.y2, other.y2) - max(self.y1, other.y1)
-        both = max(0, wide) * max(0, high)
-        return both / (self.area + other.area - both)
+        """Return the intersection over union with another box, in [0, 1]."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        intersection = max(0, width) * max(0, height)
+        return intersection / (self.area + other.area - intersection)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +115,7 @@ class Detection:
     """One garment in one photo.
 
     Raises:
-        ValueError: the score is outside [0, 1] or the mask does not have the box's shape.
+        ValueError: the score is outside [0, 1], or the mask is not of the box's shape.
     """
 
     label: str
@@ -129,17 +126,17 @@ class Detection:
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:
             raise ValueError(f"a detection's score lies in [0, 1], got {self.score}")
-        wanted = (self.box.height, self.box.width)
-        if self.mask is not None and (self.mask.shape != wanted or self.mask.dtype != np.bool_):
+        shape = (self.box.height, self.box.width)
+        if self.mask is not None and (self.mask.shape != shape or self.mask.dtype != np.bool_):
             raise ValueError(
-                f"a mask lives inside its box: wanted bool {wanted}, got {self.mask.dtype} {self.mask.shape};"
+                f"a mask covers its box only: wanted bool {shape}, got {self.mask.dtype} {self.mask.shape};"
                 " cut it with mask[box.slices]"
             )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
-    """One garment cut out: its pixels, and the box of the photo that they cover (context included)."""
+    """A detection cut out of its photo: its pixels, and the box of the photo that they cover, context included."""
 
     image: Image
     box: Box

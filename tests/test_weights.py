@@ -1,9 +1,12 @@
+import hashlib
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import weights
 from pipeline.config import DETECTORS, EMBEDDERS
@@ -61,7 +64,7 @@ def test_damage_is_told_before_anything_is_used(tmp_path: Path, monkeypatch: pyt
     data[-1] ^= 1
     path.write_bytes(data)
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    with pytest.raises(WeightsError, match="is damaged: sha256"):
+    with pytest.raises(WeightsError, match="is damaged: its sha256"):
         weights.load("siamese")
     path.unlink()
     with pytest.raises(WeightsError, match="cannot be read"):
@@ -89,3 +92,60 @@ def test_what_is_saved_comes_back_in_halves(tmp_path: Path) -> None:
     assert back.tensors["n"].tolist() == [3]
     with pytest.raises(WeightsError, match="does not say its 'crop'"):
         back.describes("crop")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0])
+def test_weights_of_no_trained_network_are_refused(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "broken.safetensors"
+    save_file({"w": torch.full((3, 4), value), "n": torch.tensor([3])}, path)
+    with pytest.raises(WeightsError, match="all zero" if value == 0 else "not finite.*'w'"):
+        weights.read(path)
+    with pytest.raises(WeightsError, match="all zero" if value == 0 else "not finite"):
+        weights.save(path, {"w": torch.full((3, 4), value)}, {})
+
+
+def test_what_float16_cannot_hold_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not finite in float16"):
+        weights.save(tmp_path / "large.safetensors", {"w": torch.full((3, 4), 1e6)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+class TestTorchvisionsCache:
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        monkeypatch.setattr(torch.hub, "download_url_to_file", self._download)
+        return tmp_path / "checkpoints"
+
+    def _download(self, _url: str, path: str, _prefix: str | None, **_options: object) -> None:
+        torch.save({"w": torch.ones(2)}, path)
+
+    def entry(self, data: bytes) -> SimpleNamespace:
+        return SimpleNamespace(url=f"https://example.org/net-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+
+    def test_tensors_are_downloaded_once(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        entry = SimpleNamespace(url="https://example.org/net.pth")
+        assert weights.read_torchvision(entry)["w"].tolist() == [1, 1]
+        monkeypatch.delattr(torch.hub, "download_url_to_file")
+        assert weights.read_torchvision(entry)["w"].tolist() == [1, 1]
+        assert [path.name for path in cache.iterdir()] == ["net.pth"]
+
+    def test_a_half_download_is_named(self, cache: Path) -> None:
+        cache.mkdir()
+        path = cache / self.entry(b"whole").url.rpartition("/")[2]
+        path.write_bytes(b"who")
+        with pytest.raises(WeightsError, match=f"{path.name} is incomplete or damaged; delete it"):
+            weights.read_torchvision(self.entry(b"whole"))
+
+    def test_code_in_the_cache_is_not_run(self, cache: Path, tmp_path: Path) -> None:
+        class Bomb:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "exploded",))
+
+        cache.mkdir()
+        data = pickle.dumps(Bomb(), protocol=2)  # torch.load warns of others
+        for entry in (self.entry(data), SimpleNamespace(url="https://example.org/net.pth")):
+            (cache / entry.url.rpartition("/")[2]).write_bytes(data)
+            with pytest.raises(WeightsError, match="delete it"):
+                weights.read_torchvision(entry)
+        assert not (tmp_path / "exploded").exists()

@@ -62,15 +62,15 @@ def calibrate(
       outfinder calibrate luma/product --layout luma --split test --fmr 0.001 -o luma.calibration.json
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
+    from pipeline.calibration import calibration_path
     from pipeline.config import Config, build_embedder
     from pipeline.evaluation import Table, embed_photos
-    from pipeline.verdicts import beside
     from pipeline.writers import check_absent
     from stages.embed import calibration
     from stages.embed.metrics import cosine, sample_pairs
     from stages.embed.rows import numbered
 
-    target = output or (beside(embedder_weights) if embedder_weights else None)
+    target = output or (calibration_path(embedder_weights) if embedder_weights else None)
     if target is None:
         raise ValueError(
             "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"

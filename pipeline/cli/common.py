@@ -165,7 +165,7 @@ result_options = combined(
 
 def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from stages.isolation import isolated
+        from stages.decode_pool import isolated
 
         ctx.with_resource(isolated())
 

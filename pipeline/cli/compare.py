@@ -46,15 +46,15 @@ def compare(
       outfinder compare boots-left.jpg boots-right.jpg
       outfinder compare boots-left.jpg boots-right.jpg --calibration shop.calibration.json --label shoes
     """  # noqa: D301
+    from pipeline.calibration import find_calibration
     from pipeline.config import Config, build_embedder
-    from pipeline.verdicts import calibration_for
     from stages.embed.metrics import angular_percent, euclidean
     from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo
 
     config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
     stage = build_embedder(config)
-    calibration = calibration_for(stage.fingerprint, calibration_file, embedder_weights, config.embedder)
+    calibration = find_calibration(stage.fingerprint, calibration_file, embedder_weights, config.embedder)
     images = []
     for path in (a, b):
         try:

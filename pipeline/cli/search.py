@@ -74,11 +74,11 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
+    from pipeline.calibration import find_calibration
     from pipeline.kinds import kind_part
     from pipeline.outputs import open_outputs
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
-    from pipeline.verdicts import calibration_for
     from pipeline.writers import Options, clear_folder, mark_folder
     from stages.images import walk
 
@@ -88,7 +88,7 @@ def search(
     if not len(gallery):
         raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
     made_with, kinds = gallery.manifest, kind_part(pipeline.embedder)
-    calibration = calibration_for(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
+    calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # so that a wrong filter is refused before anything is written
     options = Options(matches=True, metadata=catalogue_columns(gallery), delimiter=delimiter)
@@ -122,10 +122,10 @@ def search(
 
 def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:
     """Return the result with a verdict on each match."""
-    from pipeline.verdicts import with_verdicts
+    from pipeline.calibration import add_verdicts
 
     garments = (
-        replace(garment, matches=tuple(with_verdicts(calibration, garment.label, garment.matches or ())))
+        replace(garment, matches=tuple(add_verdicts(calibration, garment.label, garment.matches or ())))
         for garment in result.garments
     )
     return replace(result, garments=tuple(garments))

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import cv2
 import numpy as np
 
+from pipeline.calibration import add_verdicts, find_calibration
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.groups import pair_shoes, style_of
@@ -31,7 +32,6 @@ from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
-from pipeline.verdicts import calibration_for, with_verdicts
 from stages.embed.calibration import Calibration
 from stages.errors import ImageError
 from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo
@@ -387,7 +387,7 @@ class Service:
         self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match], notice: str
     ) -> schemas.Matches:
         """Return the matches of a vector; ``group`` is the query's own."""
-        judged = with_verdicts(self._calibration, group, matches) if self._calibration else matches
+        judged = add_verdicts(self._calibration, group, matches) if self._calibration else matches
         return schemas.Matches(
             crop=crop,
             vector=_rounded(vector),
@@ -497,7 +497,9 @@ def open_service(
         other.check_made_with(embedder, other_cropper)
         other.index()
         views.append(GalleryView(crop, other_cropper, other, embedder, metrics))
-    calibration = calibration_for(gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder)
+    calibration = find_calibration(
+        gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder
+    )
     return Service(detector, embedder, views, limits, metrics, calibration, examples)
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 import reprlib
-from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from PIL import ExifTags
-from PIL import Image as PillowImage
-from PIL.TiffImagePlugin import TiffImageFile
-
-from stages import _pillow, _srgb
 from stages.detect.annotations import Corners, Kind
-from stages.errors import CatalogueError
+from stages.errors import CatalogueError, ImageError
+from stages.formats import header_size
 from stages.images import MAX_PIXELS, MAX_SIDE
 from stages.problems import Problem
 
@@ -90,47 +85,25 @@ def photo_size(record: dict[str, Any]) -> tuple[int, int]:
 
 
 def check_photo(path: Path, width: int, height: int) -> None:
-    """Look at a photo's header.
+    """Compare an image record with the photo's header.
 
     Raises:
-        Fault: it is not there, no photo, or when upright not of this size.
+        Fault: the photo is missing, not a photo, or when upright not of this size.
     """
-    try:
-        size, turned = _look(path)
-    except Fault:
-        raise
-    except Exception as error:  # of any kind: Pillow and the file system meet arbitrary bytes and names
-        said = error.strerror if isinstance(error, OSError) else None
-        why = printable(" ".join((said or str(error) or type(error).__name__).split()))
-        raise Fault(Kind.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
-    wide, high = size[::-1] if turned else size
-    if (wide, high) != (width, height):
-        upright = " when upright, as its EXIF says" if turned else ""
-        raise Fault(Kind.PHOTO_SIZE, f"is {wide}x{high}{upright}, but recorded as {width}x{height}")
-
-
-def _look(path: Path) -> tuple[tuple[int, int], bool]:
-    """A photo's size as stored, and whether it lies on its side; Pillow's many errors come through."""
     if not path.is_file():
         raise Fault(Kind.PHOTO_MISSING, "is not a file" if path.exists() else "was not found")
-    with path.open("rb") as file, _pillow.silence():
-        kind = _pillow.sniff(file.read(_pillow.HEAD_BYTES))
-        if kind is None:
-            raise Fault(Kind.PHOTO_UNREADABLE, "is not a photo of a known format")
-        if lacking := _pillow.lacking(kind):
-            raise Fault(Kind.PHOTO_UNREADABLE, lacking)
-        photo = _pillow.open_header(kind, file)
-        if isinstance(photo, TiffImageFile):  # which Pillow turns by itself: some versions now, others as it is loaded
-            tags = photo.tag_v2
-            return (tags[256], tags[257]), tags.get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
-        return photo.size, _is_turned(photo)
-
-
-def _is_turned(photo: PillowImage.Image) -> bool:
-    """Whether EXIF lays it on its side. PNG's own getexif would decode it to look for EXIF behind the pixels."""
-    with suppress(Exception):  # whatever is wrong with its EXIF, the photo is there
-        return PillowImage.Image.getexif(photo).get(ExifTags.Base.Orientation) in _srgb.SIDEWAYS
-    return False
+    try:
+        with path.open("rb") as file:
+            size = header_size(file)
+    except ImageError as error:
+        raise Fault(Kind.PHOTO_UNREADABLE, str(error)) from error
+    except Exception as error:  # of any kind: Pillow and the file system meet arbitrary bytes and names
+        message = error.strerror if isinstance(error, OSError) else None
+        why = printable(" ".join((message or str(error) or type(error).__name__).split()))
+        raise Fault(Kind.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
+    if size != (width, height):
+        turned = " when upright, as its EXIF says" if size == (height, width) else ""
+        raise Fault(Kind.PHOTO_SIZE, f"is {size[0]}x{size[1]}{turned}, but recorded as {width}x{height}")
 
 
 def corners_of(bbox: object, width: int, height: int) -> Corners | None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from stages.detect.coordinates import exact_coordinates
 from stages.detect.data import Rounds, Target, TrainingSet
+from stages.detect.networks import float32_outputs
 from stages.state import State
 from stages.training import Journal, rate
 
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(self, network: GeneralizedRCNN, data: TrainingSet, recipe: Recipe, folder: Path) -> None:
         self._network, self._data, self._recipe = network, data, recipe
-        exact_coordinates(network)
+        float32_outputs(network)
         self._optimizer = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
         self._journal = Journal(State(network, self._optimizer, recipe.ema), folder)
         self.steps_per_round = Rounds(data.repeats, recipe.seed).per_round / recipe.batch_size

@@ -1,4 +1,4 @@
-"""Any torchvision classifier as an embedder: what it knows just before it names a class."""
+"""Any torchvision classifier as an embedder: its features before the classification layer."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+import weights
+from stages.cpu import parallel_map, split_batch
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
 from stages.errors import WeightsError
-from stages.parallel import in_few_sizes, side_by_side
 from stages.types import Image, Vectors, check_batch
-from weights import read
 
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
 """The training-only classifiers of inception_v3 and googlenet."""
 
 
 class FeaturesEmbedder:
-    """The pooled features that a torchvision classifier's last layer sees, as unit vectors.
+    """Embeds images as the pooled features before a torchvision classifier's last layer, as unit vectors.
 
-    Needs no training; the baseline that a trained embedder has to beat.
+    It needs no training: the baseline for trained embedders.
 
     Args:
         architecture: a classifier of ``torchvision.models``, such as ``resnet50`` or ``vgg16``.
         checkpoint: a safetensors file in torchvision's parameter names, any float type, with or without the last
             layer. None: torchvision's own default weights, downloaded on first use.
         device: where to run, as torch names it.
-        batch_size: images that are run at once; memory follows it.
+        batch_size: images that run at once; memory grows with it.
 
     Raises:
         ValueError: torchvision has no such classifier.
-        WeightsError: the weights cannot be had or do not fit the architecture.
+        WeightsError: the weights cannot be downloaded, are damaged, or do not fit the architecture.
     """
 
     def __init__(
@@ -50,10 +50,8 @@ class FeaturesEmbedder:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         _check_name(architecture)
-        network = _downloaded(architecture) if checkpoint is None else _from_file(architecture, checkpoint)
-        self._network = (
-            network.eval().requires_grad_(requires_grad=False).to(device).to(memory_format=torch.channels_last)
-        )
+        network = _build(architecture, checkpoint).eval().requires_grad_(requires_grad=False)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
         self._device, self._batch_size = device, batch_size
         self._input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
@@ -78,10 +76,10 @@ class FeaturesEmbedder:
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
         check_batch(images)
-        batches = in_few_sizes(images, self._batch_size)
-        return np.concatenate([np.empty((0, self._dim), np.float32), *side_by_side(self._look, batches, self._device)])
+        parts = split_batch(images, self._batch_size)
+        return np.concatenate([np.empty((0, self._dim), np.float32), *parallel_map(self._embed, parts, self._device)])
 
-    def _look(self, images: Sequence[Image]) -> Vectors:
+    def _embed(self, images: Sequence[Image]) -> Vectors:
         return self._run(letterboxed(images, self._input_px, self._normalise))
 
     @torch.inference_mode()
@@ -98,38 +96,35 @@ def _check_name(architecture: str) -> None:
         raise ValueError(f"torchvision has no classifier called {architecture!r}; try {', '.join(near)}")
 
 
-def _downloaded(architecture: str) -> nn.Module:
+def _build(architecture: str, path: Path | None) -> nn.Module:
+    """Build a classifier without its last layer, from torchvision's weights or those of a file."""
+    scratch = {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}  # slow, and overwritten
+    network: nn.Module = torchvision.models.get_model(architecture, weights=None, **scratch)
+    last = _behead(network)
+    if hasattr(network, "transform_input"):  # torchvision sets it for its weights of inception_v3 and googlenet
+        vars(network)["transform_input"] = True
+    tensors = _downloaded(architecture) if path is None else weights.read(path).tensors
+    dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
     try:
-        network: nn.Module = torchvision.models.get_model(architecture, weights="DEFAULT")
-    except (OSError, RuntimeError) as error:  # no network, or a download that fails its checksum
+        network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(dropped)})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{path or 'the download'} does not fit torchvision's {architecture}: {reason}") from error
+    return network
+
+
+def _downloaded(architecture: str) -> dict[str, Tensor]:
+    try:
+        return weights.read_torchvision(torchvision.models.get_model_weights(architecture).DEFAULT)
+    except OSError as error:
         raise WeightsError(
             f"torchvision's weights of {architecture} cannot be downloaded ({error});"
             " name a safetensors file of them as checkpoint"
         ) from error
-    _behead(network)
-    return network
-
-
-def _from_file(architecture: str, path: Path) -> nn.Module:
-    scratch = {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}  # slow, and overwritten
-    network: nn.Module = torchvision.models.get_model(architecture, weights=None, **scratch)
-    last = _behead(network)
-    if hasattr(network, "transform_input"):
-        vars(network)["transform_input"] = (
-            True  # as torchvision sets it for its own weights of inception_v3 and googlenet
-        )
-    dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
-    tensors = {name: value for name, value in read(path).tensors.items() if not name.startswith(dropped)}
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WeightsError(f"{path} does not fit torchvision's {architecture}: {reason}") from error
-    return network
 
 
 def _behead(network: nn.Module) -> str:
-    """Let the network end before its last scoring layer, and forget its auxiliary classifiers; the layer's name."""
+    """Remove a classifier's last layer and its auxiliary classifiers; return the layer's name."""
     for name in _AUXILIARY:
         if hasattr(network, name):
             setattr(network, name, None)
@@ -137,12 +132,13 @@ def _behead(network: nn.Module) -> str:
     layers = [(name, layer) for name, layer in modules if isinstance(layer, nn.Linear | nn.Conv2d)]
     linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
     last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet scores by convolution, and pools after it
-    network.set_submodule(last, nn.Identity())
+    parent, _, name = last.rpartition(".")
+    setattr(network.get_submodule(parent), name, nn.Identity())  # set_submodule came with torch 2.5
     return last
 
 
 def _digest(network: nn.Module) -> str:
-    """The sha256 of all parameters, in the order of their names."""
+    """Return the sha256 of all parameters, in the order of their names."""
     digest = hashlib.sha256()
     tensors: dict[str, Tensor] = network.state_dict()
     for name, value in sorted(tensors.items()):

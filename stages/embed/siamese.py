@@ -1,4 +1,4 @@
-"""The trained embedder: a Siamese network, the shipped one or anyone's own."""
+"""The trained embedder: a Siamese network, the shipped one or your own."""
 
 from __future__ import annotations
 
@@ -10,40 +10,49 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stages.cpu import (
+    FixedBatch,
+    fast_dtype,
+    fold_batch_norms,
+    in_precision,
+    keep_memory,
+    parallel_map,
+    split_batch,
+    split_first_blocks,
+)
 from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.kinds import KindPart
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
-from stages.inference import Shortened, fast_dtype, first_in_parts, fold_batch_norms, keep_memory
-from stages.parallel import in_few_sizes, side_by_side
 from stages.types import Image, Vectors, check_batch
 from weights import Checkpoint
 
-BEARS_SHORT: Final = {"mobilenet_v2": (0, 1, 4, 5, 6)}
+FLOAT32_BLOCKS: Final = {"mobilenet_v2": (0, 1, 4, 5, 6)}
 """Backbones whose vectors stay within cosine 0.999 in bfloat16, and the blocks that must stay in float32 for that.
 
-MobileNetV2's first have few channels, which span too wide a range once the batch norms are folded; the others are where
-float32 gains most for what it takes.
+The first blocks of MobileNetV2 have few channels, whose values span too wide a range once batch norms are folded; in the others
+float32 gains most for what it costs.
 """
 
-_ON_CPU: Final = 8  # images at once: the same speed as more, in less memory
-_WIDE: Final = 3, 2
-"""Blocks of those backbones whose maps are the largest, and the images that a processor takes through them at once."""
+_ON_CPU: Final = 8  # images at once: as fast as more, in less memory
+_ELSEWHERE: Final = 32
+_LARGE_BLOCKS: Final = 3, 2
+"""How many blocks of those backbones have the largest maps, and the images that a processor takes through them at once."""
 
 
 class SiameseEmbedder:
-    """Garment images → unit vectors, near where the garments look alike.
+    """Embeds images of garments as unit vectors, which are close where the garments look alike.
 
-    A vector does not depend on the batch that its image came in. Where a network's backbone is known to bear it
-    (:data:`BEARS_SHORT`), most of it computes in what the device multiplies fastest; its vectors are within 0.999
-    of those in float32, so that a gallery and a query that was made elsewhere agree.
+    A vector does not depend on the batch that its image came in. Backbones of which it is known that they can
+    (:data:`FLOAT32_BLOCKS`) compute mostly in what the device multiplies fastest; their vectors are within cosine 0.999 of
+    those in float32, so that vectors made on different machines can be compared.
 
     Args:
         checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
         device: where to run, as torch names it.
-        batch_size: images that are run at once; memory follows it. None: what suits the device.
-        dtype: what most of the network computes in, if it bears it. None: what the device multiplies fastest.
+        batch_size: images that run at once; memory grows with it. None: what suits the device.
+        dtype: of most of the network's arithmetic, if its backbone can. None: what the device multiplies fastest.
 
     Raises:
         WeightsError: the checkpoint is not of a Siamese network.
@@ -56,13 +65,13 @@ class SiameseEmbedder:
         batch_size: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if batch_size is None:
-            batch_size = _ON_CPU if torch.device(device).type == "cpu" else 32
+        on_cpu = torch.device(device).type == "cpu"
+        batch_size = (_ON_CPU if on_cpu else _ELSEWHERE) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
         self._network = network.to(device).to(memory_format=torch.channels_last)
-        _quicken(network, dtype or fast_dtype(device))
+        _prepare_for_inference(network, dtype or fast_dtype(device), 1 if on_cpu else batch_size)
         self._device, self._batch_size = device, batch_size
         self._normalise = Normalise(*stats_of(checkpoint))
         self._fingerprint = f"{network.design.architecture}-{checkpoint.sha256[:12]}-{self.input_px}px"
@@ -93,44 +102,50 @@ class SiameseEmbedder:
         return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=True)
 
 
-def _quicken(network: SiameseNetwork, dtype: torch.dtype) -> None:
+def _prepare_for_inference(network: SiameseNetwork, dtype: torch.dtype, fixed_batch: int) -> None:
+    """Make a network fast, in place; it can no longer be trained."""
     keep_memory()
     fold_batch_norms(network.features)
-    exact = BEARS_SHORT.get(network.design.backbone)
-    if exact is not None and isinstance(network.features, nn.Sequential):
-        network.features = Shortened(network.features, exact, dtype)
-        if next(network.parameters()).device.type == "cpu":
-            first_in_parts(network.features, *_WIDE)
+    exact = FLOAT32_BLOCKS.get(network.design.backbone)
+    if exact is None or not isinstance(network.features, nn.Sequential):
+        return
+    blocks = in_precision(network.features, dtype, exact)
+    if dtype != torch.float32:
+        network.features = FixedBatch(blocks, fixed_batch)
+        return
+    network.features = blocks
+    if next(network.parameters()).device.type == "cpu":
+        split_first_blocks(blocks, *_LARGE_BLOCKS)
 
 
 def vectors_of(
     network: SiameseNetwork, images: Sequence[Image], normalise: Normalise, device: str, batch_size: int, *, unit: bool
 ) -> Vectors:
-    """What a network makes of images, ``(n, dim)`` float32; ``unit``: of unit length, whatever its head."""
+    """Embed images by a network, ``(n, dim)`` float32; with ``unit`` as unit rows, whatever its head."""
     design = network.design
 
     @torch.inference_mode()
     def embed(few: Sequence[Image]) -> Vectors:
-        found = network(letterboxed(few, design.input_px, normalise, trim=design.trim).to(device))
+        embedded = network(letterboxed(few, design.input_px, normalise, trim=design.trim).to(device))
         if unit and design.head not in UNIT:
-            found = F.normalize(found)
-        rows: Vectors = found.cpu().numpy()
+            embedded = F.normalize(embedded)
+        rows: Vectors = embedded.cpu().numpy()
         return rows
 
-    batches = in_few_sizes(images, batch_size)
-    return np.concatenate([np.empty((0, network.dim), np.float32), *side_by_side(embed, batches, device)])
+    parts = split_batch(images, batch_size)
+    return np.concatenate([np.empty((0, network.dim), np.float32), *parallel_map(embed, parts, device)])
 
 
 def stats_of(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and deviation of each channel that a checkpoint says its input is normalised by.
+    """Return the mean and deviation of each channel by which a checkpoint's input is normalized.
 
     Raises:
-        WeightsError: they are missing, no numbers, or not of three channels.
+        WeightsError: they are missing, not numbers, or not of three channels.
     """
     try:
         mean, std = (tuple(map(float, checkpoint.describes(name).split())) for name in ("mean", "std"))
     except ValueError as error:
-        raise WeightsError(f"{checkpoint.name} describes itself with what is no number: {error}") from error
+        raise WeightsError(f"{checkpoint.name} describes itself by something other than a number: {error}") from error
     if not (len(mean) == len(std) == 3 and min(std) > 0):
         raise WeightsError(f"{checkpoint.name} needs mean and std of 3 channels, std above 0; says {mean} and {std}")
     return mean, std

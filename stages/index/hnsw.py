@@ -16,7 +16,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cores import cores, cores_here
+from stages.cores import cores, thread_cores
 from stages.errors import GalleryError
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
@@ -107,7 +107,7 @@ class HnswIndex:
         if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
             return self._search_exactly(queries, k)
         try:
-            rows, distances = self._graph.knn_query(queries, k=k, num_threads=cores_here())
+            rows, distances = self._graph.knn_query(queries, k=k, num_threads=thread_cores())
         except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk came back short
             return self._search_exactly(queries, k)
         similarities = np.subtract(1, distances, out=distances)

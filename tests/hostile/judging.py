@@ -40,7 +40,7 @@ def judge(case: Case, path: Path) -> tuple[Outcome, str]:
 
 
 def _refused(case: Case, told: str) -> tuple[Outcome, str]:
-    if told.startswith("makes its decoder end"):
+    if told.startswith("cannot be decoded: "):
         return Outcome.CRASH, told
     if told.startswith("takes longer than"):
         return Outcome.HANG, told

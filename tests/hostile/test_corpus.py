@@ -18,10 +18,10 @@ from corpus import Case, corpus, large
 from judging import GOOD, Outcome, judge
 from pictures import deep, encoded, known, lying, scan_bomb
 
-from stages import _srgb, isolation
+from stages import decode_pool, formats, srgb
+from stages.decode_pool import isolated
 from stages.errors import ImageError
 from stages.images import FORMATS, decode_photo, read_image, walk
-from stages.isolation import isolated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="FIFOs, devices and limits as Linux has them")
 STAGES = ("--detector", "stages.testing:FakeDetector")
@@ -60,7 +60,7 @@ def test_many_flipped_bits_and_the_largest_photos(tmp_path):
     with isolated():
         check((case for case in corpus(200) if case.kind == "flipped bits"), tmp_path)
         check(large(), tmp_path / "large")
-        assert 0 < isolation.peak_bytes() < 1_000_000_000
+        assert 0 < decode_pool.peak_bytes() < 1_000_000_000
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_large_photos_are_converted_in_strips_to_the_same_pixels(monkeypatch):
     files = [lying(orientation, kind) for kind in kinds for orientation in range(1, 9)]
     files += [deep(".png", grey=True), deep(".tif"), encoded("GIF", known())]
     whole = [decode_photo(data).image for data in files]
-    monkeypatch.setattr(_srgb, "STRIP_PIXELS", 64 * 5)
+    monkeypatch.setattr(srgb, "STRIP_PIXELS", 64 * 5)
     for data, wanted in zip(files, whole, strict=True):
         photo = decode_photo(data)
         np.testing.assert_array_equal(photo.image, wanted)
@@ -114,7 +114,7 @@ def test_large_photos_are_converted_in_strips_to_the_same_pixels(monkeypatch):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_large_photos_are_reduced_where_smaller_ones_will_do(monkeypatch, orientation):
-    monkeypatch.setattr(_srgb, "STRIP_PIXELS", 64 * 5)
+    monkeypatch.setattr(srgb, "STRIP_PIXELS", 64 * 5)
     photo = decode_photo(lying(orientation, "PNG"), at_least_px=20)
     assert (photo.width, photo.height) == (64, 48)
     assert photo.image.shape == (16, 22, 3)
@@ -125,12 +125,11 @@ def test_large_photos_are_reduced_where_smaller_ones_will_do(monkeypatch, orient
 
 
 def test_heic_and_avif_are_read_or_what_to_do_is_told(monkeypatch):
-    from stages import _pillow
 
     heads = {"HEIC": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "AVIF": b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif"}
     for kind, head in heads.items():
-        assert _pillow.sniff(head + bytes(30)) == kind
-        monkeypatch.setitem(_pillow._LACKING, kind, f"is {kind}, which needs something")
+        assert formats.sniff(head + bytes(30)) == kind
+        monkeypatch.setitem(formats._MISSING, kind, f"is {kind}, which needs something")
         with pytest.raises(ImageError, match=f"^is {kind}, which needs something$"):
             decode_photo(head + bytes(30))
 

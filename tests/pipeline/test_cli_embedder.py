@@ -16,11 +16,11 @@ from cli_runs import EMBEDDER, lines, run
 from pycocotools import mask as coco_mask
 
 import weights
+from pipeline.calibration import add_verdicts, calibration_path, find_calibration
 from pipeline.cli.sets import LAYOUT_NAMES
 from pipeline.evaluation import embed_photos
 from pipeline.evaluation_pages import MAP_HEIGHT, MAP_WIDTH, curve_points, map_picture, projected, verification_panels
 from pipeline.photosets import LAYOUTS, open_set
-from pipeline.verdicts import beside, calibration_for, with_verdicts
 from stages.embed.calibration import Calibration, Verdict
 from stages.embed.evaluation import Protocol, evaluate
 from stages.embed.items import Kind, PhotoSet, Sample
@@ -304,16 +304,16 @@ class TestCalibrate:
     def test_matches_get_verdicts_by_their_label(self, calibration: Path) -> None:
         read = Calibration.read(calibration)
         matches = [Match("i", "p", similarity, "bag") for similarity in (1.0, -1.0)]
-        assert [match.verdict for match in with_verdicts(read, "bag", matches)] == [Verdict.SAME, Verdict.DIFFERENT]
+        assert [match.verdict for match in add_verdicts(read, "bag", matches)] == [Verdict.SAME, Verdict.DIFFERENT]
 
     def test_one_beside_the_weights_is_used_while_it_is_theirs(self, calibration: Path, tmp_path: Path) -> None:
         checkpoint = tmp_path / "own.safetensors"
-        assert calibration_for("fake mean colours", None, checkpoint) is None
-        beside(checkpoint).write_bytes(calibration.read_bytes())
-        assert calibration_for("fake mean colours", None, checkpoint) == Calibration.read(calibration)
-        assert calibration_for("trained further", None, checkpoint) is None
+        assert find_calibration("fake mean colours", None, checkpoint) is None
+        calibration_path(checkpoint).write_bytes(calibration.read_bytes())
+        assert find_calibration("fake mean colours", None, checkpoint) == Calibration.read(calibration)
+        assert find_calibration("trained further", None, checkpoint) is None
         with pytest.raises(OutfinderError, match="made with the embedder"):
-            calibration_for("trained further", calibration, checkpoint)
+            find_calibration("trained further", calibration, checkpoint)
 
     def test_then_search_says_it_of_each_match(self, items: Path, calibration: Path, tmp_path: Path) -> None:
         run("index", tmp_path / "gallery", items, "--as-is", "--crop", "whole", *EMBEDDER)

@@ -95,7 +95,7 @@ def test_an_unknown_name_lists_the_choices() -> None:
         build_embedder(Config(embedder="clip"))
     with pytest.raises(ValueError, match="no index"):
         build_index("tree", 3)
-    assert len(DETECTORS) == 9
+    assert len(DETECTORS) == 12
 
 
 ONE_HEAP = """

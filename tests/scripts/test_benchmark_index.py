@@ -15,9 +15,9 @@ from script_runs import run_script
 
 import benchmark_index as index
 from benchmark_index import ENGINES, HEADINGS, IndexFigures, Plan, benchmark_index, cells, clustered, line, main
-from pipeline.benchmark.timing import middle, slower_pct, take_turns
 from stages.images import read_image
 from stages.index import HnswIndex, exact_search
+from timing import middle, slower_pct, take_turns
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,10 @@ import benchmark_speed as speed
 from benchmark_index import clustered
 from benchmark_speed import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
 from pipeline.search import Garment, PhotoResult
+from stages.cpu import keep_memory
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image
-from stages.inference import keep_memory
-from stages.parts import listening, part
+from stages.timing import listening, timed
 from stages.types import Box
 
 
@@ -119,14 +119,14 @@ def test_differences_of_the_outputs_are_counted(monkeypatch: pytest.MonkeyPatch)
 
 def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
     told: list[tuple[str, float]] = []
-    with part("before"):
+    with timed("before"):
         pass
     with listening(lambda name, seconds, _cpu_s: told.append((name, seconds))):
-        with pytest.raises(RuntimeError), part("failing"):
+        with pytest.raises(RuntimeError), timed("failing"):
             raise RuntimeError
-        with part("outer"), part("inner"):
+        with timed("outer"), timed("inner"):
             pass
-    with part("after"):
+    with timed("after"):
         pass
     assert [name for name, _ in told] == ["failing", "inner", "outer"]
     assert told[1][1] <= told[2][1]
@@ -135,9 +135,9 @@ def test_parts_are_told_from_every_thread_and_only_while_heard() -> None:
 def test_a_part_that_waits_does_not_compute() -> None:
     told: dict[str, tuple[float, float]] = {}
     with listening(lambda name, seconds, cpu_s: told.update({name: (seconds, cpu_s)})):
-        with part("waiting"):
+        with timed("waiting"):
             sleep(0.05)
-        with part("computing"):
+        with timed("computing"):
             end = thread_time() + 0.02
             while thread_time() < end:
                 pass

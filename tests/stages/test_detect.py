@@ -1,16 +1,39 @@
+"""Detectors made of torchvision's networks: the law of stages, masks, scores, pooling, flip averaging and box voting."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw
+from rounding import round_by_batch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 import weights
-from stages.detect.networks import ARCHITECTURES, OURS, _folded, build_network
-from stages.detect.pooling import PyramidRoIAlign
-from stages.detect.rcnn import RcnnDetector, from_checkpoint, from_torchvision, mask_in_box, read_detector
+from pipeline.config import Config, build_detector
+from stages.detect.flip import MIN_VOTE_IOU, detect_both_ways, mirror_boxes, mirror_images, vote
+from stages.detect.networks import (
+    ARCHITECTURES,
+    ONE_STAGE,
+    OURS,
+    MobileNetV2FPN,
+    PyramidRoIAlign,
+    _folded,
+    build_network,
+)
+from stages.detect.rcnn import (
+    RcnnDetector,
+    TorchvisionDetector,
+    from_checkpoint,
+    from_torchvision,
+    mask_in_box,
+    read_detector,
+)
 from stages.errors import WeightsError
 from stages.testing import check_detector
 from stages.types import LABELS, Box
@@ -26,29 +49,32 @@ def lively(architecture: str, labels: int, input_px: int) -> GeneralizedRCNN:
     return network
 
 
-@pytest.fixture(scope="module")
-def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mask R-CNN with random weights."""
-    network = lively("maskrcnn_mobilenet_v2", 13, 128)
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    about = {"architecture": "maskrcnn_mobilenet_v2", "labels": "\n".join(LABELS), "input_px": "128"}
-    weights.save(path, network.state_dict(), about)
+def saved(architecture: str, folder: Path) -> Path:
+    path = folder / "random.safetensors"
+    about = {"architecture": architecture, "labels": "\n".join(LABELS), "input_px": "128"}
+    weights.save(path, lively(architecture, 13, 128).state_dict(), about)
     return path
 
 
-def test_our_mask_rcnn_keeps_the_law(checkpoint_file: Path) -> None:
-    detector = read_detector(checkpoint_file, min_score=0.0)
+def few(detector: TorchvisionDetector) -> TorchvisionDetector:
+    """Keep few detections of each photo, since masks take time."""
+    detector._network.roi_heads.detections_per_img = 20
+    return detector
+
+
+def test_our_mask_rcnn_keeps_the_law(tmp_path: Path) -> None:
+    detector = few(read_detector(saved("maskrcnn_mobilenet_v2", tmp_path), min_score=0.0))
     check_detector(detector)
     assert detector.labels == LABELS
-    assert any(found.mask is not None for found in detector([draw("red", "blue")])[0])
+    assert any(detection.mask is not None for detection in detector([draw("red", "blue")])[0])
 
 
-QUICK = ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
+FAST = ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
 
 @pytest.mark.parametrize(
     "architecture",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]],
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]],
 )
 def test_every_architecture_keeps_the_law(architecture: str) -> None:
     detector = RcnnDetector(lively(architecture, 3, 128), ["top", None, "bag"], min_score=0.0)
@@ -56,14 +82,52 @@ def test_every_architecture_keeps_the_law(architecture: str) -> None:
     assert detector.labels == ("top", "bag")
 
 
-def test_our_networks_are_the_size_that_is_told() -> None:
+@pytest.mark.parametrize("architecture", OURS)
+def test_detections_do_not_depend_on_the_batch_where_short_numbers_round_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    detector = few(read_detector(saved(architecture, tmp_path), min_score=0.0))
+    round_by_batch(detector._network)
+    check_detector(detector)
+
+
+def one_stage(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"min_size": 128, "max_size": 128}
+    if kind == "RetinaNet":
+        anchors = AnchorGenerator(((16, 24), (48, 64), (96, 120)), ((0.5, 1.0, 2.0),) * 3)
+        return RetinaNet(MobileNetV2FPN(), num_classes=4, anchor_generator=anchors, **sizes)
+    return FCOS(
+        MobileNetV2FPN(), num_classes=4, anchor_generator=AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3), **sizes
+    )
+
+
+@pytest.mark.parametrize("kind", ["RetinaNet", "FCOS"])
+def test_one_stage_networks_keep_the_law(kind: str) -> None:
+    detector = TorchvisionDetector(one_stage(kind), ["top", None, "bag"], min_score=0.0)
+    check_detector(detector)
+    assert detector.labels == ("top", "bag")
+    assert detector.input_px == 128
+    assert len(detector([draw("red", "blue")])[0]) > 10
+
+
+def test_one_stage_detections_are_those_of_the_network() -> None:
+    network, image = one_stage("RetinaNet").eval(), draw("red", "blue")
+    (detections,) = TorchvisionDetector(network, ["top", "bag", "hat"], min_score=0.0)([image])
+    with torch.inference_mode():
+        raw = network([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
+    np.testing.assert_allclose([one.score for one in detections], raw["scores"].sort(descending=True)[0], atol=1e-6)
+
+
+def test_our_networks_have_the_documented_size() -> None:
     sizes = [sum(p.numel() for p in build_network(name, 13).parameters()) / 1e6 for name in OURS]
     assert sizes == pytest.approx([6.5, 5.9], abs=0.1)
 
 
 def test_every_architecture_of_torchvision_can_be_built() -> None:
     with torch.device("meta"):
-        for name in set(ARCHITECTURES) - set(OURS):
+        for name in {*ARCHITECTURES, *ONE_STAGE} - set(OURS):
             assert build_network(name, 13, 320).transform.max_size == 320
     with pytest.raises(ValueError, match="'yolo' is unknown"):
         build_network("yolo", 13)
@@ -83,13 +147,16 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_detector(path)
 
 
-def test_torchvision_weights_without_a_network_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ["fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet_resnet50_fpn"])
+def test_torchvisions_weights_without_a_network_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
     def offline(*_args: object, **_options: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(WeightsError, match="--detector-weights"):
-        from_torchvision("fasterrcnn_mobilenet_v3_large_320_fpn")
+        from_torchvision(architecture)
     with pytest.raises(ValueError, match="not one of torchvision's"):
         from_torchvision("maskrcnn_mobilenet_v2")
 
@@ -113,7 +180,7 @@ def test_an_empty_mask_becomes_its_box() -> None:
 
 
 @pytest.mark.parametrize("cells", [7, 14])
-def test_pooling_is_torchvision_s_with_its_gradient(cells: int) -> None:
+def test_pooling_and_its_gradient_are_torchvisions(cells: int) -> None:
     torch.manual_seed(0)
     strides, size = (8, 16, 32), (256, 192)
     maps = {
@@ -161,16 +228,18 @@ def _in_turn(body: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def test_thresholds_make_scores_honest_and_lose_no_detection() -> None:
+def test_thresholds_change_scores_and_lose_no_detection() -> None:
     network = lively("fasterrcnn_mobilenet_v2", 2, 128)
     image = draw("red", "blue", side=128)
     plain = RcnnDetector(network, ["top", "bag"], min_score=0.0)([image])[0]
-    honest = RcnnDetector(network, ["top", "bag"], min_score=0.0, thresholds=[0.3, 0.5])([image])[0]
-    assert len(plain) == len(honest) > 0
+    scaled = RcnnDetector(network, ["top", "bag"], min_score=0.0, thresholds=[0.3, 0.5])([image])[0]
+    assert len(plain) == len(scaled) > 0
     by_box = {(one.label, one.box): one.score for one in plain}
-    for one in honest:
-        score, at = by_box[one.label, one.box], {"top": 0.3, "bag": 0.5}[one.label]
-        assert one.score == pytest.approx(score * (1 - at) / (score * (1 - at) + (1 - score) * at), abs=1e-6)
+    for one in scaled:
+        score, middle = by_box[one.label, one.box], {"top": 0.3, "bag": 0.5}[one.label]
+        assert one.score == pytest.approx(
+            score * (1 - middle) / (score * (1 - middle) + (1 - score) * middle), abs=1e-6
+        )
     for least in (0.4, 0.5, 0.6):
         sure = RcnnDetector(network, ["top", "bag"], min_score=least, thresholds=[0.3, 0.5])([image])[0]
         assert all(one.score >= least for one in sure)
@@ -205,3 +274,110 @@ def test_a_photo_that_shrinks_much_is_averaged() -> None:
     RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)([lines])
     mean, std = network.transform.image_mean[0], network.transform.image_std[0]
     torch.testing.assert_close(seen[0][0, 0] * std + mean, torch.full((64, 64), 0.25), atol=0.01, rtol=0)
+
+
+SIZES = [(128, 96), (100, 128)]
+
+
+@torch.inference_mode()
+def test_photo_and_mirror_image_count_equally() -> None:
+    network = lively("maskrcnn_mobilenet_v2", 3, 128).eval()
+    network.roi_heads.score_thresh = 0.0
+    batch = torch.zeros(2, 3, 128, 128)
+    for image, (height, width) in zip(batch, SIZES, strict=True):
+        image[:, :height, :width] = torch.rand(3, height, width)
+    corners = torch.rand(2, 20, 2) * 50
+    proposals = list(torch.cat([corners, corners + 10 + 30 * torch.rand(2, 20, 2)], 2))
+    features, mirrored = network.backbone(batch), network.backbone(mirror_images(batch, SIZES))
+    one = detect_both_ways(network.roi_heads, features, mirrored, proposals, SIZES)
+    other = detect_both_ways(network.roi_heads, mirrored, features, mirror_boxes(proposals, SIZES), SIZES)
+    for mine, theirs, size in zip(one, other, SIZES, strict=True):
+        assert len(mine["boxes"]) > 20
+        torch.testing.assert_close(mine["scores"], theirs["scores"])
+        (back,) = mirror_boxes([theirs["boxes"]], [size])
+        torch.testing.assert_close(mine["boxes"], back, atol=1e-3, rtol=0)
+        torch.testing.assert_close(mine["masks"], theirs["masks"].flip(-1), atol=1e-3, rtol=0)
+
+
+def test_an_image_and_its_mirror_image_give_mirrored_garments() -> None:
+    detector = RcnnDetector(lively("maskrcnn_mobilenet_v2", 3, 128), ["top", "bag", "hat"], 0.3, flip=True)
+    image = np.random.default_rng(0).integers(0, 255, (128, 96, 3), np.uint8)
+    (found,), (mirrored,) = detector([image]), detector([np.ascontiguousarray(image[:, ::-1])])
+    assert len(found) == len(mirrored) > 5
+    for one, other in zip(found, mirrored, strict=True):
+        assert (one.label, one.score) == (other.label, pytest.approx(other.score, abs=1e-4))
+        assert abs(one.box.x1 - (96 - other.box.x2)) <= 1  # the corners are rounded to whole pixels
+
+
+def test_mirroring_twice_changes_nothing() -> None:
+    batch = torch.rand(2, 3, 8, 8)
+    batch[0, :, :, 5:] = batch[1, :, 6:] = 0
+    sizes = [(8, 5), (6, 8)]
+    assert mirror_images(mirror_images(batch, sizes), sizes).equal(batch)
+    boxes = [torch.tensor([[1.0, 2, 4, 5]]), torch.zeros(0, 4)]
+    assert mirror_boxes(boxes, sizes)[0].tolist() == [[1, 2, 4, 5]]
+    assert mirror_boxes(boxes, [(8, 6), (6, 8)])[0].tolist() == [[2, 2, 5, 5]]
+
+
+def test_a_flipping_detector_keeps_the_law_and_has_other_scores() -> None:
+    network = lively("maskrcnn_mobilenet_v2", 13, 128)
+    flipping = RcnnDetector(network, LABELS, min_score=0.0, flip=True)
+    check_detector(flipping)
+    photo = draw("red", "blue")
+    (plain,), (found,) = (RcnnDetector(network, LABELS, min_score=0.0)([photo]), flipping([photo]))
+    assert not np.array_equal([one.score for one in plain], [one.score for one in found])
+
+
+def test_networks_with_torchvisions_pooling_can_flip() -> None:
+    check_detector(RcnnDetector(lively("fasterrcnn_mobilenet_v3_large_320_fpn", 13, 128), LABELS, 0.0, flip=True))
+
+
+def test_a_detector_flips_by_its_name() -> None:
+    (plain,), (found,) = (
+        build_detector(Config(detector=name, min_score=0.05))([draw("red", "blue")])
+        for name in ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2+flip")
+    )
+    assert [one.score for one in plain] != [one.score for one in found]
+    with pytest.raises(ValueError, match="leave \\+flip out"):
+        build_detector(Config(detector="whole+flip"))
+    with pytest.raises(ValueError, match="no detector is called 'yolo'"):
+        build_detector(Config(detector="yolo+flip"))
+
+
+@torch.inference_mode()
+def test_a_box_is_the_mean_of_its_candidates_by_their_scores() -> None:
+    torch.manual_seed(1)
+    heads = lively("fasterrcnn_mobilenet_v2", 3, 128).eval().roi_heads
+    heads.score_thresh = 0.0
+    corners = torch.rand(2, 30, 2) * 30
+    proposals = list(torch.cat([corners, corners + 40 + 20 * torch.rand(2, 30, 2)], 2))
+    logits, deltas = torch.randn(60, 4), 0.3 * torch.randn(60, 16)
+    boxes, _, labels = heads.postprocess_detections(logits, deltas, proposals, SIZES)
+    found = vote(heads, list(zip(boxes, labels, strict=True)), (logits, deltas), proposals, SIZES)
+    for image, (height, width) in enumerate(SIZES):
+        rows = slice(30 * image, 30 * image + 30)
+        own = heads.box_coder.decode(deltas[rows], [proposals[image]])
+        scores = F.softmax(logits[rows], -1)
+        assert len(found[image]) == len(boxes[image]) > 5
+        assert not torch.allclose(found[image], boxes[image], atol=0.5)
+        for box, label, moved in zip(boxes[image], labels[image].tolist(), found[image], strict=True):
+            total, weight = torch.zeros(4), 0.0
+            for candidate, score in zip(own[:, label], scores[:, label].tolist(), strict=True):
+                x1, y1, x2, y2 = candidate.tolist()
+                clipped = torch.tensor(
+                    [min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)]
+                )
+                if box_iou(box[None], clipped[None]).item() >= MIN_VOTE_IOU:
+                    total, weight = total + score * clipped, weight + score
+            torch.testing.assert_close(moved, total / weight, atol=1e-2, rtol=1e-4)
+
+
+def test_a_box_without_candidates_and_a_photo_without_boxes_stay_as_they_are() -> None:
+    heads = lively("fasterrcnn_mobilenet_v2", 3, 128).eval().roi_heads
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    alone = torch.tensor([[60.0, 60.0, 90.0, 90.0]]), torch.tensor([2])
+    proposals = [torch.tensor([[0.0, 0.0, 20.0, 20.0]]), torch.tensor([[0.0, 0.0, 20.0, 20.0]])]
+    opinions = torch.zeros(2, 4), torch.zeros(2, 16)
+    empty, kept = vote(heads, [none, alone], opinions, proposals, SIZES)
+    assert empty.shape == (0, 4)
+    torch.testing.assert_close(kept, alone[0])

@@ -246,7 +246,7 @@ def test_a_search_has_no_more_threads_than_its_own_may_use(large, monkeypatch, t
 
     graph = index._graph
     wanted = index.search(vectors[:50], 7)
-    monkeypatch.setattr(hnsw_module, "cores_here", lambda: threads)
+    monkeypatch.setattr(hnsw_module, "thread_cores", lambda: threads)
     monkeypatch.setattr(index, "_graph", Graph())
     found = index.search(vectors[:50], 7)
     assert asked == [threads]

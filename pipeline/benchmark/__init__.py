@@ -1,1 +1,0 @@
-"""Benchmarks: how good different ways of cropping are, and what they cost."""

@@ -1,0 +1,101 @@
+"""``outfinder benchmark``: a group with one command, ``crops``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, SOME_FAILED, friendly, overwrite_option, print_figures
+
+
+@click.group()
+def benchmark() -> None:
+    """Compare ways to crop garments.
+
+    \b
+    Examples:
+      outfinder benchmark crops --quick
+    """  # noqa: D301
+
+
+@benchmark.command()
+@click.option("--data", multiple=True, type=ANYWHERE, metavar="CSV|DIR",
+              help="Photos of your own: a CSV photo,item_id,box,mask, or a folder for each item; may be repeated.")  # fmt: skip
+@click.option("--scenes", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+              help="Rendered scenes, as scripts/render_sample writes.  [default: the packaged ones, unless --data is given]")  # fmt: skip
+@click.option("--detector", "detectors", multiple=True, metavar="NAME",
+              help="May be repeated.  [default: maskrcnn_mobilenet_v2 and fasterrcnn_mobilenet_v2]")  # fmt: skip
+@click.option("--embedder", "embedders", multiple=True, metavar="NAME[=WEIGHTS]",
+              help="May be repeated; the verdict is about the first.  [default: all that are shipped; quick: siamese]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the intervals.")
+@click.option("--quick", is_flag=True, help="One embedder, and less timing: under two minutes.")
+@click.option("-o", "--output", type=FOLDER, help="Write a page with curves and pictures into this folder.")
+@click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
+@overwrite_option
+@friendly
+def crops(
+    data: tuple[Path, ...],
+    scenes: Path | None,
+    detectors: tuple[str, ...],
+    embedders: tuple[str, ...],
+    seed: int,
+    quick: bool,
+    output: Path | None,
+    json_file: Path | None,
+    overwrite: bool,
+) -> None:
+    """Compare mask crops with box crops: which find the same garment again, and what they cost.
+
+    Each photo is detected once by each detector; its garments are cropped in every way (whole photo, box, box with context,
+    mask on white, on the mean colour, on a blurred background, and the mean of the vectors of mask and box), embedded by
+    every embedder, and searched for. Detections are the annotations, if there are some, and those of each detector; what
+    a detector misses is a failure, and recall over the garments that all detectors found is given beside. Differences are
+    paired, over the same queries, with 95 % intervals, and the verdict follows from them. The same seed gives the same
+    figures; only times and roundings differ between machines.
+
+    Without --data, rendered scenes are compared, which need no download. In a CSV a box is `x1 y1 x2 y2` in pixels, a mask
+    a picture that is white where the garment is; both may be empty. There may be columns label, role (query or gallery)
+    and unit (items that fail together). In a folder for each item, photos show one garment each. scripts/crop_sets.py
+    writes such CSVs from public data sets. Untrained ImageNet features need their weights: --embedder features=FILE. Exit
+    status 1: some photos could not be used.
+
+    \b
+    Examples:
+      outfinder benchmark crops --quick
+      outfinder benchmark crops --data mine.csv -o comparison
+      outfinder benchmark crops --embedder mine=run/weights.safetensors --embedder siamese --json crops.json
+    """  # noqa: D301
+    from pipeline.crop_benchmark import benchmark_crops
+    from pipeline.crop_benchmark_costs import DETECTORS, CropStages
+    from pipeline.crop_benchmark_data import own_photos, rendered
+    from pipeline.crop_benchmark_report import figures_of, text_report, write_crop_page
+    from pipeline.evaluation_pages import prepare_page
+    from pipeline.writers import check_absent
+
+    if json_file and json_file != Path("-"):
+        check_absent(json_file, overwrite=overwrite)
+    if output:
+        prepare_page(output, overwrite=overwrite)
+    stages = CropStages.build(detectors or DETECTORS, embedders or (("siamese",) if quick else ()))
+    sets = [own_photos(source) for source in data]
+    if scenes or not data:
+        sets = [*(rendered(scenes) if scenes else rendered()), *sets]
+    comparison = benchmark_crops(
+        sets,
+        stages,
+        seed=seed,
+        timed_photos=4 if quick else 12,
+        timing_rounds=1 if quick else 3,
+        memory=True,
+        progress=lambda doing: click.echo(doing, err=True),
+    )
+    figures = figures_of(comparison)
+    if output:
+        write_crop_page(output, comparison, stages.detectors, figures)
+        click.echo(f"page: {output / 'index.html'}", err=True)
+    for problem in dict.fromkeys(text for one in sets for text in one.problems):
+        click.echo(problem, err=True)
+    print_figures(figures, text_report(comparison), json_file)
+    sys.exit(SOME_FAILED if any(one.problems for one in sets) else 0)

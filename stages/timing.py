@@ -1,0 +1,44 @@
+"""Where time goes: steps of the work report how long they took, while someone listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter, thread_time
+
+Listener = Callable[[str, float, float], None]
+"""Called with the name of a step, its wall-clock seconds, and the seconds for which its thread computed."""
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def timed(step: str) -> Iterator[None]:
+    """Time a step of the work; costs about a microsecond while nobody listens.
+
+    >>> steps = []
+    >>> with listening(lambda step, wall_s, cpu_s: steps.append(step)), timed("decode"):
+    ...     pass
+    >>> steps
+    ['decode']
+    """
+    if not _listeners:
+        yield
+        return
+    cpu, wall = thread_time(), perf_counter()
+    try:
+        yield
+    finally:
+        wall_s, cpu_s = perf_counter() - wall, thread_time() - cpu
+        for listener in tuple(_listeners):
+            listener(step, wall_s, cpu_s)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Report all steps of this process, on every thread, for as long as the context lasts."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -1,0 +1,420 @@
+"""The comparison of crops on photos whose answer is known: what it counts, pairs, refuses, says and draws."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import run
+from conftest import draw
+from crop_cases import BOX, BoxesOnly, disc, fake_stages, items, photo, write_table
+
+from pipeline.crop_benchmark import (
+    ALL,
+    FOUND_BY_ALL,
+    MISSED,
+    Condition,
+    CropComparison,
+    CropDifference,
+    EmbeddedSet,
+    benchmark_crops,
+    embed_set,
+    match_detections,
+    search_set,
+)
+from pipeline.crop_benchmark_costs import CropStages, _memory_growth, costs
+from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto, own_photos, rendered
+from pipeline.crop_benchmark_report import figures_of, verdict
+from stages.errors import CatalogueError
+from stages.images import read_image, write_jpeg
+from stages.testing import FakeDetector
+from stages.types import Box, Detection
+
+FAST = {"timed_photos": 2, "timing_rounds": 1}
+FAKES = ("--detector", "stages.testing:FakeDetector", "--embedder", "stages.testing:FakeEmbedder")
+
+
+def mask_against_box(comparison: CropComparison, clutter: float | None = None) -> CropDifference:
+    """The row on all queries by the annotations."""
+    (found,) = (
+        row
+        for row in comparison.differences
+        if (row.first.query, row.second.query, row.first.detections) == ("mask-white", "box", "truth")
+        and (row.clutter, row.among, row.label, row.asked) == (clutter, ALL, "", "crop")
+    )
+    return found
+
+
+class TestSearch:
+    def test_ranks_and_precisions_are_those_of_a_naive_search(self) -> None:
+        rng = np.random.default_rng(0)
+        count = 40
+        examples = tuple(
+            Example(f"{rng.integers(12)}", is_query=bool(rng.random() < 0.6), in_gallery=bool(rng.random() < 0.7))
+            for _ in range(count)
+        )
+        photos = rng.integers(0, 15, count)
+        vectors = np.round(rng.normal(size=(count, 3)), 1).astype(np.float32)  # coarse, so that there are ties
+        present = rng.random(count) < 0.7
+        key = ("d", "box")
+        found = search_set(
+            EmbeddedSet(CropSet("random", "", ()), examples, photos, {key: present}, {("e", key): vectors}), ["e"]
+        )
+        assert found is not None
+        ranks, precisions = found.outcomes[Condition.same("e", "d", "box")]
+        checked = 0
+        for place, row in enumerate(found.rows.tolist()):
+            item = examples[row].item
+            right = [k for k in range(count) if k != row and examples[k].in_gallery and examples[k].item == item]
+            wrong = [
+                k
+                for k in range(count)
+                if examples[k].in_gallery and examples[k].item != item and photos[k] != photos[row] and present[k]
+            ]
+            reachable = [k for k in right if present[k] and present[row]]
+            similar = {k: float(np.round(vectors[row] @ vectors[k], 6)) for k in (*reachable, *wrong)}
+            expected = [
+                number + sum(similar[other] >= similar[k] for other in wrong)
+                for number, k in enumerate(sorted(reachable, key=lambda k: -similar[k]), start=1)
+            ]
+            assert ranks[place] == (expected[0] if expected else MISSED)
+            precision = sum(n / rank for n, rank in enumerate(expected, 1) if rank <= len(right)) / len(right)
+            assert precisions[place] == pytest.approx(precision)
+            checked += bool(expected)
+        assert checked > 5
+        assert len(found.rows) == sum(
+            one.is_query and any(k.in_gallery and k is not one and k.item == one.item for k in examples)
+            for one in examples
+        )
+
+    def test_a_whole_photo_ties_with_itself_and_a_miss_is_a_failure(self) -> None:
+        boxes = Detection("top", 1.0, Box(0, 0, 30, 60)), Detection("top", 1.0, Box(34, 0, 64, 60))
+        photos = [
+            ExamplePhoto(
+                name,
+                lambda: draw("red"),
+                tuple(Example(item, "top", box, is_query) for item, box in zip("ab", boxes, strict=True)),
+            )
+            for name, is_query in (("x", True), ("y", False))
+        ]
+        embedded = embed_set(CropSet("pairs", "", photos), {"boxes": BoxesOnly()}, fake_stages().embedders)
+        found = search_set(embedded, ["fake"])
+        assert found is not None
+        whole = found.outcomes[Condition.same("fake", "none", "whole")]
+        assert whole[0].tolist() == [2, 2]  # the other garment of the same photo is as similar, and counts as an error
+        assert found.missed["boxes"].all()  # one box in the middle overlaps each garment by less than half
+        assert (found.outcomes[Condition.same("fake", "boxes", "box")][0] == MISSED).all()
+        assert search_set(embedded, ["fake"], FOUND_BY_ALL) is None
+
+    def test_whole_photos_are_not_compared_if_answers_are_only_in_the_photos_of_their_queries(self) -> None:
+        pair = (Example("a", truth=Detection("shoes", 1.0, BOX)), Example("a", truth=Detection("shoes", 1.0, BOX)))
+        assert not CropSet("pairs", "", [ExamplePhoto("x", lambda: draw("red"), pair)]).whole
+        assert items(misleading=False).whole
+
+
+def test_detections_are_matched_once_by_label_and_overlap() -> None:
+    def example(label: str, *corners: int) -> Example:
+        return Example("x", label, Detection(label or "any", 1.0, Box(*corners)))
+
+    top, other, bag = (
+        Detection(label, 0.9, Box(*corners))
+        for label, corners in (("top", (0, 0, 10, 10)), ("top", (1, 0, 11, 10)), ("bag", (50, 0, 60, 10)))
+    )
+    examples = [example("top", 0, 0, 10, 11), example("top", 0, 0, 10, 10), example("shoes", 50, 0, 60, 10)]
+    unlabelled = example("", 50, 4, 60, 10)
+    assert match_detections([*examples, unlabelled], [top, other, bag]) == [other, top, None, bag]
+    assert match_detections([example("bag", 57, 0, 67, 10)], [bag]) == [None]
+
+
+class TestKnownAnswers:
+    def test_masks_win_on_misleading_backgrounds(self) -> None:
+        compared = benchmark_crops([items(misleading=True)], fake_stages(), **FAST)
+        gain = mask_against_box(compared)
+        recall = {row.condition.crops: row.recall_1.value for row in compared.figures}
+        assert recall["mask-white"] == recall["mask-mean"] == 1.0
+        assert gain.recall_1.value == pytest.approx(recall["mask-white"] - recall["box"])
+        assert gain.recall_1.low > 0
+        (sentence,) = verdict(compared)
+        assert sentence.startswith(
+            "Mask against box at recall@1, by truth and the embedder fake: on discs masks find more"
+        )
+
+    def test_no_difference_is_shown_on_white(self) -> None:
+        compared = benchmark_crops([items(misleading=False)], fake_stages(), **FAST)
+        gain = mask_against_box(compared)
+        assert gain.recall_1.low <= 0 <= gain.recall_1.high
+        assert gain.queries == 24
+        assert "on discs no difference could be shown" in verdict(compared)[0]
+
+    def test_boxes_win_where_the_background_gives_the_item_away(self) -> None:
+        def shot(number: int, side: int) -> ExamplePhoto:
+            shade = 40 + (number * 7 + side * 3) % 20 * 8  # independent of the item
+            image = photo((shade, shade, shade), (number * 12, 255 - number * 12, 128))
+            truth = Detection("top", 1.0, BOX, disc())
+            example = Example(f"{number}", "top", truth, is_query=side == 0, in_gallery=side == 1)
+            return ExamplePhoto(f"{number}", lambda: image, (example,))
+
+        photos = [shot(number, side) for number in range(20) for side in range(2)]
+        compared = benchmark_crops([CropSet("backgrounds", "", photos)], fake_stages(), **FAST)
+        assert "on backgrounds boxes find more" in verdict(compared)[0]
+
+    def test_clutter_is_a_curve_and_its_effect_is_paired(self) -> None:
+        data = [items(misleading=misleading, clutter=clutter) for clutter, misleading in ((0.0, False), (1.0, True))]
+        compared = benchmark_crops(data, fake_stages(), **FAST)
+        plain, crowded, together = (mask_against_box(compared, clutter) for clutter in (0.0, 1.0, None))
+        assert plain.recall_1.value == 0 < crowded.recall_1.value
+        assert together.queries == 48
+        assert together.recall_1.value == pytest.approx(crowded.recall_1.value / 2)
+        assert any("From clutter 0 to 1" in text and "clutter favours masks" in text for text in verdict(compared))
+
+    def test_what_a_detector_misses_is_a_failure_and_reported_apart(self) -> None:
+        compared = benchmark_crops([items(misleading=False)], fake_stages(FakeDetector(), BoxesOnly()), **FAST)
+        light = Condition.same("fake", "detector 1", "box")
+        every, found = (
+            next(row for row in compared.figures if (row.condition, row.among) == (light, among))
+            for among in (ALL, FOUND_BY_ALL)
+        )
+        assert 0 < every.missed < every.queries == 24
+        assert (found.missed, found.queries) == (0, 24 - every.missed)
+        assert every.recall_1.value == pytest.approx(found.recall_1.value * found.queries / 24, abs=0.05)
+        rows = [row for row in compared.differences if row.asked == "detector" and row.among == ALL]
+        assert {(row.first.query, row.second.query) for row in rows} == {("mask-white", "box"), ("box", "box")}
+        assert all(row.recall_1.low > 0 for row in rows)
+        assert not any("mask" in row.condition.crops for row in compared.figures if "1" in row.condition.detections)
+        assert len(verdict(compared)) == 2
+        assert "a photo takes" in verdict(compared)[1]
+
+    def test_each_crop_is_compared_with_the_embedder_that_was_trained_on_it(self) -> None:
+        trained = {"mine": "whole", "on_box": "box", "on_mask": "mask"}
+        compared = benchmark_crops([items(misleading=True)], fake_stages(trained=trained), **FAST)
+        (row,) = (row for row in compared.differences if row.asked == "training" and row.among == ALL)
+        assert row.first == Condition.same("on_mask", "truth", "mask-white")
+        assert row.second == Condition.same("on_box", "truth", "box")
+        assert compared.reference == "mine"
+        assert verdict(compared)[-1].startswith(
+            "Each crop with the embedder that was trained on it (on_mask against on_box)"
+        )
+
+    def test_the_same_seed_gives_the_same_rows(self) -> None:
+        data = [items(misleading=True)]
+        first, again, other = (benchmark_crops(data, fake_stages(), seed=seed, **FAST) for seed in (0, 0, 1))
+        assert (first.figures, first.differences) == (again.figures, again.differences)
+        assert [row.recall_1.value for row in first.figures] == [row.recall_1.value for row in other.figures]
+        assert first.figures != other.figures, "other draws, other intervals"
+
+    def test_nothing_to_compare_or_to_time_is_refused(self) -> None:
+        for data, timed in (([], 1), ([items(misleading=False)], 0)):
+            with pytest.raises(ValueError, match="at least one set, one timed photo"):
+                benchmark_crops(data, fake_stages(), timed_photos=timed)
+
+
+class TestRenderedScenes:
+    def test_nothing_but_the_background_changes(self) -> None:
+        plain, half, crowded = rendered()
+        assert (plain.clutter, half.clutter, crowded.clutter) == (0.0, 0.5, 1.0)
+        assert {one.is_query for one in plain.examples} == {True, False}
+        for bare, full in zip(plain.photos, crowded.photos, strict=True):
+            before, after = bare.read().astype(int), full.read().astype(int)
+            inside = np.zeros(before.shape[:2], np.bool_)
+            assert len(bare.examples) >= 3
+            for one, other in zip(bare.examples, full.examples, strict=True):
+                assert (one.item, one.is_query) == (other.item, other.is_query)
+                assert one.truth is not None
+                assert other.truth is not None
+                assert one.truth.box == other.truth.box
+                np.testing.assert_array_equal(one.truth.mask, other.truth.mask)
+                inside[one.truth.box.slices] |= one.truth.mask
+            apart = np.abs(before - after).max(axis=2)
+            assert np.median(apart[inside]) <= 8, "JPEG"
+            assert np.median(apart[~inside]) > 5
+
+    def test_a_folder_without_scenes_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(CatalogueError, match="no rendered street"):
+            rendered(tmp_path)
+        (tmp_path / "street.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
+        with pytest.raises(CatalogueError, match="no rendered street"):
+            rendered(tmp_path)
+
+
+class TestOwnPhotos:
+    def test_a_table_has_boxes_and_masks(self, tmp_path: Path) -> None:
+        data = own_photos(write_table(tmp_path))
+        assert (data.name, data.problems) == ("garments", ())
+        first = data.photos[0].examples[0]
+        assert (first.item, first.label, first.is_query, first.in_gallery) == ("item 0", "top", True, True)
+        assert first.truth is not None
+        assert first.truth.box == BOX
+        assert (first.truth.mask == disc()).mean() > 0.97, "JPEG"
+
+    def test_a_mask_alone_and_a_box_alone_are_enough(self, tmp_path: Path) -> None:
+        table = write_table(tmp_path)
+        text = table.read_text().replace("16 16 48 48,mask.jpg", ",mask.jpg", 1)
+        table.write_text(text.replace("16 16 48 48,mask.jpg", "16.5 16 48 48,", 1))
+        first, second = (one.examples[0].truth for one in own_photos(table).photos[:2])
+        assert first is not None
+        assert second is not None
+        assert first.box.iou(BOX) > 0.8
+        assert (second.box, second.mask) == (BOX, None)
+        compared = benchmark_crops([own_photos(table)], fake_stages(), **FAST)
+        assert not any("mask" in row.condition.crops for row in compared.figures), "one garment has none"
+
+    def test_roles_and_units_are_columns(self, tmp_path: Path) -> None:
+        write_table(tmp_path)
+        table = tmp_path / "roles.csv"
+        table.write_text("photo,item_id,role,unit\n0-0.jpg,a,query,u\n0-1.jpg,a,gallery,u\n1-0.jpg,b,,\n1-1.jpg,b,x,\n")
+        data = own_photos(table)
+        roles = [(one.is_query, one.in_gallery, one.unit) for one in data.examples]
+        assert roles == [(True, False, "u"), (False, True, "u"), (True, True, "")]
+        assert data.problems == ("roles.csv line 5: the role is query, gallery or empty, got 'x'",)
+
+    def test_a_folder_per_item_needs_no_annotations(self, shop: Path) -> None:
+        data = own_photos(shop)
+        assert Counter(one.item for one in data.examples) == {"black": 1, "blue": 1, "green": 1, "red": 2}
+        compared = benchmark_crops([data], fake_stages(FakeDetector()), **FAST)
+        main = Condition.same("fake", "detector 0", "mask-white")
+        row = next(row for row in compared.figures if row.condition == main)
+        assert (row.queries, row.missed, row.recall_1.value) == (2, 0, 1.0)
+        assert not any(row.condition.detections == "truth" for row in compared.figures)
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ("0-0.jpg,1 2 3,,a,top", "a box is four numbers"),
+            ("0-0.jpg,1 2 3 999,,a,top", "is not within its photo of 64x64"),
+            ("0-0.jpg,,none.jpg,a,top", "none.jpg was not found"),
+            ("0-0.jpg,,small.jpg,a,top", "the mask small.jpg is 10x10, its photo 64x64"),
+            ("0-0.jpg,0 0 4 4,mask.jpg,a,top", "no white pixel in the box"),
+            ("gone.jpg,0 0 4 4,,a,top", "gone.jpg was not found"),
+            ("0-0.jpg,0 0 4 4,,,top", "lacks a photo or an item_id"),
+            ("0-0.jpg,,,a,top", "has neither box nor mask"),
+        ],
+    )
+    def test_a_bad_row_is_reported_and_left_out(self, tmp_path: Path, row: str, reason: str) -> None:
+        table = write_table(tmp_path)
+        write_jpeg(tmp_path / "small.jpg", draw("red", side=10))
+        with table.open("a") as file:
+            file.write(row + "\n")
+        data = own_photos(table)
+        assert len(data.examples) == 16
+        (problem,) = data.problems
+        assert reason in problem
+
+    def test_data_without_answers_is_refused(self, tmp_path: Path) -> None:
+        def refused(data: CropSet, reason: str) -> None:
+            with pytest.raises(CatalogueError, match=reason):
+                benchmark_crops([data], fake_stages(FakeDetector()), **FAST)
+
+        table = write_table(tmp_path)
+        (tmp_path / "single.csv").write_text("\n".join(table.read_text().splitlines()[:9]) + "\n")
+        refused(own_photos(tmp_path / "single.csv"), "no item has two photos.*got 8 garments of 8 items in 8 photos")
+        refused(own_photos(write_table(tmp_path / "boots", label="boots")), r"its labels \(boots\) match nothing that")
+        (tmp_path / "wrong.csv").write_text("image,item_id\n")
+        with pytest.raises(CatalogueError, match="photo"):
+            own_photos(tmp_path / "wrong.csv")
+        (tmp_path / "empty.csv").write_text("photo,item_id\n")
+        with pytest.raises(CatalogueError, match="no photo that can be used"):
+            own_photos(tmp_path / "empty.csv")
+        with pytest.raises(CatalogueError, match="cannot be read"):
+            own_photos(tmp_path / "none.csv")
+
+    def test_labels_that_no_detector_finds_are_left_out_with_a_note(self, tmp_path: Path) -> None:
+        table = write_table(tmp_path)
+        table.write_text(table.read_text().replace(",top", ",boots", 1))
+        checked = own_photos(table).checked({"fake": FakeDetector()})
+        assert len(checked.examples) == 15
+        assert checked.notes == ("no detector finds boots: left out",)
+
+
+class TestCosts:
+    def test_every_combination_has_its_time(self) -> None:
+        images = [draw("red", "blue"), draw("green")]
+        rows = costs(images, fake_stages(FakeDetector(), BoxesOnly()), 1, memory=False)
+        ways = {(one.detections, one.crop): one for one in rows}
+        assert len(ways) == len(rows) == 1 + 6 + 2
+        assert ways["none", "whole"].detect_ms == ways["none", "whole"].crop_ms == 0
+        assert ways["detector 0", "box"].garments == 1.5
+        both = ways["detector 0", "mask+box"]
+        assert both.embed_ms == pytest.approx(2 * ways["detector 0", "box"].embed_ms, abs=0.02)
+        assert both.total_ms == pytest.approx(both.detect_ms + both.crop_ms + both.embed_ms)
+        assert all(one.embed_ms > 0 and one.peak_mb is None for one in rows)
+
+    def test_memory_is_the_growth_of_a_process(self) -> None:
+        grown = _memory_growth("stages.testing:FakeDetector", "mask-white", FAKES[-1], [draw("red")])
+        assert grown is None or grown >= 0
+
+
+def test_embedders_are_built_by_name_and_weights() -> None:
+    with pytest.raises(ValueError, match="two stages are called 'siamese'"):
+        CropStages.build((), ["siamese", "siamese=other.safetensors"])
+    with pytest.raises(ValueError, match="no embedder is called 'best'"):
+        CropStages.build((), ["best"])
+    assert CropStages.build((), [FAKES[-1]]).trained_on == {FAKES[-1]: "unknown"}
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("pipeline.crop_benchmark_costs._peaks", lambda *_: {})
+
+
+@pytest.mark.usefixtures("brief")
+class TestCommand:
+    def test_it_prints_a_table_and_writes_json_and_a_page(self, tmp_path: Path) -> None:
+        table = write_table(tmp_path / "data")
+        page = tmp_path / "page"
+        result = run("benchmark", "crops", "--data", table, *FAKES, "-o", page, "--json", tmp_path / "crops.json")
+        assert "garments (16 queries, 16 garments)" in result.stdout
+        assert "Mask against box at recall@1" in result.stdout
+        figures = json.loads((tmp_path / "crops.json").read_text())
+        assert figures == json.loads((page / "figures.json").read_text())
+        assert figures["data"][0]["missed"] == {"truth": 0, FAKES[1]: 16}, "the background is not white"
+        row = next(row for row in figures["figures"] if (row["detections"], row["query"]) == ("truth", "mask-white"))
+        assert row["recall_1"].keys() == {"value", "low", "high"}
+        html = (page / "index.html").read_text()
+        assert figures["verdict"][0] in html
+        pictures = {part.split('"')[0] for part in html.split('src="')[1:]}
+        assert {"cost.png"} < pictures
+        assert any(name.startswith("photos/") for name in pictures)
+        for name in pictures:
+            assert min(read_image(page / name).shape[:2]) > 20
+
+    def test_clutter_is_drawn_for_rendered_scenes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = [
+            items(misleading=misleading, clutter=clutter, name="scenes")
+            for clutter, misleading in ((0.0, False), (1.0, True))
+        ]
+        monkeypatch.setattr("pipeline.crop_benchmark_data.rendered", lambda *_: data)
+        run("benchmark", "crops", "--quick", *FAKES, "-o", tmp_path / "page")
+        html = (tmp_path / "page" / "index.html").read_text()
+        assert "curves.png" in html
+        assert "Mask wins most" in html
+        curves = json.loads((tmp_path / "page" / "curves.json").read_text())
+        assert [point[0] for point in curves["By annotated outlines"]["box"]] == [0.0, 1.0]
+        assert curves["By annotated outlines"]["mask-white"][1][1] == 1.0
+
+    def test_bad_rows_and_refusals_have_their_exit_status(self, tmp_path: Path) -> None:
+        table = write_table(tmp_path)
+        with table.open("a") as file:
+            file.write("gone.jpg,0 0 4 4,,a,top\n")
+        assert "gone.jpg was not found" in run("benchmark", "crops", "--data", table, *FAKES, status=1).stderr
+        (tmp_path / "lone.csv").write_text("photo,item_id\n0-0.jpg,a\n1-0.jpg,b\n")
+        refused = run("benchmark", "crops", "--data", tmp_path / "lone.csv", *FAKES, status=2)
+        assert "no item has two photos" in refused.stderr
+        assert "give --overwrite" in run("benchmark", "crops", "--data", table, "-o", tmp_path, status=2).stderr
+
+
+@pytest.mark.slow
+def test_shipped_stages_find_rendered_garments() -> None:
+    stages = CropStages.build(embedders=["siamese"])
+    compared = benchmark_crops(rendered(), stages, memory=True, **FAST)
+    recall = {
+        (row.condition.detections, row.condition.crops): row.recall_1.value
+        for row in compared.figures
+        if (row.clutter, row.among, row.label) == (None, ALL, "")
+    }
+    assert recall["truth", "mask-white"] > 0.4 > recall["none", "whole"]
+    assert recall["truth", "box"] > 0.3
+    peaks = {(one.detections, one.crop): one.peak_mb or 0 for one in compared.costs}
+    assert peaks["maskrcnn_mobilenet_v2", "mask-white"] > peaks["none", "whole"] > 20
+    assert len(figures_of(compared)["verdict"]) == 3
