@@ -16,13 +16,16 @@ from pipeline.cli import COMMANDS, LazyGroup, main
 from stages.images import enough_px, read_image, read_photo, write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENTATION = "".join(
+    page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) -> None:
     assert "Example" in run(name, "--help").stdout
-    assert f"outfinder {name}" in README.read_text(encoding="utf-8")
+    assert f"outfinder {name}" in DOCUMENTATION
     command = main.get_command(click.Context(main), name)
     assert command is not None
     if isinstance(command, click.Group):
@@ -30,7 +33,7 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) 
             told = run(name, part, "--help").stdout
             assert told.startswith("Usage: ")
             assert "Example" in told or not isinstance(command, LazyGroup)  # a lazy group's are commands of their own
-            assert f"{name} {part}" in README.read_text(encoding="utf-8")
+            assert f"{name} {part}" in DOCUMENTATION
 
 
 def test_help_and_version_and_unknown_commands() -> None:
