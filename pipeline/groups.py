@@ -51,17 +51,19 @@ def pair_shoes(garments: Sequence[Garment]) -> list[tuple[Garment, ...]]:
 
 
 def merge_matches(garments: Sequence[Garment]) -> tuple[Match, ...] | None:
-    """Return the matches of one garment that was detected in several parts: each item once, by its best similarity.
+    """Return the matches of one garment that was detected in several parts: each item once, at its best rank.
 
-    There are as many as the part with the most has; None if no part was searched.
+    Of the same rank the more similar comes first. There are as many as the part with the most has; None if no part was
+    searched.
     """
     searched = [garment.matches for garment in garments if garment.matches is not None]
+    ranked = sorted(
+        ((rank, -match.similarity, part) for part, matches in enumerate(searched) for rank, match in enumerate(matches))
+    )
     best: dict[str, Match] = {}
-    for match in (match for matches in searched for match in matches):
-        if match.item not in best or match.similarity > best[match.item].similarity:
-            best[match.item] = match
-    ranked = sorted(best.values(), key=lambda match: -match.similarity)
-    return tuple(ranked[: max(map(len, searched))]) if searched else None
+    for rank, _, part in ranked:
+        best.setdefault(searched[part][rank].item, searched[part][rank])
+    return tuple(best.values())[: max(map(len, searched))] if searched else None
 
 
 def group_variants(matches: Iterable[Match]) -> list[tuple[Match, ...]]:

@@ -274,7 +274,8 @@ class Report:
         score = "" if first.label == WHOLE else f"{max(garment.score for garment in group):.2f}"
         matches = merge_matches(group)
         cards = [self._match_card(variants) for variants in group_variants(matches or ())]
-        return GarmentCard(anchor, first.label, score, tag, crops, matches is not None, cards, first.notice)
+        notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
+        return GarmentCard(anchor, first.label, score, tag, crops, matches is not None, cards, notice)
 
     def _match_card(self, variants: Sequence[Match]) -> MatchCard:
         match, *others = variants

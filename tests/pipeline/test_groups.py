@@ -23,11 +23,13 @@ def test_the_nearest_shoes_of_a_size_are_pairs():
 
 
 def test_matches_of_a_pair_are_ranked_by_the_better_shoe():
-    left, right = (
-        shoe(0, matches=(match("a", 0.9), match("b", 0.2))),
-        shoe(15, matches=(match("b", 0.8), match("c", 0.1))),
-    )
+    left = shoe(0, matches=(match("a", 0.9), match("b", 0.2)))
+    right = shoe(15, matches=(match("b", 0.8), match("c", 0.1)))
     assert [(one.item, one.similarity) for one in merge_matches([left, right])] == [("a", 0.9), ("b", 0.8)]
+    ranked = (match("a", 0.3), match("b", 0.9))
+    assert merge_matches([shoe(0, matches=ranked)]) == ranked, (
+        "the order of search, which is not that of similarity alone"
+    )
     assert merge_matches([shoe(0), shoe(15)]) is None
     assert merge_matches([shoe(0, matches=())]) == ()
 
