@@ -207,7 +207,7 @@ class TestEvaluate:
         assert "holds no photo .jpg" in told(items, "--layout", "luma")
         assert "no splits of its own" in told(items, "--split", "test")
         assert "COCO file and the folder" in told(items, "--layout", "cutouts")
-        assert "no regular expression" in told(items, "--item-pattern", "(")
+        assert "is not a regular expression" in told(items, "--item-pattern", "(")
         assert "item pattern is for the layout items" in told(items, "--layout", "shoes", "--item-pattern", "x")
         assert "needs a label that comes twice" in told(items / "item00", "--item-pattern", ".*")
         (tmp_path / "full").mkdir()
