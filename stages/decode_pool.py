@@ -91,14 +91,6 @@ class _Worker:
         """Whether it can take another photo: it lives, and has not kept much of the memory of earlier ones."""
         return self._reusable and self._process.poll() is None
 
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that it has had; 0 where the system does not tell."""
-        with suppress(OSError, ValueError):
-            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
-            return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
-        return 0
-
     def decode(self, request: dict[str, Any], data: bytes, time_s: float) -> Decoded:
         """Decode one photo.
 
@@ -146,12 +138,8 @@ class _Worker:
             self._process.wait(1)  # its pipe closes a moment before it is gone
         self.kill()
         status = self._process.returncode
-        hint = "" if self._started else "; try --no-isolate"
-        if status >= 0:
-            return f"its decoder ended {when} (exit status {status}){hint}"
-        known = -status in [*signal.Signals]
-        name = f"{signal.Signals(-status).name}: {signal.strsignal(-status)}".lower() if known else f"signal {-status}"
-        return f"its decoder ended {when} ({name}){hint}"
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}: {signal.strsignal(-status)}".lower()
+        return f"its decoder ended {when} ({how}){'' if self._started else '; try --no-isolate'}"
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""
@@ -187,7 +175,6 @@ class _Pool:
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
-        self._peak = 0
         self._lock = Lock()
         self._slots = BoundedSemaphore(max(_IDLE_WORKERS, cores()))
 
@@ -211,13 +198,11 @@ class _Pool:
 
     def _usable_worker(self) -> _Worker:
         with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        if worker is None:
-            return _Worker()
-        if not worker.usable:
-            worker.kill()
-            return _Worker()
-        return worker
+            worker = self._idle.pop() if self._idle else _Worker()
+        if worker.usable:
+            return worker
+        worker.kill()
+        return _Worker()
 
     def _try(self, worker: _Worker, request: dict[str, Any], data: bytes, time_s: float) -> Decoded:
         healthy = False
@@ -232,14 +217,8 @@ class _Pool:
                 with self._lock:
                     self._idle.append(worker)
             else:
-                self._peak = max(self._peak, worker.peak_bytes)
                 worker.kill()
         return decoded
-
-    @property
-    def peak_bytes(self) -> int:
-        with self._lock:
-            return max(self._peak, *(worker.peak_bytes for worker in self._idle), 0)
 
     def stop(self) -> None:
         """End all idle workers."""
@@ -291,11 +270,6 @@ def decode(source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_
         "alarm_s": int(time_s + _ALARM_GRACE_S),
     }
     return _pool.decode(request, data, time_s)
-
-
-def peak_bytes() -> int:
-    """Return the most memory that a worker has had; 0 where the system does not tell."""
-    return _pool.peak_bytes
 
 
 @atexit.register

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torchvision.models import detection, get_model_weights
+from torchvision.models import get_model_weights
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+import weights
 from stages.detect.networks import OURS, MobileNetV2FPN
 from stages.errors import WeightsError
 from stages.start import read_start, take_over
@@ -57,19 +58,15 @@ def _tensors(architecture: str, start: str, labels: Sequence[str]) -> dict[str, 
 
 
 def _torchvision(architecture: str, start: str) -> dict[str, Tensor]:
+    if start == COCO and architecture in OURS:
+        raise ValueError(f"there are no COCO weights for {architecture}; start from {IMAGENET} or a file")
+    body = next(name for name in ("mobilenet_v2", "mobilenet_v3_large", "resnet50") if name in architecture)
     try:
-        if architecture in OURS:
-            if start == COCO:
-                raise ValueError(f"there are no COCO weights for {architecture}; start from {IMAGENET} or a file")
-            classifier = get_model_weights("mobilenet_v2").DEFAULT.get_state_dict(check_hash=True)
-            return {f"backbone.body.{name.removeprefix('features.')}": value for name, value in classifier.items()}
-        if start == COCO:
-            trained = get_model_weights(architecture).DEFAULT.get_state_dict(check_hash=True)
-            return {name: value for name, value in trained.items() if "_predictor." not in name}
-        network = getattr(detection, architecture)(weights=None, weights_backbone="DEFAULT")
-        state: dict[str, Tensor] = network.backbone.state_dict()
-        return {f"backbone.{name}": value for name, value in state.items() if name.startswith("body.")}
+        tensors = weights.read_torchvision(get_model_weights(architecture if start == COCO else body).DEFAULT)
     except OSError as error:
         raise WeightsError(
             f"torchvision's {start} weights for {architecture} cannot be downloaded ({error}); name a safetensors file"
         ) from error
+    if start == COCO:
+        return {name: value for name, value in tensors.items() if "_predictor." not in name}
+    return {f"backbone.body.{name.removeprefix('features.')}": value for name, value in tensors.items()}

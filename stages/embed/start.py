@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+import weights
 from stages.embed.backbones import OURS, backbone_tensors
 from stages.embed.inputs import Normalise
 from stages.embed.network import PREFIX, Design, SiameseNetwork
@@ -87,9 +88,8 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     if backbone in OURS:
         raise ValueError(f"there are no ImageNet weights for {backbone}; start from {SCRATCH} or a file")
     try:
-        found: Mapping[str, Tensor] = get_model_weights(backbone).DEFAULT.get_state_dict(check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a download that fails its checksum
+        return weights.read_torchvision(get_model_weights(backbone).DEFAULT)
+    except OSError as error:
         raise WeightsError(
             f"torchvision's weights of {backbone} cannot be downloaded ({error}); name a safetensors file of them"
         ) from error
-    return found

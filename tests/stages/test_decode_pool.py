@@ -109,8 +109,8 @@ def test_many_threads_share_the_workers(tmp_path):
 @pytest.mark.parametrize(
     ("action", "ending"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "sigsegv: "),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "sigkill: "),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11: "),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9: "),
         ("os._exit(7)", "exit status 7"),
     ],
 )
