@@ -1,4 +1,4 @@
-"""Flip averaging with box voting: each region is judged in the photo and in its mirror image, and the outputs averaged.
+"""Flip averaging with box voting: each region is judged in a photo and in its mirror image, and the outputs averaged.
 
 Box voting replaces a kept box by the mean of all candidates that overlap it, weighted by their scores: Gidaris and Komodakis,
 *Object detection via a multi-region & semantic segmentation-aware CNN model*, ICCV 2015, §3.3.
@@ -6,7 +6,6 @@ Box voting replaces a kept box by the mean of all candidates that overlap it, we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -17,86 +16,64 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 Features = dict[str, Tensor]
 Size = tuple[int, int]
-"""Height and width of an image within its padding."""
+"""Height and width of a photo within its padding."""
 
 MIN_VOTE_IOU: Final = 0.7
 """The least overlap with a kept box at which a candidate votes on it."""
 
 
-def mirror_images(batch: Tensor, sizes: Sequence[Size]) -> Tensor:
-    """Mirror images ``(n, 3, h, w)``, each within its own width; their top left corners stay in place."""
+def mirror_image(batch: Tensor, width: int) -> Tensor:
+    """Mirror a photo ``(1, 3, h, w)`` within its own width; its padding stays where it is."""
     mirrored = torch.zeros_like(batch)
-    for image, target, (_, width) in zip(batch, mirrored, sizes, strict=True):
-        target[:, :, :width] = image[:, :, :width].flip(-1)
+    mirrored[..., :width] = batch[..., :width].flip(-1)
     return mirrored
 
 
-def mirror_boxes(boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
-    """Mirror the boxes ``(k, 4)`` of each image."""
-    return [
-        torch.stack([width - x2, y1, width - x1, y2], 1)
-        for (x1, y1, x2, y2), (_, width) in zip((each.unbind(1) for each in boxes), sizes, strict=True)
-    ]
+def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
+    """Mirror the boxes ``(k, 4)`` of a photo."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], 1)
 
 
 def detect_both_ways(
-    heads: RoIHeads, features: Features, mirrored: Features, proposals: list[Tensor], sizes: list[Size]
-) -> list[dict[str, Tensor]]:
-    """Apply torchvision's RoI heads to the features of images and of their mirror images, and average the outputs.
+    heads: RoIHeads, features: Features, mirrored: Features, proposals: Tensor, size: Size
+) -> dict[str, Tensor]:
+    """Apply torchvision's RoI heads to the features of a photo and of its mirror image, and average the outputs.
 
     Args:
         heads: of a network in evaluation mode.
-        features: of the images.
-        mirrored: of their mirror images, see :func:`mirror_images`.
-        proposals: of each image, ``(k, 4)`` in pixels.
-        sizes: of the images.
+        features: of the photo.
+        mirrored: of its mirror image, see :func:`mirror_image`.
+        proposals: ``(k, 4)`` in pixels of the photo.
+        size: of the photo.
 
     Returns:
-        For each image ``boxes``, ``labels``, ``scores`` and, with a mask head, ``masks``.
+        ``boxes``, ``labels``, ``scores`` and, with a mask head, ``masks``.
     """
-    logits, deltas = _box_outputs(heads, features, proposals, sizes)
-    mirrored_logits, mirrored_deltas = _box_outputs(heads, mirrored, mirror_boxes(proposals, sizes), sizes)
+    logits, deltas = _box_outputs(heads, features, proposals, size)
+    mirrored_logits, mirrored_deltas = _box_outputs(heads, mirrored, mirror_boxes(proposals, size[1]), size)
     mirrored_deltas[:, ::4].neg_()  # dx has the opposite sign
     logits, deltas = (logits + mirrored_logits) / 2, (deltas + mirrored_deltas) / 2
-    boxes, scores, labels = heads.postprocess_detections(logits, deltas, proposals, sizes)
-    boxes = vote(heads, list(zip(boxes, labels, strict=True)), (logits, deltas), proposals, sizes)
-    results = [{"boxes": b, "labels": n, "scores": s} for b, n, s in zip(boxes, labels, scores, strict=True)]
+    (boxes,), (scores,), (labels,) = heads.postprocess_detections(logits, deltas, [proposals], [size])
+    candidates = clip_boxes_to_image(heads.box_coder.decode(deltas, [proposals]).flatten(0, 1), size)
+    boxes = vote(boxes, labels, candidates.view(len(proposals), -1, 4), F.softmax(logits, -1))
+    result = {"boxes": boxes, "labels": labels, "scores": scores}
     if heads.has_mask():
-        mask_logits = _mask_logits(heads, features, boxes, sizes)
-        mirrored_masks = _mask_logits(heads, mirrored, mirror_boxes(boxes, sizes), sizes).flip(-1)
-        averaged = maskrcnn_inference((mask_logits + mirrored_masks) / 2, labels)
-        for result, masks in zip(results, averaged, strict=True):
-            result["masks"] = masks
-    return results
+        masks = _mask_logits(heads, features, boxes, size)
+        mirrored_masks = _mask_logits(heads, mirrored, mirror_boxes(boxes, size[1]), size).flip(-1)
+        (result["masks"],) = maskrcnn_inference((masks + mirrored_masks) / 2, [labels])
+    return result
 
 
-def vote(
-    heads: RoIHeads,
-    kept: Sequence[tuple[Tensor, Tensor]],
-    outputs: tuple[Tensor, Tensor],
-    proposals: list[Tensor],
-    sizes: list[Size],
-) -> list[Tensor]:
-    """Move the boxes ``(n, 4)`` of each image to the mean of their candidates.
+def vote(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor) -> Tensor:
+    """Move the boxes that suppression has kept to the mean of their candidates.
 
     Args:
-        heads: of the network.
-        kept: for each image the boxes that suppression leaves, ``(n, 4)``, and their labels.
-        outputs: logits and box deltas of all proposals, one image after the other.
-        proposals: of each image, ``(k, 4)``.
-        sizes: of the images.
+        boxes: ``(n, 4)``.
+        labels: of the boxes, ``(n,)``.
+        candidates: the boxes of all proposals for each label, ``(k, labels + 1, 4)``.
+        scores: of the candidates, ``(k, labels + 1)``.
     """
-    logits, deltas = outputs
-    counts = [len(each) for each in proposals]
-    candidates = torch.split(heads.box_coder.decode(deltas, proposals), counts)
-    scores = torch.split(F.softmax(logits, -1), counts)
-    return [
-        _vote_one(boxes, labels, clip_boxes_to_image(of_image.flatten(0, 1), size).view_as(of_image), weights)
-        for (boxes, labels), of_image, weights, size in zip(kept, candidates, scores, sizes, strict=True)
-    ]
-
-
-def _vote_one(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor) -> Tensor:
     moved = boxes.clone()
     for label in sorted(set(labels.tolist())):
         of_label, voters = labels == label, candidates[:, label]
@@ -106,13 +83,13 @@ def _vote_one(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor)
     return moved
 
 
-def _box_outputs(heads: RoIHeads, features: Features, boxes: list[Tensor], sizes: list[Size]) -> tuple[Tensor, Tensor]:
+def _box_outputs(heads: RoIHeads, features: Features, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Return logits ``(k, labels + 1)`` and box deltas ``(k, 4 * (labels + 1))``."""
-    logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
+    logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, [boxes], [size])))
     return logits, deltas
 
 
-def _mask_logits(heads: RoIHeads, features: Features, boxes: list[Tensor], sizes: list[Size]) -> Tensor:
+def _mask_logits(heads: RoIHeads, features: Features, boxes: Tensor, size: Size) -> Tensor:
     """Return mask logits ``(k, labels + 1, m, m)``."""
-    masks: Tensor = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, boxes, sizes)))
+    masks: Tensor = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, [boxes], [size])))
     return masks

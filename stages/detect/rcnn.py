@@ -25,9 +25,8 @@ from stages.cpu import (
     in_precision,
     keep_memory,
     parallel_map,
-    split_first_blocks,
 )
-from stages.detect.flip import detect_both_ways, mirror_boxes, mirror_images
+from stages.detect.flip import detect_both_ways, mirror_boxes, mirror_image
 from stages.detect.networks import ONE_STAGE, TORCHVISION, MobileNetV2FPN, build_network, float32_outputs
 from stages.errors import WeightsError
 from stages.start import check_fits
@@ -48,7 +47,6 @@ for one garment in forty."""
 _STRIDE: Final = 32
 _MIN_BILINEAR_SCALE: Final = 0.5  # below, bilinear sampling skips pixels
 _MAX_ASPECT: Final = 32
-_LARGE_BLOCKS: Final = 4  # of MobileNetV2, whose maps are the largest
 _MASKS_AT_ONCE: Final = 16
 
 
@@ -169,19 +167,15 @@ class RcnnDetector(TorchvisionDetector):
         height, width = image.shape[:2]
         scale = min(self._min_px / min(height, width), self._max_px / max(height, width))
         size = max(1, int(height * scale)), max(1, int(width * scale))  # as torchvision rounds
-        network, sizes = self._network, [size]
         batch = self._input(image, size)
         with torch.autocast(self._device_type, self._dtype, enabled=self._dtype != torch.float32):
-            features = self._features(batch)
-            proposals, _ = network.rpn(ImageList(batch, sizes), features)
+            features, proposals = self._propose(batch, size)
             if self._flip:
-                mirrored_batch = mirror_images(batch, sizes)
-                mirrored_features = self._features(mirrored_batch)
-                mirrored, _ = network.rpn(ImageList(mirrored_batch, sizes), mirrored_features)
-                proposals = list(map(torch.cat, zip(proposals, mirror_boxes(mirrored, sizes), strict=True)))
-                (raw,) = detect_both_ways(network.roi_heads, features, mirrored_features, proposals, sizes)
+                mirrored_features, mirrored = self._propose(mirror_image(batch, size[1]), size)
+                proposals = torch.cat([proposals, mirror_boxes(mirrored, size[1])])
+                raw = detect_both_ways(self._network.roi_heads, features, mirrored_features, proposals, size)
             else:
-                (raw,), _ = network.roi_heads(features, proposals, sizes)
+                (raw,), _ = self._network.roi_heads(features, [proposals], [size])
         to_full = raw["boxes"].new_tensor([width / size[1], height / size[0]] * 2)
         return raw | {"boxes": raw["boxes"] * to_full}
 
@@ -193,9 +187,13 @@ class RcnnDetector(TorchvisionDetector):
         torch.sub(resized, self._mean, out=batch[0, :height, :width]).div_(self._std)
         return batch.to(self._device).permute(0, 3, 1, 2)  # which makes it channels-last
 
-    def _features(self, batch: Tensor) -> dict[str, Tensor]:
+    def _propose(self, batch: Tensor, size: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the features of a photo and its proposals ``(k, 4)``."""
         features = self._network.backbone(batch)
-        return {"0": features} if isinstance(features, Tensor) else features
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        (proposals,), _ = self._network.rpn(ImageList(batch, [size]), features)
+        return features, proposals
 
 
 def scale_odds(scores: ArrayLike, threshold: ArrayLike) -> NDArray[np.float64]:
@@ -334,13 +332,11 @@ def _prepare_for_inference(network: GeneralizedRCNN, device: str, dtype: torch.d
     keep_memory()
     fold_batch_norms(network)
     network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
-    backbone, heads = network.backbone, network.roi_heads
-    if isinstance(backbone, MobileNetV2FPN):
-        backbone.body = in_precision(backbone.body, dtype)
+    if isinstance(network.backbone, MobileNetV2FPN):
+        network.backbone.body = in_precision(network.backbone.body, dtype)
     if torch.device(device).type != "cpu":
         return
-    if isinstance(backbone, MobileNetV2FPN):
-        split_first_blocks(backbone.body, _LARGE_BLOCKS, 1)
+    heads = network.roi_heads
     if dtype != torch.float32:  # a product this wide may be summed in other steps by another number of threads
         heads.box_head = InPrecision(heads.box_head, torch.float32)
     if heads.mask_predictor is not None:

@@ -335,11 +335,11 @@ def test_detections_in_bfloat16_are_those_in_float32(street: list[Image]) -> Non
     assert np.mean(np.array(overlaps) > 0.9) > 0.95, sorted(overlaps)[:3]
 
 
-def test_photos_and_masks_are_computed_a_few_at_a_time(street: list[Image]) -> None:
+def test_photos_are_computed_one_at_a_time_and_masks_a_few(street: list[Image]) -> None:
     detector = from_checkpoint(weights.load("maskrcnn_mobilenet_v2"), min_score=0.05)
     images, masks = [], []
     network: Any = detector._network
-    network.backbone.body[0].network.register_forward_hook(lambda _module, _inputs, out: images.append(len(out)))
+    network.backbone.register_forward_hook(lambda _module, inputs, _out: images.append(len(inputs[0])))
     network.roi_heads.mask_predictor.network.register_forward_hook(lambda _module, _inputs, out: masks.append(len(out)))
     detections = detector(street * 2)
     assert images == [1] * 8

@@ -16,7 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 import weights
 from pipeline.config import Config, build_detector
-from stages.detect.flip import MIN_VOTE_IOU, detect_both_ways, mirror_boxes, mirror_images, vote
+from stages.detect.flip import MIN_VOTE_IOU, detect_both_ways, mirror_boxes, mirror_image, vote
 from stages.detect.networks import (
     ARCHITECTURES,
     ONE_STAGE,
@@ -276,27 +276,28 @@ def test_a_photo_that_shrinks_much_is_averaged() -> None:
     torch.testing.assert_close(seen[0][0, 0] * std + mean, torch.full((64, 64), 0.25), atol=0.01, rtol=0)
 
 
-SIZES = [(128, 96), (100, 128)]
+SIZE = (128, 96)
+
+
+def proposals_of(count: int, least: float, most: float) -> torch.Tensor:
+    corners = torch.rand(count, 2) * 30
+    return torch.cat([corners, corners + least + (most - least) * torch.rand(count, 2)], 1)
 
 
 @torch.inference_mode()
 def test_photo_and_mirror_image_count_equally() -> None:
     network = lively("maskrcnn_mobilenet_v2", 3, 128).eval()
     network.roi_heads.score_thresh = 0.0
-    batch = torch.zeros(2, 3, 128, 128)
-    for image, (height, width) in zip(batch, SIZES, strict=True):
-        image[:, :height, :width] = torch.rand(3, height, width)
-    corners = torch.rand(2, 20, 2) * 50
-    proposals = list(torch.cat([corners, corners + 10 + 30 * torch.rand(2, 20, 2)], 2))
-    features, mirrored = network.backbone(batch), network.backbone(mirror_images(batch, SIZES))
-    one = detect_both_ways(network.roi_heads, features, mirrored, proposals, SIZES)
-    other = detect_both_ways(network.roi_heads, mirrored, features, mirror_boxes(proposals, SIZES), SIZES)
-    for mine, theirs, size in zip(one, other, SIZES, strict=True):
-        assert len(mine["boxes"]) > 20
-        torch.testing.assert_close(mine["scores"], theirs["scores"])
-        (back,) = mirror_boxes([theirs["boxes"]], [size])
-        torch.testing.assert_close(mine["boxes"], back, atol=1e-3, rtol=0)
-        torch.testing.assert_close(mine["masks"], theirs["masks"].flip(-1), atol=1e-3, rtol=0)
+    batch = torch.zeros(1, 3, 128, 128)
+    batch[..., : SIZE[1]] = torch.rand(3, *SIZE)
+    proposals = proposals_of(20, 10, 40)
+    features, mirrored = network.backbone(batch), network.backbone(mirror_image(batch, SIZE[1]))
+    one = detect_both_ways(network.roi_heads, features, mirrored, proposals, SIZE)
+    other = detect_both_ways(network.roi_heads, mirrored, features, mirror_boxes(proposals, SIZE[1]), SIZE)
+    assert len(one["boxes"]) > 20
+    torch.testing.assert_close(one["scores"], other["scores"])
+    torch.testing.assert_close(one["boxes"], mirror_boxes(other["boxes"], SIZE[1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(one["masks"], other["masks"].flip(-1), atol=1e-3, rtol=0)
 
 
 def test_an_image_and_its_mirror_image_give_mirrored_garments() -> None:
@@ -310,13 +311,12 @@ def test_an_image_and_its_mirror_image_give_mirrored_garments() -> None:
 
 
 def test_mirroring_twice_changes_nothing() -> None:
-    batch = torch.rand(2, 3, 8, 8)
-    batch[0, :, :, 5:] = batch[1, :, 6:] = 0
-    sizes = [(8, 5), (6, 8)]
-    assert mirror_images(mirror_images(batch, sizes), sizes).equal(batch)
-    boxes = [torch.tensor([[1.0, 2, 4, 5]]), torch.zeros(0, 4)]
-    assert mirror_boxes(boxes, sizes)[0].tolist() == [[1, 2, 4, 5]]
-    assert mirror_boxes(boxes, [(8, 6), (6, 8)])[0].tolist() == [[2, 2, 5, 5]]
+    batch = torch.rand(1, 3, 8, 8)
+    batch[..., 5:] = 0
+    assert mirror_image(mirror_image(batch, 5), 5).equal(batch)
+    assert mirror_boxes(torch.tensor([[1.0, 2, 4, 5]]), 5).tolist() == [[1, 2, 4, 5]]
+    assert mirror_boxes(torch.tensor([[1.0, 2, 4, 5]]), 6).tolist() == [[2, 2, 5, 5]]
+    assert mirror_boxes(torch.zeros(0, 4), 6).shape == (0, 4)
 
 
 def test_a_flipping_detector_keeps_the_law_and_has_other_scores() -> None:
@@ -344,40 +344,23 @@ def test_a_detector_flips_by_its_name() -> None:
         build_detector(Config(detector="yolo+flip"))
 
 
-@torch.inference_mode()
 def test_a_box_is_the_mean_of_its_candidates_by_their_scores() -> None:
     torch.manual_seed(1)
-    heads = lively("fasterrcnn_mobilenet_v2", 3, 128).eval().roi_heads
-    heads.score_thresh = 0.0
-    corners = torch.rand(2, 30, 2) * 30
-    proposals = list(torch.cat([corners, corners + 40 + 20 * torch.rand(2, 30, 2)], 2))
-    logits, deltas = torch.randn(60, 4), 0.3 * torch.randn(60, 16)
-    boxes, _, labels = heads.postprocess_detections(logits, deltas, proposals, SIZES)
-    found = vote(heads, list(zip(boxes, labels, strict=True)), (logits, deltas), proposals, SIZES)
-    for image, (height, width) in enumerate(SIZES):
-        rows = slice(30 * image, 30 * image + 30)
-        own = heads.box_coder.decode(deltas[rows], [proposals[image]])
-        scores = F.softmax(logits[rows], -1)
-        assert len(found[image]) == len(boxes[image]) > 5
-        assert not torch.allclose(found[image], boxes[image], atol=0.5)
-        for box, label, moved in zip(boxes[image], labels[image].tolist(), found[image], strict=True):
-            total, weight = torch.zeros(4), 0.0
-            for candidate, score in zip(own[:, label], scores[:, label].tolist(), strict=True):
-                x1, y1, x2, y2 = candidate.tolist()
-                clipped = torch.tensor(
-                    [min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)]
-                )
-                if box_iou(box[None], clipped[None]).item() >= MIN_VOTE_IOU:
-                    total, weight = total + score * clipped, weight + score
-            torch.testing.assert_close(moved, total / weight, atol=1e-2, rtol=1e-4)
+    candidates = torch.stack([proposals_of(30, 40, 60) for _ in range(4)], 1)
+    scores = F.softmax(torch.randn(30, 4), -1)
+    boxes, labels = candidates[:12, 1:].reshape(-1, 4), torch.tensor([1, 2, 3]).repeat(12)
+    moved = vote(boxes, labels, candidates, scores)
+    assert not torch.allclose(moved, boxes, atol=0.5)
+    for box, label, result in zip(boxes, labels.tolist(), moved, strict=True):
+        total, weight = torch.zeros(4), 0.0
+        for candidate, score in zip(candidates[:, label], scores[:, label].tolist(), strict=True):
+            if box_iou(box[None], candidate[None]).item() >= MIN_VOTE_IOU:
+                total, weight = total + score * candidate, weight + score
+        torch.testing.assert_close(result, total / weight, atol=1e-2, rtol=1e-4)
 
 
 def test_a_box_without_candidates_and_a_photo_without_boxes_stay_as_they_are() -> None:
-    heads = lively("fasterrcnn_mobilenet_v2", 3, 128).eval().roi_heads
-    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
-    alone = torch.tensor([[60.0, 60.0, 90.0, 90.0]]), torch.tensor([2])
-    proposals = [torch.tensor([[0.0, 0.0, 20.0, 20.0]]), torch.tensor([[0.0, 0.0, 20.0, 20.0]])]
-    opinions = torch.zeros(2, 4), torch.zeros(2, 16)
-    empty, kept = vote(heads, [none, alone], opinions, proposals, SIZES)
-    assert empty.shape == (0, 4)
-    torch.testing.assert_close(kept, alone[0])
+    candidates, scores = torch.tensor([[[0.0, 0.0, 20.0, 20.0]] * 4]), torch.full((1, 4), 0.25)
+    boxes = torch.tensor([[60.0, 60.0, 90.0, 90.0]])
+    torch.testing.assert_close(vote(boxes, torch.tensor([2]), candidates, scores), boxes)
+    assert vote(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), candidates, scores).shape == (0, 4)
