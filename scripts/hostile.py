@@ -1,8 +1,8 @@
-"""Every hostile file that can be made, read: what came of each, by kind, and the most memory that any of them took.
+"""Read a corpus of hostile files and report the outcomes by kind, and the peak memory.
 
-``python scripts/hostile.py`` makes the corpus of ``tests/hostile`` anew, with more flipped bits than the tests have time
-for, reads each file as the commands do, in a decoding process, and walks a folder of 100,000 entries. It prints a table
-and ends with status 1 where anything crashed, hung, was a wrong picture or took more than 1 GB.
+``python scripts/hostile.py`` makes the corpus of ``tests/hostile``, with more flipped bits than the tests have time for,
+reads each file as the commands do, in a decoding process, and walks a folder of 100,000 entries. It prints a table; the
+exit status is 1 if a file crashed or hung the reader, gave a wrong picture, or took more than 1 GB.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MOST_BYTES = 1_000_000_000
 
 
 @click.command()
-@click.option("--flips", default=300, show_default=True, help="Files with flipped bits, of each format.")
-@click.option("--entries", default=100_000, show_default=True, help="Of the large folder.")
+@click.option("--flips", default=300, show_default=True, help="Files with flipped bits per format.")
+@click.option("--entries", default=100_000, show_default=True, help="Files in the large folder.")
 def main(flips: int, entries: int) -> None:
-    """Read the hostile corpus and print what came of it."""
+    """Read the hostile corpus and print the outcomes."""
     counts: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
     slowest, bad = 0.0, list[str]()
     with tempfile.TemporaryDirectory() as folder, decode_pool.isolated():
@@ -42,11 +42,11 @@ def main(flips: int, entries: int) -> None:
             path.parent.mkdir()
             case.make(path)
             start = time.monotonic()
-            outcome, told = judge(case, path)
+            outcome, reason = judge(case, path)
             slowest = max(slowest, time.monotonic() - start)
             counts[case.kind][outcome] += 1
             if outcome not in GOOD:
-                bad.append(f"{case.kind}: {case.name!r}: {outcome}: {told}")
+                bad.append(f"{case.kind}: {case.name!r}: {outcome}: {reason}")
             if path.is_file() and not path.is_symlink():
                 path.unlink()
         walked, walking_s = _large_folder(Path(folder) / "large", entries)
@@ -68,7 +68,7 @@ def _print(counts: dict[str, Counter[Outcome]]) -> None:
 
 
 def _large_folder(folder: Path, entries: int) -> tuple[int, float]:
-    """How many photos a walk finds among so many entries, of which half are photos, and how long it takes."""
+    """Return the number of photos that a walk finds among entries of which half are photos, and its seconds."""
     folder.mkdir()
     for number in range(entries):
         (folder / f"{number}.{'jpg' if number % 2 else 'txt'}").touch()

@@ -1,7 +1,7 @@
-"""What decoding in processes of their own costs: photos read per second and processor seconds for each, with and without.
+"""Measure what decoding in separate processes costs: photos per second and CPU time per photo, with and without.
 
-``python scripts/isolation_speed.py PHOTO...`` (files or folders) reads them on two threads as the pipeline does, in turns,
-and prints the median of the turns; run it on an idle machine.
+``python scripts/isolation_speed.py PHOTO...`` (files or folders) reads the photos on two threads, as the pipeline does,
+alternately with and without, and prints medians; run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from stages.images import read_photo, walk
 
 @click.command()
 @click.argument("photos", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--px", default=640, show_default=True, help="The least long side that is wanted.")
+@click.option("--px", default=640, show_default=True, help="Least long side to decode to.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--turns", default=5, show_default=True)
-@click.option("--most", default=200, show_default=True, help="So many photos at most.")
+@click.option("--most", default=200, show_default=True, help="Photos, at most.")
 def main(photos: tuple[Path, ...], px: int, threads: int, turns: int, most: int) -> None:
-    """Print photos per second, and processor milliseconds for each."""
+    """Print photos per second and CPU milliseconds per photo."""
     paths = [path for path, _ in zip(walk(photos), range(most), strict=False)]
     seconds: dict[bool, list[float]] = {True: [], False: []}
     busy: dict[bool, list[float]] = {True: [], False: []}
@@ -38,13 +38,13 @@ def main(photos: tuple[Path, ...], px: int, threads: int, turns: int, most: int)
                 busy[isolate].append(cpu)
     for isolate, name in ((True, "isolated"), (False, "in this process")):
         rate, each = len(paths) / median(seconds[isolate]), 1000 * median(busy[isolate]) / len(paths)
-        print(f"{name}: {rate:.1f} photos/s, {each:.2f} ms of processor time for each of {len(paths)}")
-    print(f"isolation costs {100 * (median(busy[True]) / median(busy[False]) - 1):+.1f} % of processor time,"
+        print(f"{name}: {rate:.1f} photos/s, {each:.2f} ms of CPU time each, {len(paths)} photos")
+    print(f"isolation costs {100 * (median(busy[True]) / median(busy[False]) - 1):+.1f} % of CPU time,"
           f" {100 * (1 - median(seconds[False]) / median(seconds[True])):+.1f} % of throughput")  # fmt: skip
 
 
 def _turn(paths: list[Path], px: int, threads: int, *, isolate: bool) -> tuple[float, float]:
-    """Wall and processor seconds for all photos, without the start of the processes."""
+    """Return wall and CPU seconds for all photos, without starting the processes."""
     _, start = _read(paths[: 2 * threads], px, threads, isolate=isolate)
     wall, cpu = _read(paths, px, threads, isolate=isolate)
     return wall, cpu - start

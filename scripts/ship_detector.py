@@ -27,7 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("annotations", type=FILE)
 @click.argument("photos", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(name: str, trained: Path, input_px: int, annotations: Path, photos: Path) -> None:
-    """Ship the checkpoint TRAINED as NAME, looking at photos at INPUT_PX, its thresholds set on PHOTOS."""
+    """Ship the checkpoint TRAINED as NAME with the input size INPUT_PX; thresholds are set on PHOTOS."""
     checkpoint = weights.read(trained)
     described = checkpoint.metadata | {"input_px": str(input_px), "licence": "Apache-2.0", "thresholds": ""}
     plain = weights.Checkpoint(name, checkpoint.tensors, described, checkpoint.sha256)
@@ -40,7 +40,7 @@ def main(name: str, trained: Path, input_px: int, annotations: Path, photos: Pat
 
 
 def table(judged: DetectorEvaluation) -> str:
-    """Figures per label as a card has them."""
+    """Return the table of figures per label for the card."""
     rows = [
         ["label", "garments", "box AP50", *(["mask AP50"] if judged.mask else []), "found", "missed", "false alarms"]
     ]
