@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from multiprocessing import active_children
 from pathlib import Path
 from time import sleep, thread_time
@@ -35,11 +36,12 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contenders run in this process, and large photos are only a little larger."""
+    """Contenders run in this process, each loaded once, and large photos are only a little larger."""
+    load = cache(speed.in_this_process)
 
     @contextmanager
     def here(setup: Setup) -> Iterator[speed.TakeTurn]:
-        contender = speed.in_this_process(setup)
+        contender = load(setup)
 
         def turn(chosen: Sequence[Path], keep: bool) -> speed.Turn:
             return replace(contender(chosen, keep), peak_bytes=1_000_000 * len(chosen))
