@@ -41,7 +41,7 @@ def test_help_and_version_and_unknown_commands() -> None:
     assert all(name in told and says in told for name, says in COMMANDS.items())
     assert run("--version").stdout.startswith("outfinder, version ")
     assert "No such command" in run("serach", status=2).stderr
-    assert "Average precision, mistakes" in run("evaluate", "--help").stdout
+    assert "Evaluate an embedder" in run("evaluate", "--help").stdout
     assert "No such command" in run("evaluate", "detectr", status=2).stderr
 
 

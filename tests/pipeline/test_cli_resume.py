@@ -61,11 +61,11 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, number: signal.Signals) 
     command = ("detect", photos, "--detector", "slow:Slow", "-o", "found.jsonl", "--batch-size", 2)
     process: subprocess.Popen[bytes] = outfinder(*command, folder=tmp_path)
     with process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (tmp_path / "busy").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=600)
     finished = (tmp_path / "found.jsonl").read_bytes().count(b"\n")
     assert 0 < finished < 80
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number), said

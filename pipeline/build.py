@@ -1,3 +1,0 @@
-"""Moved to :mod:`pipeline.config`."""
-
-from pipeline.config import *  # noqa: F403
