@@ -18,7 +18,7 @@ from stages.detect.evaluation import AveragePrecision, DetectorEvaluation
 from stages.embed.evaluation import EmbedderEvaluation, RetrievalFigures
 from stages.embed.items import PhotoSet, Sample
 from stages.embed.loading import KEPT_PX, load, small
-from stages.embed.metrics import SimilarityFunction
+from stages.embed.metrics import SimilarityFunction, cosine
 from stages.errors import CatalogueError
 from stages.images import enough_px
 from stages.protocols import Embedder
@@ -27,6 +27,14 @@ from stages.types import Image, Vectors
 INTERVALS: Final = "intervals: 95 %, percentile bootstrap; items are drawn again, all colours of a style together"
 COLLAPSED: Final = "COLLAPSED: all vectors are nearly equal, so no figure below means anything; the training has failed"
 
+_NAMES: Final[Mapping[str, str]] = {
+    "map_at_r": "mAP@R",
+    "same_pairs": "same pairs",
+    "different_pairs": "different pairs",
+    "auc": "AUC",
+    "eer": "EER",
+    "eer_threshold": "EER's similarity",
+}
 _BATCH: Final = 64
 
 
@@ -123,8 +131,8 @@ def detector_label_table(evaluation: DetectorEvaluation, *, with_ap: bool = Fals
     """Return a row of figures for each label and one for all; ``with_ap`` adds AP over IoU 0.50 to 0.95."""
 
     def precision(of: AveragePrecision | None) -> list[str]:
-        values = [None, None] if of is None else [of.ap50, of.ap]
-        return [_or_dash(value) for value in values[: 1 + with_ap]]
+        values = (None, None) if of is None else (of.ap50, of.ap)
+        return [_text(value) for value in values[: 1 + with_ap]]
 
     rows = [
         (
@@ -133,7 +141,7 @@ def detector_label_table(evaluation: DetectorEvaluation, *, with_ap: bool = Fals
             *precision(label.box),
             *precision(label.mask),
             *map(str, (label.found, label.missed, label.false_alarms)),
-            _or_dash(label.balanced_threshold, 2),
+            "–" if label.balanced_threshold is None else f"{label.balanced_threshold:.2f}",
         )
         for name, label in evaluation.labels.items()
     ]
@@ -147,7 +155,7 @@ def detector_label_table(evaluation: DetectorEvaluation, *, with_ap: bool = Fals
 def detector_text(evaluation: DetectorEvaluation) -> str:
     """Return the most important figures of a detector as lines of text."""
     means = [
-        (kind, *(f"{value:.3f}" for value in (of.ap, of.ap50, of.ap75, of.recall)))
+        (kind, *map(_text, (of.ap, of.ap50, of.ap75, of.recall)))
         for kind, of in (("box", evaluation.box), ("mask", evaluation.mask))
         if of
     ]
@@ -166,13 +174,22 @@ def detector_text(evaluation: DetectorEvaluation) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddedPhotos:
-    """The photos that could be read, with their vectors; the last ``distractors`` of them are distractors."""
+    """The photos that could be read, with their vectors; the last ``distractors`` of them are distractors.
+
+    ``pair_head`` compares them if they are not compared by their vectors.
+    """
 
     photos: PhotoSet
     images: Sequence[Image]
     vectors: Vectors
     distractors: int
     seconds: float
+    pair_head: SimilarityFunction | None = None
+
+    @property
+    def similarity(self) -> SimilarityFunction:
+        """Compares photos by row."""
+        return self.pair_head or cosine(self.vectors)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -228,94 +245,80 @@ def pair_head_similarity(checkpoint: Path | None, images: Sequence[Image], devic
 
 
 def embedder_figures(evaluation: EmbedderEvaluation) -> dict[str, Any]:
-    """Return all figures of an embedder but its curves, for JSON."""
+    """Return all figures of an embedder but its curves, as nested mappings of numbers and estimates."""
     verification = evaluation.verification
-    figures: dict[str, Any] = rounded(
-        {
-            "photos": evaluation.photos,
-            "items": evaluation.items,
-            "distractors": evaluation.distractors,
-            "collapsed": evaluation.collapsed,
-            "retrieval": {name: _retrieval(one) for name, one in evaluation.retrieval_figures.items()},
-            "verification": {
-                "same_pairs": verification.same,
-                "different_pairs": verification.different,
-                "auc": verification.auc,
-                "eer": verification.eer,
-                "eer_threshold": verification.eer_threshold,
-                "fnmr_at_fmr": {f"{fmr:g}": fnmr for fmr, fnmr in verification.fnmr_at.items()},
-            },
-            "one_shot": {shot.ways: shot.accuracy for shot in evaluation.one_shot},
-            "smaller_vectors": {
-                name: {"recall@1": cost.recall, "loss": cost.loss} for name, cost in evaluation.compression.items()
-            },
-            "labels": {
-                name: {"photos": one.photos, "retrieval": _retrieval(one.retrieval), "auc": one.auc, "eer": one.eer}
-                for name, one in evaluation.labels.items()
-            },
-            "intervals": INTERVALS,
-            "notes": evaluation.notes,
-        }
-    )
-    return figures
+    return {
+        "photos": evaluation.photos,
+        "items": evaluation.items,
+        "distractors": evaluation.distractors,
+        "collapsed": evaluation.collapsed,
+        "retrieval": {name: _retrieval(one) for name, one in evaluation.retrieval_figures.items()},
+        "verification": {
+            "same_pairs": verification.same,
+            "different_pairs": verification.different,
+            "auc": verification.auc,
+            "eer": verification.eer,
+            "eer_threshold": verification.eer_threshold,
+            "fnmr_at_fmr": {f"{fmr:g}": fnmr for fmr, fnmr in verification.fnmr_at.items()},
+        },
+        "one_shot": {str(shot.ways): shot.accuracy for shot in evaluation.one_shot},
+        "smaller_vectors": {
+            name: {"recall@1": cost.recall, "loss": cost.loss} for name, cost in evaluation.compression.items()
+        },
+        "labels": {
+            name: {"photos": one.photos, "retrieval": _retrieval(one.retrieval), "auc": one.auc, "eer": one.eer}
+            for name, one in evaluation.labels.items()
+        },
+        "intervals": INTERVALS,
+        "notes": list(evaluation.notes),
+    }
 
 
-def embedder_tables(evaluation: EmbedderEvaluation) -> dict[str, Table]:
-    """Return the figures of an embedder by table: retrieval, verification, one-shot, smaller vectors, label."""
-    retrieval, pairs = list(evaluation.retrieval_figures.values()), evaluation.verification
+def embedder_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """Return the figures of :func:`embedder_figures` by table: retrieval, verification, one-shot, smaller vectors, label."""
+    retrieval, pairs = figures["retrieval"], dict(figures["verification"])
+    pairs |= {f"FNMR at FMR {fmr}": fnmr for fmr, fnmr in pairs.pop("fnmr_at_fmr").items()}
+    labels = figures["labels"] if len(figures["labels"]) > 1 else {}
     tables = {
         "retrieval": Table(
-            ("retrieval", *(f"same {name}" for name in evaluation.retrieval_figures)),
+            ("retrieval", *(f"same {name}" for name in retrieval)),
             [
-                ("queries", *(str(one.queries) for one in retrieval)),
-                *((f"recall@{k}", *(str(one.recall[k]) for one in retrieval)) for k in retrieval[0].recall),
-                ("mAP@R", *(str(one.map_at_r) for one in retrieval)),
+                (_NAMES.get(str(key), str(key)), *(_text(one[key]) for one in retrieval.values()))
+                for key in next(iter(retrieval.values()))
             ],
         ),
         "verification": Table(
-            ("verification", ""),
-            [
-                ("same pairs", str(pairs.same)),
-                ("different pairs", str(pairs.different)),
-                ("AUC", str(pairs.auc)),
-                ("EER", str(pairs.eer)),
-                ("EER's similarity", f"{pairs.eer_threshold:.3f}"),
-                *((f"FNMR at FMR {fmr:g}", str(fnmr)) for fmr, fnmr in pairs.fnmr_at.items()),
-            ],
+            ("verification", ""), [(_NAMES.get(key, key), _text(value)) for key, value in pairs.items()]
         ),
         "one-shot": Table(
-            ("one-shot accuracy", ""), [(f"{shot.ways}-way", str(shot.accuracy)) for shot in evaluation.one_shot]
+            ("one-shot accuracy", ""), [(f"{ways}-way", _text(value)) for ways, value in figures["one_shot"].items()]
         ),
         "smaller vectors": Table(
             ("smaller vectors", "recall@1", "loss"),
-            [(name, f"{cost.recall:.3f}", str(cost.loss)) for name, cost in evaluation.compression.items()],
+            [(name, *map(_text, one.values())) for name, one in figures["smaller_vectors"].items()],
         ),
         "label": Table(
             ("label", "photos", "recall@1", "mAP@R", "AUC", "EER"),
             [
                 (
                     name,
-                    str(label.photos),
-                    *(
-                        [str(label.retrieval.recall[1]), str(label.retrieval.map_at_r)]
-                        if label.retrieval
-                        else ["–", "–"]
-                    ),
-                    str(label.auc or "–"),
-                    str(label.eer or "–"),
+                    _text(one["photos"]),
+                    *(_text((one["retrieval"] or {}).get(key)) for key in ("recall@1", "map_at_r")),
+                    _text(one["auc"]),
+                    _text(one["eer"]),
                 )
-                for name, label in (evaluation.labels.items() if len(evaluation.labels) > 1 else ())
+                for name, one in labels.items()
             ],
         ),
     }
     return {name: table for name, table in tables.items() if table.rows}
 
 
-def embedder_text(evaluation: EmbedderEvaluation) -> str:
-    """Return the figures of an embedder as lines of text."""
-    counts = f"{evaluation.photos} photos of {evaluation.items} items, {evaluation.distractors} distractors"
-    parts = [COLLAPSED] * evaluation.collapsed + [counts, *map(str, embedder_tables(evaluation).values())]
-    return "\n\n".join([*parts, "\n".join([INTERVALS, *evaluation.notes])])
+def embedder_text(figures: Mapping[str, Any]) -> str:
+    """Return the figures of :func:`embedder_figures` as lines of text."""
+    counts = f"{figures['photos']} photos of {figures['items']} items, {figures['distractors']} distractors"
+    parts = [COLLAPSED] * figures["collapsed"] + [counts, *map(str, embedder_tables(figures).values())]
+    return "\n\n".join([*parts, "\n".join([INTERVALS, *figures["notes"]])])
 
 
 def _embed(embedder: Embedder, photos: PhotoSet, *, keep_large: bool) -> EmbeddedPhotos:
@@ -366,5 +369,5 @@ def _retrieval(figures: RetrievalFigures | None) -> dict[str, Any] | None:
     return {"queries": figures.queries, **recall, "map_at_r": figures.map_at_r}
 
 
-def _or_dash(value: float | None, decimals: int = 3) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}"
+def _text(value: object) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -21,13 +20,14 @@ from pipeline.evaluation import (
     detector_curves,
     detector_label_table,
     embedder_tables,
+    rounded,
 )
 from pipeline.pages import Pictures, svg_path, write_page
 from pipeline.plots import Line, Panel, draw, require_matplotlib
 from pipeline.writers import clear_folder, mark_folder
 from stages.detect.evaluation import SAME_IOU, DetectorEvaluation, Mistake
 from stages.embed.evaluation import EmbedderEvaluation
-from stages.embed.metrics import ErrorRates, Pairs, SimilarityFunction
+from stages.embed.metrics import ErrorRates, Pairs
 from stages.errors import ImageError, OutfinderError
 from stages.files import write_whole
 from stages.images import letterbox, read_image, write_jpeg
@@ -83,27 +83,23 @@ def write_figures(folder: Path, figures: Mapping[str, Any], curves: Mapping[str,
         draw(panels, folder / "curves-dark.png", dark=True)
 
 
-def write_detector_page(
-    folder: Path,
-    evaluation: DetectorEvaluation,
-    photos: Path,
-    figures: Mapping[str, Any],
-    title: str,
-    about: Mapping[str, str],
-) -> None:
+def write_detector_page(folder: Path, evaluation: DetectorEvaluation, photos: Path, figures: Mapping[str, Any]) -> None:
     """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
 
     Args:
         folder: of the page.
         evaluation: to show.
         photos: the folder of the photos, for pictures of mistakes.
-        figures: the content of ``figures.json``.
-        title: of the page.
-        about: what was evaluated and how, by name.
+        figures: the content of ``figures.json``, with what :func:`~pipeline.evaluation.describe_detector` returns.
 
     Raises:
         OSError: a file cannot be written.
     """
+    size = figures["weights_bytes"] and (
+        f"{figures['weights_bytes'] / 1e6:.1f} MB, {figures['parameters'] / 1e6:.1f} million parameters"
+    )
+    shown = {"weights": "detector_weights", "device": "device", "annotations": "annotations", "photos": "folder"}
+    about = {"detector": figures["detector"], "size": size} | {name: figures[key] for name, key in shown.items()}
     panels = _precision_recall_panels(evaluation)
     write_figures(folder, figures, detector_curves(evaluation), panels)
     pictures, mistakes = Pictures(folder, "mistakes"), evaluation.mistakes
@@ -112,10 +108,10 @@ def write_detector_page(
     write_page(
         folder / "index.html",
         "evaluation_detector.html",
-        title=title,
+        title=f"How good {figures['detector']} is",
         state=f"{plural(evaluation.photos, 'photo')} with {plural(evaluation.garments, 'garment')}",
         tiles=_detector_tiles(evaluation),
-        about=about,
+        about={name: value for name, value in about.items() if value},
         messages=[
             *evaluation.notes,
             *(f"{photo} {error}" for photo, error in evaluation.failed.items()),
@@ -135,29 +131,14 @@ def write_detector_page(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PageOptions:
-    """What the page of an embedder shows.
-
-    Attributes:
-        examples: triplets and pairs of each kind.
-        queries: items whose nearest neighbours are shown; empty for a selection.
-        projection: of the map.
-    """
-
-    examples: int = 12
-    queries: tuple[str, ...] = ()
-    projection: Projection = "pca"
-
-
 def write_embedder_page(
     folder: Path,
     evaluation: EmbedderEvaluation,
     embedded: EmbeddedPhotos,
-    similarity: SimilarityFunction,
     figures: Mapping[str, Any],
-    about: Mapping[str, str],
-    options: PageOptions,
+    examples: int = 12,
+    queries: Sequence[str] = (),
+    projection: Projection = "pca",
 ) -> None:
     """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
 
@@ -165,20 +146,22 @@ def write_embedder_page(
         folder: of the page.
         evaluation: to show.
         embedded: the photos that were evaluated.
-        similarity: of these photos, by row.
-        figures: the content of ``figures.json``.
-        about: what was evaluated and how, by name.
-        options: what to show.
+        figures: from :func:`~pipeline.evaluation.embedder_figures`, with texts on what was evaluated.
+        examples: how many triplets and pairs of each kind to show.
+        queries: items whose nearest neighbours to show; empty for a selection.
+        projection: of the map.
 
     Raises:
-        ValueError: an item of ``options.queries`` has no query.
+        ValueError: an item of ``queries`` has no query.
         OutfinderError: the map needs a library that is not installed.
         OSError: a file cannot be written.
     """
-    write_figures(folder, figures, curve_points(evaluation.verification.rates), verification_panels(evaluation))
-    write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors, options.projection))
-    examples = _Examples(Pictures(folder, "photos"), evaluation, embedded, similarity)
-    worst, best = examples.triplets(options.examples)
+    write_figures(
+        folder, rounded(figures), curve_points(evaluation.verification.rates), verification_panels(evaluation)
+    )
+    write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors, projection))
+    chosen = _Examples(Pictures(folder, "photos"), evaluation, embedded)
+    worst, best = chosen.triplets(examples)
     counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
     among = f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else ""
     write_page(
@@ -188,20 +171,20 @@ def write_embedder_page(
         state=counts + among,
         alert=COLLAPSED if evaluation.collapsed else "",
         tiles=_embedder_tiles(evaluation),
-        about=about,
+        about={name: text for name, text in figures.items() if isinstance(text, str) and name != "intervals"},
         messages=[*embedded.photos.notes, *map(str, embedded.photos.problems)],
-        tables=embedder_tables(evaluation),
+        tables=embedder_tables(figures),
         notes=[INTERVALS, *evaluation.notes],
         triplets={"Worst": worst, "Best": best},
         per_photo=PER_PHOTO,
         pairs={
-            "The same, least similar": examples.pairs(options.examples, same=True, most=False),
-            "Different, most similar": examples.pairs(options.examples, same=False, most=True),
-            "The same, most similar": examples.pairs(options.examples, same=True, most=True),
-            "Different, least similar": examples.pairs(options.examples, same=False, most=False),
+            "The same, least similar": chosen.pairs(examples, same=True, most=False),
+            "Different, most similar": chosen.pairs(examples, same=False, most=True),
+            "The same, most similar": chosen.pairs(examples, same=True, most=True),
+            "Different, least similar": chosen.pairs(examples, same=False, most=False),
         },
-        neighbors=[examples.neighbors(row) for row in examples.queries(options.queries, options.examples)],
-        projection=options.projection,
+        neighbors=[chosen.neighbors(row) for row in chosen.queries(queries, examples)],
+        projection=projection,
     )
 
 
@@ -443,15 +426,8 @@ def _thinned(rates: ErrorRates) -> NDArray[np.int64]:
 class _Examples:
     """Chooses the photos that a page shows; each picture is written when it is first shown."""
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        evaluation: EmbedderEvaluation,
-        embedded: EmbeddedPhotos,
-        similarity: SimilarityFunction,
-    ) -> None:
+    def __init__(self, pictures: Pictures, evaluation: EmbedderEvaluation, embedded: EmbeddedPhotos) -> None:
         self._pictures, self._evaluation, self._embedded = pictures, evaluation, embedded
-        self._similarity = similarity
         self._addresses: dict[int, str] = {}
 
     def triplets(self, count: int) -> tuple[list[list[Thumb]], list[list[Thumb]]]:
@@ -508,7 +484,7 @@ class _Examples:
         """Return the rows that a query can retrieve, their similarities, and whether they are relevant."""
         others = self._evaluation.gallery[self._evaluation.gallery != query]
         labels = self._evaluation.row_labels
-        return others, self._similarity(np.array([query]), others)[0], labels[others] == labels[query]
+        return others, self._embedded.similarity(np.array([query]), others)[0], labels[others] == labels[query]
 
     def _triplet(self, query: int) -> Triplet | None:
         others, similarities, relevant = self._candidates(query)

@@ -5,19 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.cli.common import (
-    FILE_OUT,
-    SOME_FAILED,
-    chosen,
-    device_option,
-    friendly,
-    isolate_option,
-    overwrite_option,
-    stage_options,
-)
+from pipeline.cli.common import FILE_OUT, SOME_FAILED, config_options, friendly, overwrite_option
 from pipeline.cli.sets import open_told, set_options, tell_problems
 
 
@@ -27,12 +19,10 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
               help="Wanted false match rate: different items that are called the same.")  # fmt: skip
 @click.option("--fnmr", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
               help="Wanted false non-match rate: photos of one item that are called different.")  # fmt: skip
-@stage_options("embedder")
-@device_option
+@config_options("embedder")
 @click.option("-o", "--output", type=FILE_OUT,
               help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
 @overwrite_option
-@isolate_option
 @friendly
 def calibrate(
     data: tuple[Path, ...],
@@ -41,9 +31,7 @@ def calibrate(
     splits: tuple[str, ...],
     fmr: float,
     fnmr: float,
-    embedder: str | None,
-    embedder_weights: Path | None,
-    device: str,
+    settings: dict[str, Any],
     output: Path | None,
     overwrite: bool,
 ) -> None:
@@ -70,15 +58,15 @@ def calibrate(
     from stages.embed.metrics import cosine, sample_pairs
     from stages.embed.rows import numbered
 
-    target = output or (calibration_path(embedder_weights) if embedder_weights else None)
+    checkpoint = settings.get("embedder_weights")
+    target = output or (calibration_path(checkpoint) if checkpoint else None)
     if target is None:
         raise ValueError(
             "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"
         )
     check_absent(target, overwrite=overwrite)
     photos = open_told(data, layout, item_pattern, splits)
-    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
-    stage = build_embedder(config)
+    stage = build_embedder(Config(**settings))
     embedded = embed_photos(stage, photos)
     tell_problems(embedded.photos)
     samples = embedded.samples

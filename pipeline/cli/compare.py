@@ -5,37 +5,26 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.cli.common import (
-    ANYWHERE,
-    calibration_option,
-    chosen,
-    device_option,
-    friendly,
-    isolate_option,
-    stage_options,
-)
+from pipeline.cli.common import ANYWHERE, calibration_option, config_options, friendly
 
 
 @click.command()
 @click.argument("a", type=ANYWHERE)
 @click.argument("b", type=ANYWHERE)
-@stage_options("embedder")
+@config_options("embedder")
 @calibration_option
 @click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
-@device_option
-@isolate_option
 @friendly
 def compare(
     a: Path,
     b: Path,
-    embedder: str | None,
-    embedder_weights: Path | None,
+    settings: dict[str, Any],
     calibration_file: Path | None,
     label: str,
-    device: str,
 ) -> None:
     """Compare pictures A and B as wholes: cosine, angular similarity in percent, Euclidean distance.
 
@@ -52,9 +41,9 @@ def compare(
     from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo
 
-    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
+    config = Config(**settings)
     stage = build_embedder(config)
-    calibration = find_calibration(stage.fingerprint, calibration_file, embedder_weights, config.embedder)
+    calibration = find_calibration(stage.fingerprint, calibration_file, config.embedder_weights, config.embedder)
     images = []
     for path in (a, b):
         try:

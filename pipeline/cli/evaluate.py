@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,11 @@ from pipeline.cli.common import (
     FILE_OUT,
     FOLDER,
     SOME_FAILED,
-    chosen,
-    device_option,
+    combined,
+    config_options,
     friendly,
-    isolate_option,
     overwrite_option,
     print_figures,
-    stage_options,
 )
 from pipeline.cli.progress import Progress
 from pipeline.cli.sets import open_told, set_options, tell_problems
@@ -28,9 +27,10 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
 """The domains of queries and gallery in layouts that have two."""
 
-_page_option = click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures here.")
-_json_option = click.option(
-    "--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."
+_output_options = combined(
+    click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
+    click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."),
+    overwrite_option,
 )
 
 
@@ -49,22 +49,15 @@ def evaluate() -> None:
 @evaluate.command()
 @click.argument("annotations", type=FILE_IN)
 @click.argument("photos", type=FOLDER)
-@stage_options("detector")
-@device_option
-@_page_option
-@_json_option
-@overwrite_option
+@config_options("detector")
+@_output_options
 @click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
 @click.option("--limit", type=click.IntRange(1), help="Evaluate only so many photos, the first ones.")
-@isolate_option
 @friendly
 def detector(
     annotations: Path,
     photos: Path,
-    detector: str | None,
-    detector_weights: Path | None,
-    min_score: float | None,
-    device: str,
+    settings: dict[str, Any],
     output: Path | None,
     json_file: Path | None,
     overwrite: bool,
@@ -83,16 +76,13 @@ def detector(
       outfinder evaluate detector val.json photos/ --detector fasterrcnn_mobilenet_v2 -o evaluation
       outfinder evaluate detector val.json photos/ --detector-weights run/weights.safetensors --json - | jq .box.ap50
     """  # noqa: D301
-    from dataclasses import replace
-
     from pipeline.config import Config, build_detector, resolve_device
     from pipeline.evaluation import describe_detector, detector_figures, detector_text
     from pipeline.evaluation_pages import write_detector_page
     from stages.detect.evaluation import EVALUATION_MIN_SCORE
     from stages.detect.evaluation import evaluate as evaluate_detector
 
-    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score)
-    config = Config(**given, device=resolve_device(device))
+    config = Config(**settings | {"device": resolve_device(settings["device"])})
     _prepare(output, json_file, overwrite=overwrite)
     described = describe_detector(config, annotations, photos)
     progress = Progress("evaluated")
@@ -110,18 +100,7 @@ def detector(
         click.echo(line, err=True)
     figures = described | detector_figures(evaluation)
     if output:
-        about = {
-            "detector": config.detector,
-            "weights": described["detector_weights"],
-            "size": described["weights_bytes"]
-            and f"{described['weights_bytes'] / 1e6:.1f} MB, {described['parameters'] / 1e6:.1f} million parameters",
-            "device": config.device,
-            "annotations": str(annotations),
-            "photos": str(photos),
-        }
-        about = {name: value for name, value in about.items() if value}
-        title = f"How good {config.detector} is"
-        write_detector_page(output, evaluation, photos, figures, title, about)
+        write_detector_page(output, evaluation, photos, figures)
         _tell_page(output)
     print_figures(figures, detector_text(evaluation), json_file)
     sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
@@ -139,19 +118,15 @@ def detector(
               help="One-shot trials choose among so many; may be repeated.")  # fmt: skip
 @click.option("--trials", default=10_000, show_default=True, type=click.IntRange(1), help="One-shot trials of each.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is drawn.")
-@stage_options("embedder")
+@config_options("embedder")
 @click.option("--pair-head", is_flag=True,
               help="Compare by the pair head of --embedder-weights, trained to tell same from different.")  # fmt: skip
-@device_option
-@_page_option
-@_json_option
-@overwrite_option
+@_output_options
 @click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
 @click.option("--query", "queries", multiple=True, metavar="ITEM",
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
 @click.option("--map", "projection", type=click.Choice(["pca", "tsne"]), default="pca", show_default=True,
               help="How the page's map is made; tsne needs scikit-learn.")  # fmt: skip
-@isolate_option
 @friendly
 def embedder(
     data: tuple[Path, ...],
@@ -165,10 +140,8 @@ def embedder(
     ways: tuple[int, ...],
     trials: int,
     seed: int,
-    embedder: str | None,
-    embedder_weights: Path | None,
+    settings: dict[str, Any],
     pair_head: bool,
-    device: str,
     output: Path | None,
     json_file: Path | None,
     overwrite: bool,
@@ -200,11 +173,10 @@ def embedder(
       outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
     """  # noqa: D301
     from pipeline.config import Config, build_embedder, resolve_device
-    from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity
-    from pipeline.evaluation_pages import PageOptions, write_embedder_page
+    from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity, rounded
+    from pipeline.evaluation_pages import write_embedder_page
     from stages.embed.evaluation import Protocol
     from stages.embed.evaluation import evaluate as evaluate_embedder
-    from stages.embed.metrics import cosine
 
     domains = DOMAINS.get(layout, ("", ""))
     protocol = Protocol(
@@ -224,19 +196,22 @@ def embedder(
         if not others.samples:
             raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
     _prepare(output, json_file, overwrite=overwrite)
-    device = resolve_device(device)
-    config = Config(**chosen(embedder=embedder, embedder_weights=embedder_weights), device=device)
+    config = Config(**settings | {"device": resolve_device(settings["device"])})
     stage = build_embedder(config)
     embedded = embed_photos(stage, photos, others, keep_large=pair_head)
     tell_problems(embedded.photos)
-    similarity = pair_head_similarity(embedder_weights, embedded.images, device) if pair_head else None
-    evaluation = evaluate_embedder(embedded.vectors, embedded.samples, embedded.distractors, protocol, similarity)
+    if pair_head:
+        similarity = pair_head_similarity(config.embedder_weights, embedded.images, config.device)
+        embedded = replace(embedded, pair_head=similarity)
+    evaluation = evaluate_embedder(
+        embedded.vectors, embedded.samples, embedded.distractors, protocol, embedded.pair_head
+    )
     about = {
         "embedder": config.embedder,
-        "weights": str(embedder_weights or ""),
+        "weights": str(config.embedder_weights or ""),
         "fingerprint": stage.fingerprint,
         "compared by": "pair head" if pair_head else "",
-        "device": device,
+        "device": config.device,
         "data": " ".join(map(str, data)),
         "layout": layout,
         "split": " ".join(splits),
@@ -249,11 +224,9 @@ def embedder(
     figures |= {"dim": stage.dim, "seconds_per_photo": round(embedded.seconds / len(embedded.images), 4)}
     figures |= embedder_figures(evaluation) | {"problems": list(map(str, embedded.photos.problems))}
     if output:
-        similarity = similarity or cosine(embedded.vectors)
-        options = PageOptions(examples, queries, projection)
-        write_embedder_page(output, evaluation, embedded, similarity, figures, about, options)
+        write_embedder_page(output, evaluation, embedded, figures, examples, queries, projection)
         _tell_page(output)
-    print_figures(figures, embedder_text(evaluation), json_file)
+    print_figures(rounded(figures), embedder_text(figures), json_file)
     sys.exit(SOME_FAILED if embedded.photos.problems else 0)
 
 
@@ -264,12 +237,8 @@ def embedder(
 @click.option("--kind-column", metavar="NAME", help="The catalogue's column of kinds of garments.  [default: by type]")
 @click.option("--type-column", metavar="NAME", help="The catalogue's column of types of articles.")
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Matches of each garment.")
-@stage_options("detector")
-@device_option
-@_page_option
-@_json_option
-@overwrite_option
-@isolate_option
+@config_options("detector")
+@_output_options
 @friendly
 def search(
     folder: Path,
@@ -278,10 +247,7 @@ def search(
     kind_column: str | None,
     type_column: str | None,
     k: int,
-    detector: str | None,
-    detector_weights: Path | None,
-    min_score: float | None,
-    device: str,
+    settings: dict[str, Any],
     output: Path | None,
     json_file: Path | None,
     overwrite: bool,
@@ -307,8 +273,7 @@ def search(
     from pipeline.search_evaluation import Columns, evaluate_search, search_figures, search_text, write_search_page
 
     _prepare(output, json_file, overwrite=overwrite)
-    given = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, device=device)
-    gallery, pipeline, config = open_gallery(folder, given)
+    gallery, pipeline, config = open_gallery(folder, settings)
     progress = Progress("searched")
     evaluation = evaluate_search(
         gallery,
