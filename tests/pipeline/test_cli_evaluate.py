@@ -64,7 +64,7 @@ def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, str
 
 
 def test_a_long_run_tells_the_time_left(truth: Path, street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.cli.progress.TELL_EVERY_S", -1.0)
+    monkeypatch.setattr("pipeline.cli.progress.INTERVAL_S", -1.0)
     said = run("evaluate", "detector", truth, street, *DETECTOR, status=1).stderr
     assert "evaluated 1 of 3 photos" in said
     assert " left" in said
