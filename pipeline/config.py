@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,9 @@ AUTO: Final = "auto"
 FLIP: Final = "+flip"
 """Suffix of an R-CNN detector that also analyses each photo mirrored and averages the two results."""
 
+WITH_KINDS: Final = "+kinds"
+"""The ending of an embedder's name that adds the kinds of garments to its vectors."""
+
 FEATURES: Final = "features-"
 """Prefix of an embedder made of a torchvision classifier, whose name follows."""
 
@@ -44,7 +47,7 @@ class Config:
 
     detector: str = "maskrcnn_mobilenet_v2"
     crop: str = "box"
-    embedder: str = "siamese"
+    embedder: str = "siamese+kinds"
     index: str = "hnsw"
     detector_weights: Path | None = None
     embedder_weights: Path | None = None
@@ -98,6 +101,14 @@ def _whole(_name: str, config: Config) -> Detector:
     if config.detector.endswith(FLIP):
         raise ValueError(f"{config.detector} has nothing to average; leave {FLIP} out")
     return WholeDetector()
+
+
+def _with_kinds(embedder: Embedder, config: Config) -> Embedder:
+    import weights  # noqa: PLC0415
+    from stages.embed.kinds import KindAwareEmbedder  # noqa: PLC0415
+    from stages.embed.siamese import SiameseEmbedder  # noqa: PLC0415
+
+    return KindAwareEmbedder(embedder, SiameseEmbedder(weights.load("kinds"), _device(config)))
 
 
 def _siamese(name: str, config: Config) -> Embedder:
@@ -186,8 +197,13 @@ def build_cropper(config: Config) -> Cropper:
 
 
 def build_embedder(config: Config) -> Embedder:
-    """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does."""
-    name = config.embedder
+    """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does.
+
+    ``NAME+kinds`` adds what the shipped classifier of kinds takes each image for.
+    """
+    name = config.embedder.removesuffix(WITH_KINDS)
+    if name != config.embedder:
+        return _with_kinds(build_embedder(replace(config, embedder=name)), config)
     if ":" in name:
         return _imported(name, Embedder)
     if name.startswith(FEATURES):

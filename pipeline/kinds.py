@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 
@@ -50,20 +50,6 @@ FAMILIES: Final = (frozenset({"top", "outerwear", "dress"}), frozenset({"pants",
 """Labels that detectors take for each other: a box of one may be a garment of another."""
 
 _RELATED: Final = 0.6
-
-
-@runtime_checkable
-class KnowsKinds(Protocol):
-    """An embedder whose vectors hold probabilities of kinds."""
-
-    @property
-    def kinds(self) -> KindPart | None:
-        """Where they hold them; None where they do not."""
-
-
-def kind_part(embedder: object) -> KindPart | None:
-    """Return where an embedder's vectors hold kinds, or None."""
-    return embedder.kinds if isinstance(embedder, KnowsKinds) else None
 
 
 def settle(

@@ -20,9 +20,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from pipeline.kinds import CATALOGUE_TRUST, TRUST, fitting_garment, kind_part, relabelled, settle
+from pipeline.kinds import CATALOGUE_TRUST, TRUST, fitting_garment, relabelled, settle
 from stages.cores import cores
-from stages.embed.kinds import Probabilities
+from stages.embed.kinds import Probabilities, kind_part
 from stages.errors import ImageError
 from stages.images import Photo, enough_px, read_photo
 from stages.protocols import Cropper, Detector, Embedder

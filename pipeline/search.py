@@ -103,7 +103,7 @@ def search_batch(
         gallery: made with the pipeline's embedder.
         batch: analyses of some photos.
         k: matches per garment.
-        kinds: where the vectors hold kinds, see :func:`pipeline.kinds.kind_part`; None gives no notices.
+        kinds: where the vectors hold kinds, see :func:`stages.embed.kinds.kind_part`; None gives no notices.
         same_label: only items of the garment's own group.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
@@ -117,6 +117,8 @@ def search_batch(
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
     labels = [None if one.label == WHOLE else one.label for one in detections] if same_label else None
     present = gallery.labels if kinds else {}
+    if kinds:
+        vectors = kinds.emphasised(vectors)
     reasons = [missing_kind(kinds, present, detection.label) for detection in detections]
 
     def search() -> list[list[Match]]:

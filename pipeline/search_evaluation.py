@@ -15,13 +15,13 @@ import numpy as np
 from pipeline.evaluation import Table, rounded
 from pipeline.evaluation_pages import Thumb, window_around
 from pipeline.gallery import Gallery
-from pipeline.kinds import kind_part
 from pipeline.pages import Pictures, write_page
 from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
 from pipeline.writers import mark_folder
 from stages.detect.annotations import AnnotatedPhoto, Instance
 from stages.detect.coco import read_annotations
+from stages.embed.kinds import kind_part
 from stages.embed.metrics import Estimate, bootstrap_counts, mean_estimate
 from stages.embed.rows import numbered
 from stages.errors import CatalogueError, ImageError

@@ -31,7 +31,7 @@ def test_each_shipped_checkpoint_is_whole_described_and_small(name: str) -> None
 
 def test_the_names_are_the_defaults_and_others_that_can_be_built() -> None:
     assert {"maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2", "siamese"} <= set(NAMES)
-    assert set(NAMES) <= {*DETECTORS, *EMBEDDERS}
+    assert set(NAMES) <= {*DETECTORS, *EMBEDDERS, "kinds"}
 
 
 def test_what_is_shipped_is_recorded_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,9 +79,9 @@ def index(
     """  # noqa: D301
     from pipeline.catalogue import Indexing, Run, forget_run, note_run, read_catalogue, unfinished_run
     from pipeline.gallery import writing
-    from pipeline.kinds import kind_part
     from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
+    from stages.embed.kinds import kind_part
 
     given = {name: value for name, value in settings.items() if name not in PACE}
     if as_is:

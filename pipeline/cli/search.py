@@ -75,11 +75,11 @@ def search(
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.calibration import find_calibration
-    from pipeline.kinds import kind_part
     from pipeline.outputs import open_outputs
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
     from pipeline.writers import Options, clear_folder, mark_folder
+    from stages.embed.kinds import kind_part
     from stages.images import walk
 
     if resume and report:

@@ -23,7 +23,7 @@ from pipeline.calibration import add_verdicts, find_calibration
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.groups import pair_shoes, style_of
-from pipeline.kinds import TRUST, kind_part, missing_kind, settle
+from pipeline.kinds import TRUST, missing_kind, settle
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
 from pipeline.search import Garment, config_for, open_gallery
@@ -33,6 +33,7 @@ from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
 from stages.embed.calibration import Calibration
+from stages.embed.kinds import kind_part
 from stages.errors import ImageError
 from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo
 from stages.protocols import Detector, Embedder
@@ -370,7 +371,7 @@ class Service:
         if not rows:
             raise NotFoundError(f"the gallery has no item {query.item!r}")
         vectors = snapshot.gallery.vectors_of(item)
-        looks = self._ranking_vectors(vectors, query)
+        looks = self._kinds.without_kinds(vectors) if self._kinds and query.any_kind else vectors
         found = snapshot.search(looks, query.k + 1, [query.label] * len(rows), query)
         best: dict[str, Match] = {}
         for match in (match for matches in found for match in matches if match.item != item):
@@ -380,8 +381,10 @@ class Service:
         return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label))
 
     def _ranking_vectors(self, vectors: Vectors, query: schemas.Query) -> Vectors:
-        """Return vectors to search by: without what they hold of kinds if items of any kind are wanted."""
-        return self._kinds.without_kinds(vectors) if self._kinds and query.any_kind else vectors
+        """Return the vectors of garments to search by: of the garment's kind first, or of any kind."""
+        if self._kinds is None:
+            return vectors
+        return self._kinds.without_kinds(vectors) if query.any_kind else self._kinds.emphasised(vectors)
 
     def _matches(
         self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match], notice: str

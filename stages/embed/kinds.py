@@ -10,18 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.labels import OTHER, kind_of
-from stages.types import LABELS, Vectors
+from stages.protocols import Embedder
+from stages.types import LABELS, Image, Vectors
 
 KINDS: tuple[str, ...] = (*LABELS, OTHER)
 """The kinds in the order of their probabilities."""
 
 Probabilities = NDArray[np.float32]
 """``(n, kinds)`` or ``(n, types)`` float32, rows with the sum 1."""
+
+EMPHASIS = 7.0
+"""How much more kinds and types weigh where a garment asks for items than in the similarity of two items.
+
+Views of one item are seldom of two kinds, but their probabilities differ; so between items kinds weigh little. Across
+the gap from street to shop, looks differ so much that the kind has to weigh more.
+"""
+
+KIND_SHARE, TYPE_SHARE = 0.05, 0.05
+"""What kinds and types make up of the similarity of two items, where they are added to an embedder."""
 
 _LEAST = 1e-6
 
@@ -79,11 +91,83 @@ class KindPart:
         rows[:, self.dim - self.width :] = 0
         return _unit(rows)
 
+    def emphasised(self, vectors: Vectors, factor: float = EMPHASIS) -> Vectors:
+        """Return queries in whose similarities kinds and types weigh so many times as much as in those of two items."""
+        rows = vectors.copy()
+        rows[:, self.dim - self.width :] *= factor
+        return _unit(rows)
+
+    def join(self, looks: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
+        """Return unit vectors of looks, ``(n, dim - width)`` unit rows, and probabilities of kinds and types."""
+        rest = np.float32((1 - self.kind_share - self.type_share) ** 0.5)
+        rows = [looks * rest, np.sqrt(kinds * self.kind_share), np.sqrt(types * self.type_share)]
+        return _unit(np.concatenate(rows, axis=1).astype(np.float32))
+
     def _joined(self, vectors: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
         rows = vectors.copy()
         rows[:, self.dim - self.width : self.dim - len(self.types)] = np.sqrt(kinds * self.kind_share)
         rows[:, self.dim - len(self.types) :] = np.sqrt(types * self.type_share)
         return _unit(rows)
+
+
+@runtime_checkable
+class KnowsKinds(Protocol):
+    """An embedder whose vectors hold probabilities of kinds."""
+
+    @property
+    def kinds(self) -> KindPart | None:
+        """Where they hold them; None where they do not."""
+
+
+def kind_part(embedder: object) -> KindPart | None:
+    """Return where an embedder's vectors hold kinds, or None."""
+    return embedder.kinds if isinstance(embedder, KnowsKinds) else None
+
+
+class KindAwareEmbedder:
+    """An embedder whose vectors also hold what a classifier takes each image for.
+
+    Args:
+        looks: any embedder.
+        classifier: an embedder whose vectors hold kinds and types.
+
+    Raises:
+        ValueError: the classifier's vectors hold none, or those of the embedder hold some already.
+    """
+
+    def __init__(self, looks: Embedder, classifier: Embedder) -> None:
+        known = kind_part(classifier)
+        if known is None:
+            raise ValueError(f"{classifier.fingerprint} knows no kinds; name a classifier that does")
+        if kind_part(looks) is not None:
+            raise ValueError(f"the vectors of {looks.fingerprint} hold kinds already")
+        self._looks, self._classifier, self._known = looks, classifier, known
+        self._part = KindPart(looks.dim + known.width, known.types, KIND_SHARE, TYPE_SHARE)
+
+    @property
+    def dim(self) -> int:
+        """The width of its vectors."""
+        return self._part.dim
+
+    @property
+    def input_px(self) -> int:
+        """The side of the larger input of the two networks, in pixels."""
+        return max(self._looks.input_px, self._classifier.input_px)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprints of both networks."""
+        return f"{self._looks.fingerprint}+{self._classifier.fingerprint}"
+
+    @property
+    def kinds(self) -> KindPart:
+        """Where its vectors hold probabilities of kinds."""
+        return self._part
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """``(len(images), dim)`` float32 unit rows."""
+        found = self._classifier(images)
+        return self._part.join(self._looks(images), self._known.kinds(found), self._known.type_probabilities(found))
 
 
 def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Probabilities:

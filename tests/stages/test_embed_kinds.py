@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages.embed.kinds import KINDS, KindPart, believed
+from stages.embed.kinds import KINDS, KindAwareEmbedder, KindPart, believed
 from stages.embed.network import Design, SiameseNetwork
 from stages.labels import TYPES, kind_of, type_of
+from stages.testing import check_embedder
 from stages.types import LABELS
 
 TYPE_NAMES = ("jeans", "t-shirt", "boots", "other")
@@ -102,3 +103,57 @@ def test_every_type_is_found_by_its_names_and_has_a_kind_that_detectors_give():
         for name in (article_type.name, *article_type.aliases):
             assert type_of(name.upper()) == article_type.name
             assert kind_of(name) in {*LABELS, "other"}
+
+
+class Looks:
+    dim, input_px, fingerprint = 4, 16, "looks"
+
+    def __call__(self, images):
+        rows = np.array([[image.mean(), 1, 2, 3] for image in images], np.float32).reshape(-1, 4)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6)
+
+
+class TakesAllForJeans:
+    dim, input_px, fingerprint, kinds = PART.dim, 32, "jeans", PART
+
+    def __call__(self, images):
+        return np.repeat(vectors_with([[0.97, 0.01, 0.01, 0.01]]), len(images), axis=0)
+
+
+def test_an_embedder_with_kinds_keeps_the_rules_of_embedders():
+    check_embedder(KindAwareEmbedder(Looks(), TakesAllForJeans()))
+
+
+def test_kinds_are_added_to_the_looks_of_any_embedder():
+    images = [np.full((8, 8, 3), level, np.uint8) for level in (0, 200)]
+
+    embedder = KindAwareEmbedder(Looks(), TakesAllForJeans())
+    vectors = embedder(images)
+
+    assert vectors.shape == (2, 4 + PART.width)
+    assert [KINDS[place] for place in embedder.kinds.kinds(vectors).argmax(axis=1)] == ["pants", "pants"]
+    assert embedder.kinds.without_kinds(vectors)[:, :4] == pytest.approx(Looks()(images), abs=1e-3)
+    assert (embedder.input_px, embedder.fingerprint) == (32, "looks+jeans")
+
+
+def test_emphasised_queries_prefer_an_item_of_their_kind_that_looks_less_alike():
+    part = KindPart(24, TYPE_NAMES, 0.05, 0.05)
+    looks = np.eye(2, 6, dtype=np.float32)
+    probabilities = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+    jeans, boots = part.join(looks, probabilities @ part.kind_of_type, probabilities)
+    like_boots = part.join(
+        np.array([[0.6, 0.8, 0, 0, 0, 0]], np.float32), (probabilities @ part.kind_of_type)[:1], probabilities[:1]
+    )
+
+    plain, emphasised = like_boots[0], part.emphasised(like_boots)[0]
+
+    assert plain @ boots > plain @ jeans
+    assert emphasised @ jeans > emphasised @ boots
+    assert np.linalg.norm(emphasised) == pytest.approx(1, abs=1e-5)
+
+
+def test_kinds_come_from_a_classifier_that_knows_them_and_are_added_once():
+    with pytest.raises(ValueError, match="knows no kinds"):
+        KindAwareEmbedder(Looks(), Looks())
+    with pytest.raises(ValueError, match="hold kinds already"):
+        KindAwareEmbedder(TakesAllForJeans(), TakesAllForJeans())
