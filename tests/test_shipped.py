@@ -16,6 +16,7 @@ from pipeline.gallery import Gallery
 from pipeline.pipeline import Pipeline
 from stages.crop import BoxCrop
 from stages.detect.evaluation import evaluate
+from stages.embed.kinds import kind_part
 from stages.images import read_image, walk
 from stages.testing import check_detector, check_embedder
 from stages.types import Box, Detection
@@ -40,7 +41,9 @@ def test_shipped_detectors_keep_the_law(name: str) -> None:
 def test_the_shipped_embedder_keeps_the_law() -> None:
     embedder = build_embedder(Config())
     check_embedder(embedder)
-    assert embedder.dim == 128
+    part = kind_part(embedder)
+    assert part is not None
+    assert embedder.dim == 128 + part.width
     assert weights.load("siamese").sha256[:12] in embedder.fingerprint
 
 
@@ -52,6 +55,15 @@ def test_the_other_view_of_an_item_is_among_its_nearest() -> None:
     items = np.array([path.parent.name for path in views])
     found = (items[np.argsort(-similar, axis=1)[:, :3]] == items[:, None]).any(axis=1)
     assert found.mean() > 0.7
+
+
+def test_catalogue_photos_get_their_kind(tmp_path: Path) -> None:
+    detector, cropper, embedder = build_detector(Config()), BoxCrop(), build_embedder(Config())
+    gallery = Gallery.create(tmp_path / "g", embedder, cropper)
+    pipeline = Pipeline(detector, cropper, embedder, main_garment=True)
+    Indexing(gallery, pipeline, "mask")(read_catalogue([FOLDER / "shop.csv"]))
+    right = [row.label == row.item.rpartition("-")[0] for row in gallery.rows]
+    assert np.mean(right) > 0.6  # rendered, and the classifier of kinds has seen photos only
 
 
 def test_what_is_worn_in_the_street_is_found_in_the_shop(tmp_path: Path) -> None:
