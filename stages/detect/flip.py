@@ -56,7 +56,7 @@ def detect_both_ways(
     logits, deltas = (logits + mirrored_logits) / 2, (deltas + mirrored_deltas) / 2
     (boxes,), (scores,), (labels,) = heads.postprocess_detections(logits, deltas, [proposals], [size])
     candidates = clip_boxes_to_image(heads.box_coder.decode(deltas, [proposals]).flatten(0, 1), size)
-    boxes = vote(boxes, labels, candidates.view(len(proposals), -1, 4), F.softmax(logits, -1))
+    boxes = vote(boxes, labels, candidates.view(*logits.shape, 4), F.softmax(logits, -1))
     result = {"boxes": boxes, "labels": labels, "scores": scores}
     if heads.has_mask():
         masks = _mask_logits(heads, features, boxes, size)

@@ -298,6 +298,8 @@ def test_photo_and_mirror_image_count_equally() -> None:
     torch.testing.assert_close(one["scores"], other["scores"])
     torch.testing.assert_close(one["boxes"], mirror_boxes(other["boxes"], SIZE[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(one["masks"], other["masks"].flip(-1), atol=1e-3, rtol=0)
+    none = detect_both_ways(network.roi_heads, features, mirrored, torch.zeros(0, 4), SIZE)
+    assert [len(values) for values in none.values()] == [0, 0, 0, 0]
 
 
 def test_an_image_and_its_mirror_image_give_mirrored_garments() -> None:
