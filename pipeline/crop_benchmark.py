@@ -31,8 +31,8 @@ from pipeline.crop_benchmark_costs import (
 )
 from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto
 from pipeline.pipeline import main_garment
+from stages.embed.data import numbered
 from stages.embed.metrics import Estimate, Flags, Floats, Ints, mean_estimate
-from stages.embed.rows import numbered
 from stages.protocols import Detector, Embedder
 from stages.types import WHOLE as WHOLE_LABEL
 from stages.types import Detection, Image, Vectors

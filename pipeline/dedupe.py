@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue import REQUIRED, read_catalogue
 from pipeline.evaluation import embed_photos
 from pipeline.photosets import COLUMNS
+from stages.embed.data import Dataset, load
 from stages.embed.duplicates import (
     HASH_BITS,
     SIMILARITY,
@@ -24,8 +24,6 @@ from stages.embed.duplicates import (
     merge_duplicates,
     perceptual_hashes,
 )
-from stages.embed.items import PhotoSet
-from stages.embed.loading import load
 from stages.files import replacing
 from stages.protocols import Embedder
 
@@ -37,7 +35,7 @@ class Duplicates:
     The last ``against`` photos are of the other set; if there are some, each pair has one photo of each set.
     """
 
-    photos: PhotoSet
+    photos: Dataset
     pairs: tuple[Duplicate, ...]
     groups: tuple[tuple[int, ...], ...]
     against: int
@@ -48,8 +46,8 @@ class Duplicates:
 
 
 def find_duplicates(
-    photos: PhotoSet,
-    others: PhotoSet | None = None,
+    photos: Dataset,
+    others: Dataset | None = None,
     embedder: Embedder | None = None,
     *,
     bits: int = HASH_BITS,
@@ -70,10 +68,9 @@ def find_duplicates(
         CatalogueError: an embedder is given, and none of the photos can be read.
     """
     if embedder is None:
-        (read, images), *more = [load(each) for each in (photos, others) if each is not None]
-        count = len(images)
-        read = read.joined(each for each, _ in more)
-        pairs = by_hash(perceptual_hashes([*images, *chain.from_iterable(images for _, images in more)]), bits)
+        first, *more = [load(each) for each in (photos, others) if each is not None]
+        read, count = first.joined(more), len(first)
+        pairs = by_hash(perceptual_hashes(read.images), bits)
     else:
         embedded = embed_photos(embedder, photos, others)
         read, count = embedded.photos, len(embedded.samples) - embedded.distractors
@@ -108,7 +105,7 @@ def group_record(duplicates: Duplicates, group: Sequence[int]) -> dict[str, Any]
     }
 
 
-def without(duplicates: Duplicates) -> PhotoSet:
+def without(duplicates: Duplicates) -> Dataset:
     """Return the set without near-duplicates: items that share one merged, or without those of the other set."""
     photos = duplicates.photos
     if not duplicates.against:
@@ -126,7 +123,7 @@ def catalogue_rows(sources: Iterable[Path], item_pattern: re.Pattern[str] | None
     return rows
 
 
-def write_catalogue(photos: PhotoSet, target: Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
+def write_catalogue(photos: Dataset, target: Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
     """Write a CSV that ``--layout items`` and ``outfinder index`` read; paths are relative to its folder.
 
     Args:

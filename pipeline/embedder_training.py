@@ -1,54 +1,52 @@
-"""Training an embedder as a run in a folder: checked photos, a plan that it keeps, curves, the best weights at the end."""
+"""Training runs of embedders: plan, photos, validation and checkpoint."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
 import weights
+from pipeline.photosets import open_set
 from pipeline.plots import Line as Curve
 from pipeline.plots import Panel
-from pipeline.runs import (
-    PLAN,
-    VALIDATION,
-    WEIGHTS,
-    Clock,
-    Line,
-    Moment,
-    draw_curves,
-    keep_plan,
-    modules_of,
-    read_lines,
-    write_lines,
-)
-from pipeline.training_photos import DataPlan, Note, read_training
-from stages.embed.batches import Batches
+from pipeline.training import WEIGHTS, Line, Note, Run, keep_plan, modules_of
+from stages.embed.augmentation import VIEWS
+from stages.embed.data import By, Dataset, Sample, load, merged, split
 from stages.embed.inputs import WHITE
 from stages.embed.losses import LossPlan
 from stages.embed.metrics import is_collapsed
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.offline import Mining, OfflineTriplets
-from stages.embed.samplers import SamplerPlan
-from stages.embed.start import SCRATCH, fit_colours, start_from
-from stages.embed.train import ALONE, LOSS_TERMS, Recipe, Trainer
+from stages.embed.sampling import Batches, OfflineMining, OfflineTriplets, SamplerPlan
+from stages.embed.training import (
+    LOSS_TERMS,
+    NEEDS_COLOURS,
+    SCRATCH,
+    EmbedderRecipe,
+    EmbedderTrainer,
+    design_of,
+    fit_colours,
+    start_from,
+)
 from stages.embed.validation import Validator
-from stages.embed.views import VIEWS
 from stages.embed.whitening import check_whitens, whiten
-from stages.errors import OutfinderError
+from stages.errors import TrainingError
 from stages.images import letterbox
 from stages.training import STATE
 from stages.types import Image
 
-MINED: Final = "mined.safetensors"
-SOME: Final = 1024
-"""So many photos choose the components of colours and of vectors; more where vectors are wide."""
+_FITTING_PHOTOS: Final = 1024  # that colours and whitening are fitted to; more if vectors are wide
+
+_OF_VECTORS: Final = ("dim", "head", "colour_dim", "colour_share", "types", "kind_share", "type_share")
+"""Fields of a design that say what the numbers of a vector mean."""
 
 COLLAPSED: Final = (
     "the network has collapsed: it gives all photos nearly the same vector, so no weights were written;"
@@ -56,245 +54,348 @@ COLLAPSED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedderPlan:
-    """All that a run depends on; it is written down, and the run goes on with nothing else.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlan:
+    """How training and validation photos are made of the sources.
 
     Attributes:
-        data: what it learns from and is judged by.
-        recipe: schedule and seed.
-        design: the network.
-        start: see :func:`~stages.embed.start.start_from`.
-        loss: what it minimises.
-        sampler: how photos come together in batches.
-        views: how photos of each domain are looked at, by :data:`~stages.embed.views.VIEWS`; ``("", name)`` is for all
-            other domains.
-        train_px: side of the views that it trains on; 0: that of the design. A smaller one trains faster, and objects
-            look larger in it, which looking at more pixels afterwards makes up for (Touvron et al. 2019).
-        metric: of :data:`~stages.embed.validation.METRICS`.
-        validate_steps: steps between two validations.
-        whiten: how far the vectors of what is judged and written are whitened, see
-            :func:`~stages.embed.whitening.whiten`; 0: they stay as they are.
-        patience: validations without a better one, after which the run ends; 0: it goes to its last step.
-        about: words on the data and licences, for the checkpoint.
+        hold_out: the percentage of ``train`` to validate with if there is no ``val``; 0: no validation.
+        split_by: what stays together when photos are held out.
+        learn: what positives share: the item, or the label (a class).
+        item_pattern: a regular expression that finds the item in a file name, for folders of photos.
+        val_photos: the most photos to validate with.
     """
 
-    data: DataPlan
-    recipe: Recipe
-    design: Design = field(default_factory=Design)
-    start: str = "scratch"
+    hold_out: int = 10
+    split_by: By = "style"
+    learn: Literal["item", "label"] = "item"
+    item_pattern: str = ""
+    val_photos: int = 2000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold_out <= 90 or self.val_photos < 4:
+            raise ValueError(
+                f"hold_out is 0 to 90 percent and val_photos at least 4, got {self.hold_out} and {self.val_photos}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderPlan:
+    """Everything that a run of an embedder depends on; a run is resumed only with the same plan.
+
+    Attributes:
+        train: catalogues to train on: CSV files, or folders with a folder of photos per item.
+        val: catalogues to validate with; without any, a share of ``train`` is held out.
+        data: how photos are made of them.
+        network: the design of the network.
+        start: see :func:`stages.embed.training.start_from`.
+        loss: the loss.
+        sampler: how photos come together in batches.
+        views: the view of each domain, by :data:`~stages.embed.augmentation.VIEWS`; ``default`` is for all others.
+        train_px: side of the training views; 0: that of the network's input. Smaller views train faster, and objects
+            look larger in them, which a larger input afterwards makes up for (Touvron et al. 2019).
+        metric: a key of :data:`~stages.embed.validation.METRICS`.
+        validate_steps: steps between two validations.
+        whiten: the power that vectors are whitened by, see :func:`~stages.embed.whitening.whiten`; 0: not at all.
+        patience: validations without improvement after which the run ends; 0: it goes to its last step.
+        training: the recipe.
+        about: words on data and licences, for the checkpoint.
+    """
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    data: DataPlan = field(default_factory=DataPlan)
+    network: Design = field(default_factory=Design)
+    start: str = SCRATCH
     loss: LossPlan = field(default_factory=LossPlan)
     sampler: SamplerPlan = field(default_factory=SamplerPlan)
-    views: tuple[tuple[str, str], ...] = (("", "garment"),)
+    views: dict[str, str] = field(default_factory=dict)
     train_px: int = 0
     metric: str = "recall@1"
     validate_steps: int = 200
     whiten: float = 0.0
     patience: int = 0
+    training: EmbedderRecipe = field(default_factory=EmbedderRecipe)
     about: str = ""
 
-    def __post_init__(self) -> None:
-        for _, name in self.views:
+    def with_start(self, given: Collection[str]) -> EmbedderPlan:
+        """Return the plan with what its start implies: learning rate, batch norm, and the design of a Siamese network.
+
+        Args:
+            given: dotted keys that were set, and stay as they are.
+
+        Raises:
+            ValueError: there are no such weights.
+            WeightsError: they cannot be read.
+        """
+        scratch, training, network = self.start == SCRATCH, self.training, self.network
+        rate = training.lr if scratch else training.lr / 5
+        implied: dict[str, Any] = {"lr_backbone": rate, "batch_norm": scratch}
+        training = replace(training, **{key: implied[key] for key in implied if f"training.{key}" not in given})
+        if start := design_of(self.start):
+            same = all(
+                f"network.{key}" not in given or getattr(network, key) == getattr(start, key) for key in ("dim", "head")
+            )
+            kept = ("backbone", "pooling", "input_px", "trim", *(_OF_VECTORS if same else ()))
+            network = replace(network, **{key: getattr(start, key) for key in kept if f"network.{key}" not in given})
+        if "network.colour_share" in given and not network.colour_dim:
+            raise ValueError("colour_share is the share of colour_dim numbers in a similarity, and colour_dim is 0")
+        return replace(self, training=training, network=network)
+
+    def check(self) -> None:
+        """Check what parts of the plan ask of each other.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        if not self.train:
+            raise ValueError("there is nothing to train on; name a CSV file or a folder of photos")
+        for name in self.views.values():
             if name not in VIEWS:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
-        if self.recipe.distill_weight and self.start == "scratch":
-            raise ValueError("a network that starts from scratch knows nothing to be distilled; name a start")
-        parts_alone = self.recipe.shape_weight or self.recipe.colour_weight
-        if parts_alone and self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
-            raise ValueError(
-                f"{self.loss.name} compares whole vectors alone; leave out the weights of shapes and colours or take another loss"
-            )
-        if parts_alone and not self.design.colour_dim:
-            raise ValueError(ALONE)
+        if self.training.distill_weight and self.start == SCRATCH:
+            raise ValueError("a network that starts from scratch has nothing to distil; name a start")
+        if self.training.shape_weight or self.training.colour_weight:
+            if self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
+                raise ValueError(
+                    f"the loss {self.loss.name} compares whole vectors only;"
+                    " leave out shape_weight and colour_weight, or take another loss"
+                )
+            if not self.network.colour_dim:
+                raise ValueError(NEEDS_COLOURS)
         if self.whiten:
-            check_whitens(self.design, power=self.whiten)
-        if self.validate_steps < 1 or self.patience < 0:
-            raise ValueError(
-                f"validate_steps is at least 1 and patience at least 0, got {self.validate_steps} and {self.patience}"
-            )
+            check_whitens(self.network, power=self.whiten)
+        if self.validate_steps < 1 or self.patience < 0 or self.train_px < 0:
+            raise ValueError("validate_steps is at least 1, patience and train_px at least 0")
+
+    @property
+    def view_px(self) -> int:
+        """The side of the training views."""
+        return self.train_px or self.network.input_px
 
 
-class EmbedderRun:
-    """One training run in a folder, begun or gone on with.
+class EmbedderRun(Run):
+    """A training run of an embedder; its weights are the best of all validations, or else the last.
 
     Args:
-        plan: of the run; the same as it was begun with, where it was.
-        folder: made if need be. It gets ``weights.safetensors``, the best of all validations or else the last, and
-            the curves as ``curves.png`` and ``curves.json``.
+        plan: of the run; the same when it is resumed.
+        folder: created if necessary.
         device: where to compute.
-        note: told what is worth knowing before the start.
+        skip_bad: train on the rest if something is wrong with the photos.
+        note: receives what is worth knowing before training starts.
 
     Raises:
         CatalogueError: something is wrong with the photos; the message lists it.
         OutfinderError: the folder holds a run of another plan.
-        ValueError: no such part, start or source.
+        ValueError: the plan contradicts itself or does not fit the photos.
         WeightsError: the start cannot be read.
     """
 
-    def __init__(self, plan: EmbedderPlan, folder: Path, device: str = "cpu", note: Note = lambda _: None) -> None:
-        self.plan, self.folder, self._device = plan, folder, device
-        torch.manual_seed(plan.recipe.seed)
-        self._network = SiameseNetwork(plan.design)
-        crossed = plan.sampler.anchor_domain
-        rows, val = read_training(plan.data, note, crossed=bool(crossed), trim=plan.design.trim)
+    def __init__(
+        self,
+        plan: EmbedderPlan,
+        folder: Path,
+        device: str = "cpu",
+        *,
+        skip_bad: bool = False,
+        note: Note = lambda _: None,
+    ) -> None:
+        plan.check()
+        self.plan = plan
+        seed = plan.training.seed
+        torch.manual_seed(seed)
+        self._network = SiameseNetwork(plan.network)
+        self._data, val = read_photos(plan, note, skip_bad=skip_bad)
         if plan.whiten:
-            check_whitens(plan.design, len(rows))
-        self._rows = rows
-        loss = plan.loss.build(self._network, rows.classes)
-        sampler = plan.sampler.build(rows)
-        self._judge = Validator(val, plan.metric, crossed) if val else None
-        fresh = start_from(self._network, plan.start)
-        _tell_fresh(fresh, plan.start, note)
-        if "colours.project.weight" in fresh and not (folder / STATE).exists():
-            fit_colours(self._network, self._some_letterboxed())
-        folder.mkdir(parents=True, exist_ok=True)
-        keep_plan(folder / PLAN, asdict(plan))
+            check_whitens(plan.network, len(self._data))
+        loss = plan.loss.build(self._network, len(self._data.items))
+        sampler = plan.sampler.build(self._data, seed)
+        self._validator = Validator(val, plan.metric, plan.sampler.anchor_domain) if val else None
+        random = start_from(self._network, plan.start)
+        unfitted = [name for name in random if not name.startswith("colours.")]  # colours start from photos
+        if plan.start != SCRATCH and unfitted:
+            note(f"not in {plan.start}, so random at the start: {modules_of(unfitted, depth=1)}")
+        if "colours.project.weight" in random and not (folder / STATE).exists():
+            fit_colours(self._network, self._letterboxed_photos())
+        keep_plan(folder, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        views = {domain: VIEWS[name] for domain, name in plan.views}
-        side = plan.train_px or plan.design.input_px
-        batches = Batches(rows, sampler, views, side, plan.recipe.seed)
-        self._trainer = Trainer(self._network, loss, batches, plan.recipe, folder)
-        mined = folder / MINED
-        self._mining = Mining(sampler, self._network, rows, mined) if isinstance(sampler, OfflineTriplets) else None
-        self._validations = [line for line in read_lines(folder / VALIDATION) if line["step"] <= self._trainer.done]
-
-    @property
-    def done(self) -> int:
-        """Steps behind."""
-        return self._trainer.done
-
-    @property
-    def steps(self) -> int:
-        """Steps in all, unless it stops early."""
-        return self._trainer.steps
+        views = {domain.replace("default", ""): VIEWS[name] for domain, name in plan.views.items()}
+        batches = Batches(self._data, sampler, {"": VIEWS["garment"]} | views, plan.view_px, seed)
+        trainer = EmbedderTrainer(self._network, loss, batches, plan.training, folder)
+        self._mining: OfflineMining | None = None
+        if isinstance(sampler, OfflineTriplets):
+            self._mining = OfflineMining(sampler, self._network, self._data, folder / "mined.safetensors")
+        super().__init__(folder, trainer, plan.validate_steps if self._validator else None)
 
     @property
     def best(self) -> Line | None:
         """The validation whose weights are kept; None before the first one without a collapse."""
-        judged = [line for line in self._validations if line["metric"] is not None]
-        return max(judged, key=lambda line: (line["metric"], -line["step"]), default=None)
+        usable = [line for line in self._validations if line["metric"] is not None]
+        return max(usable, key=lambda line: (line["metric"], -line["step"]), default=None)
 
     @property
     def ended(self) -> bool:
-        """Whether it is at its last step, or has not become better for long enough."""
-        patience, lines = self.plan.patience, self._validations
+        """Whether the run is at its last step, or has not improved for long enough."""
         since = self.best["step"] if self.best else 0
-        return self.done >= self.steps or (patience > 0 and sum(line["step"] > since for line in lines) >= patience)
+        behind = sum(line["step"] > since for line in self._validations)
+        return super().ended or 0 < self.plan.patience <= behind
 
-    def run(self, tell: Callable[[Moment], None], workers: int = 1) -> None:
-        """Train to the end, and write the best weights.
-
-        Raises:
-            OutfinderError: the network has collapsed at every validation: all of its vectors are equal.
-        """
-        clock = Clock(self.done)
-        if self._owes_validation():  # killed just before
-            self._validate()
-        while not self.ended:
-            due = self._next(self.plan.validate_steps)
-            losses: Line = {}
-            for losses in self._lines(due, workers):
-                if losses["step"] < due:
-                    tell(self._moment(losses, None, clock))
-            line = self._validate() if self._owes_validation() else None
-            draw_curves(self.folder, self._panels)
-            tell(self._moment(losses, line, clock))
-        if self._judge is None:
-            with self._result() as network:
-                if network is None:
-                    raise OutfinderError(COLLAPSED)
-                self._save(network)
-        elif self.best is None:
-            raise OutfinderError(COLLAPSED)
-
-    def _next(self, every: int) -> int:
-        return min(self.steps, self.done - self.done % every + every)
-
-    def _lines(self, until: int, workers: int) -> Iterator[Line]:
-        """Train until a step, mining when it is due."""
+    def _train(self, until: int, workers: int) -> Iterator[Line]:
         while self.done < until:
             if self._mining is None:
                 yield from self._trainer.run(until, workers)
             else:
                 self._mining.prepare(self.done)
-                yield from self._trainer.run(min(until, self._next(self._mining.every)), workers)
-
-    def _owes_validation(self) -> bool:
-        due = self.done == self.steps or (self.done > 0 and self.done % self.plan.validate_steps == 0)
-        return self._judge is not None and due and all(line["step"] != self.done for line in self._validations)
+                yield from self._trainer.run(min(until, self._next_multiple(self._mining.every)), workers)
 
     def _validate(self) -> Line:
-        if self._judge is None:
+        if self._validator is None:
             raise ValueError("there is nothing to validate with")
         with self._result() as network:
-            line = {"step": self.done, "metric": self._judge(network) if network else None}
-            better = self.best is None or (line["metric"] is not None and line["metric"] > self.best["metric"])
-            if network and better and line["metric"] is not None:
+            metric = self._validator(network) if network else None
+            if network and metric is not None and (self.best is None or metric > self.best["metric"]):
                 self._save(network)
-        self._validations.append(line)
-        write_lines(self.folder / VALIDATION, self._validations)
-        return line
+        return {"metric": metric}
+
+    def _finish(self) -> None:
+        if self._validator is None:
+            with self._result() as network:
+                if network is None:
+                    raise TrainingError(COLLAPSED)
+                self._save(network)
+        elif self.best is None:
+            raise TrainingError(COLLAPSED)
 
     @contextmanager
     def _result(self) -> Iterator[SiameseNetwork | None]:
-        """The network as it would be used, its weights averaged, and its vectors whitened if they are to be.
-
-        None where there is nothing to whiten: a collapse.
-        """
+        """Yield the network with averaged weights, whitened if the plan says so; None if there is nothing to whiten."""
         with self._trainer.averaged():
             if not self.plan.whiten:
                 yield self._network
                 return
             network = copy.deepcopy(self._network)
-            before = whiten(network, [self._some()], self.plan.whiten)
+            before = whiten(network, [self._some_photos()], self.plan.whiten)
             yield None if is_collapsed(before) else network
 
-    def _some(self) -> list[Image]:
-        """Photos to train on, chosen at random."""
-        count = max(SOME, 4 * self.plan.design.dim)
-        chosen = np.random.default_rng(self.plan.recipe.seed).permutation(len(self._rows))[:count]
-        return [self._rows.images[row] for row in chosen]
+    def _some_photos(self) -> list[Image]:
+        count = max(_FITTING_PHOTOS, 4 * self.plan.network.dim)
+        chosen = np.random.default_rng(self.plan.training.seed).permutation(len(self._data))[:count]
+        return [self._data.images[row] for row in chosen]
 
-    def _some_letterboxed(self) -> Iterator[list[Image]]:
-        """Batches of some photos as the network looks at them, for its colours to start from."""
-        images = self._some()
+    def _letterboxed_photos(self) -> Iterator[list[Image]]:
+        images = self._some_photos()
         for start in range(0, len(images), 64):
-            yield [letterbox(image, self.plan.design.input_px, WHITE) for image in images[start : start + 64]]
+            yield [letterbox(image, self.plan.network.input_px, WHITE) for image in images[start : start + 64]]
 
     def _save(self, network: SiameseNetwork) -> None:
         plan = self.plan
-        described = plan.design.metadata() | {
+        metadata = plan.network.metadata() | {
             "crop": "whole",
-            "data": plan.about or ", ".join(plan.data.train),
+            "data": plan.about or ", ".join(plan.train),
             "loss": plan.loss.name,
             "step": str(self.done),
-            "seed": str(plan.recipe.seed),
+            "seed": str(plan.training.seed),
         }
-        weights.save(self.folder / WEIGHTS, network.state_dict(), described)
+        weights.save(self.folder / WEIGHTS, network.state_dict(), metadata)
 
-    def _moment(self, losses: Line, line: Line | None, clock: Clock) -> Moment:
-        return Moment(self.steps, losses, line, clock.left_s(self.done, self.steps))
-
-    def _panels(self, training: Sequence[Line], validation: Sequence[Line]) -> list[Panel]:
+    def _panels(self, training: Sequence[Line]) -> list[Panel]:
         steps = [line["step"] for line in training]
 
         def curves(*names: str) -> list[Curve]:
-            there = [name for name in names if any(name in line for line in training)]
-            return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in there]
+            logged = [name for name in names if any(name in line for line in training)]
+            return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in logged]
 
         panels = [
             Panel("Loss", "step", "loss", curves("loss", *(f"loss_{term}" for term in LOSS_TERMS))),
             Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
         ]
-        if validation:
-            metric = self.plan.metric
-            values = [float("nan") if line["metric"] is None else line["metric"] for line in validation]
-            judged = Curve(metric, [line["step"] for line in validation], values)
-            panels.append(Panel("Validation", "step", metric, [judged], y_range=(0.0, 1.0)))
+        if self._validations:
+            metric, at = self.plan.metric, [line["step"] for line in self._validations]
+            values = [float("nan") if line["metric"] is None else line["metric"] for line in self._validations]
+            panels.append(Panel("Validation", "step", metric, [Curve(metric, at, values)], y_range=(0.0, 1.0)))
         return panels
 
 
-def _tell_fresh(fresh: Sequence[str], start: str, note: Note) -> None:
-    random = [name for name in fresh if not name.startswith("colours.")]  # which start from photos
-    if start != SCRATCH and random:
-        note(f"not in {start}, so random at the start: {modules_of(random, depth=1)}")
+def read_photos(plan: EmbedderPlan, note: Note, *, skip_bad: bool = False) -> tuple[Dataset, Dataset | None]:
+    """Load the photos to train on and those to validate with.
+
+    Args:
+        plan: of the run.
+        note: receives how much of each source can be used, and the problems of the rest.
+        skip_bad: accept problems.
+
+    Returns:
+        Both datasets; None if there is nothing to validate with.
+
+    Raises:
+        CatalogueError: something is wrong; the message lists it.
+    """
+    train, val = ([_opened(source, plan.data) for source in sources] for sources in (plan.train, plan.val))
+    if not val and plan.data.hold_out:
+        parts = [split(each, by=plan.data.split_by, val=plan.data.hold_out) for each in train]
+        val = [replace(part["val"], name=each.name) for each, part in zip(train, parts, strict=True)]
+        train = [replace(part["train"], name=each.name) for each, part in zip(train, parts, strict=True)]
+    crossed = bool(plan.sampler.anchor_domain)
+    train = [each.for_training(cross_domain=crossed) for each in train]
+    data = _loaded(train, plan, lambda text: note(f"to train on: {text}"), skip_bad=skip_bad, crossed=crossed)
+    if not val:
+        return data, None
+    counts = [Counter(sample.item for sample in each.samples) for each in val]
+    if not any(count > 1 for each in counts for count in each.values()):
+        note("no item to validate with has two photos, so there is no validation: the last weights are kept")
+        return data, None
+    few = [_some_items(each, plan.data.val_photos) for each in val]
+    return data, _loaded(few, plan, lambda text: note(f"to validate with: {text}"), skip_bad=skip_bad)
+
+
+def _opened(source: str, plan: DataPlan) -> Dataset:
+    """Return a source as a dataset, with its labels as items if classes are to be learned."""
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(f"{source} does not exist; wanted a CSV file, or a folder with a folder of photos per item")
+    try:
+        pattern = re.compile(plan.item_pattern) if plan.item_pattern else None
+    except re.error as error:
+        raise ValueError(f"item_pattern {plan.item_pattern!r} is not a regular expression: {error}") from error
+    data = replace(open_set([path], "items", pattern), name=path.name or source)
+    if plan.learn == "item":
+        return data
+    if unlabelled := sum(not sample.label for sample in data.samples):
+        raise ValueError(f"{unlabelled} photos of {source} have no label to learn; learn items instead")
+    return replace(data, samples=tuple(replace(sample, item=sample.label, style="") for sample in data.samples))
+
+
+def _loaded(
+    sets: Sequence[Dataset], plan: EmbedderPlan, note: Note, *, skip_bad: bool, crossed: bool = False
+) -> Dataset:
+    for data in sets:
+        data.raise_on_problems(skip_bad=skip_bad)
+    result = []
+    for data in sets:
+        loaded = load(data, round(plan.view_px * 8 / 7), trim=plan.network.trim)
+        if len(loaded) < len(data):
+            loaded.raise_on_problems(skip_bad=skip_bad)
+            if crossed:  # an unreadable photo may have been half of a pair
+                loaded = loaded.for_training(cross_domain=True)
+        note(loaded.describe())
+        result.append(loaded)
+    return merged(result)
+
+
+def _some_items(data: Dataset, limit: int) -> Dataset:
+    """Return the photos of random items, at most ``limit``; an item with too many photos comes in part."""
+    if len(data) <= limit:
+        return data
+    by_item: dict[str, list[Sample]] = {}
+    for sample in data.samples:
+        by_item.setdefault(sample.item, []).append(sample)
+    share, kept = max(2, limit // len(by_item)), set[Sample]()
+    rng = np.random.default_rng(0)
+    names = list(by_item)
+    for place in rng.permutation(len(names)).tolist():
+        of_item = by_item[names[place]]
+        chosen = [of_item[row] for row in sorted(rng.permutation(len(of_item))[:share].tolist())]
+        if len(kept) + len(chosen) > limit:
+            break
+        kept.update(chosen)
+    return data.only(lambda sample: sample in kept)

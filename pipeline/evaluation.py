@@ -15,9 +15,8 @@ import numpy as np
 import weights
 from pipeline.config import FLIP, Config
 from stages.detect.evaluation import AveragePrecision, DetectorEvaluation
+from stages.embed.data import KEPT_PX, Dataset, Sample, load, small
 from stages.embed.evaluation import EmbedderEvaluation, RetrievalFigures
-from stages.embed.items import PhotoSet, Sample
-from stages.embed.loading import KEPT_PX, load, small
 from stages.embed.metrics import SimilarityFunction, cosine
 from stages.errors import CatalogueError
 from stages.images import enough_px
@@ -179,7 +178,7 @@ class EmbeddedPhotos:
     ``pair_head`` compares them if they are not compared by their vectors.
     """
 
-    photos: PhotoSet
+    photos: Dataset
     images: Sequence[Image]
     vectors: Vectors
     distractors: int
@@ -198,7 +197,7 @@ class EmbeddedPhotos:
 
 
 def embed_photos(
-    embedder: Embedder, photos: PhotoSet, distractors: PhotoSet | None = None, *, keep_large: bool = False
+    embedder: Embedder, photos: Dataset, distractors: Dataset | None = None, *, keep_large: bool = False
 ) -> EmbeddedPhotos:
     """Read and embed a photo set, and photos of other items as distractors.
 
@@ -321,7 +320,7 @@ def embedder_text(figures: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, "\n".join([INTERVALS, *figures["notes"]])])
 
 
-def _embed(embedder: Embedder, photos: PhotoSet, *, keep_large: bool) -> EmbeddedPhotos:
+def _embed(embedder: Embedder, photos: Dataset, *, keep_large: bool) -> EmbeddedPhotos:
     """Embed photos at the size that search decodes them to, and keep smaller ones."""
     load_px = max(KEPT_PX, enough_px(embedder.input_px))
     samples: list[Sample] = []
@@ -330,7 +329,8 @@ def _embed(embedder: Embedder, photos: PhotoSet, *, keep_large: bool) -> Embedde
     vectors = [np.zeros((0, embedder.dim), np.float32)]
     seconds = 0.0
     for batch in _batches(photos.samples):
-        readable, large = load(replace(photos, samples=batch, problems=()), load_px)
+        readable = load(replace(photos, samples=batch, problems=()), load_px)
+        large = list(readable.images)
         samples += readable.samples
         problems += readable.problems
         images += large if keep_large else map(small, large)

@@ -11,9 +11,8 @@ from typing import Final, get_args
 from pipeline.catalogue import read_catalogue
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners
 from stages.detect.coco import read_annotations
-from stages.embed import sources
-from stages.embed.items import Cut, Ground, Kind, PhotoSet, Sample
-from stages.embed.splits import Split
+from stages.embed import public_sets
+from stages.embed.data import Background, Cut, Dataset, DatasetIssue, Sample, Split
 from stages.errors import CatalogueError
 from stages.problems import Problem
 from stages.types import LABELS, Box
@@ -31,7 +30,7 @@ def open_set(
     layout: str = "items",
     item_pattern: re.Pattern[str] | None = None,
     splits: Sequence[Split] | None = None,
-) -> PhotoSet:
+) -> Dataset:
     """The photos of a source, not read yet.
 
     Args:
@@ -57,22 +56,22 @@ def open_set(
     return found
 
 
-def catalogue(paths: Sequence[Path], item_pattern: re.Pattern[str] | None = None) -> PhotoSet:
+def catalogue(paths: Sequence[Path], item_pattern: re.Pattern[str] | None = None) -> Dataset:
     """What :func:`~pipeline.catalogue.read_catalogue` reads: a CSV with the columns item_id and image and perhaps
     style, label, domain and source; or a folder with a sub-folder for each item, or class.
     """  # noqa: D205  a sentence
     samples, problems = [], []
     for photo in read_catalogue(paths, item_pattern):
         if photo.error is not None:
-            problems.append(Problem(Kind.ROW, str(photo.path), photo.error))
+            problems.append(Problem(DatasetIssue.ROW, str(photo.path), photo.error))
         else:
             told = dict(photo.metadata)
             style, label, domain, source = (told.get(column, "") for column in COLUMNS)
             samples.append(Sample(photo.path, photo.item, style, label, domain, source))
-    return PhotoSet("items", tuple(samples), tuple(problems))
+    return Dataset("items", tuple(samples), tuple(problems))
 
 
-def garments(annotations: Path, photos: Path) -> PhotoSet:
+def garments(annotations: Path, photos: Path) -> Dataset:
     """Garments of photos, each an item in two domains: its box on its own ground is ``street``, its mask on white ``shop``.
 
     The box keeps 5 % context. Shoes of one photo are one item, left and right. Garments without a mask, and tiny
@@ -84,7 +83,7 @@ def garments(annotations: Path, photos: Path) -> PhotoSet:
     return _garments("garments", annotations, photos, lambda _: "white", "shop")
 
 
-def cutouts(annotations: Path, photos: Path) -> PhotoSet:
+def cutouts(annotations: Path, photos: Path) -> Dataset:
     """Garments of photos, each an item in two domains: as photographed (``photo``), and before another photo (``cutout``).
 
     Does a garment that is cut out and set before another photo's background find its original? The other photo is
@@ -105,11 +104,11 @@ def _garments(
     name: str,
     annotations: Path,
     photos: Path,
-    ground: Callable[[AnnotatedPhoto], Ground],
+    ground: Callable[[AnnotatedPhoto], Background],
     domain: str,
     own_domain: str = "street",
     read: Annotations | None = None,
-) -> PhotoSet:
+) -> Dataset:
     read = read or read_annotations(annotations, photos)
     samples: list[Sample] = []
     maskless = tiny = 0
@@ -131,8 +130,8 @@ def _garments(
     notes = [*read.notes]
     notes += [f"{tiny} garments of less than {MIN_GARMENT_PX} pixels are left out"] if tiny else []
     notes += [f"{maskless} garments without a mask are left out"] if maskless else []
-    problems = tuple(Problem(Kind.ROW, problem.where, problem.what) for problem in read.problems)
-    return PhotoSet(name, tuple(samples), problems, tuple(notes))
+    problems = tuple(Problem(DatasetIssue.ROW, problem.where, problem.what) for problem in read.problems)
+    return Dataset(name, tuple(samples), problems, tuple(notes))
 
 
 def _with_context(corners: Corners, width: int, height: int) -> Box | None:
@@ -141,15 +140,15 @@ def _with_context(corners: Corners, width: int, height: int) -> Box | None:
     return Box.clipped(x1 - margin_x, y1 - margin_y, x2 + margin_x, y2 + margin_y, width, height)
 
 
-_Reader = Callable[[Sequence[Path], re.Pattern[str] | None, tuple[Split, ...] | None], PhotoSet]
+_Reader = Callable[[Sequence[Path], re.Pattern[str] | None, tuple[Split, ...] | None], Dataset]
 
 
 def _public(
-    read: Callable[[Path, tuple[Split, ...]], PhotoSet],
+    read: Callable[[Path, tuple[Split, ...]], Dataset],
     paths: Sequence[Path],
     _pattern: re.Pattern[str] | None,
     splits: tuple[Split, ...] | None,
-) -> PhotoSet:
+) -> Dataset:
     if not paths or not all(path.is_dir() for path in paths):
         raise ValueError(f"this layout takes the folder that the set unpacks to, got {' '.join(map(str, paths))}")
     first, *others = (read(path, get_args(Split) if splits is None else splits) for path in paths)
@@ -157,26 +156,26 @@ def _public(
 
 
 def _annotated(
-    read: Callable[[Path, Path], PhotoSet],
+    read: Callable[[Path, Path], Dataset],
     paths: Sequence[Path],
     _pattern: re.Pattern[str] | None,
     _splits: tuple[Split, ...] | None,
-) -> PhotoSet:
+) -> Dataset:
     if len(paths) != 2 or not paths[0].is_file():
         raise ValueError(f"this layout takes a COCO file and the folder of its photos, got {' '.join(map(str, paths))}")
     return read(paths[0], paths[1])
 
 
-def _catalogue(paths: Sequence[Path], pattern: re.Pattern[str] | None, _splits: tuple[Split, ...] | None) -> PhotoSet:
+def _catalogue(paths: Sequence[Path], pattern: re.Pattern[str] | None, _splits: tuple[Split, ...] | None) -> Dataset:
     return catalogue(paths, pattern)
 
 
 _PUBLIC: Final[dict[str, _Reader]] = {
-    "luma": partial(_public, sources.luma),
-    "shoes": partial(_public, sources.shoes),
-    "clothing": partial(_public, sources.clothing),
-    "omniglot": partial(_public, sources.omniglot),
-    "cifar10": partial(_public, sources.cifar10),
+    "luma": partial(_public, public_sets.luma),
+    "shoes": partial(_public, public_sets.shoes),
+    "clothing": partial(_public, public_sets.clothing),
+    "omniglot": partial(_public, public_sets.omniglot),
+    "cifar10": partial(_public, public_sets.cifar10),
 }
 LAYOUTS: Final[dict[str, _Reader]] = {
     "items": _catalogue,

@@ -21,9 +21,9 @@ from pipeline.search import Garment, search_batch
 from pipeline.writers import mark_folder
 from stages.detect.annotations import AnnotatedPhoto, Instance
 from stages.detect.coco import read_annotations
+from stages.embed.data import numbered
 from stages.embed.kinds import kind_part
 from stages.embed.metrics import Estimate, bootstrap_counts, mean_estimate
-from stages.embed.rows import numbered
 from stages.errors import CatalogueError, ImageError
 from stages.files import read_whole, write_whole
 from stages.images import read_photo

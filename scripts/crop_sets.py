@@ -24,9 +24,9 @@ from pycocotools import mask as coco_mask
 
 from stages.detect.annotations import AnnotatedPhoto
 from stages.detect.coco import read_annotations
-from stages.embed.items import Sample
-from stages.embed.sources import luma as read_luma
-from stages.embed.splits import luma_split
+from stages.embed.data import Sample
+from stages.embed.public_sets import luma as read_luma
+from stages.embed.public_sets import luma_split
 from stages.errors import CatalogueError
 from stages.images import read_image, write_jpeg
 from stages.types import LABELS, Box, Detection, Image
@@ -161,13 +161,13 @@ def luma(photos: Path, out: Path, others: int, seed: int) -> None:
     rest = []
     for item, view in sorted(views.items()):
         front, back = view.get("main", view.get("0")), view.get("back")
-        if front and back and luma_split(front.thing) == "test":
-            table.add(front.path, item, front.label, None, "query", front.thing)
-            table.add(back.path, item, back.label, None, "gallery", back.thing)
+        if front and back and luma_split(front.style_or_item) == "test":
+            table.add(front.path, item, front.label, None, "query", front.style_or_item)
+            table.add(back.path, item, back.label, None, "gallery", back.style_or_item)
         elif other := back or front:
             rest.append(other)
     for place in sorted(np.random.default_rng([seed, 21]).permutation(len(rest))[:others].tolist()):
-        table.add(rest[place].path, rest[place].item, rest[place].label, None, "gallery", rest[place].thing)
+        table.add(rest[place].path, rest[place].item, rest[place].label, None, "gallery", rest[place].style_or_item)
     table.write()
 
 

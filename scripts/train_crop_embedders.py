@@ -19,7 +19,6 @@ from typing import Final
 
 import click
 import cv2
-import numpy as np
 import torch
 
 import weights
@@ -27,20 +26,16 @@ from crop_sets import garments
 from pipeline.crop_benchmark import TRUTH, Condition, crop_examples, embed_set, search_set
 from pipeline.crop_benchmark_costs import BOX, CROPS, MASK
 from pipeline.crop_benchmark_data import Example, ExamplePhoto, reader, rendered
-from pipeline.runs import keep_plan
+from pipeline.training import keep_plan
 from render_sample.write import render_sample
 from stages.detect.coco import read_annotations
-from stages.embed.augment import view
-from stages.embed.batches import Batches
-from stages.embed.drawing import Pools
-from stages.embed.loading import small
-from stages.embed.losses.softmax import InfoNCE
+from stages.embed.augmentation import view
+from stages.embed.data import Dataset, Sample, small
+from stages.embed.losses import InfoNCE
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.rows import Rows, numbered
-from stages.embed.samplers import PK
+from stages.embed.sampling import PK, Batches, Pools
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.start import start_from
-from stages.embed.train import Recipe, Trainer
+from stages.embed.training import EmbedderRecipe, EmbedderTrainer, start_from
 from stages.training import fastest_precision
 from stages.types import Image
 
@@ -78,8 +73,8 @@ def main(
     """Train on the garments of PHOTOS; write OUT/CROP/siamese_CROP.safetensors for each crop."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    recipe = Recipe(
-        steps,
+    recipe = EmbedderRecipe(
+        steps=steps,
         warmup_steps=round(0.05 * steps),
         frozen_blocks=3,
         batch_norm=False,
@@ -90,10 +85,10 @@ def main(
     names = [only] if only else list(CROPS_OF)
     trained = {}
     for name in names:
-        rows = rows_of(cut, CROPS_OF[name])
-        click.echo(f"{name}: {len(rows)} crops of {rows.classes} items")
+        data = dataset_of(cut, CROPS_OF[name])
+        click.echo(f"{name}: {len(data)} crops of {len(data.items)} items")
         keep = {"recipe": asdict(recipe), "items": items, "start": start, "coco": str(coco), "scenes": scenes}
-        trained[name] = _train(name, rows, recipe, items, out / name, keep)
+        trained[name] = _train(name, data, recipe, items, out / name, keep)
     figures = _figures(trained)
     click.echo(figures)
     if ship:
@@ -131,26 +126,22 @@ def _cut(photos: Iterator[ExamplePhoto]) -> Iterator[tuple[str, dict[str, Image]
             yield example.item, {name: small(own[number], keep_px) for name, own in crops.items()}
 
 
-def rows_of(cut: Sequence[tuple[str, dict[str, Image]]], crops: Sequence[str]) -> Rows:
+def dataset_of(cut: Sequence[tuple[str, dict[str, Image]]], crops: Sequence[str]) -> Dataset:
     """The photos to train on: each garment in each of the crops."""
-    names = [item for item, _ in cut for _ in crops]
-    items = numbered(names)
-    zeros = np.zeros(len(items), np.int64)
-    images = [own[crop] for _, own in cut for crop in crops]
-    return Rows(images, items, items, items, zeros, zeros, ("garments",), ("",))
+    samples = [Sample(Path(f"{number}-{crop}"), item) for number, (item, _) in enumerate(cut) for crop in crops]
+    return Dataset("garments", tuple(samples), images=[own[crop] for _, own in cut for crop in crops])
 
 
-def _train(name: str, rows: Rows, recipe: Recipe, items: int, folder: Path, plan: dict[str, object]) -> Path:
+def _train(name: str, data: Dataset, recipe: EmbedderRecipe, items: int, folder: Path, plan: dict[str, object]) -> Path:
     """One run, begun or gone on with; the path of its weights."""
     torch.manual_seed(recipe.seed)
     network = SiameseNetwork(Design(input_px=INPUT_PX))
     start_from(network, str(plan["start"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    keep_plan(folder / "plan.json", plan)
-    sampler = PK(Pools(rows), items, 2, recipe.seed)
+    keep_plan(folder, plan)
+    sampler = PK(Pools(data), items, 2, recipe.seed)
     # Nothing stands in for the white ground of a mask crop: the views of all three are made alike.
-    batches = Batches(rows, sampler, {"": partial(view, other_ground=0.0)}, TRAIN_PX, recipe.seed)
-    trainer = Trainer(network.to(memory_format=torch.channels_last), InfoNCE(), batches, recipe, folder)
+    batches = Batches(data, sampler, {"": partial(view, other_ground=0.0)}, TRAIN_PX, recipe.seed)
+    trainer = EmbedderTrainer(network.to(memory_format=torch.channels_last), InfoNCE(), batches, recipe, folder)
     for line in trainer.run():
         click.echo(f"{name}: " + " ".join(f"{key} {value:g}" for key, value in line.items()))
     path = folder / f"siamese_{name}.safetensors"

@@ -21,19 +21,15 @@ import torch
 
 import weights
 from pipeline.photosets import garments
-from pipeline.runs import keep_plan
-from stages.embed import sources
-from stages.embed.items import PhotoSet, Sample
-from stages.embed.loading import Item, in_memory, load
-from stages.embed.losses.softmax import InfoNCE
+from pipeline.training import keep_plan
+from stages.embed import public_sets
+from stages.embed.data import Dataset, Sample, load, numbered, percentile_of
+from stages.embed.losses import InfoNCE
 from stages.embed.metrics import recall_at
-from stages.embed.mixed import MixedSampler
+from stages.embed.mixed import Item, MixedSampler, in_memory
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.rows import numbered
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.splits import percentile_of
-from stages.embed.start import fit_colours, start_from
-from stages.embed.train import Recipe, Trainer
+from stages.embed.training import EmbedderRecipe, EmbedderTrainer, fit_colours, start_from
 from stages.embed.whitening import whiten
 from stages.protocols import Embedder
 from stages.training import STATE, fastest_precision
@@ -92,14 +88,14 @@ def main(
     torch.manual_seed(seed)
     network = SiameseNetwork(DESIGN)
     start_from(network, str(init))
-    luma = sources.luma(data / "luma" / "product", ("train", "val"))
+    luma = public_sets.luma(data / "luma" / "product", ("train", "val"))
     items = read_items(data, ccp_coco, luma.only(lambda sample: _half(sample) != half))
     sampler = MixedSampler(items, train_px, seed)
     if not (out / STATE).exists():
         fit_colours(network, (list(sampler(step).views) for step in range(10)))
     steps = STEPS_PER_EPOCH * epochs
-    recipe = Recipe(
-        steps,
+    recipe = EmbedderRecipe(
+        steps=steps,
         warmup_steps=round(0.05 * steps),
         style_weight=1.0,
         shape_weight=0.3,
@@ -109,11 +105,10 @@ def main(
         precision=fastest_precision("cpu"),
         seed=seed,
     )
-    out.mkdir(parents=True, exist_ok=True)
     plan = asdict(recipe) | {"design": asdict(DESIGN), "train_px": train_px, "half": half}
-    keep_plan(out / "plan.json", plan)
+    keep_plan(out, plan)
     network.to(memory_format=torch.channels_last)
-    trainer = Trainer(network, InfoNCE(), sampler, recipe, out)
+    trainer = EmbedderTrainer(network, InfoNCE(), sampler, recipe, out)
     for line in trainer.run():
         click.echo(" ".join(f"{name} {value:g}" for name, value in line.items()))
     with trainer.averaged():
@@ -121,7 +116,7 @@ def main(
         weights.save(out / WEIGHTS, network.state_dict(), replace(DESIGN, colour_share=COLOUR_SHARE).metadata() | ABOUT)
     if half is not None:
         judged = load(luma.only(lambda sample: _half(sample) == half), KEPT_PX, trim=True)
-        told = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), *judged))
+        told = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), judged))
         click.echo(told)
         (out / "figures.json").write_text(told + "\n", encoding="utf-8")
 
@@ -138,12 +133,12 @@ def _half(sample: Sample) -> str:
     return str(percentile_of(f"half {sample.style}") % 2)
 
 
-def read_items(data: Path, ccp_coco: Path, luma: PhotoSet) -> list[Item]:
+def read_items(data: Path, ccp_coco: Path, luma: Dataset) -> list[Item]:
     """Everything that is trained on, in memory."""
     sets = (
         luma,
-        sources.shoes(data / "shoe-pairs" / "train"),
-        sources.clothing(data / "clothing", ("train",)),
+        public_sets.shoes(data / "shoe-pairs" / "train"),
+        public_sets.clothing(data / "clothing", ("train",)),
         garments(ccp_coco, data / "ccp" / "photos"),
     )
     for photos in sets:
@@ -151,14 +146,14 @@ def read_items(data: Path, ccp_coco: Path, luma: PhotoSet) -> list[Item]:
     return [item for photos in sets for item in in_memory(photos, KEPT_PX, trim=True)]
 
 
-def figures_of(embedder: Embedder, photos: PhotoSet, images: Sequence[Image]) -> dict[str, float]:
+def figures_of(embedder: Embedder, data: Dataset) -> dict[str, float]:
     """Recall@1, 5 and 10 for the identity (the item in its colour) and for the style (in any colour)."""
-    vectors = embedder(images)
+    vectors = embedder(data.images)
     names = {
-        "identity": [sample.item for sample in photos.samples],
-        "style": [sample.thing for sample in photos.samples],
+        "identity": [sample.item for sample in data.samples],
+        "style": [sample.style_or_item for sample in data.samples],
     }
-    return {"photos": float(len(images))} | {
+    return {"photos": float(len(data))} | {
         f"{sort}_recall@{k}": round(recall, 4)
         for sort, own in names.items()
         for k, recall in recall_at(vectors, numbered(own), (1, 5, 10)).items()

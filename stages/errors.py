@@ -5,6 +5,7 @@
     OutfinderError
     ├── ImageError           a photo that cannot be used: not a photo, truncated, too large, unreadable
     ├── WeightsError         a checkpoint that is missing, damaged, or not what its name says
+    ├── TrainingError        a training that diverges, collapses or cannot be resumed
     ├── StageError           a stage that cannot be built, or breaks its protocol
     ├── CatalogueError       a catalogue that cannot be read
     └── GalleryError         a gallery that cannot be opened, read or written
@@ -28,6 +29,10 @@ class ImageError(OutfinderError):
 
 class WeightsError(OutfinderError):
     """A checkpoint that is missing, damaged, or not what its name says."""
+
+
+class TrainingError(OutfinderError):
+    """A training that diverges, collapses or cannot be resumed."""
 
 
 class StageError(OutfinderError):

@@ -1,20 +1,20 @@
-"""Problems found in data before it is used, and their report grouped by kind."""
+"""Problems in data, reported by kind before the data is used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
-_LISTED_PER_KIND: Final = 20
+_LINES_PER_KIND: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: its kind, where it is (a path, an item, ``annotation 17 of 0003.jpg``), and what it is."""
+    """One problem: its kind, which is the heading it is listed under, where it is, and what is wrong."""
 
-    kind: StrEnum
+    kind: str
     where: str
     what: str
 
@@ -22,29 +22,25 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
-def described(
-    source: object, usable: str, kinds: Iterable[StrEnum], problems: Sequence[Problem], notes: Sequence[str]
-) -> str:
-    """Return a report of a source in lines: how much can be used, the first problems of each kind, and notes.
+def described(source: object, usable: str, problems: Sequence[Problem], notes: Sequence[str]) -> str:
+    """Return a summary of a source: how much is usable, the problems by kind, and the notes.
 
     Args:
-        source: its name.
-        usable: how much can be used, in words.
-        kinds: of problems, in the order of the report; each is a heading.
-        problems: all of them.
-        notes: what is not a problem, but worth knowing.
+        source: what the data was read from.
+        usable: how much of it can be used, in words.
+        problems: all of them; only the first of each kind are listed.
+        notes: remarks that are not problems.
     """
     lines = [f"{source}: {plural(len(problems), 'problem')}; {usable} can be used"]
-    for kind in kinds:
-        lines += _listed(kind, [str(problem) for problem in problems if problem.kind is kind])
-    return "\n".join(lines + _listed("worth knowing", notes))
+    for kind in dict.fromkeys(problem.kind for problem in problems):
+        lines += _listed(kind, [str(problem) for problem in problems if problem.kind == kind])
+    return "\n".join(lines + _listed("notes", notes))
 
 
 def _listed(heading: str, lines: Sequence[str]) -> list[str]:
-    """Return a heading with a count and the first lines below it; nothing if there are no lines."""
-    listed = [f"    {line}" for line in lines[:_LISTED_PER_KIND]]
-    more = [f"    and {len(lines) - _LISTED_PER_KIND} more"] if len(lines) > _LISTED_PER_KIND else []
-    return [f"  {heading} ({len(lines)}):", *listed, *more] if lines else []
+    shown = [f"    {line}" for line in lines[:_LINES_PER_KIND]]
+    more = [f"    and {len(lines) - _LINES_PER_KIND} more"] if len(lines) > _LINES_PER_KIND else []
+    return [f"  {heading} ({len(lines)}):", *shown, *more] if lines else []
 
 
 def plural(count: int, noun: str) -> str:
@@ -54,3 +50,14 @@ def plural(count: int, noun: str) -> str:
     ('1 photo', '0 photos')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def printable(value: object) -> str:
+    """Return any value as one short line.
+
+    >>> printable("a.jpg"), printable(" "), printable(list(range(100)))
+    ('a.jpg', "' '", '[0, 1, 2, 3, 4, 5, ...]')
+    """
+    if isinstance(value, str) and value.isprintable() and value.strip() and len(value) <= 100:
+        return value
+    return reprlib.repr(value)

@@ -1,35 +1,84 @@
-"""What the trainers of all stages share: a schedule, a precision, and a folder from which a run goes on."""
+"""The training loop that all networks share: schedule, moving average, journal and exact resuming."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
 
 from stages.cpu import fast_dtype
+from stages.errors import TrainingError, WeightsError
 from stages.files import write_whole
-from stages.state import State
 
-STATE = "state.safetensors"
-LOG = "log.jsonl"
-LOG_STEPS = 20
-SAVE_S = 60.0
+STATE, LOG = "state.safetensors", "log.jsonl"
+LOG_STEPS: int = 20
+SAVE_S: float = 60.0
+PRECISIONS: Final = ("bfloat16", "float32")
+
+BatchT = TypeVar("BatchT")
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train: AdamW, with warm-up, a constant rate, and a cosine to zero.
+
+    Attributes:
+        lr: peak learning rate of everything but the backbone.
+        lr_backbone: peak learning rate of the backbone.
+        weight_decay: of the weights.
+        warmup_steps: steps until the peak.
+        decay: the fraction of all steps that the cosine takes: 1 is a plain cosine, 0 none, which suits a checkpoint
+            that later runs start from.
+        ema: the share that the moving average of the weights keeps at each step; 0: no average.
+        max_norm: gradients are clipped to this norm.
+        precision: ``bfloat16`` or ``float32``.
+        seed: of everything random.
+    """
+
+    lr: float = 1e-3
+    lr_backbone: float = 2e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    decay: float = 1.0
+    ema: float = 0.99
+    max_norm: float = 5.0
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, got {self.precision!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is at least 0 and less than 1, got {self.ema}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is a fraction between 0 and 1, got {self.decay}")
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
-    """What peak learning rates are multiplied by at a step, from 0: warm-up, constant, then cosine to zero.
+    """Return the factor of the peak learning rates at a step, counted from 0.
 
     Args:
-        step: of the run, from 0.
-        steps: in all.
+        step: of the run.
+        steps: of the whole run.
         warmup: steps until the peak.
-        decay: the fraction of all steps that the cosine takes: 1 is a plain cosine, 0 none at all.
+        decay: the fraction of all steps that the cosine takes.
 
     >>> [round(rate(step, 100, warmup=10, decay=0.5), 2) for step in (0, 4, 9, 50, 75, 99)]
     [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
@@ -41,85 +90,218 @@ def rate(step: int, steps: int, warmup: int, decay: float) -> float:
 
 
 def fastest_precision(device: str) -> str:
-    """``bfloat16`` where the device multiplies it in hardware, else ``float32``."""
-    kind = torch.device(device).type
-    if kind == "cuda":
+    """Return ``bfloat16`` if the device multiplies it in hardware, else ``float32``."""
+    if torch.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if fast_dtype(device) == torch.bfloat16 else "float32"
 
 
-class Journal:
-    """How far a run has come, kept in its folder; a kill at any moment costs at most the last minute.
+class Trainer(ABC, Generic[BatchT]):
+    """One training run in a folder, resumable to the step: the base of the trainers of all networks.
 
-    ``folder/state.safetensors`` is rewritten atomically once a minute and at the end, and a run whose folder has one
-    goes on from it; ``folder/log.jsonl`` gets a line per :data:`LOG_STEPS` steps, the means of what they reported.
+    A resumed run takes the same steps as an uninterrupted one. A kill costs at most the last minute:
+    ``folder/state.safetensors`` is replaced atomically every minute and at the end; ``folder/log.jsonl`` gets a line
+    every :data:`LOG_STEPS` steps with the means of what the steps reported.
 
     Args:
-        state: of the run; it is what the folder holds, if it holds one.
-        folder: of the run, made if need be.
+        model: everything that is trained, on its device; parameters without gradients stay as they are.
+        groups: AdamW's parameter groups, each with its peak learning rate as ``lr``.
+        recipe: of this run, the same each time that it is resumed.
+        steps: of the whole run.
+        folder: of the run; created if necessary.
 
     Raises:
         WeightsError: the folder holds the state of another run.
     """
 
-    def __init__(self, state: State, folder: Path) -> None:
+    def __init__(
+        self, model: nn.Module, groups: list[dict[str, Any]], recipe: Recipe, steps: int, folder: Path
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"a run has at least 1 step, got {steps}")
+        self.steps = steps
+        self._model, self._recipe, self._folder = model, recipe, folder
+        self.device = next(model.parameters()).device
+        self._peaks = [group["lr"] for group in groups]
+        self._optimizer = AdamW(groups, weight_decay=recipe.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+        self._average = {name: value.detach().clone() for name, value in model.named_parameters()}
         folder.mkdir(parents=True, exist_ok=True)
-        self._state, self._folder = state, folder
-        self.done = state.resume(folder / STATE)
+        self.done = self._resume(folder / STATE)
         _keep_lines(folder / LOG, self.done)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """The network with the moving average of its weights, which is what a run gives."""
-        return self._state.averaged()
+    @abstractmethod
+    def batches(self, start: int, stop: int, workers: int) -> Iterator[BatchT]:
+        """Yield the batches of some steps, made ahead by ``workers`` threads."""
 
-    def save(self) -> None:
-        """Write down how far the run is."""
-        self._state.save(self._folder / STATE, self.done)
+    @abstractmethod
+    def losses(self, batch: BatchT) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a batch, with the model in training mode, and what else to log."""
 
-    def follow(
-        self, reports: Iterable[dict[str, float]], until: int, more: Callable[[int], dict[str, float]] = lambda _: {}
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each line of the log, until a number of steps is done.
+    def clipped(self) -> Iterable[nn.Parameter]:
+        """Return the parameters whose gradients are clipped."""
+        return self._model.parameters()
+
+    def progress(self, step: int) -> dict[str, float]:  # noqa: ARG002  for those that override it
+        """Return what a line of the log says of the position in the run."""
+        return {}
+
+    def run(self, stop: int | None = None, workers: int = 1) -> Iterator[dict[str, Any]]:
+        """Train until a step or to the end, and yield each line of the log.
 
         Args:
-            reports: each takes a step, and tells losses and the like.
-            until: so many steps; there are as many reports as are still to be done.
-            more: of the number of steps that are done, to stand in the line before the means.
+            stop: the number of finished steps to stop at.
+            workers: threads that make batches ahead; 0: batches are made in between steps.
+
+        Raises:
+            TrainingError: the loss is not finite.
         """
-        saved, means = monotonic(), _Means()
-        for report in reports:
-            means.add(report)
-            self._state.average(self.done)
+        until = self.steps if stop is None else min(stop, self.steps)
+        saved, reports = monotonic(), defaultdict[str, list[float]](list)
+        for batch in self.batches(self.done, until, workers):
+            for name, value in self.step(batch).items():
+                reports[name].append(value)
             self.done += 1
             ended = self.done == until
             if ended or monotonic() - saved > SAVE_S:
-                self.save()
+                self._save(self._folder / STATE)
                 saved = monotonic()
             if ended or self.done % LOG_STEPS == 0:
-                line = {"step": self.done} | more(self.done) | means.take()
+                means = {name: round(sum(values) / len(values), 5) for name, values in reports.items()}
+                line = {"step": self.done} | self.progress(self.done) | means
+                reports.clear()
                 with (self._folder / LOG).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 yield line
 
+    def step(self, batch: BatchT) -> dict[str, float]:
+        """Take one step, and return what to log."""
+        recipe = self._recipe
+        torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # dropout and sampled regions follow from the step
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * rate(self.done, self.steps, recipe.warmup_steps, recipe.decay)
+        try:
+            loss, report = self.losses(batch)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if self._is_finite():
+                raise
+            raise TrainingError(self._diverged("weights are not finite")) from error  # which upset the network's code
+        if not torch.isfinite(loss):
+            raise TrainingError(self._diverged(f"loss is {loss.item()}"))
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.clipped(), recipe.max_norm)
+        self._optimizer.step()
+        self._follow()
+        return {"loss": loss.item()} | report
 
-class _Means:
-    """Means of what steps report, until they are taken."""
+    def autocast(self) -> torch.autocast:
+        """Return the context that the network computes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16")
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the moving average of its weights, which is the result of a run, within the context."""
+        with torch.no_grad():
+            current = {name: value.detach().clone() for name, value in self._model.named_parameters()}
+            self._assign(self._average)
+        try:
+            yield
+        finally:
+            self._assign(current)
 
-    def add(self, report: dict[str, float]) -> None:
-        for name, value in report.items():
-            self._values.setdefault(name, []).append(value)
+    @torch.no_grad()
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in self._model.named_parameters():
+            value.copy_(values[name])
 
-    def take(self) -> dict[str, float]:
-        means = {name: round(sum(values) / len(values), 5) for name, values in self._values.items()}
-        self._values = {}
-        return means
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let the moving average follow the weights; it keeps less in the first steps."""
+        keep = min(self._recipe.ema, (1 + self.done) / (10 + self.done))
+        for name, value in self._model.named_parameters():
+            self._average[name].lerp_(value, 1 - keep)
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(value).all()) for value in self._model.parameters())
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"the {what} at step {self.done + 1}, so training stops; lower the learning rate (lr is {self._recipe.lr:g})"
+            f" and start again in another folder than {self._folder}"
+        )
+
+    def _save(self, path: Path) -> None:
+        """Write the state, atomically and to the disk."""
+        tensors = {f"network/{name}": value for name, value in self._model.state_dict().items()}
+        tensors |= {f"average/{name}": value for name, value in self._average.items()}
+        for number, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in moments.items()}
+        partial = path.with_suffix(".partial")
+        contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+        save_file(contiguous, partial, metadata={"step": str(self.done)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def _resume(self, path: Path) -> int:
+        """Load the state, if there is one, and return the number of finished steps."""
+        if not path.exists():
+            return 0
+        try:
+            with safe_open(path, framework="pt") as file:
+                step = int(file.metadata()["step"])
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self._model.load_state_dict(_under("network/", tensors))
+            averages = _under("average/", tensors)
+            self._average = {name: averages[name].to(self.device) for name in self._average}
+            parameters = [each for group in self._optimizer.param_groups for each in group["params"]]
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under("optimizer/", tensors).items():
+                number, moment = name.split("/")
+                like = parameters[int(number)]  # the fused optimizer reads memory in order, so strides have to agree
+                kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                moments.setdefault(int(number), {})[moment] = kept
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path} is not the state of this training: {error}; remove it to start anew") from error
+        return step
+
+
+def ahead(make: Callable[[JobT], ResultT], jobs: Iterable[JobT], workers: int) -> Iterator[ResultT]:
+    """Yield the results of some jobs in order, while threads work on the next ones.
+
+    Threads and not processes: decoding and warping release the interpreter lock, and a container's shared memory,
+    often 64 MB, does not have to hold the batches.
+
+    Args:
+        make: does a job.
+        jobs: may be endless.
+        workers: threads; 0: each job is done when its result is asked for.
+    """
+    if workers < 1:
+        yield from map(make, jobs)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[ResultT]] = deque()
+        try:
+            for job in jobs:
+                pending.append(pool.submit(make, job))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _keep_lines(log: Path, done: int) -> None:
-    """Leave out the lines of steps that were lost with a kill, and a torn last line."""
+    """Drop the lines of steps that a kill lost, and a torn last line."""
     if not log.exists():
         return
     kept = []

@@ -44,10 +44,12 @@ UNRECORDED = (
 )
 STEPS = 20
 
-DETECTOR_OPTIONS = "--input-px 192 --batch-size 1 --rare 0 --rounds 6.6667 --precision float32 --workers 0 --seed 0"
+DETECTOR_OPTIONS = (
+    "--input-px 192 --batch-size 1 --rounds 6.6667 --workers 0 --set rare=0 --set precision=float32 --set seed=0"
+)
 EMBEDDER_OPTIONS = (
-    f"--start siamese --steps {STEPS} --batch-size 8 --photos 2 --train-px 96 --hold-out 0"
-    " --precision float32 --workers 0 --seed 0"
+    f"--start siamese --steps {STEPS} --workers 0 --set batch_size=8 --set photos=2 --set train_px=96 --set hold_out=0"
+    " --set precision=float32 --set seed=0"
 )
 
 LOSSES_OF_STEPS = """
@@ -209,8 +211,8 @@ def embedder_training() -> Any:
     scratch = EMBEDDER_OPTIONS.replace("siamese", "scratch").split()
     return {
         "infonce": losses_of("train", "embedder", "shop.csv", "-o", "one", *EMBEDDER_OPTIONS.split()),
-        "triplet": losses_of("train", "embedder", "shop.csv", "-o", "two", "--loss", "triplet", "--miner", "semi-hard",
-                             "--backbone", "small", "--pooling", "average", *scratch),
+        "triplet": losses_of("train", "embedder", "shop.csv", "-o", "two", *scratch, "--set", "loss.name=triplet",
+                             "--set", "miner=semi-hard", "--set", "backbone=small", "--set", "pooling=average"),
     }  # fmt: skip
 
 

@@ -55,8 +55,8 @@ def calibrate(
     from pipeline.evaluation import Table, embed_photos
     from pipeline.writers import check_absent
     from stages.embed import calibration
+    from stages.embed.data import numbered
     from stages.embed.metrics import cosine, sample_pairs
-    from stages.embed.rows import numbered
 
     checkpoint = settings.get("embedder_weights")
     target = output or (calibration_path(checkpoint) if checkpoint else None)
@@ -72,7 +72,7 @@ def calibrate(
     samples = embedded.samples
     found = calibration.calibrate(
         sample_pairs(cosine(embedded.vectors), numbered([sample.item for sample in samples])),
-        numbered([sample.thing for sample in samples]),
+        numbered([sample.style_or_item for sample in samples]),
         [sample.label for sample in samples],
         stage.fingerprint,
         fmr,

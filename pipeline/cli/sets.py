@@ -12,7 +12,7 @@ import click
 from pipeline.cli.common import EXISTING
 
 if TYPE_CHECKING:
-    from stages.embed.items import PhotoSet
+    from stages.embed.data import Dataset
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ def set_options(command: F) -> F:
     return command
 
 
-def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, splits: Sequence[Any]) -> PhotoSet:
+def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, splits: Sequence[Any]) -> Dataset:
     """Open the photo set that the options name.
 
     Raises:
@@ -49,7 +49,7 @@ def open_told(paths: Sequence[Path], layout: str, item_pattern: str | None, spli
     return open_set(paths, layout, pattern, splits or None)
 
 
-def tell_problems(photos: PhotoSet) -> None:
+def tell_problems(photos: Dataset) -> None:
     """Print the problems and the notes of a photo set on standard error, if it has some."""
     if photos.problems or photos.notes:
         click.echo(photos.describe(), err=True)

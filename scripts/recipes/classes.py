@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from ccp import GROUPS, labelled_ids, read_label_map, read_names, regions
-from stages.embed.sources import clothing
-from stages.embed.splits import percentile_of
+from stages.embed.data import percentile_of
+from stages.embed.public_sets import clothing
 from stages.images import read_image, write_jpeg
 
 HELD_OUT = 9

@@ -1,4 +1,4 @@
-"""Photos and their garments as training data, and what is wrong with them; :mod:`stages.detect.coco` reads them."""
+"""Annotated photos: garments with a label, a box and perhaps a mask. :mod:`stages.detect.coco` reads them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Corners = tuple[float, float, float, float]
 """``(x1, y1, x2, y2)`` in pixels of the photo, not rounded."""
 
 
-class Kind(StrEnum):
-    """The kinds of problem, each by the heading that it is listed under."""
+class AnnotationIssue(StrEnum):
+    """Kinds of problem in an annotation file; each value is the heading that its problems are listed under."""
 
     PHOTO_RECORD = "image records that cannot be used"
     PHOTO_ID = "image ids used twice"
     PHOTO_TWICE = "photos with several image records"
-    PHOTO_ASTRAY = "file names that leave the photos folder"
+    PHOTO_OUTSIDE = "file names outside the photos folder"
     PHOTO_MISSING = "photos that are missing"
     PHOTO_UNREADABLE = "photos that cannot be read"
     PHOTO_SIZE = "photos of another size than recorded"
@@ -37,17 +37,34 @@ class Kind(StrEnum):
     BOX_MALFORMED = "boxes that are not four numbers"
     BOX_EMPTY = "empty boxes"
     BOX_OUTSIDE = "boxes out of range"
+    BOX_CORNERS = "boxes that look like corners"
+    FRACTIONS = "coordinates between 0 and 1"
     MASK_MALFORMED = "segmentations that cannot be used"
     MASK_EMPTY = "segmentations without a pixel"
-    MASK_ASTRAY = "segmentations apart from their box"
+    MASK_OUTSIDE = "segmentations outside their box"
+
+
+class AnnotationError(CatalogueError):
+    """One record that cannot be used; the message names no record."""
+
+    def __init__(self, kind: AnnotationIssue, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+    def at(self, where: str) -> Problem:
+        """Return this error as the problem of a record."""
+        return Problem(self.kind, where, str(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One garment: ``label`` counts from 1; ``rle`` are COCO's compressed run lengths over the whole photo.
+    """One garment of a photo.
 
-    ``box`` lies within the photo, and is around the mask where the file gives none. ``type`` is the type of article, such
-    as "jeans", where the annotation names one.
+    Attributes:
+        label: its class, from 1.
+        box: within the photo; around the mask where the file gives no box.
+        rle: COCO's compressed run lengths over the whole photo, or None if only the box is known.
+        type: the type of article, such as ``jeans``, if the annotation names one.
     """
 
     label: int
@@ -57,14 +74,12 @@ class Instance:
 
     @property
     def has_mask(self) -> bool:
-        """Whether its outline is known, not its box alone."""
+        """Whether its mask is known."""
         return self.rle is not None
 
 
 def mask_of(instance: Instance, height: int, width: int) -> NDArray[np.uint8]:
-    """The mask of an instance of a photo of this size, ``(height, width)`` uint8 of 0 and 1.
-
-    Where there is a box alone, the box is filled.
+    """Return the mask of an instance, ``(height, width)`` uint8 of 0 and 1; a filled box if it has no mask.
 
     >>> mask_of(Instance(label=1, box=(1.0, 0.0, 3.0, 1.0)), height=2, width=4).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
@@ -81,7 +96,7 @@ def mask_of(instance: Instance, height: int, width: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPhoto:
-    """A photo, its size in pixels, upright, and its garments; ``file_name`` is relative to the photos folder."""
+    """A photo with its garments; sizes are pixels of the upright photo, ``file_name`` is relative to the photos folder."""
 
     id: int
     file_name: str
@@ -90,7 +105,7 @@ class AnnotatedPhoto:
     instances: tuple[Instance, ...] = ()
 
     def masks(self) -> NDArray[np.uint8]:
-        """``(n, height, width)`` uint8 of 0 and 1, one per instance."""
+        """Return the masks of all instances, ``(n, height, width)`` uint8 of 0 and 1."""
         masks = np.zeros((len(self.instances), self.height, self.width), np.uint8)
         for mask, instance in zip(masks, self.instances, strict=True):
             mask[:] = mask_of(instance, self.height, self.width)
@@ -99,10 +114,9 @@ class AnnotatedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What an annotation file holds: the photos that can be used, by id, and what is wrong with the rest.
+    """The usable photos of an annotation file, sorted by id, and the problems of the rest.
 
-    ``categories`` are the names that its category ids stand for; ``notes`` tell what is no problem, yet worth
-    knowing: categories that are left out, photos without a garment.
+    ``categories`` maps the file's category ids to names; ``notes`` are remarks that are not problems.
     """
 
     source: Path
@@ -117,34 +131,34 @@ class Annotations:
         return (instance for photo in self.photos for instance in photo.instances)
 
     def describe(self) -> str:
-        """How much can be used, what is wrong with the rest, grouped by kind, and the notes; in lines."""
+        """Return how much can be used, the problems by kind, and the notes, in lines."""
         garments = sum(1 for _ in self.instances)
         usable = f"{plural(garments, 'garment')} in {plural(len(self.photos), 'photo')}"
-        return described(self.source, usable, Kind, self.problems, self.notes)
+        return described(self.source, usable, self.problems, self.notes)
 
     def raise_on_problems(self, *, skip_bad: bool = False) -> None:
-        """Stop before training starts where something is wrong.
+        """Raise if the file has problems or no garment.
 
         Args:
-            skip_bad: the rest, which ``photos`` holds, will do, so long as there is a garment in it.
+            skip_bad: accept problems as long as a garment is left.
 
         Raises:
-            CatalogueError: there are problems, or nothing to train on; the message lists them.
+            CatalogueError: the message lists the problems.
         """
         if not any(photo.instances for photo in self.photos):
             raise CatalogueError(f"{self.describe()}\nThere is no garment to train on.")
         if self.problems and not skip_bad:
-            raise CatalogueError(f"{self.describe()}\nMend the file, or pass --skip-bad to train on the rest.")
+            raise CatalogueError(f"{self.describe()}\nFix the file, or pass --skip-bad to train on the rest.")
 
     def raise_on_boxes_only(self) -> None:
-        """Stop before masks are learnt from garments of which the box alone is known.
+        """Raise if a garment has no mask, which Mask R-CNN needs.
 
         Raises:
             CatalogueError: there is such a garment.
         """
-        lacking = sum(not instance.has_mask for instance in self.instances)
-        if lacking:
+        without = sum(not instance.has_mask for instance in self.instances)
+        if without:
             raise CatalogueError(
-                f"{self.source}: {plural(lacking, 'garment')} with a box but no segmentation, and Mask R-CNN learns"
-                " masks; train a Faster R-CNN, or leave these annotations out"
+                f"{self.source}: {plural(without, 'garment')} with a box but no segmentation, which Mask R-CNN needs;"
+                " train a Faster R-CNN, or leave these annotations out"
             )

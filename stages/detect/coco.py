@@ -1,181 +1,290 @@
-"""COCO instances files: read once, every record checked, before anything is trained on them."""
+"""COCO instances files, validated record by record before anything is trained or evaluated on them."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, Final
 
-from stages.detect.annotation_checks import Fault, check_photo, corners_of, photo_name, photo_size, printable, whole
-from stages.detect.annotations import AnnotatedPhoto, Annotations, Corners, Instance, Kind
-from stages.detect.segmentation import extent, to_rle
-from stages.errors import CatalogueError
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from stages.detect.annotations import (
+    AnnotatedPhoto,
+    AnnotationError,
+    AnnotationIssue,
+    Annotations,
+    Corners,
+    Instance,
+)
+from stages.detect.segmentation import FRACTIONS, SLACK_PX, are_fractions, extent, numbers, to_rle
+from stages.errors import CatalogueError, ImageError
 from stages.files import read_whole
-from stages.problems import Problem
+from stages.formats import header_size
+from stages.images import MAX_PIXELS, MAX_SIDE
+from stages.problems import Problem, printable
 from stages.types import LABELS
 
-_THREADS = 8  # headers wait for the disk, not for a core
-MOST_BYTES = 8_000_000_000
-"""Larger files are refused: what they hold would not fit into memory."""
+MAX_BYTES: Final = 8_000_000_000
+"""Larger files are refused: their content would not fit into memory."""
 
-_PARTS = ("images", "annotations", "categories")
+_THREADS: Final = 8  # reading headers waits for the disk, not for a core
+_LISTS: Final = ("images", "annotations", "categories")
+_LEAST_INSIDE: Final = 0.5  # share of a mask that lies in its box
+_LEAST_BOXES: Final = 5  # that positions alone may be judged by
+_CLEARLY_NEARER: Final = 0.05  # to the middle of their photos, as a share of the side
 
 
 def read_annotations(
     path: Path, photos: Path, labels: Sequence[str] = LABELS, *, check_images: bool = True
 ) -> Annotations:
-    """Read a COCO instances file; masks may be polygons, run lengths or none, crowds are left out.
+    """Read a COCO instances file; masks may be polygons, run lengths or missing, crowds are left out.
 
     Args:
         path: the JSON file.
-        photos: the folder that its file names are relative to.
-        labels: the category names to keep, in the order of their class indices, which count from 1.
-        check_images: look at the header of every photo.
+        photos: the folder that file names are relative to.
+        labels: the category names to keep, in the order of their classes, which count from 1.
+        check_images: read the header of every photo.
 
     Raises:
-        CatalogueError: it is no COCO instances file, there is no such folder, or no category is one of the labels.
-            All else that is wrong is in :attr:`Annotations.problems`.
+        CatalogueError: it is not a COCO instances file, there is no such folder, or no category is one of the labels.
+            All other problems are in :attr:`Annotations.problems`.
     """
     coco = _load(path)
     if check_images and not photos.is_dir():
-        raise CatalogueError(f"{photos} is not a folder; wanted the one with the photos of {path}")
-    reader = _Reader(labels)
+        raise CatalogueError(f"{photos} is not a folder; wanted the folder with the photos of {path}")
+    reader = _Reader(labels, photos)
     reader.read_categories(coco["categories"])
     names = {name: None for name in reader.categories.values() if name is not None}
+    if not names and reader.problems:
+        raise CatalogueError(f"{path}: none of its categories can be used; {reader.problems[0]}")
     if names.keys().isdisjoint(labels):
-        told = ", ".join(printable(name) for name in list(names)[:20]) or "there are none"
+        given = ", ".join(printable(name) for name in list(names)[:20]) or "there are none"
         raise CatalogueError(
-            f"{path}: none of its categories ({told}) is a label to train on; rename them to some of {', '.join(labels)}"
+            f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {', '.join(labels)}"
         )
-    reader.read_photos(coco["images"], photos if check_images else None)
+    reader.read_photos(coco["images"], check_images=check_images)
     reader.read_instances(coco["annotations"])
     return reader.result(path)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        coco = json.loads(read_whole(path, MOST_BYTES))
+        coco = json.loads(read_whole(path, MAX_BYTES))
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CatalogueError(f"{path} is not a COCO instances file: it is not JSON ({error})") from error
-    missing = [part for part in _PARTS if not isinstance(coco, dict) or not isinstance(coco.get(part), list)]
+    missing = [name for name in _LISTS if not isinstance(coco, dict) or not isinstance(coco.get(name), list)]
     if missing:
         raise CatalogueError(f"{path} is not a COCO instances file: it has no list of {' and '.join(missing)}")
-    return {part: coco[part] for part in _PARTS}
+    return {name: coco[name] for name in _LISTS}
 
 
-def _id(record: object, key: str = "id") -> int | None:
-    return whole(record.get(key)) if isinstance(record, dict) else None
+@dataclass(slots=True)
+class _Layout:
+    """Evidence on whether boxes are COCO's ``[x, y, width, height]`` or corners ``[x1, y1, x2, y2]``."""
+
+    boxes: int = 0
+    fit_as_corners: int = 0
+    fit_as_coco: int = 0
+    support_corners: int = 0  # boxes whose mask or area agrees with one reading only
+    support_coco: int = 0
+    off_centre: float = 0.0  # sum of the signed distances of box centres from the middle of their photos
+    off_centre_as_corners: float = 0.0
+
+    def add(self, record: dict[str, Any], photo: AnnotatedPhoto, around: Corners | None) -> None:
+        """Count one annotation; ``around`` is the smallest box around its mask."""
+        values = numbers(record.get("bbox"))
+        if values is None or len(values) != 4 or not all(map(math.isfinite, values)):
+            return
+        x, y, w, h = values
+        coco, corners = (x, y, x + w, y + h), (x, y, w, h)
+        self.boxes += 1
+        self.fit_as_corners += _fits(corners, photo)
+        self.fit_as_coco += _fits(coco, photo)
+        self.off_centre += _off_centre(coco, photo)
+        self.off_centre_as_corners += _off_centre(corners, photo)
+        (area,) = numbers([record.get("area")]) or (0.0,)
+        if around is not None:
+            as_coco, as_corners = _iou(coco, around), _iou(corners, around)
+        elif area > 0:
+            as_coco, as_corners = (min(a, area) / max(a, area) if a > 0 else 0.0 for a in map(_area, (coco, corners)))
+        else:
+            return
+        self.support_corners += as_corners > 0.8 and as_coco < 0.6
+        self.support_coco += as_coco > 0.8 and as_corners < 0.6
+
+    def problem(self) -> str:
+        """Return why the boxes look like corners; empty if they do not."""
+        if self.boxes == 0 or self.fit_as_corners < self.boxes:
+            return ""
+        if self.support_corners > max(self.boxes // 2, self.support_coco):
+            reason = (
+                f"{self.support_corners} of {self.boxes} agree with their segmentation or area only as [x1, y1, x2, y2]"
+            )
+        elif self.support_coco:
+            return ""
+        elif self.fit_as_coco < self.boxes:
+            outside = self.boxes - self.fit_as_coco
+            reason = f"{outside} of {self.boxes} reach out of their photo, and all fit as [x1, y1, x2, y2]"
+        elif (
+            self.boxes >= _LEAST_BOXES
+            and abs(self.off_centre) - abs(self.off_centre_as_corners) > _CLEARLY_NEARER * self.boxes
+        ):
+            reason = f"all {self.boxes} fit as [x1, y1, x2, y2] too, and lie nearer the middle of their photos then"
+        else:
+            return ""
+        return f"{reason}; COCO's boxes are [x, y, width, height]"
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Goes through the records once; what is wrong goes to ``problems``.
+    """Reads the records once and collects what is wrong in ``problems``.
 
-    A category or photo that is bad, or that another contradicts, is None: the problem is told there, and its
-    annotations are left out without a word.
+    A category or photo that is bad, or that another one contradicts, is None: it is one problem, and its annotations
+    are left out without further problems.
     """
 
     labels: Sequence[str]
+    folder: Path
     problems: list[Problem] = field(default_factory=list)
     categories: dict[int, str | None] = field(default_factory=dict)
     photos: dict[int, AnnotatedPhoto | None] = field(default_factory=dict)
     instances: defaultdict[int, list[Instance]] = field(default_factory=lambda: defaultdict(list))
     seen: set[int] = field(default_factory=set)
     crowds: int = 0
-    foreign: Counter[int] = field(default_factory=Counter)
+    other_labels: Counter[int] = field(default_factory=Counter)
+    layout: _Layout = field(default_factory=_Layout)
 
     def read_categories(self, records: list[object]) -> None:
         for place, record in enumerate(records):
-            number, name = _id(record), record.get("name") if isinstance(record, dict) else None
-            if number is None or not isinstance(name, str):
-                self._tell(Kind.CATEGORY, f"categories[{place}]", f"has no id and name: {printable(record)}")
+            where = f"categories[{place}]"
+            try:
+                number = _id(record, AnnotationIssue.CATEGORY)
+            except AnnotationError as error:
+                self.problems.append(error.at(where))
+                continue
+            name = record.get("name") if isinstance(record, dict) else None
+            if not isinstance(name, str):
+                self._add(AnnotationIssue.CATEGORY, where, f"has no name: {printable(record)}")
                 name = None
             elif self.categories.get(number, name) != name:
-                self._tell(Kind.CATEGORY, f"category {number} ({printable(name)})", "has the id of another category")
+                self._add(
+                    AnnotationIssue.CATEGORY, f"category {number} ({printable(name)})", "has the id of another category"
+                )
                 name = None
-            if number is not None:
-                self.categories[number] = name
+            self.categories[number] = name
 
-    def read_photos(self, records: list[object], folder: Path | None) -> None:
-        """Keep what has an id, a file and a size of its own; look at the photos where a folder is given."""
-        found: defaultdict[int, list[AnnotatedPhoto | None]] = defaultdict(list)
+    def read_photos(self, records: list[object], *, check_images: bool) -> None:
+        """Keep the image records with an id, a file and a size of their own; read the photos' headers if asked to."""
+        by_id: defaultdict[int, list[AnnotatedPhoto | None]] = defaultdict(list)
         for place, record in enumerate(records):
-            number = _id(record)
-            if number is None or not isinstance(record, dict):
-                self._tell(Kind.PHOTO_RECORD, f"images[{place}]", f"has no whole number as its id: {printable(record)}")
+            try:
+                number = _id(record, AnnotationIssue.PHOTO_RECORD)
+            except AnnotationError as error:
+                self.problems.append(error.at(f"images[{place}]"))
                 continue
             try:
-                found[number].append(AnnotatedPhoto(number, photo_name(record), *photo_size(record)))
-            except Fault as fault:
-                found[number].append(None)
-                self.problems.append(fault.at(f"image {number}"))
-        self.photos = dict.fromkeys(found)
-        single = self._of_one_file(self._of_one_id(found))
+                by_id[number].append(AnnotatedPhoto(number, _file_name(record, self.folder), *_photo_size(record)))
+            except AnnotationError as error:
+                by_id[number].append(None)
+                self.problems.append(error.at(f"image {number}"))
+        self.photos = dict.fromkeys(by_id)
+        unique = self._with_one_file(self._with_one_id(by_id))
         with ThreadPoolExecutor(_THREADS) as threads:
-            wrongs = threads.map(lambda photo: _fault(photo, folder), single) if folder else [None] * len(single)
-            for photo, wrong in zip(single, wrongs, strict=True):
+            errors = threads.map(self._photo_error, unique) if check_images else [None] * len(unique)
+            for photo, wrong in zip(unique, errors, strict=True):
                 if wrong:
                     self.problems.append(wrong.at(f"image {photo.id} ({printable(photo.file_name)})"))
                 else:
                     self.photos[photo.id] = photo
 
-    def _of_one_id(self, found: dict[int, list[AnnotatedPhoto | None]]) -> Iterator[AnnotatedPhoto]:
-        for number, group in found.items():
+    def _with_one_id(self, by_id: dict[int, list[AnnotatedPhoto | None]]) -> Iterator[AnnotatedPhoto]:
+        for number, group in by_id.items():
             if len(group) > 1:
                 names = ", ".join({printable(photo.file_name): None for photo in group if photo})
-                self._tell(Kind.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names or 'all unusable'}")
+                self._add(
+                    AnnotationIssue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names or 'all unusable'}"
+                )
             if len(set(group)) == 1 and group[0]:
                 yield group[0]
 
-    def _of_one_file(self, photos: Iterator[AnnotatedPhoto]) -> list[AnnotatedPhoto]:
-        found: defaultdict[str, list[AnnotatedPhoto]] = defaultdict(list)
+    def _with_one_file(self, photos: Iterator[AnnotatedPhoto]) -> list[AnnotatedPhoto]:
+        by_name: defaultdict[str, list[AnnotatedPhoto]] = defaultdict(list)
         for photo in photos:
-            found[photo.file_name].append(photo)
-        for name, group in found.items():
+            by_name[photo.file_name].append(photo)
+        for name, group in by_name.items():
             if len(group) > 1:
-                numbers = ", ".join(str(photo.id) for photo in group)
-                self._tell(Kind.PHOTO_TWICE, printable(name), f"is recorded as the images {numbers}")
-        return [group[0] for group in found.values() if len(group) == 1]
+                ids = ", ".join(str(photo.id) for photo in group)
+                self._add(AnnotationIssue.PHOTO_TWICE, printable(name), f"is recorded as the images {ids}")
+        return [group[0] for group in by_name.values() if len(group) == 1]
+
+    def _photo_error(self, photo: AnnotatedPhoto) -> AnnotationError | None:
+        try:
+            check_photo(self.folder / photo.file_name, photo.width, photo.height)
+        except AnnotationError as error:
+            return error
+        return None
 
     def read_instances(self, records: list[object]) -> None:
         """Keep the garments of the photos that are kept."""
         for place, record in enumerate(records):
             try:
                 self._read_instance(record)
-            except Fault as fault:
-                number, image = _id(record), _id(record, "image_id")
+            except AnnotationError as error:
+                number, image = (whole_number(_get(record, key)) for key in ("id", "image_id"))
                 where = f"annotations[{place}]" if number is None else f"annotation {number}"
                 photo = None if image is None else self.photos.get(image)
-                self.problems.append(fault.at(f"{where} of {printable(photo.file_name)}" if photo else where))
+                self.problems.append(error.at(f"{where} of {printable(photo.file_name)}" if photo else where))
+        if reason := self.layout.problem():
+            self._add(AnnotationIssue.BOX_CORNERS, "all boxes", reason)
 
     def _read_instance(self, record: object) -> None:
-        number = _id(record)
-        if number is None or not isinstance(record, dict):
-            raise Fault(Kind.RECORD, f"has no whole number as its id: {printable(record)}")
+        number = _id(record, AnnotationIssue.RECORD)
         if number in self.seen:
-            raise Fault(Kind.ID, "an annotation before it has the same id")
+            raise AnnotationError(AnnotationIssue.ID, "an earlier annotation has the same id")
         self.seen.add(number)
-        image, category = _id(record, "image_id"), _id(record, "category_id")
-        if image is None or image not in self.photos:
-            raise Fault(Kind.UNKNOWN_PHOTO, f"no image has the id {printable(record.get('image_id'))}")
-        if category is None or category not in self.categories:
-            raise Fault(Kind.UNKNOWN_CATEGORY, f"no category has the id {printable(record.get('category_id'))}")
+        image = _reference(record, "image_id", self.photos, AnnotationIssue.UNKNOWN_PHOTO)
+        category = _reference(record, "category_id", self.categories, AnnotationIssue.UNKNOWN_CATEGORY)
         name, photo = self.categories[category], self.photos[image]
-        if name is None:
+        if name is None or not isinstance(record, dict):
             return
         if name not in self.labels:
-            self.foreign[category] += 1
-        elif record.get("iscrowd"):
+            self.other_labels[category] += 1
+        elif _is_crowd(record):
             self.crowds += 1
         elif photo:
-            box, rle = _shape(record, photo)
-            self.instances[image].append(Instance(1 + self.labels.index(name), box, rle, _type(record)))
+            box, rle = self._shape(record, photo)
+            self.instances[image].append(Instance(1 + self.labels.index(name), box, rle, _article_type(record)))
+
+    def _shape(self, record: dict[str, Any], photo: AnnotatedPhoto) -> tuple[Corners, bytes | None]:
+        """Return the box and the mask of a garment; the file may lack either."""
+        segmentation = record.get("segmentation")
+        rle = around = None
+        if segmentation is not None and segmentation != []:
+            rle = to_rle(segmentation, photo.height, photo.width)
+            around = extent(rle, photo.height, photo.width)
+            if around is None:
+                raise AnnotationError(AnnotationIssue.MASK_EMPTY, "segmentation covers no pixel")
+        self.layout.add(record, photo, around)
+        box = corners_of(record.get("bbox"), photo.width, photo.height)
+        if rle is None or around is None:
+            if box is None:
+                raise AnnotationError(AnnotationIssue.RECORD, "has neither bbox nor segmentation")
+            return box, None
+        if box is not None and (inside := _share_inside(rle, around, box, photo)) < _LEAST_INSIDE:
+            raise AnnotationError(
+                AnnotationIssue.MASK_OUTSIDE,
+                f"{inside:.0%} of the segmentation, which covers {around}, lies in bbox {box}, as (x1, y1, x2, y2)",
+            )
+        return box or around, rle
 
     def result(self, source: Path) -> Annotations:
         photos = [
@@ -189,8 +298,12 @@ class _Reader:
     def _notes(self, photos: list[AnnotatedPhoto], names: dict[int, str]) -> Iterator[str]:
         for number, name in names.items():
             if name not in self.labels:
-                told = f"category {number} ({printable(name)}) is none of the labels"
-                yield f"{told}; annotations left out: {self.foreign[number]}"
+                left_out = self.other_labels[number]
+                yield f"category {number} ({printable(name)}) is not one of the labels; annotations left out: {left_out}"
+        used = {instance.label for photo in photos for instance in photo.instances}
+        unused = [printable(name) for label, name in enumerate(self.labels, 1) if label not in used]
+        if unused and used:
+            yield f"labels without a garment, which cannot be learned: {', '.join(unused)}"
         if self.crowds:
             yield f"crowds (iscrowd), left out: {self.crowds}"
         bare = sum(not photo.instances for photo in photos)
@@ -200,39 +313,184 @@ class _Reader:
         if boxes:
             yield f"garments with a box but no segmentation: {boxes}"
 
-    def _tell(self, kind: Kind, where: str, what: str) -> None:
+    def _add(self, kind: AnnotationIssue, where: str, what: str) -> None:
         self.problems.append(Problem(kind, where, what))
 
 
-def _fault(photo: AnnotatedPhoto, folder: Path) -> Fault | None:
-    try:
-        check_photo(folder / photo.file_name, photo.width, photo.height)
-    except Fault as fault:
-        return fault
-    return None
+def whole_number(value: object) -> int | None:
+    """Return a whole number of any size; ``7.0`` (as pandas writes it) counts up to 53 bits. None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value
+    return int(value) if abs(value) < 2**53 and value == int(value) else None
 
 
-def _type(record: dict[str, Any]) -> str:
-    """The type of article that an annotation names, as ``attributes.type`` or ``type``; empty if it names none."""
-    attributes = record.get("attributes")
-    for holder in (attributes, record):
+def _get(record: object, key: str) -> object:
+    return record.get(key) if isinstance(record, dict) else None
+
+
+def _id(record: object, kind: AnnotationIssue) -> int:
+    number = whole_number(_get(record, "id"))
+    if number is None:
+        if isinstance(record, dict) and isinstance(record.get("id"), str):
+            raise AnnotationError(kind, f"has a text as its id ({_quoted(record['id'])}); COCO's are whole numbers")
+        raise AnnotationError(kind, f"has no whole number as its id: {printable(record)}")
+    return number
+
+
+def _reference(record: object, key: str, known: dict[int, Any], kind: AnnotationIssue) -> int:
+    number = whole_number(_get(record, key))
+    if number is None or number not in known:
+        thing = key.removesuffix("_id")
+        given = _get(record, key)
+        text = "; it is a text, and ids are whole numbers" if isinstance(given, str) else ""
+        raise AnnotationError(kind, f"no {thing} has the id {_quoted(given)}{text}")
+    return number
+
+
+def _article_type(record: dict[str, Any]) -> str:
+    """Return the type of article that an annotation names, as ``attributes.type`` or ``type``; empty if it names none."""
+    for holder in (record.get("attributes"), record):
         if isinstance(holder, dict) and isinstance(holder.get("type"), str):
             return str(holder["type"])
     return ""
 
 
-def _shape(record: dict[str, Any], photo: AnnotatedPhoto) -> tuple[Corners, bytes | None]:
-    """The box and the mask of a garment, either of which may be lacking in the file."""
-    box = corners_of(record.get("bbox"), photo.width, photo.height)
-    segmentation = record.get("segmentation")
-    if segmentation is None or segmentation == []:
-        if box is None:
-            raise Fault(Kind.RECORD, "has neither bbox nor segmentation")
-        return box, None
-    rle = to_rle(segmentation, photo.height, photo.width)
-    around = extent(rle, photo.height, photo.width)
-    if around is None:
-        raise Fault(Kind.MASK_EMPTY, "segmentation covers no pixel")
-    if box and (box[0] >= around[2] or around[0] >= box[2] or box[1] >= around[3] or around[1] >= box[3]):
-        raise Fault(Kind.MASK_ASTRAY, f"segmentation covers {around}, bbox {box}, as (x1, y1, x2, y2)")
-    return box or around, rle
+def _is_crowd(record: dict[str, Any]) -> bool:
+    value = record.get("iscrowd")
+    if value not in (None, 0, 1):
+        raise AnnotationError(AnnotationIssue.RECORD, f"has the iscrowd {_quoted(value)}; wanted 0 or 1")
+    return bool(value)
+
+
+def _quoted(value: object) -> str:
+    """Return a short representation that tells texts from numbers."""
+    return repr(value[:60]) if isinstance(value, str) else printable(value)
+
+
+def _file_name(record: object, folder: Path) -> str:
+    """Return the file name of an image record, relative to the photos folder.
+
+    A path that leads into the folder is accepted too: what ``detect --coco`` writes are the paths of its photos.
+    """
+    name = _get(record, "file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no file_name, but {printable(name)}")
+    path = PurePath(name)
+    outside = path.is_absolute() or ".." in path.parts
+    with suppress(OSError, ValueError):
+        if outside or not (folder / path).exists():
+            whole = Path(path).resolve()
+            if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
+                return str(whole.relative_to(folder.resolve()))
+    if outside:
+        raise AnnotationError(
+            AnnotationIssue.PHOTO_OUTSIDE, f"wanted a path within the photos folder, got {printable(name)}"
+        )
+    return str(path)
+
+
+def _photo_size(record: object) -> tuple[int, int]:
+    """Return the width and height of an image record, in pixels."""
+    width, height = (whole_number(_get(record, key)) for key in ("width", "height"))
+    if width is None or height is None or min(width, height) < 1:
+        got = " and ".join(_quoted(_get(record, key)) for key in ("width", "height"))
+        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no width and height in pixels, but {got}")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise AnnotationError(
+            AnnotationIssue.PHOTO_RECORD, f"is recorded as {width}x{height}, larger than the limit for photos"
+        )
+    return width, height
+
+
+def check_photo(path: Path, width: int, height: int) -> None:
+    """Compare an image record with the photo's header.
+
+    Raises:
+        AnnotationError: the photo is missing, not a photo, or when upright not of this size.
+    """
+    try:
+        size = _header_size(path)
+    except AnnotationError:
+        raise
+    except ImageError as error:
+        raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, str(error)) from error
+    except Exception as error:  # of any kind: Pillow and the file system meet arbitrary bytes and names
+        message = error.strerror if isinstance(error, OSError) else None
+        why = printable(" ".join((message or str(error) or type(error).__name__).split()))
+        raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
+    if size != (width, height):
+        turned = " when upright, as its EXIF says" if size == (height, width) else ""
+        raise AnnotationError(
+            AnnotationIssue.PHOTO_SIZE, f"is {size[0]}x{size[1]}{turned}, but recorded as {width}x{height}"
+        )
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    if not path.is_file():
+        raise AnnotationError(AnnotationIssue.PHOTO_MISSING, "is not a file" if path.exists() else "was not found")
+    with path.open("rb") as file:
+        return header_size(file)
+
+
+def corners_of(bbox: object, width: int, height: int) -> Corners | None:
+    """Return COCO's ``[x, y, width, height]`` as corners, clipped to the photo; None if there is no box.
+
+    Raises:
+        AnnotationError: it is not four numbers, empty, or reaches out of the photo by more than :data:`SLACK_PX`.
+
+    >>> corners_of([-0.5, 2, 4, 3], width=10, height=10)
+    (0.0, 2.0, 3.5, 5.0)
+    """
+    if bbox is None or bbox == []:
+        return None
+    text, values = printable(bbox), numbers(bbox)
+    if values is None or len(values) != 4:
+        raise AnnotationError(AnnotationIssue.BOX_MALFORMED, f"wanted bbox [x, y, width, height], got {text}")
+    if any(map(math.isnan, values)):
+        raise AnnotationError(AnnotationIssue.BOX_OUTSIDE, f"bbox {text} is not finite")
+    x, y, w, h = values
+    if w <= 0 or h <= 0:
+        raise AnnotationError(AnnotationIssue.BOX_EMPTY, f"bbox {text} is {w:g} px wide and {h:g} px high")
+    if are_fractions(values, width, height):
+        raise AnnotationError(AnnotationIssue.FRACTIONS, f"bbox {text} {FRACTIONS}")
+    box = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
+    reach = max(-x, -y, x + w - width, y + h - height)
+    if reach > SLACK_PX or box[0] >= box[2] or box[1] >= box[3]:
+        raise AnnotationError(
+            AnnotationIssue.BOX_OUTSIDE, f"bbox {text} reaches {reach:.4g} px out of the {width}x{height} photo"
+        )
+    return box
+
+
+def _share_inside(rle: bytes, around: Corners, box: Corners, photo: AnnotatedPhoto) -> float:
+    """Return the share of a mask's pixels that lie in a box, rounded outwards."""
+    x1, y1, x2, y2 = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
+    if x1 <= around[0] and y1 <= around[1] and around[2] <= x2 and around[3] <= y2:
+        return 1.0
+    (filled,) = coco_mask.frPyObjects(np.array([[x1, y1, x2 - x1, y2 - y1]], np.float64), photo.height, photo.width)
+    whole = {"size": [photo.height, photo.width], "counts": rle}
+    return float(coco_mask.area(coco_mask.merge([whole, filled], intersect=True)) / coco_mask.area(whole))
+
+
+def _fits(corners: Corners, photo: AnnotatedPhoto) -> bool:
+    x1, y1, x2, y2 = corners
+    inside = min(x1, y1) >= -SLACK_PX and x2 <= photo.width + SLACK_PX and y2 <= photo.height + SLACK_PX
+    return inside and x1 < x2 and y1 < y2
+
+
+def _off_centre(corners: Corners, photo: AnnotatedPhoto) -> float:
+    """Return how far the middle of a box is right of and below the middle of its photo, as a share of each side."""
+    x1, y1, x2, y2 = corners
+    return (x1 + x2) / 2 / photo.width - 0.5 + (y1 + y2) / 2 / photo.height - 0.5
+
+
+def _area(corners: Corners) -> float:
+    return max(0.0, corners[2] - corners[0]) * max(0.0, corners[3] - corners[1])
+
+
+def _iou(one: Corners, other: Corners) -> float:
+    shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
+    union = _area(one) + _area(other) - shared
+    return shared / union if union > 0 else 0.0

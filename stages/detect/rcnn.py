@@ -17,6 +17,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 import weights
+from stages.checkpoints import check_fits
 from stages.cpu import (
     InParts,
     InPrecision,
@@ -29,7 +30,6 @@ from stages.cpu import (
 from stages.detect.flip import detect_both_ways, mirror_boxes, mirror_image
 from stages.detect.networks import ONE_STAGE, TORCHVISION, MobileNetV2FPN, build_network, float32_outputs
 from stages.errors import WeightsError
-from stages.start import check_fits
 from stages.timing import timed
 from stages.types import Box, Detection, Image, Mask, check_batch
 from weights import Checkpoint

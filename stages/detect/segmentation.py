@@ -1,23 +1,44 @@
-"""COCO's polygons and run lengths as one kind of mask, checked before C code sees them.
+"""COCO segmentations (polygons and run lengths), validated before pycocotools reads them.
 
-pycocotools trusts its input: of run lengths that do not add up it leaves pixels unset, an unfinished string is
-read past its end, and a far corner of a polygon takes memory for every pixel on the way.
+pycocotools trusts its input: it leaves pixels unset when run lengths do not add up, reads past the end of an
+unfinished string, and allocates memory for every pixel on the way to a far corner of a polygon.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from stages.detect.annotation_checks import SLACK_PX, Fault, numbers, printable
-from stages.detect.annotations import Corners, Kind
+from stages.detect.annotations import AnnotationError, AnnotationIssue, Corners
+from stages.problems import printable
 
-_MAX_CHARACTERS = 6  # of one run length: 30 bits, more pixels than any photo has
+SLACK_PX: Final = 1.0
+"""How far a box or a polygon may reach out of its photo: annotation tools round."""
+
+_MAX_CHARACTERS = 6  # per run length: 30 bits, more pixels than any photo has
+
+
+FRACTIONS: Final = "lies within one pixel; COCO's coordinates are pixels, not fractions of the photo"
+
+
+def numbers(values: object) -> list[float] | None:
+    """Return a list of numbers as floats, NaN where one is infinite or absurd; None if it is not such a list."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        return None
+    return [float(value) if abs(value) < 1e300 else math.nan for value in values]
+
+
+def are_fractions(values: list[float], width: int, height: int) -> bool:
+    """Whether coordinates are all between 0 and 1 in a photo that is larger than that."""
+    return min(width, height) > 2 and all(0 <= value <= 1 for value in values)
 
 
 def to_rle(segmentation: object, height: int, width: int) -> bytes:
-    """A segmentation of a photo as COCO's compressed run lengths, the ``counts`` of its RLE.
+    """Return a segmentation as COCO's compressed run lengths, the ``counts`` of its RLE.
 
     Args:
         segmentation: polygons ``[[x1, y1, x2, y2, x3, y3, …], …]``, or ``{"size": [height, width], "counts": …}``
@@ -26,7 +47,7 @@ def to_rle(segmentation: object, height: int, width: int) -> bytes:
         width: of the photo, in pixels.
 
     Raises:
-        Fault: it is none of these, or does not fit the photo.
+        AnnotationError: it is none of these, or does not fit the photo.
 
     >>> to_rle({"size": [2, 3], "counts": [2, 2, 2]}, height=2, width=3)
     b'222'
@@ -48,7 +69,7 @@ def to_rle(segmentation: object, height: int, width: int) -> bytes:
 
 
 def extent(rle: bytes, height: int, width: int) -> Corners | None:
-    """The corners of the smallest box around a mask; None where it has no pixel."""
+    """Return the smallest box around a mask, or None if it has no pixel."""
     whole = {"size": [height, width], "counts": rle}
     if not coco_mask.area(whole):
         return None
@@ -56,8 +77,8 @@ def extent(rle: bytes, height: int, width: int) -> Corners | None:
     return x, y, x + wide, y + high
 
 
-def _malformed(what: str) -> Fault:
-    return Fault(Kind.MASK_MALFORMED, f"segmentation {what}")
+def _malformed(what: str) -> AnnotationError:
+    return AnnotationError(AnnotationIssue.MASK_MALFORMED, f"segmentation {what}")
 
 
 def _counts(rle: dict[str, bytes]) -> bytes:
@@ -72,9 +93,9 @@ def _check_runs(runs: list[int], pixels: int) -> None:
 
 
 def _decompress(counts: str) -> NDArray[np.int64]:
-    """The run lengths in a string of COCO's: per character five bits, lowest first, and whether more follow.
+    """Return the run lengths in a compressed string: five bits per character, lowest first, and whether more follow.
 
-    From the fourth on they are differences from the last but one.
+    From the fourth on, they are differences from the last but one.
 
     >>> _decompress("52203").tolist()
     [5, 2, 2, 2, 5]
@@ -112,6 +133,8 @@ def _points(polygon: object, height: int, width: int) -> list[float]:
     if len(values) < 6:
         raise _malformed(f"has a polygon of {len(values) // 2} points; it takes 3")
     points = np.array(values).reshape(-1, 2)
+    if are_fractions(values, width, height):
+        raise AnnotationError(AnnotationIssue.FRACTIONS, f"polygon {printable(values)} {FRACTIONS}")
     reach = float(np.maximum(-points, points - (width, height)).max())
     if not reach <= SLACK_PX:  # NaN included
         raise _malformed(f"has a polygon that reaches {reach:.4g} px out of the {width}x{height} photo")

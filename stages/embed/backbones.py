@@ -1,7 +1,7 @@
-"""Backbones: the convolutional part of a network, from normalised pixels to a map of features.
+"""Backbones: the convolutional part of a network, from normalised pixels to a feature map.
 
-Two are written out here, Koch's network and a small one; all others are torchvision's classifiers without what scores
-classes, under torchvision's names.
+Two are defined here, Koch's network and a small one; all others are torchvision's classifiers without their last layers,
+under torchvision's names.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ IMAGENET: Final[Stats] = (IMAGENET_MEAN, IMAGENET_STD)
 HALVES: Final[Stats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _TAIL: Final = {"AuxLogits", "aux1", "aux2", "avgpool", "dropout", "flatten", "fc", "classifier", "head"}
-"""What torchvision's classifiers call their layers after the last map of features."""
+"""Names that torchvision's classifiers give to the layers after the last feature map."""
 
 
 class Koch(nn.Module):
     """The four convolutions of Koch, Zemel and Salakhutdinov 2015, fig. 4; made for 105 px, where it ends at 6 x 6.
 
-    ``(n, 3, h, w)`` → ``(n, 256, h', w')``; it sees grey, the mean of the channels. With the pooling ``flatten``, the
-    head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network.
+    From ``(n, 3, h, w)`` to ``(n, 256, h', w')``; it sees grey, the mean of the channels. With the pooling ``flatten``,
+    the head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network.
     """
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class Koch(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """From normalised pixels to the last map."""
+        """Return the last feature map."""
         features: Tensor = self.layers(images.mean(dim=1, keepdim=True))
         return features
 
 
 def small() -> nn.Module:
-    """Four blocks of 64 to 512 channels, each a convolution, batch norm, ReLU and a halving; to train from scratch."""
+    """Build four blocks of 64 to 512 channels, each with convolution, batch norm, ReLU and pooling, to train from scratch."""
     widths = (3, 64, 128, 256, 512)
     blocks = (
         nn.Sequential(
@@ -67,16 +67,16 @@ def small() -> nn.Module:
 
 
 OURS: Final[Mapping[str, Callable[[], nn.Module]]] = {"koch": Koch, "small": small}
-"""The backbones that torchvision does not have."""
+"""Backbones that are not torchvision's."""
 
 STATS: Final[Mapping[str, Stats]] = {"koch": HALVES, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES}
-"""What a backbone's input is normalised by, where it is not ImageNet's mean and deviation."""
+"""Mean and deviation that a backbone's input is normalised by, if not ImageNet's."""
 
 
 def build_backbone(name: str) -> nn.Module:
-    """A backbone with random weights: ``(n, 3, h, w)`` → ``(n, channels, h', w')``, or ``(n, channels)``.
+    """Build a backbone with random weights, from ``(n, 3, h, w)`` to ``(n, channels, h', w')``.
 
-    The latter from classifiers that end in no map of features, vision transformers.
+    Vision transformers, which have no feature map, return ``(n, channels)``.
 
     Args:
         name: of :data:`OURS`, or a classifier of ``torchvision.models``: ``vgg16``, ``mobilenet_v2``,
@@ -92,10 +92,10 @@ def build_backbone(name: str) -> nn.Module:
 
 
 def backbone_tensors(name: str, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a torchvision classifier's tensors are called in the backbone of it; the rest is left out."""
+    """Return a torchvision classifier's tensors under their names in its backbone, without the other layers."""
     if name in OURS:
         raise ValueError(
-            f"no classifier of torchvision has the backbone {name}; start it from scratch or its own weights"
+            f"no classifier of torchvision has the backbone {name}; start it from scratch or from weights of that backbone"
         )
     with torch.device("meta"):  # for the names alone
         body, prefix = _torchvision_body(name)
@@ -105,7 +105,7 @@ def backbone_tensors(name: str, classifier: Mapping[str, Tensor]) -> dict[str, T
 
 
 def check_name(name: str) -> None:
-    """Make sure that there is such a backbone.
+    """Check that there is such a backbone.
 
     Raises:
         ValueError: there is none.
@@ -117,7 +117,7 @@ def check_name(name: str) -> None:
 
 
 def _torchvision_body(name: str) -> tuple[nn.Module, str]:
-    """A classifier without its tail, and what its tensors' names begin with in the classifier."""
+    """Return a classifier without its last layers, and the prefix of its tensors' names in the classifier."""
     check_name(name)
     scratch = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **scratch)

@@ -1,7 +1,7 @@
-"""What colours a garment has, and how much of each: a soft histogram in OKLab, of what the network takes for the garment.
+"""Colours of a garment: a soft histogram in OKLab over the pixels that the network attends to.
 
-Global features of a classifier keep few shades, since a class comes in any; a histogram keeps them all and nothing else
-(Swain, Ballard 1991), so that the rest of a vector is free to hold the shape.
+A classifier's features keep few shades, since a class comes in any; a histogram keeps all of them and nothing else
+(Swain, Ballard 1991), which leaves the rest of a vector to shape.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE: Final = 56
-"""Cells to a side in which colours are counted; smaller ones would hold the pattern of a cloth, larger ones mix it."""
+"""Cells per side in which colours are counted; smaller ones would show the pattern of a cloth, larger ones blend it."""
 
 BINS: Final = (8, 13, 13)
 """Bins of lightness, green to red, and blue to yellow."""
 
 MOST_DIM: Final = math.prod(BINS)
-"""Of the components that bins can have."""
+"""The number of bins, and so of components."""
 
 RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
-"""The middles of the first and the last bin of each; all of sRGB but its most glaring colours lies within."""
+"""Centres of the first and the last bin of each axis; only sRGB's most saturated colours lie outside."""
 
-_LEAST: Final = 1e-5  # in each bin, lest the root have no slope
+_LEAST: Final = 1e-5  # in each bin, so that the root has a gradient
 
 _TO_CONES: Final = (
     (0.4122214708, 0.5363325363, 0.0514459929),
@@ -41,17 +41,17 @@ _TO_LAB: Final = (
 
 
 class Colours(nn.Module):
-    """Images and their features → vectors of their garments' colours, unit rows.
+    """From images and their features to unit vectors of their garments' colours.
 
-    Where the garment is follows from the features, by one weight for each channel. Bins hold roots of shares, so that
-    their product is the Bhattacharyya coefficient of two histograms, and a linear layer makes of them what there is
-    room for. Always computed in float32.
+    Attention to the garment follows from the features, by one weight per channel. Bins hold square roots of shares, so
+    that the product of two histograms is their Bhattacharyya coefficient, and a linear layer reduces them. Always
+    computed in float32.
 
     Args:
         width: channels of the features.
-        dim: numbers to come out.
-        mean: that images are normalised by, of each channel, in [0, 1].
-        std: the same.
+        dim: width of the output.
+        mean: that images are normalised by, per channel, in [0, 1].
+        std: that images are normalised by, per channel, in [0, 1].
     """
 
     mean: Tensor
@@ -69,18 +69,18 @@ class Colours(nn.Module):
             self.register_buffer(name, torch.tensor(list(values))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, shares: Tensor) -> Tensor:
-        """``(n, 3, h, w)`` normalised, and how much each cell counts, ``(n, SIDE, SIDE)`` → ``(n, dim)``."""
+        """From normalised images ``(n, 3, h, w)`` and the weight of each cell ``(n, SIDE, SIDE)`` to ``(n, dim)``."""
         with torch.autocast(images.device.type, enabled=False):
             return F.normalize(self.project(self.roots(images, shares)))
 
     def where(self, features: Tensor) -> Tensor:
-        """How likely each cell shows the garment: ``(n, SIDE, SIDE)`` logits."""
+        """Return the logits that each cell shows the garment, ``(n, SIDE, SIDE)``."""
         with torch.autocast(features.device.type, enabled=False):
             logits = self.attention(features.float())
             return F.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
 
     def roots(self, images: Tensor, shares: Tensor) -> Tensor:
-        """Square roots of what each bin holds, ``(n, bins)``, of cells that count by their shares ``(n, SIDE, SIDE)``."""
+        """Return the square roots of histograms, ``(n, bins)``, of cells weighted by ``(n, SIDE, SIDE)``."""
         colours = oklab(self._cells(images)).flatten(2)
         lightness, red, yellow = (
             _memberships(axis, count, low, high)
@@ -89,17 +89,17 @@ class Colours(nn.Module):
         weights = shares.flatten(1)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-4)
         first = ((lightness * weights[:, None])[:, :, None] * red[:, None]).flatten(1, 2)
-        held = yellow @ first.transpose(1, 2)  # this way round it is quicker
+        held = yellow @ first.transpose(1, 2)  # faster in this order
         return (held.transpose(1, 2).flatten(1) + _LEAST).sqrt()
 
     @torch.no_grad()
     def fit(self, images: Iterable[Tensor]) -> None:
-        """Let the linear layer keep what differs most between some images: the principal components of their colours.
+        """Start the linear layer from the principal components of some images' colours.
 
-        Until the attention is trained, what is not white counts as the garment.
+        Everything that is not white counts as the garment here.
 
         Args:
-            images: batches ``(n, 3, h, w)``, normalised; together more images than numbers come out.
+            images: batches ``(n, 3, h, w)``, normalised; more images in total than the output is wide.
 
         Raises:
             ValueError: there are too few.
@@ -122,7 +122,7 @@ class Colours(nn.Module):
 
 
 def _pooled(images: Tensor) -> Tensor:
-    """The mean of each cell; of whole cells rows first and columns then, which is twice as quick."""
+    """Return the mean of each cell; whole cells are summed by rows and then columns, which is twice as fast."""
     count, channels, height, width = images.shape
     if height % SIDE or width % SIDE:
         return F.adaptive_avg_pool2d(images, SIDE)
@@ -132,7 +132,7 @@ def _pooled(images: Tensor) -> Tensor:
 
 
 def oklab(srgb: Tensor) -> Tensor:
-    """OKLab (Ottosson 2020) of sRGB in [0, 1], ``(n, 3, h, w)``: lightness, green to red, blue to yellow.
+    """Convert sRGB in [0, 1], ``(n, 3, h, w)``, to OKLab (Ottosson 2020): lightness, green to red, blue to yellow.
 
     >>> [round(value, 3) for value in oklab(torch.tensor([1.0, 0.0, 0.0])[None, :, None, None]).flatten().tolist()]
     [0.628, 0.225, 0.126]
@@ -143,9 +143,9 @@ def oklab(srgb: Tensor) -> Tensor:
 
 
 def _memberships(values: Tensor, count: int, low: float, high: float) -> Tensor:
-    """How much each value belongs to each of ``count`` bins, whose middles are evenly spaced: ``(n, count, cells)``, sums of 1.
+    """Return the membership of each value in evenly spaced bins, ``(n, count, cells)``, summing to 1.
 
-    Bells with a deviation of half a bin, over their sum; the square of the value is in all of them, and so in none.
+    Gaussians with a deviation of half a bin, normalised; the square of the value is common to all and cancels.
     """
     middles = torch.linspace(low, high, count, device=values.device)[:, None]
     steepness = (2 * (count - 1) / (high - low)) ** 2

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.disjoint import DisjointSets
-from stages.embed.items import PhotoSet
+from stages.embed.data import Dataset
 from stages.types import Image, Vectors
 
 HASH_BITS: Final = 4
@@ -49,7 +49,7 @@ class Duplicate:
 
 
 def perceptual_hashes(images: Sequence[Image]) -> Hashes:
-    """Return the difference hash of each image (N. Krawetz, "Kind of like that", 2013), with its colours.
+    """Return the difference hash of each image (N. Krawetz, "DatasetIssue of like that", 2013), with its colours.
 
     A bit says whether one of 8 x 9 grey cells is lighter than its neighbour. Shops recolour their photos, which the hash
     alone would not notice.
@@ -92,7 +92,7 @@ def duplicate_groups(duplicates: Iterable[Duplicate], count: int) -> list[list[i
     return rows.groups()
 
 
-def merge_duplicates(photos: PhotoSet, groups: Iterable[Sequence[int]]) -> PhotoSet:
+def merge_duplicates(photos: Dataset, groups: Iterable[Sequence[int]]) -> Dataset:
     """Return the set with only the first photo of each group, and items that share a group merged into the first of them.
 
     A merged item keeps the name and the style of its first, so that a split never separates its photos.

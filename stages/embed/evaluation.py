@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from stages.embed.items import Sample
+from stages.embed.data import Sample, numbered
 from stages.embed.metrics import (
     Estimate,
     Flags,
@@ -26,7 +26,6 @@ from stages.embed.metrics import (
     sample_pairs,
     verify,
 )
-from stages.embed.rows import numbered
 from stages.types import Vectors
 
 RANKS: Final = (1, 5, 10, 20, 50)
@@ -146,7 +145,7 @@ def evaluate(
     domains = np.array([sample.domain for sample in samples])
     queries = (rows < own) & ((domains == protocol.query_domain) | (not protocol.query_domain))
     gallery = (rows >= own) | (domains == protocol.gallery_domain) | (not protocol.gallery_domain)
-    units = numbered([sample.thing for sample in samples])
+    units = numbered([sample.style_or_item for sample in samples])
     labels = _row_labels(samples, own, protocol.same)
 
     def retrieve_by(relation: Relation) -> Retrieval:
@@ -210,7 +209,7 @@ def _row_labels(samples: Sequence[Sample], own: int, relation: Relation) -> Ints
     """Return a number for what each sample shows; distractors, and samples without a name, are like no other."""
     names: list[Hashable] = []
     for row, sample in enumerate(samples):
-        name = {"item": sample.item, "style": sample.thing, "label": sample.label}[relation]
+        name = {"item": sample.item, "style": sample.style_or_item, "label": sample.label}[relation]
         names.append(name if name and row < own else row)
     return numbered(names)
 

@@ -1,4 +1,4 @@
-"""Images as an embedder's network looks at them."""
+"""Preprocessing of images for an embedder's network: trim, letterbox, normalise."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.embed.trimming import trimmed
 from stages.images import letterbox
 from stages.types import Image
 
 WHITE = (255, 255, 255)
-"""What letterboxing fills with: the ground of shop photos and of mask crops."""
+"""The colour that letterboxing fills with: the background of shop photos and of mask crops."""
+
+WHITE_LEVEL = 236
+"""The background of shop photos: every channel at least this."""
+
+_MARGIN = 0.02  # of the longer side, that trimming leaves around a thing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalise:
-    """``(n, side, side, 3)`` uint8 RGB → ``(n, 3, side, side)`` float32 channels-last of mean 0 and deviation 1.
+    """From ``(n, side, side, 3)`` uint8 RGB to ``(n, 3, side, side)`` float32 channels-last, mean 0 and deviation 1.
 
     Args:
         mean: of each channel, in [0, 1].
@@ -34,15 +39,36 @@ class Normalise:
     def __call__(self, pixels: Sequence[Image]) -> Tensor:
         """Stack images of one size."""
         stacked = torch.from_numpy(np.stack(pixels))
-        rows = stacked.flatten(2).float()  # a row of pixels at once, not three numbers
+        rows = stacked.flatten(2).float()  # a row of pixels at once is faster than three numbers
         width = stacked.shape[2]
         rows.mul_(self._scale.repeat(width)).sub_(self._shift.repeat(width))
         return rows.view(stacked.shape).permute(0, 3, 1, 2)
 
 
 def letterboxed(images: Sequence[Image], side: int, normalise: Normalise, *, trim: bool = False) -> Tensor:
-    """Images of any size, each whole in a white square, as a network looks at them: ``(n, 3, side, side)``.
+    """Letterbox images of any size on white and normalise them, ``(n, 3, side, side)``.
 
-    With ``trim`` each without the white around what it shows, see :func:`~stages.embed.trimming.trimmed`.
+    With ``trim``, white borders are cut away first, see :func:`trimmed`.
     """
     return normalise([letterbox(trimmed(image) if trim else image, side, WHITE) for image in images])
+
+
+def trimmed(image: Image) -> Image:
+    """Return an image without its white borders, but for a margin; unchanged if no side is all white.
+
+    How much white there is differs from shop to shop; without it, what the photo shows has more of the input's pixels.
+    """
+    if not any(_is_white(side) for side in (image[0], image[-1], image[:, 0], image[:, -1])):
+        return image
+    thing = image.min(axis=2) < WHITE_LEVEL
+    rows, columns = np.flatnonzero(thing.any(axis=1)), np.flatnonzero(thing.any(axis=0))
+    if len(rows) == 0:
+        return image
+    margin = round(_MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]))
+    return np.ascontiguousarray(
+        image[max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1]
+    )
+
+
+def _is_white(pixels: NDArray[np.uint8]) -> bool:
+    return bool(pixels.min() >= WHITE_LEVEL)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from stages.embed.augment import Tint, garment_colour, view
-from stages.embed.batches import Batch
-from stages.embed.loading import Item
-from stages.embed.rows import numbered
+from stages.embed.augmentation import Tint, garment_colour, view
+from stages.embed.data import KEPT_PX, Dataset, load, numbered
+from stages.embed.sampling import Batch
+from stages.errors import ImageError
 from stages.types import Image
 
 QUOTA: Mapping[str, int] = {"luma": 14, "shoes": 2, "clothing": 12, "garments": 8}
@@ -31,6 +31,55 @@ _DETAIL = 0.25
 
 _UNSORTED = ("", "Not sure", "Other", "Skip")
 """What clothing-dataset calls photos that are of no class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One design in one colour, with its photos in memory.
+
+    ``style`` is shared by all colours of the design; ``source`` by items whose photos share a background.
+    """
+
+    kind: str
+    style: str
+    colour: str
+    source: str
+    photos: tuple[Image, ...]
+    label: str = ""
+    domains: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The style and the colour."""
+        return self.style, self.colour
+
+
+def items_of(data: Dataset) -> list[Item]:
+    """Return a loaded dataset as items, in order; styles of different datasets are different."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for place, sample in enumerate(data.samples):
+        groups[sample.item].append(place)
+    kind, items = data.name.partition(",")[0], []
+    for places in groups.values():
+        samples = [data.samples[place] for place in places]
+        first, domains = samples[0], tuple(sample.domain for sample in samples)
+        colour = first.item.removeprefix(f"{first.style}-") if first.style else ""
+        photos = tuple(data.images[place] for place in places)
+        style = f"{kind}/{first.style_or_item}"
+        items.append(Item(kind, style, colour, first.source, photos, first.label, domains if any(domains) else ()))
+    return items
+
+
+def in_memory(data: Dataset, keep_px: int = KEPT_PX, *, trim: bool = False) -> list[Item]:
+    """Load a dataset as items.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    loaded = load(data, keep_px, trim=trim)
+    if unreadable := loaded.problems[len(data.problems) :]:
+        raise ImageError(str(unreadable[0]))
+    return items_of(loaded)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.checkpoints import check_fits
 from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
 from stages.embed.colour import MOST_DIM, Colours
-from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
 from stages.embed.kinds import KINDS, KindPart
-from stages.embed.pooling import POOLINGS
+from stages.embed.layers import HEADS, PAIR_HEADS, POOLINGS, UNIT
 from stages.errors import WeightsError
 from stages.labels import kind_of
-from stages.start import check_fits
 from weights import Checkpoint
 
 MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
@@ -36,14 +35,14 @@ class Design:
 
     Attributes:
         backbone: see :func:`~stages.embed.backbones.build_backbone`.
-        pooling: of :data:`~stages.embed.pooling.POOLINGS`.
-        head: of :data:`~stages.embed.heads.HEADS`.
+        pooling: of :data:`~stages.embed.layers.POOLINGS`.
+        head: of :data:`~stages.embed.layers.HEADS`.
         dim: width of its vectors.
         input_px: side of the square that it looks at.
-        pair_head: of :data:`~stages.embed.heads.PAIR_HEADS`; empty where cosine similarity compares.
+        pair_head: of :data:`~stages.embed.layers.PAIR_HEADS`; empty where cosine similarity compares.
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
         colour_share: what these make up of the cosine similarity of two vectors.
-        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.trimming.trimmed`.
+        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
         types: article types, by their names in :mod:`stages.labels`, whose probabilities and those of their kinds are
             the last numbers of each vector, see :class:`~stages.embed.kinds.KindPart`; empty: none.
         kind_share: what kinds make up of the cosine similarity of two vectors.

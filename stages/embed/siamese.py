@@ -20,9 +20,9 @@ from stages.cpu import (
     split_batch,
     split_first_blocks,
 )
-from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.kinds import KindPart
+from stages.embed.layers import UNIT
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
 from stages.types import Image, Vectors, check_batch

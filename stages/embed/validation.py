@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from stages.embed.data import Dataset
 from stages.embed.inputs import Normalise
 from stages.embed.metrics import (
     Ints,
@@ -22,7 +23,6 @@ from stages.embed.metrics import (
     sample_pairs,
 )
 from stages.embed.network import SiameseNetwork
-from stages.embed.rows import Rows
 from stages.embed.siamese import vectors_of
 from stages.embed.verifier import pair_similarities
 
@@ -38,12 +38,12 @@ class Validator:
     """Measures a network during training.
 
     Attributes:
-        rows: the photos.
+        data: the photos, loaded.
         metric: a name in :data:`METRICS`.
         query_domain: photos of this domain are queries and all others the gallery; empty: every photo is both.
     """
 
-    rows: Rows
+    data: Dataset
     metric: str = "recall@1"
     query_domain: str = ""
 
@@ -58,7 +58,7 @@ class Validator:
         """
         device = str(next(network.parameters()).device)
         normalise = Normalise(*network.design.stats)
-        vectors = vectors_of(network.eval(), self.rows.images, normalise, device, _BATCH, unit=False)
+        vectors = vectors_of(network.eval(), self.data.images, normalise, device, _BATCH, unit=False)
         if not np.isfinite(vectors).all():
             return None
         if network.pair_head is None:
@@ -74,25 +74,25 @@ class Validator:
         """Return the retrieval of all queries; ``labels`` are equal for photos that count as the same."""
         if not self.query_domain:
             return retrieve(similarity, labels)
-        queries = self.rows.in_domain(self.query_domain)
+        queries = self.data.in_domain(self.query_domain)
         return retrieve(similarity, labels, queries, ~queries)
 
 
 def _one_shot(similarity: SimilarityFunction, validator: Validator) -> float:
-    ways = min(_WAYS, validator.rows.classes)
-    return float(one_shot(similarity, validator.rows.items, ways, trials=_TRIALS).hits.mean())
+    ways = min(_WAYS, len(validator.data.items))
+    return float(one_shot(similarity, validator.data.item_ids, ways, trials=_TRIALS).hits.mean())
 
 
 def _auc(similarity: SimilarityFunction, validator: Validator) -> float:
-    domains = validator.rows.domains if validator.query_domain else None
-    return error_rates(sample_pairs(similarity, validator.rows.items, domains)).auc
+    domains = validator.data.domain_ids if validator.query_domain else None
+    return error_rates(sample_pairs(similarity, validator.data.item_ids, domains)).auc
 
 
 METRICS: Final[Mapping[str, Callable[[SimilarityFunction, Validator], float]]] = {
-    "recall@1": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).hits(1).mean()),
-    "recall@5": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).hits(5).mean()),
-    "style-recall@1": lambda similarity, by: float(by.retrieve(similarity, by.rows.styles).hits(1).mean()),
-    "map@r": lambda similarity, by: float(by.retrieve(similarity, by.rows.items).average_precisions.mean()),
+    "recall@1": lambda similarity, by: float(by.retrieve(similarity, by.data.item_ids).hits(1).mean()),
+    "recall@5": lambda similarity, by: float(by.retrieve(similarity, by.data.item_ids).hits(5).mean()),
+    "style-recall@1": lambda similarity, by: float(by.retrieve(similarity, by.data.style_ids).hits(1).mean()),
+    "map@r": lambda similarity, by: float(by.retrieve(similarity, by.data.item_ids).average_precisions.mean()),
     "auc": _auc,
     "one-shot": _one_shot,
 }

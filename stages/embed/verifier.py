@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.embed.heads import PairHead
 from stages.embed.inputs import Normalise
+from stages.embed.layers import PairHead
 from stages.embed.network import read_network
 from stages.embed.siamese import stats_of, vectors_of
 from stages.errors import WeightsError

@@ -1,7 +1,7 @@
-"""Whitening of a trained network's vectors: what varies most from photo to photo no longer drowns what varies less.
+"""Whitening of a trained network's vectors, so that components with a large variance do not drown the others.
 
-Jégou and Chum 2012 whiten descriptors by their principal components, here in part. As the last layers are linear, a
-whitened network is the same one with other weights in them.
+Jégou and Chum 2012 whiten descriptors by their principal components, here partly. As the last layers are linear, a
+whitened network is the same network with other weights in them.
 """
 
 from __future__ import annotations
@@ -13,39 +13,38 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.embed.heads import UNIT
 from stages.embed.inputs import Normalise
+from stages.embed.layers import UNIT
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.siamese import vectors_of
 from stages.types import Image, Vectors
 
 POWER: Final = 0.4
-"""What the shipped embedder is whitened by, as training on halves had it."""
+"""The power of the shipped embedder, chosen by training on halves."""
 
 FULL: Final = 0.5
-"""The power that makes the larger components vary alike."""
+"""The power that gives all larger components the same variance."""
 
 _LEAST: Final = 0.02
-"""Of the largest variance, added to each: what hardly varies is noise, and stays small."""
+"""Share of the largest variance that is added to each: components that hardly vary are noise, and stay small."""
 
 _BATCH: Final = 32
 
 
 def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: float = POWER) -> Vectors:
-    """Let the components of a network's vectors vary more alike, in place.
+    """Make the variances of a network's components more equal, in place.
 
     Each principal component, of shapes and of colours, is divided by ``(variance / largest variance + 0.02) ** power``.
-    They come in the order of their variance, the largest first: so the first numbers of a vector are the ones to keep
-    where it is cut off.
+    They come in the order of their variance, the largest first, so that a vector can be truncated.
 
     Args:
         network: trained; in evaluation mode afterwards.
-        sets: photos to learn the components from; each set counts alike.
-        power: 0 turns vectors alone, :data:`FULL` whitens in full.
+        sets: photos to fit the components to; each set has the same weight.
+        power: 0 only rotates vectors, :data:`FULL` whitens fully.
 
     Returns:
-        The vectors of all these photos as they were before, ``(n, dim)``. Where they are all one, whitening makes
-        something of nothing; where they are not finite, the network is left as it is.
+        The vectors of all these photos before whitening, ``(n, dim)``. If they are all equal, whitening only amplifies
+        noise; if they are not finite, the network is left unchanged.
 
     Raises:
         ValueError: see :func:`check_whitens`.
@@ -75,11 +74,11 @@ def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: floa
 
 
 def check_whitens(design: Design, photos: int | None = None, power: float = POWER) -> None:
-    """Whether so many photos can whiten the vectors of a network; None: as many as it takes.
+    """Check that a network can be whitened by a number of photos; None: by enough photos.
 
     Raises:
-        ValueError: they have no unit length, or a pair head is trained on them as they are; or there are too few photos,
-            or it is no such power.
+        ValueError: its vectors have no unit length, or a pair head is trained on them; there are too few photos; or the
+            power is out of range.
     """
     if not 0 <= power <= FULL:
         raise ValueError(f"vectors are whitened by a power of at least 0 and at most {FULL}, got {power}")
@@ -90,7 +89,7 @@ def check_whitens(design: Design, photos: int | None = None, power: float = POWE
 
 
 def _ends(network: SiameseNetwork) -> list[nn.Linear]:
-    """The layers after which vectors are scaled to unit length."""
+    """Return the layers whose output is scaled to unit length."""
     ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]
     return ends if network.colours is None else [*ends, network.colours.project]
 

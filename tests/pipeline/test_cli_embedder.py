@@ -22,12 +22,10 @@ from pipeline.evaluation import embed_photos
 from pipeline.evaluation_pages import MAP_HEIGHT, MAP_WIDTH, curve_points, map_picture, projected, verification_panels
 from pipeline.photosets import LAYOUTS, open_set
 from stages.embed.calibration import Calibration, Verdict
+from stages.embed.data import Dataset, DatasetIssue, Sample, load, numbered
 from stages.embed.evaluation import Protocol, evaluate
-from stages.embed.items import Kind, PhotoSet, Sample
-from stages.embed.loading import load
 from stages.embed.metrics import precomputed, retrieve
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.rows import numbered
 from stages.embed.verifier import PairVerifier
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image, write_jpeg
@@ -123,7 +121,7 @@ class TestEvaluate:
             write_jpeg(tmp_path / f"{name}.jpg", cv2.resize(look(0, ord(name)), (1024, 512)))
         (tmp_path / "bad.jpg").write_text("words")
         names = [*"a" * 63, *["bad"] * 3, *"b" * 66, "c"]
-        photos = PhotoSet("set", tuple(Sample(tmp_path / f"{name}.jpg", name) for name in names))
+        photos = Dataset("set", tuple(Sample(tmp_path / f"{name}.jpg", name) for name in names))
         seen: list[Image] = []
 
         class Seeing(FakeEmbedder):
@@ -269,7 +267,7 @@ class TestSets:
         assert (photos.samples[0].style, photos.samples[3].label) == ("s0", "bag")
         listed.write_text("item_id,image,domain\na,1.jpg,street\n,2.jpg,shop\n")
         photos = open_set([listed])
-        assert [problem.kind for problem in photos.problems] == [Kind.ROW]
+        assert [problem.kind for problem in photos.problems] == [DatasetIssue.ROW]
         assert photos.samples[0].domain == "street"
         listed.write_text("item_id,image\n")
         with pytest.raises(CatalogueError, match="no photo"):

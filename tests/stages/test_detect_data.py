@@ -8,9 +8,9 @@ import pytest
 from conftest import draw
 
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance
-from stages.detect.augment import Scene, jitter, paste, recolour
-from stages.detect.data import LabelledPhotos, Rounds, TrainingSet, repeat_factors, to_target
+from stages.detect.augmentation import Scene, jitter, paste, recolour
 from stages.detect.segmentation import to_rle
+from stages.detect.training import LabelledPhotos, TrainingSet, repeat_factors, to_target
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
 
@@ -64,21 +64,28 @@ def test_targets_have_tight_boxes_and_no_slivers() -> None:
 
 
 def test_rounds_hold_every_photo_and_rare_ones_more_often() -> None:
-    repeats = np.array([1.0, 1.0, 2.5, 1.0])
-    rounds = Rounds(repeats, seed=3)
-    assert rounds.per_round == 6
-    draws = list(islice(rounds, 550))
+    def data(seed: int) -> TrainingSet:
+        labels = [(1,), (1,), (1, 2), (1,)]
+        photos = [
+            AnnotatedPhoto(n, f"{n}", 9, 9, tuple(Instance(k, (0, 0, 9, 9)) for k in each))
+            for n, each in enumerate(labels)
+        ]
+        return TrainingSet([LabelledPhotos(Annotations(Path("x"), tuple(photos), {}), Path())], 64, seed, rare=1.0)
+
+    assert data(3).repeats.tolist() == [1, 1, 2, 1]
+    assert data(3).draws_per_round == 5
+    draws = list(islice(data(3).draws(), 550))
     assert [position for position, _ in draws] == list(range(550))
     counts = np.bincount([place for _, place in draws])
-    np.testing.assert_allclose(counts / counts[0], repeats, rtol=0.1)
-    assert set(range(4)) == {place for _, place in draws[:6]}, "each comes in the first round"
-    assert list(islice(Rounds(repeats, seed=3, start=123), 50)) == draws[123:173], "goes on where it stopped"
-    assert list(islice(Rounds(repeats, seed=4), 50)) != draws[:50]
+    np.testing.assert_allclose(counts / counts[0], [1, 1, 2, 1], rtol=0.1)
+    assert set(range(4)) == {place for _, place in draws[:5]}, "each comes in the first round"
+    assert list(islice(data(3).draws(123), 50)) == draws[123:173], "resumes where it stopped"
+    assert list(islice(data(4).draws(), 50)) != draws[:50]
 
 
 def test_repeat_factors_follow_the_share_of_photos() -> None:
     labels = [{1}, {1}, {1, 2}, {1, 3}] * 25 + [set()] * 0
-    factors = repeat_factors(labels, often=0.5)
+    factors = repeat_factors(labels, rare=0.5)
     assert factors == {1: 1.0, 2: pytest.approx(2**0.5), 3: pytest.approx(2**0.5)}
 
 
@@ -98,7 +105,7 @@ def labelled(photos: Path) -> LabelledPhotos:
 
 
 def test_the_same_draw_gives_the_same_sample_and_another_another(photos: Path) -> None:
-    data = TrainingSet([labelled(photos)], 64, seed=0, often=0.5, pasting=0.5)
+    data = TrainingSet([labelled(photos)], 64, seed=0, rare=0.5, paste=0.5)
     assert len(data) == 2
     first, again, other = data[7, 1], data[7, 1], data[8, 1]
     np.testing.assert_array_equal(first[0], again[0])

@@ -15,7 +15,7 @@ from stages.embed.colour import BINS, RANGES, SIDE, Colours, oklab
 from stages.embed.inputs import Normalise
 from stages.embed.network import Design, SiameseNetwork, alternating
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.start import design_of, fit_colours, start_from
+from stages.embed.training import design_of, fit_colours, start_from
 from stages.errors import WeightsError
 from stages.testing import check_embedder
 

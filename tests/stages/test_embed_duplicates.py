@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stages.embed.data import Dataset, Sample, split
 from stages.embed.duplicates import (
     Duplicate,
     by_hash,
@@ -16,8 +17,6 @@ from stages.embed.duplicates import (
     merge_duplicates,
     perceptual_hashes,
 )
-from stages.embed.items import PhotoSet, Sample
-from stages.embed.splits import split
 from stages.images import decode_photo, encode_jpeg
 from stages.types import Image
 
@@ -77,7 +76,7 @@ class TestMerging:
 
     def test_items_become_one_and_the_picture_is_there_once(self) -> None:
         samples = tuple(Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabbccdd"))
-        clean = merge_duplicates(PhotoSet("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
+        clean = merge_duplicates(Dataset("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
         assert [sample.item for sample in clean.samples] == ["a", "a", "a", "a", "d", "d"]
         assert [sample.path.stem for sample in clean.samples] == ["0", "1", "3", "5", "6", "7"]
         assert len(samples) == 8
@@ -86,12 +85,12 @@ class TestMerging:
         samples = tuple(Sample(Path(f"{k}.jpg"), f"i{k // 2}") for k in range(80))
         groups = [[k, k + 41] for k in range(0, 38, 2)]
         joined = [[samples[row].item for row in group] for group in groups]
-        apart = split(PhotoSet("set", samples), by="item", val=40)
+        apart = split(Dataset("set", samples), by="item", val=40)
         home = {item: name for name, part in apart.items() for item in part.items}
         assert any(home[one] != home[other] for one, other in joined), "or this test tells nothing"
         for parts in (
-            split(PhotoSet("set", samples), by="item", val=40, together=joined),
-            split(merge_duplicates(PhotoSet("set", samples), groups), by="item", val=40),
+            split(Dataset("set", samples), by="item", val=40, together=joined),
+            split(merge_duplicates(Dataset("set", samples), groups), by="item", val=40),
         ):
             home = {sample.path: name for name, part in parts.items() for sample in part.samples}
             for first, second in groups:

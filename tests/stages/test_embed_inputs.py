@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weights
+from stages.embed.inputs import WHITE_LEVEL, trimmed
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.trimming import WHITE_LEVEL, trimmed
 from stages.types import Image
 
 

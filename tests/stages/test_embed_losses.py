@@ -8,15 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.embed.losses import LOSSES, LossPlan
-from stages.embed.losses.distances import DISTANCES
-from stages.embed.losses.pairs import Contrastive, PairEntropy
-from stages.embed.losses.proxies import ProxyAnchor, ProxyNCA
-from stages.embed.losses.softmax import InfoNCE, MultiSimilarity, SupCon
-from stages.embed.losses.triplets import Quadruplet, Triplet
-from stages.embed.mining import MINERS
+from stages.embed.losses import (
+    DISTANCES,
+    LOSSES,
+    MINERS,
+    Contrastive,
+    InfoNCE,
+    LossPlan,
+    MultiSimilarity,
+    PairEntropy,
+    ProxyAnchor,
+    ProxyNCA,
+    Quadruplet,
+    Relations,
+    SupCon,
+    Triplet,
+)
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.relations import Relations
 
 LABELS = [0, 0, 1, 1, 1, 2, 3, 3]
 STYLES = [0, 0, 0, 0, 0, 1, 2, 2]
@@ -332,8 +340,8 @@ class TestPlans:
         for wrong, message in (
             (("tripel",), "no loss is called 'tripel'"),
             (("triplet", "taxi"), "no distance is called 'taxi'"),
-            (("infonce", None, "batch-hard"), "no use for a miner"),
-            (("supcon", None, None, 0.3), "no use for a margin"),
+            (("infonce", None, "batch-hard"), "infonce has no miner"),
+            (("supcon", None, None, 0.3), "supcon has no margin"),
             (("triplet", None, None, -0.3), "above 0"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, roc_auc_score, roc_curve
 
+from stages.embed.data import Sample, numbered
 from stages.embed.evaluation import Protocol, evaluate, through_int8, truncated
-from stages.embed.items import Sample
 from stages.embed.metrics import (
     Estimate,
     Pairs,
@@ -25,7 +25,6 @@ from stages.embed.metrics import (
     sample_pairs,
     verify,
 )
-from stages.embed.rows import numbered
 from stages.types import Vectors
 
 

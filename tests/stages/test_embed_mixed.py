@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from embed_cases import shop_photo
 
-from stages.embed.loading import Item
+from stages.embed.data import Item
 from stages.embed.mixed import MixedSampler
 
 CLASSES = ("Hat", "Hat", "Hat", "Shirt", "Shirt", "Not sure", "Not sure", "")

@@ -10,11 +10,10 @@ from embed_cases import random_images, settled
 
 import weights
 from stages.embed.backbones import backbone_tensors, build_backbone
-from stages.embed.heads import HEADS, PAIR_HEADS, UNIT
+from stages.embed.layers import HEADS, PAIR_HEADS, POOLINGS, UNIT, GeM
 from stages.embed.network import Design, SiameseNetwork, read_network
-from stages.embed.pooling import POOLINGS, GeM
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.start import start_from
+from stages.embed.training import start_from
 from stages.embed.verifier import PairVerifier
 from stages.errors import WeightsError
 from stages.testing import check_embedder

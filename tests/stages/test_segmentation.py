@@ -3,8 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from stages.detect.annotation_checks import Fault
-from stages.detect.annotations import Instance, mask_of
+from stages.detect.annotations import AnnotationError, Instance, mask_of
 from stages.detect.segmentation import extent, to_rle
 
 
@@ -49,7 +48,7 @@ def test_a_string_of_run_lengths_is_good_only_if_it_adds_up(text: str, height: i
     good = finished and min(runs) >= 0 and sum(runs) == height * width
     try:
         rle = to_rle({"size": [height, width], "counts": text}, height, width)
-    except Fault:
+    except AnnotationError:
         assert not good or len(text) > 6, "only a run length of too many characters may be refused beyond that"
     else:
         assert good

@@ -1,0 +1,210 @@
+"""``outfinder train``: detectors and embedders, by recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pipeline.cli.common import FOLDER, device_option, friendly, isolate_option
+
+if TYPE_CHECKING:
+    from pipeline.training import Progress, Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXISTING = click.Path(exists=True)
+
+
+@click.group()
+def train() -> None:
+    """Train a detector or an embedder on your own data.
+
+    \b
+    Examples:
+      outfinder train detector train.json photos/ -o run
+      outfinder train embedder items.csv -o run
+    """  # noqa: D301
+
+
+def _run_options(command: F) -> F:
+    for option in (
+        click.option("--skip-bad", is_flag=True, help="Train on the rest if something is wrong with the data."),
+        device_option,
+        click.option("--workers", default=1, show_default=True, type=click.IntRange(0),
+                     help="Threads that prepare batches."),
+        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+                     help="Change any setting of the recipe, such as lr=0.001; repeatable."),
+        click.option("--start", metavar="NAME|FILE",
+                     help="Weights to start from: imagenet, shipped weights by name, or a .safetensors file."),
+        click.option("-o", "--output", type=FOLDER, required=True,
+                     help="The run's folder; a run that was interrupted is resumed."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@train.command()
+@click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [ANNOTATIONS PHOTOS]...", type=EXISTING)
+@click.option("--val", nargs=2, type=EXISTING, metavar="ANNOTATIONS PHOTOS",
+              help="Validate with these now and then, and set each label's threshold by them.")  # fmt: skip
+@click.option(
+    "--architecture", metavar="NAME", help="Any detector that detect --help names.  [default: maskrcnn_mobilenet_v2]"
+)
+@click.option("--rounds", type=float, help="How often each photo is drawn; rare labels more often.  [default: 12]")
+@click.option("--input-px", type=int, help="Long side of the network's input.  [default: 512]")
+@click.option("--batch-size", type=int, help="Photos in a batch.  [default: 4]")
+@click.option("--lr", type=float, help="Peak learning rate; the backbone's is a quarter of it.  [default: 0.0004]")
+@_run_options
+@isolate_option
+@friendly
+def detector(
+    data: tuple[str, ...],
+    output: Path,
+    val: tuple[str, str] | None,
+    start: str | None,
+    changes: Sequence[str],
+    workers: int,
+    device: str,
+    skip_bad: bool,
+    **given: Any,
+) -> None:
+    """Train a detector on COCO instances files (ANNOTATIONS: boxes, polygons or run lengths) of folders of PHOTOS.
+
+    Annotations are checked before training starts. A recipe is a TOML file with the settings of a run; docs/recipes.md
+    lists them. The folder gets weights.safetensors for --detector-weights, curves.png and curves.json.
+
+    \b
+    Examples:
+      outfinder train detector train.json photos/ --val val.json photos/ -o run
+      outfinder train detector train.json photos/ street.json street/ -o run --rounds 4 --set decay=0.5
+      outfinder train detector train.json photos/ -o run --set labels=coat,boot
+      outfinder detect photos/ --detector-weights run/weights.safetensors
+    """  # noqa: D301
+    from pipeline.config import resolve_device
+    from pipeline.detector_training import DetectorPlan, DetectorRun
+    from pipeline.recipes import assign, build
+
+    recipe, paths = _recipe(data)
+    if paths:
+        recipe["train"] = _pairs(paths)
+    recipe |= {key: value for key, value in {"val": list(val) if val else None, "start": start}.items() if value}
+    for key, value in given.items():
+        if value is not None:
+            assign(recipe, DetectorPlan, f"{key}={value}")
+    for change in changes:
+        assign(recipe, DetectorPlan, change)
+    device = resolve_device(device)
+    training = recipe.setdefault("training", {})
+    if isinstance(training.get("lr"), float) and "lr_backbone" not in training:
+        training["lr_backbone"] = training["lr"] / 4
+    _choose_precision(training, device)
+    _train(DetectorRun(build(DetectorPlan, recipe), output, device, skip_bad=skip_bad, note=_note), workers)
+
+
+@train.command()
+@click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [SOURCE]...")
+@click.option("--val", multiple=True, metavar="SOURCE",
+              help="Validate with this, instead of a share that is held out; repeatable.")  # fmt: skip
+@click.option("--steps", type=int, help="Length of the run.  [default: 1000]")
+@click.option(
+    "--lr", type=float, help="Peak learning rate; with --start, the backbone's is a fifth of it.  [default: 0.001]"
+)
+@_run_options
+@isolate_option
+@friendly
+def embedder(
+    data: tuple[str, ...],
+    output: Path,
+    val: tuple[str, ...],
+    start: str | None,
+    changes: Sequence[str],
+    workers: int,
+    device: str,
+    skip_bad: bool,
+    **given: Any,
+) -> None:
+    """Train a Siamese embedder on catalogues: photos of one item get similar vectors.
+
+    A SOURCE is a CSV file with the columns item_id and image, and perhaps style, label, domain and source; or a folder
+    with a folder of photos per item. Items with one photo are trained on by two views of it. A recipe is a TOML file with
+    the settings of a run: network, loss, sampler, schedule and more; docs/recipes.md lists them and has examples.
+
+    Photos are checked before training starts. The folder gets weights.safetensors for --embedder-weights, the best of
+    all validations, curves.png and curves.json.
+
+    \b
+    Examples:
+      outfinder train embedder items.csv -o run --start siamese
+      outfinder train embedder photos/ -o run --set loss.name=triplet --set miner=semi-hard --set patience=5
+      outfinder train embedder docs/recipes/omniglot.toml omniglot.csv -o run
+      outfinder embed photos/ -o vectors.npz --embedder-weights run/weights.safetensors
+    """  # noqa: D301
+    from pipeline.config import resolve_device
+    from pipeline.embedder_training import EmbedderPlan, EmbedderRun
+    from pipeline.recipes import assign, build, given_keys
+
+    recipe, paths = _recipe(data)
+    recipe |= {key: value for key, value in {"train": paths, "val": list(val), "start": start}.items() if value}
+    for change in (*(f"{key}={value}" for key, value in given.items() if value is not None), *changes):
+        assign(recipe, EmbedderPlan, change)
+    device = resolve_device(device)
+    _choose_precision(recipe.setdefault("training", {}), device)
+    plan = build(EmbedderPlan, recipe).with_start(given_keys(recipe))
+    run = EmbedderRun(plan, output, device, skip_bad=skip_bad, note=_note)
+    _train(run, workers)
+    if run.best:
+        _note(f"best: {plan.metric} {run.best['metric']:.3f} at step {run.best['step']}")
+
+
+def _recipe(data: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the recipe among the arguments, if there is one, and the other arguments."""
+    from pipeline.plots import require_matplotlib
+    from pipeline.recipes import read_recipe
+
+    require_matplotlib()
+    recipes = [one for one in data if one.endswith(".toml")]
+    if len(recipes) > 1:
+        raise ValueError(f"wanted one recipe, got {' and '.join(recipes)}")
+    settings = read_recipe(Path(recipes[0])) if recipes else {}
+    return settings, [one for one in data if not one.endswith(".toml")]
+
+
+def _pairs(paths: Sequence[str]) -> list[list[str]]:
+    pairs = [list(paths[place : place + 2]) for place in range(0, len(paths), 2)]
+    if any(len(pair) < 2 or not Path(pair[0]).is_file() or not Path(pair[1]).is_dir() for pair in pairs):
+        raise ValueError(f"wanted pairs of a COCO file and the folder of its photos; got {' '.join(paths)}")
+    return pairs
+
+
+def _choose_precision(training: dict[str, Any], device: str) -> None:
+    from stages.training import fastest_precision
+
+    if training.get("precision", "auto") == "auto":
+        training["precision"] = fastest_precision(device)
+
+
+def _train(run: Run, workers: int) -> None:
+    if run.done:
+        _note(f"resuming after step {run.done} of {run.steps}")
+    run.run(_report, workers)
+    _note(f"weights: {run.folder / 'weights.safetensors'}")
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _report(progress: Progress) -> None:
+    if line := progress.validation:
+        if "metric" in line:
+            metric = line["metric"]
+            result = "all vectors are nearly equal: a collapse" if metric is None else f"{metric:.3f}"
+        else:
+            kinds = [kind for kind in ("box", "mask") if kind in line]
+            result = ", ".join(f"{kind} AP50 {line[kind]['ap50']:.3f}, AP {line[kind]['ap']:.3f}" for kind in kinds)
+        _note(f"step {line['step']}/{progress.steps}: validation {result}")
+    if text := str(progress):
+        _note(text)

@@ -1,0 +1,157 @@
+"""Recipes: TOML files whose keys are the fields of a plan, single values of which ``--set KEY=VALUE`` replaces."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from stages.errors import OutfinderError
+
+T = TypeVar("T")
+Settings = dict[str, Any]
+"""What a recipe says: values by key, sections as nested tables."""
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+class RecipeError(OutfinderError):
+    """A recipe that cannot be read, or a setting that its plan does not have."""
+
+
+def read_recipe(path: Path, paths: tuple[str, ...] = ("train", "val")) -> Settings:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file.
+        paths: keys whose values are paths, relative to the recipe's folder.
+
+    Raises:
+        RecipeError: it is not TOML.
+    """
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is not a TOML file: {error}") from error
+    return settings | {key: _relative(settings[key], path.parent) for key in paths if key in settings}
+
+
+def assign(settings: Settings, plan: type, text: str) -> None:
+    """Replace one value of a recipe, in place.
+
+    Args:
+        settings: of the recipe.
+        plan: the dataclass that they are for.
+        text: ``KEY=VALUE``; the key may leave out its section if no other section has such a key.
+
+    Raises:
+        RecipeError: there is no such key, or it could be several.
+
+    >>> @dataclasses.dataclass
+    ... class Plan:
+    ...     steps: int = 0
+    >>> settings = {}
+    >>> assign(settings, Plan, "steps=20")
+    >>> settings
+    {'steps': 20}
+    """
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals:
+        raise RecipeError(f"{text!r} sets nothing; wanted KEY=VALUE, such as lr=0.001")
+    hints = dict(_keys(plan))
+    found = [name for name in hints if name == key] or [name for name in hints if name.endswith(f".{key}")]
+    table = key.rpartition(".")[0]
+    if not found and get_origin(hints.get(table)) is dict:
+        hints[key], found = str, [key]
+    if len(found) != 1:
+        near = found or difflib.get_close_matches(key, [*hints, *(name.rpartition(".")[2] for name in hints)], 3)
+        raise _unknown(key, near)
+    *sections, last = found[0].split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[last] = raw.strip("\"'") if hints[found[0]] is str else _parsed(raw)
+
+
+def given_keys(settings: Settings, section: str = "") -> set[str]:
+    """Return the dotted keys that a recipe sets.
+
+    >>> sorted(given_keys({"start": "imagenet", "loss": {"name": "triplet"}}))
+    ['loss', 'loss.name', 'start']
+    """
+    keys: set[str] = set()
+    for key, value in settings.items():
+        keys.add(section + key)
+        if isinstance(value, dict):
+            keys |= given_keys(value, f"{section}{key}.")
+    return keys
+
+
+def build(plan: type[T], settings: Settings, section: str = "") -> T:
+    """Make a plan from a recipe's settings.
+
+    Raises:
+        RecipeError: a key is unknown, or a value is of the wrong type.
+        ValueError: the plan refuses a value.
+    """
+    hints = get_type_hints(plan)
+    fields = {field.name for field in dataclasses.fields(plan)}  # type: ignore[arg-type]
+    for key in settings:
+        if key not in fields:
+            raise _unknown(section + key, difflib.get_close_matches(key, fields, 3))
+    return plan(**{key: _converted(hints[key], value, section + key) for key, value in settings.items()})
+
+
+def _converted(hint: Any, value: Any, key: str) -> Any:
+    """Return a value of TOML as what a field wants."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(cast(type, hint), value, f"{key}.")
+    if origin in (Union, UnionType):
+        (inner,) = (one for one in arguments if one is not NoneType)
+        return _converted(inner, value, key)
+    if origin is tuple and isinstance(value, list | str):
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        kinds = [arguments[0]] * len(parts) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(parts):
+            return tuple(_converted(kind, part, key) for kind, part in zip(kinds, parts, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {name: _converted(arguments[1], part, f"{key}.{name}") for name, part in value.items()}
+    if type(value) is hint or (origin is Literal and value in arguments) or (hint is float and type(value) is int):
+        return float(value) if hint is float else value
+    wanted = " or ".join(map(str, arguments)) if origin is Literal else _NAMES.get(hint, "a table or a list")
+    raise RecipeError(f"{key} is {wanted}, got {value!r}")
+
+
+def _keys(plan: type, section: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the type of every setting."""
+    for name, hint in get_type_hints(plan).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _keys(hint, f"{section}{name}.")  # type: ignore[arg-type]
+        else:
+            yield section + name, hint
+
+
+def _unknown(key: str, near: list[str]) -> RecipeError:
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return RecipeError(f"there is no setting {key!r}{hint}")
+
+
+def _parsed(text: str) -> Any:
+    """Return a value in TOML's syntax; anything else is a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_relative(part, folder) for part in value]
+    return str(folder / value) if isinstance(value, str) else value

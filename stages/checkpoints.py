@@ -1,0 +1,78 @@
+"""Weights that a training starts from, and checks that tensors fit a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import weights
+from stages.errors import WeightsError
+from weights import Checkpoint
+
+
+def read_start(start: str, alternatives: Sequence[str]) -> Checkpoint:
+    """Return the checkpoint of a shipped name or a safetensors file.
+
+    Args:
+        start: the name or the path.
+        alternatives: what else may be named, for the error message.
+
+    Raises:
+        ValueError: there are no such weights.
+        WeightsError: they cannot be read.
+    """
+    if start in weights.manifest():
+        return weights.load(start)
+    if (path := Path(start)).is_file():
+        return weights.read(path)
+    raise ValueError(
+        f"cannot start from {start!r}: it is not a file, nor shipped weights"
+        f" ({', '.join(sorted(weights.manifest()))}), nor {' or '.join(alternatives)}"
+    )
+
+
+def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], subject: str) -> None:
+    """Refuse tensors that do not fit a network, before memory is allocated for it.
+
+    Args:
+        build: makes the network; it is called on torch's meta device.
+        tensors: by name.
+        subject: the start of the error message.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected, or of another shape.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wrong := sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)):
+        first = wrong[0]
+        raise WeightsError(
+            f"{subject}: {first[:100]} has the shape {given.get(first, 'of nothing')}, wanted {wanted.get(first, 'none')}"
+            f" ({len(wrong)} such tensors)"
+        )
+
+
+def copy_fitting(network: nn.Module, tensors: Mapping[str, Tensor], error: str) -> list[str]:
+    """Copy all tensors that fit a network by name and shape into it; the rest stays as it is.
+
+    Args:
+        network: changed in place.
+        tensors: by name.
+        error: the message if none fits.
+
+    Returns:
+        The names of the network's tensors that were not copied.
+
+    Raises:
+        WeightsError: nothing fits.
+    """
+    state = network.state_dict()
+    fitting = {name: value for name, value in tensors.items() if name in state and state[name].shape == value.shape}
+    if not fitting:
+        raise WeightsError(error)
+    network.load_state_dict(fitting, strict=False)
+    return sorted(set(state) - set(fitting))

@@ -1,0 +1,438 @@
+"""Sampling: which photos make a batch, how they are compared, and their views.
+
+Every draw is a function of the seed and the step, so that a killed run can go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from stages.embed.augmentation import View
+from stages.embed.data import Dataset, Ints
+from stages.embed.inputs import Normalise
+from stages.embed.losses import Relations, semi_hard, squared
+from stages.embed.network import SiameseNetwork
+from stages.embed.siamese import vectors_of
+from stages.files import replacing
+from stages.types import Vectors
+
+_BATCH: Final = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """The rows of a dataset that make a batch; the rest says which are compared, see :meth:`Relations.of`."""
+
+    rows: Ints
+    groups: Ints | None = None
+    anchors: NDArray[np.bool_] | None = None
+    partners: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What a trainer takes a step on.
+
+    Attributes:
+        views: ``(n, side, side, 3)`` uint8.
+        identities: ``(n,)``, equal for positives.
+        styles: ``(n,)``, equal for one style.
+        draw: which rows are compared; None: all with all.
+    """
+
+    views: NDArray[np.uint8]
+    identities: Ints
+    styles: Ints
+    draw: Draw | None = None
+
+    def relations(self, device: str | torch.device = "cpu", *, by_style: bool = False) -> Relations:
+        """Return positives and negatives by identity, or by style."""
+        given = (self.draw.groups, self.draw.anchors, self.draw.partners) if self.draw else (None, None, None)
+        groups, anchors, partners = (None if one is None else torch.from_numpy(one).to(device) for one in given)
+        labels = self.styles if by_style else self.identities
+        return Relations.of(torch.from_numpy(labels).to(device), groups, anchors, partners)
+
+
+class BatchSource(Protocol):
+    """The batch of each step, from 0; called from threads, a few steps ahead."""
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step, always the same one."""
+
+
+class Sampler(Protocol):
+    """The draw of each step, from 0."""
+
+    def __call__(self, step: int) -> Draw:
+        """Return the draw of a step, always the same one."""
+
+
+class Batches:
+    """Batches of views of a dataset.
+
+    Args:
+        data: loaded.
+        sampler: draws rows.
+        views: the view of each domain by its name; the one under an empty name is for all others.
+        side: of the views, in pixels.
+        seed: of the views.
+    """
+
+    def __init__(self, data: Dataset, sampler: Sampler, views: Mapping[str, View], side: int, seed: int = 0) -> None:
+        if "" not in views:
+            raise ValueError("views need one under an empty name, for domains without their own")
+        self._data, self._sampler, self._side, self._seed = data, sampler, side, seed
+        self._views = [views.get(sample.domain, views[""]) for sample in data.samples]
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        draw = self._sampler(step)
+        rng = np.random.default_rng((self._seed, step, 2))
+        images, pixels = self._data.images, []
+        for row in draw.rows.tolist():
+            scenery = images[int(rng.integers(len(images)))]
+            pixels.append(self._views[row](images[row], self._side, rng, scenery))
+        return Batch(np.stack(pixels), self._data.item_ids[draw.rows], self._data.style_ids[draw.rows], draw)
+
+
+class Pools:
+    """Dataset by item: those that may be anchors, and those that may be their positives and negatives.
+
+    Args:
+        data: to draw from.
+        anchor_domain: anchors are of this domain and partners of all others, such as street to shop. Empty: any row is
+            either. Items without both are left out.
+
+    Raises:
+        ValueError: fewer than two items are left, or there is no such domain.
+    """
+
+    def __init__(self, data: Dataset, anchor_domain: str = "") -> None:
+        everything = np.ones(len(data), np.bool_)
+        first = data.in_domain(anchor_domain) if anchor_domain else everything
+        second = ~first if anchor_domain else everything
+        by_item = np.argsort(data.item_ids, kind="stable")
+        parts = np.split(by_item, np.flatnonzero(np.diff(data.item_ids[by_item])) + 1)
+        pools = [(part[first[part]], part[second[part]]) for part in parts]
+        pools = [(anchors, partners) for anchors, partners in pools if len(anchors) and len(partners)]
+        if len(pools) < 2:
+            raise ValueError(f"wanted at least two items with anchors and positives, got {len(pools)}")
+        self.anchors = [anchors for anchors, _ in pools]
+        self.partners = [partners for _, partners in pools]
+        self.crossed = bool(anchor_domain)
+        self.data = data
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.anchors)
+
+    def positive_pair(self, item: int, rng: Generator) -> tuple[int, int]:
+        """Draw an anchor of an item and another of its photos; the same one if it has no other."""
+        anchor = int(rng.choice(self.anchors[item]))
+        others = self.partners[item][self.partners[item] != anchor]
+        return anchor, int(rng.choice(others)) if len(others) else anchor
+
+    def partner(self, item: int, rng: Generator) -> int:
+        """Draw a photo of an item that may be a positive or a negative."""
+        return int(rng.choice(self.partners[item]))
+
+    def other(self, item: int, rng: Generator) -> int:
+        """Draw another item than the given one."""
+        number = int(rng.integers(len(self) - 1))
+        return number + (number >= item)
+
+
+class PK:
+    """P items with K photos each; every photo is an anchor, and all others are its positives or negatives.
+
+    Items come once each before any comes again. Photos of one item are different ones as far as it has that many. With
+    an anchor domain, half of the K are of it and half of others, and only pairs across domains are compared.
+
+    Args:
+        pools: to draw from.
+        items: P.
+        photos: K, at least 2.
+        seed: of everything random.
+        together: ``(n,)`` a number for each row of the data; items that share it come in one batch as far as they fit,
+            since they are hard to tell apart: colours of a style, pairs of one photographer. None: at random.
+    """
+
+    def __init__(self, pools: Pools, items: int, photos: int, seed: int = 0, together: Ints | None = None) -> None:
+        if items < 2 or photos < 2:
+            raise ValueError(f"a batch has at least 2 items with 2 photos each, got {items} with {photos}")
+        self._pools, self._items, self._photos, self._seed = pools, min(items, len(pools)), photos, seed
+        groups: dict[int, list[int]] = {}
+        for item, anchors in enumerate(pools.anchors):
+            groups.setdefault(item if together is None else int(together[anchors[0]]), []).append(item)
+        self._groups = [np.array(group) for group in groups.values()]
+
+    def __call__(self, step: int) -> Draw:
+        """Return P x K rows, the photos of an item side by side."""
+        rng = np.random.default_rng((self._seed, step, 0))
+        drawn = [self._photos_of(item, rng) for item in self._items_of(step)]
+        rows = np.concatenate(drawn)
+        if not self._pools.crossed:
+            return Draw(rows)
+        anchors = np.concatenate([np.arange(self._photos) < self._photos // 2 for _ in drawn])
+        return Draw(rows, anchors=anchors, partners=~anchors)
+
+    def _items_of(self, step: int) -> list[int]:
+        """Return the items of a step: each epoch orders all items, group by group, and each step takes the next ones."""
+        places = [divmod(step * self._items + offset, len(self._pools)) for offset in range(self._items)]
+        orders = {epoch: self._order(epoch) for epoch, _ in places}
+        items = dict.fromkeys(int(orders[epoch][place]) for epoch, place in places)
+        spare = (item for item in orders[places[-1][0]].tolist() if item not in items)
+        return [*items, *(next(spare) for _ in range(self._items - len(items)))]
+
+    def _order(self, epoch: int) -> Ints:
+        rng = np.random.default_rng((self._seed, epoch, 1))
+        groups = [self._groups[place] for place in rng.permutation(len(self._groups))]
+        return np.concatenate([rng.permutation(group) for group in groups])
+
+    def _photos_of(self, item: int, rng: Generator) -> Ints:
+        anchors, partners = self._pools.anchors[item], self._pools.partners[item]
+        if not self._pools.crossed:
+            return _repeated(anchors, self._photos, rng)
+        half = self._photos // 2
+        return np.concatenate([_repeated(anchors, half, rng), _repeated(partners, self._photos - half, rng)])
+
+
+class RandomPairs:
+    """Pairs, half of the same item and half of two; each pair is compared by itself."""
+
+    def __init__(self, pools: Pools, pairs: int, seed: int = 0) -> None:
+        if pairs < 2:
+            raise ValueError(f"half same and half different needs at least 2 pairs, got {pairs}")
+        self._pools, self._pairs, self._seed = pools, pairs, seed
+
+    def __call__(self, step: int) -> Draw:
+        """Return rows in twos, pairs of the same item first."""
+        rng = np.random.default_rng((self._seed, step))
+        rows: list[int] = []
+        for place in range(self._pairs):
+            item = int(rng.integers(len(self._pools)))
+            left, right = self._pools.positive_pair(item, rng)
+            if place >= self._pairs // 2:
+                right = self._pools.partner(self._pools.other(item, rng), rng)
+            rows += (left, right)
+        return _in_groups(np.array(rows, np.int64), 2)
+
+
+class RandomTriplets:
+    """Triplets: an anchor, another photo of its item, and a photo of any other item."""
+
+    def __init__(self, pools: Pools, triplets: int, seed: int = 0) -> None:
+        if triplets < 1:
+            raise ValueError(f"a batch has at least 1 triplet, got {triplets}")
+        self._pools, self._triplets, self._seed = pools, triplets, seed
+
+    def __call__(self, step: int) -> Draw:
+        """Return rows in threes."""
+        rng = np.random.default_rng((self._seed, step))
+        rows: list[int] = []
+        for item in rng.integers(len(self._pools), size=self._triplets).tolist():
+            rows += (*self._pools.positive_pair(item, rng), self._pools.partner(self._pools.other(item, rng), rng))
+        return _in_groups(np.array(rows, np.int64), 3)
+
+
+class OfflineTriplets:
+    """Semi-hard triplets of a sample of the photos, mined every few steps with the network's vectors of that step.
+
+    For machines that cannot hold batches large enough to contain hard negatives. :meth:`mine` has to be called at
+    every step that :attr:`mine_steps` divides, before the draw; :class:`OfflineMining` does so.
+
+    Args:
+        pools: to draw from.
+        triplets: in a batch.
+        mine_steps: steps between two minings.
+        photos: how many photos are embedded for a mining, at most.
+        seed: of everything random.
+    """
+
+    def __init__(self, pools: Pools, triplets: int, mine_steps: int, photos: int, seed: int = 0) -> None:
+        if min(triplets, mine_steps) < 1 or photos < 4:
+            raise ValueError(
+                "offline mining takes at least 1 triplet in a batch, 1 step and 4 photos;"
+                f" got {triplets}, {mine_steps} and {photos}"
+            )
+        self._pools, self._triplets, self._photos, self._seed = pools, triplets, photos, seed
+        self.mine_steps = mine_steps
+        self.mined: Ints = np.empty((0, 3), np.int64)
+        """``(t, 3)`` rows: anchors, positives, negatives."""
+
+    def mine(self, step: int, embed: Callable[[Ints], Vectors]) -> None:
+        """Mine triplets anew.
+
+        Args:
+            step: of the run; photos are sampled by it.
+            embed: from rows to vectors, ``(n, dim)``.
+
+        Raises:
+            ValueError: there are none.
+        """
+        rng = np.random.default_rng((self._seed, step, 0))
+        anchors, partners = self._sample(rng)
+        rows = np.unique(np.concatenate([anchors, partners]))
+        labels = torch.from_numpy(self._pools.data.item_ids[rows])
+        relations = Relations.of(labels, None, *(torch.from_numpy(np.isin(rows, each)) for each in (anchors, partners)))
+        scores = torch.from_numpy(rng.random(relations.positive.shape, np.float32)) * relations.positive
+        one_each = scores == scores.amax(dim=1, keepdim=True)
+        chosen = semi_hard(
+            squared(torch.from_numpy(embed(rows))), replace(relations, positive=one_each & relations.positive)
+        )
+        self.mined = rows[torch.stack(chosen, dim=1).numpy()]
+        if not len(self.mined):
+            raise ValueError("offline mining found no triplet: no sampled item has two photos; sample more photos")
+
+    def __call__(self, step: int) -> Draw:
+        """Return rows in threes: triplets of the last mining, each once before any comes again.
+
+        Raises:
+            RuntimeError: nothing has been mined.
+        """
+        if not len(self.mined):
+            raise RuntimeError("no triplets: call mine first; OfflineMining does")
+        since = step % self.mine_steps
+        places = [divmod(since * self._triplets + offset, len(self.mined)) for offset in range(self._triplets)]
+        orders = {
+            epoch: np.random.default_rng((self._seed, step - since, epoch, 1)).permutation(len(self.mined))
+            for epoch, _ in places
+        }
+        return _in_groups(self.mined[[orders[epoch][place] for epoch, place in places]].reshape(-1), 3)
+
+    def save(self, path: Path, step: int) -> None:
+        """Write the triplets mined at a step, atomically."""
+        with replacing(path) as part:
+            save_file({"mined": self.mined}, part, metadata={"step": str(step)})
+
+    def restore(self, path: Path, step: int) -> bool:
+        """Read the triplets mined at a step; return whether there are any."""
+        try:
+            with safe_open(path, framework="np") as file:
+                if int(file.metadata()["step"]) != step:
+                    return False
+                self.mined = file.get_tensor("mined")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return False
+        return True
+
+    def _sample(self, rng: Generator) -> tuple[Ints, Ints]:
+        """Return anchors and partners of random items, at least two, until there are enough photos.
+
+        An item with very many photos contributes an equal share of the whole.
+        """
+        share = max(2, self._photos // len(self._pools))
+        anchors: list[Ints] = []
+        partners: list[Ints] = []
+        for item in rng.permutation(len(self._pools)).tolist():
+            if len(anchors) >= 2 and sum(map(len, anchors + partners)) >= self._photos:
+                break
+            of_item, others = self._pools.anchors[item], self._pools.partners[item]
+            anchors.append(rng.permutation(of_item)[:share])
+            partners.append(rng.permutation(others)[:share] if self._pools.crossed else anchors[-1])
+        return np.concatenate(anchors), np.concatenate(partners)
+
+
+class OfflineMining:
+    """Mines when it is due, with the weights of that step; a resumed run reads what was mined then.
+
+    Args:
+        sampler: that needs triplets.
+        network: in training.
+        data: loaded.
+        path: where mined triplets are kept.
+    """
+
+    def __init__(self, sampler: OfflineTriplets, network: SiameseNetwork, data: Dataset, path: Path) -> None:
+        self._sampler, self._network, self._data, self._path = sampler, network, data, path
+        self.every = sampler.mine_steps
+
+    def prepare(self, step: int) -> None:
+        """Provide triplets for the steps until the next mining; the run's state is saved at each mining."""
+        since = step - step % self.every
+        if len(self._sampler.mined) and step != since:
+            return
+        if not self._sampler.restore(self._path, since):
+            self._sampler.mine(step, self._embed)
+            self._sampler.save(self._path, since)
+
+    def _embed(self, rows: Ints) -> Vectors:
+        network = self._network.eval()
+        device = str(next(network.parameters()).device)
+        images = [self._data.images[row] for row in rows.tolist()]
+        return vectors_of(network, images, Normalise(*network.design.stats), device, _BATCH, unit=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerPlan:
+    """A sampler by name with its options.
+
+    Attributes:
+        name: a key of :data:`SAMPLERS`.
+        batch_size: photos in a batch, at most.
+        photos: of each item in a batch, for ``pk``.
+        together: ``style``, ``source`` or empty: which items come in one batch, for ``pk``.
+        anchor_domain: see :class:`Pools`.
+        mine_steps: steps between two minings of ``offline``.
+        mine_photos: photos that ``offline`` mines from.
+
+    Raises:
+        ValueError: there is no such sampler.
+    """
+
+    name: str = "pk"
+    batch_size: int = 64
+    photos: int = 4
+    together: str = ""
+    anchor_domain: str = ""
+    mine_steps: int = 200
+    mine_photos: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"no sampler is called {self.name!r}; there are {', '.join(SAMPLERS)}")
+        if self.together not in ("", "style", "source"):
+            raise ValueError(f"items come together by style or source, got {self.together!r}")
+
+    def build(self, data: Dataset, seed: int = 0) -> Sampler:
+        """Build the sampler for a dataset."""
+        return SAMPLERS[self.name](Pools(data, self.anchor_domain), self, seed)
+
+
+def _pk(pools: Pools, plan: SamplerPlan, seed: int) -> Sampler:
+    together = {"style": pools.data.style_ids, "source": pools.data.source_ids}.get(plan.together)
+    return PK(pools, plan.batch_size // plan.photos, plan.photos, seed, together)
+
+
+SAMPLERS: Final[Mapping[str, Callable[[Pools, SamplerPlan, int], Sampler]]] = {
+    "pk": _pk,
+    "pairs": lambda pools, plan, seed: RandomPairs(pools, plan.batch_size // 2, seed),
+    "triplets": lambda pools, plan, seed: RandomTriplets(pools, plan.batch_size // 3, seed),
+    "offline": lambda pools, plan, seed: OfflineTriplets(
+        pools, plan.batch_size // 3, plan.mine_steps, plan.mine_photos, seed
+    ),
+}
+"""Samplers by name."""
+
+
+def _in_groups(rows: Ints, size: int) -> Draw:
+    """Return rows in groups that are compared by themselves: the first is the anchor, the others are partners."""
+    places = np.arange(len(rows))
+    anchors = places % size == 0
+    return Draw(rows, places // size, anchors, ~anchors)
+
+
+def _repeated(rows: Ints, count: int, rng: Generator) -> Ints:
+    """Return that many of some rows at random, each once before any comes again."""
+    rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+    return np.concatenate(rounds)[:count]
