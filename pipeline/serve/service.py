@@ -140,6 +140,9 @@ class Analysis:
 class Service:
     """Detects, embeds and searches for many clients at once.
 
+    Its methods raise ImageError for a photo that cannot be used, QueryError for a wrong query, NotFoundError for an item,
+    a picture or an example that does not exist, and GalleryError if the gallery is damaged.
+
     Args:
         detector, embedder: loaded.
         views: the galleries to search, by the crop that each is for; the first is the default.
@@ -162,12 +165,8 @@ class Service:
         self.views = {view.crop: view for view in views}
         self.limits, self.metrics = limits, metrics
         self._kinds = kind_part(embedder)
-        self._embedder, self._labels, self._calibration, self._examples = (
-            embedder,
-            detector.labels,
-            calibration,
-            examples,
-        )
+        self._embedder, self._labels = embedder, detector.labels
+        self._calibration, self._examples = calibration, examples
         self._enough_px = None if detector.input_px is None else max(detector.input_px, enough_px(embedder.input_px))
         self._pools = {
             "decode": ThreadPoolExecutor(DECODE_THREADS, "outfinder-decode"),
@@ -189,31 +188,18 @@ class Service:
             pool.shutdown(cancel_futures=True)
 
     async def detect(self, data: bytes) -> schemas.Detected:
-        """Find the garments of a photo.
-
-        Raises:
-            ImageError: the photo cannot be used.
-        """
+        """Find the garments of a photo."""
         analysis = await self._analyse(data)
         return schemas.Detected(**analysis.size, garments=list(analysis.garments))
 
     async def embed(self, data: bytes) -> schemas.Embedded:
-        """Embed a whole photo.
-
-        Raises:
-            ImageError: the photo cannot be used.
-        """
+        """Embed a whole photo."""
         photo = await self._run("decode", partial(_decode, data, None, self.limits.max_pixels))
         (vector,) = await self._embed([photo.image])
         return schemas.Embedded(embedder=self._embedder.fingerprint, dim=len(vector), vector=_rounded(vector))
 
     async def search(self, data: bytes, query: schemas.PhotoQuery) -> schemas.Searched:
-        """Find similar items for every garment of a photo, or for one region of it.
-
-        Raises:
-            ImageError: the photo cannot be used.
-            QueryError: the query is wrong.
-        """
+        """Find similar items for every garment of a photo, or for one region of it."""
         views = [self._view(name) for name in dict.fromkeys(query.crop)] or [self.main]
         analysis = await self._analyse(data, _parse_box(query.box))
         images = await self._run("decode", partial(self._cut, analysis, views), "crop")
@@ -244,31 +230,18 @@ class Service:
         return schemas.Searched(**analysis.size, garments=searched)
 
     async def search_vector(self, query: schemas.VectorQuery) -> schemas.Matches:
-        """Find similar items for a vector.
-
-        Raises:
-            QueryError: the query is wrong.
-        """
+        """Find similar items for a vector."""
         vector = self._unit(query.vector)
         (matches,) = await self._search(self._view(query.crop), vector, [query.garment], [query.label], query)
         return matches
 
     async def search_item(self, query: schemas.ItemQuery) -> schemas.Matches:
-        """Find items that resemble any photo of an item, without the item itself.
-
-        Raises:
-            NotFoundError: there is no such item.
-            QueryError: the query is wrong.
-        """
+        """Find items that resemble any photo of an item, without the item itself."""
         view, item = self._view(query.crop), from_plain(query.item)
         return await self._run("search", partial(view.ask, partial(self._more_like, view.crop, item, query)))
 
     async def item(self, item: str) -> schemas.Item:
-        """Return what the gallery knows about an item.
-
-        Raises:
-            NotFoundError: there is no such item.
-        """
+        """Return what the gallery knows about an item."""
         rows = await self._rows(self.main, item)
         if not rows:
             raise NotFoundError(f"the gallery has no item {item!r}")
@@ -282,11 +255,7 @@ class Service:
         return schemas.Item(**item_info(rows[-1].item, rows[-1].metadata), photos=photos)
 
     async def picture(self, item: str, number: int, crop: str | None) -> bytes:
-        """Return a photo of an item as a JPEG.
-
-        Raises:
-            NotFoundError: there is no such photo.
-        """
+        """Return a photo of an item as a JPEG."""
         rows = await self._rows(self._view(crop), item)
         if number >= len(rows):
             raise NotFoundError("there is no such picture in the gallery")
@@ -296,11 +265,7 @@ class Service:
         return data
 
     async def example(self, number: int) -> bytes:
-        """Return an example photo as a JPEG.
-
-        Raises:
-            NotFoundError: there is no such example.
-        """
+        """Return an example photo as a JPEG."""
         data = None
         if number < len(self._examples):
             data = await self._run("picture", partial(_jpeg, self._examples[number], EXAMPLE_PX, 92))

@@ -23,6 +23,11 @@ from pipeline.serve.limits import Limits
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH: apt-get install chromium")
 
+PATIENCE_MS = 60_000
+"""No test waits longer for what must happen."""
+
+expect.set_options(timeout=PATIENCE_MS)
+
 DROP = """([data, type, kind]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const carried = new DataTransfer();
@@ -64,7 +69,7 @@ def visit(browser, shop):
             context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
             contexts.append(context)
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(PATIENCE_MS)
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
