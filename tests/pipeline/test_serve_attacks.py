@@ -162,7 +162,9 @@ def test_no_text_of_a_catalogue_runs_in_a_browser(tmp_path, browser):
         settled(page, f"{len(items)} matches for the dress")
         assert page.locator(".match").count() == len(items)
         page.locator("summary").click()
-        assert page.get_by_label("fit").locator("option").all_inner_texts()[1:] == sorted(PAYLOADS[:5], key=str.casefold)
+        assert page.get_by_label("fit").locator("option").all_inner_texts()[1:] == sorted(
+            PAYLOADS[:5], key=str.casefold
+        )
         for more in range(3):
             titles.add(page.title())
             page.locator(".more").nth(more).click()
