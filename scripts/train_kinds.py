@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 import cv2
@@ -82,7 +83,7 @@ def main(data: Path, init: Path, out: Path, steps: int, limit: int, seed: int) -
         seed=seed,
     )
     out.mkdir(parents=True, exist_ok=True)
-    keep_plan(out / "plan.json", asdict(recipe) | {"design": asdict(DESIGN)})
+    keep_plan(out, asdict(recipe) | {"design": asdict(DESIGN)})
     network.to(memory_format=torch.channels_last)
     trainer = KindTrainer(network, InfoNCE(), sampler, recipe, out)
     for line in trainer.run():
@@ -190,6 +191,9 @@ def allowed_types(word: str) -> NDArray[np.bool_]:
 
 class KindSampler(MixedSampler):
     """Batches of all sets; typed items come by a few types, frequent types more often, and photos are squeezed or worn."""
+
+    items_per_group = 3
+    tinted = MappingProxyType({"clothing": 0.2, "garments": 0.15, "products": 0.15})
 
     def __call__(self, step: int) -> KindBatch:
         """Return the batch of a step."""

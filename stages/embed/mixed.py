@@ -18,11 +18,12 @@ from stages.types import Image
 QUOTA: Mapping[str, int] = {"luma": 14, "shoes": 2, "clothing": 12, "garments": 8}
 """Groups of each kind in a batch: styles of luma and garments, photographers of shoes, photos of clothing."""
 
-_ITEMS_PER_GROUP = 4
 _ALIKE = 3
 """Styles of one sort of clothes that come one after the other."""
 
-_TINTED = {"luma": 0.0, "shoes": 0.0, "clothing": 0.5, "garments": 0.25}
+TINTED: Mapping[str, float] = {"clothing": 0.5, "garments": 0.25}
+"""How often one of a group's items is also shown in a made-up colour."""
+
 _DYED, _DYED_STYLES = 0.3, 0.7
 """How often styles of luma are dyed in one colour, and how many of them then."""
 
@@ -117,6 +118,11 @@ class MixedSampler:
         quota: groups of each kind in a batch; items of other kinds are left out.
     """
 
+    items_per_group = 4
+    """The items of a group in a batch, at most."""
+
+    tinted = TINTED
+
     def __init__(self, items: Sequence[Item], side: int, seed: int = 0, quota: Mapping[str, int] = QUOTA) -> None:
         self._side, self._seed, self._quota = side, seed, dict(quota)
         groups: dict[str, dict[str, list[Item]]] = {kind: defaultdict(list) for kind in quota}
@@ -145,7 +151,7 @@ class MixedSampler:
         dye = self._dye(rng) if rng.random() < _DYED else None
         for kind in self._groups:
             for group in self._turn(kind, step):
-                shots += _shots_of(group, rng, _TINTED[kind])
+                shots += _shots_of(group, rng, self.tinted.get(kind, 0.0), self.items_per_group)
                 if kind == "luma" and dye is not None and rng.random() < _DYED_STYLES:
                     shots += _dyed(group, rng, dye)
         return shots
@@ -185,9 +191,9 @@ class MixedSampler:
         return view(image, self._side, rng, scenery, detail=_DETAIL if shot.item.kind == "luma" else 0.0)
 
 
-def _shots_of(group: Sequence[Item], rng: Generator, tinted: float) -> list[Shot]:
-    """Two shots of each item, of four at most, and sometimes two of one item in a made-up colour."""
-    chosen = [group[row] for row in rng.permutation(len(group))[:_ITEMS_PER_GROUP]]
+def _shots_of(group: Sequence[Item], rng: Generator, tinted: float, count: int) -> list[Shot]:
+    """Two shots of each item, of so many at most, and sometimes two of one item in a made-up colour."""
+    chosen = [group[row] for row in rng.permutation(len(group))[:count]]
     shots = [Shot(item, photo) for item in chosen for photo in _two_photos(item, rng)]
     if rng.random() < tinted:
         item = _most_seen(chosen)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from embed_cases import shop_photo
 
-from stages.embed.data import Item
-from stages.embed.mixed import MixedSampler
+from stages.embed.mixed import Item, MixedSampler
 
 CLASSES = ("Hat", "Hat", "Hat", "Shirt", "Shirt", "Not sure", "Not sure", "")
 
