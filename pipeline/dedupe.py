@@ -112,7 +112,7 @@ def without(duplicates: Duplicates) -> Dataset:
         return merge_duplicates(photos, duplicates.groups)
     doubled = {number for group in duplicates.groups for number in group}
     kept = (sample for number, sample in enumerate(photos.samples[: -duplicates.against]) if number not in doubled)
-    return replace(photos, samples=tuple(kept))
+    return replace(photos, samples=tuple(kept), images=())
 
 
 def catalogue_rows(sources: Iterable[Path], item_pattern: re.Pattern[str] | None) -> dict[Path, dict[str, str]]:

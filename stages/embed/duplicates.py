@@ -109,7 +109,7 @@ def merge_duplicates(photos: Dataset, groups: Iterable[Sequence[int]]) -> Datase
         if row not in dropped:
             leader = first_samples[items.leader(sample.item)]
             kept.append(replace(sample, item=leader.item, style=leader.style))
-    return replace(photos, samples=tuple(kept))
+    return replace(photos, samples=tuple(kept), images=())
 
 
 def _similar_pairs(rows: NDArray[np.float32], minimum: float) -> Iterator[tuple[int, int]]:

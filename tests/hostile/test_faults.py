@@ -110,8 +110,8 @@ def test_a_full_disk_is_told_and_leaves_what_was_whole(tmp_path, photos):
     outputs = {
         "a.jsonl": ("detect", photos, *DETECTOR, "--no-isolate", "-o", "a.jsonl"),
         "a.csv": ("detect", photos, *DETECTOR, "--no-isolate", "-o", "a.csv"),
-        "a.json": ("detect", photos, *DETECTOR, "--no-isolate", "--coco", "a.json"),
-        "a.npz": ("embed", photos, *EMBEDDER, "--no-isolate", "-o", "a.npz"),
+        "a.json": ("detect", photos, *DETECTOR, "--no-isolate", "--coco", "a.json", "--overwrite"),
+        "a.npz": ("embed", photos, *EMBEDDER, "--no-isolate", "-o", "a.npz", "--overwrite"),
         "crops": ("detect", photos, *DETECTOR, "--no-isolate", "--crops", "crops"),
     }
     for name in ("a.json", "a.npz"):
@@ -139,7 +139,8 @@ def test_a_full_disk_behind_a_pipe_or_a_link_is_told(tmp_path, photos):
 def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
     run("index", "g", photos / "00.jpg", *DETECTOR, *EMBEDDER, folder=tmp_path, status=0)
     before = sorted(path.name for path in (tmp_path / "g").iterdir())
-    _, said = run("index", "g", photos, "--no-isolate", folder=tmp_path, status=2, preexec_fn=small_files(1500))
+    again = ("index", "g", photos, *DETECTOR, *EMBEDDER, "--no-isolate")
+    _, said = run(*again, folder=tmp_path, status=2, preexec_fn=small_files(1500))
     assert "cannot be written: File too large; nothing was changed" in said
     assert verify(tmp_path / "g") == []
     assert Gallery.open(tmp_path / "g").items == ["00"]
@@ -179,7 +180,7 @@ def test_closed_standard_streams_are_no_surprise(tmp_path, photos):
 
 
 def test_read_only_places_are_told(tmp_path, photos):
-    for option, name in (("-o", "a.jsonl"), ("--coco", "a.json"), ("--crops", "crops"), ("--overlays", "drawn")):
+    for option, name in (("-o", "a.jsonl"), ("--coco", "a.json", "--overwrite"), ("--crops", "crops"), ("--overlays", "drawn")):
         _, said = run("detect", photos, *DETECTOR, option, f"/proc/{name}", folder=tmp_path, status=2)
         assert said.startswith("outfinder: /proc/")
         assert len(said.splitlines()) == 1

@@ -188,9 +188,9 @@ class TestEvaluate:
         command = ("evaluate", "embedder", items, "--embedder-weights", path, "--trials", 20, "--json", "-")
         out, plain = json.loads(run(*command, "--pair-head").stdout), json.loads(run(*command).stdout)
         assert (out["compared by"], out["smaller_vectors"]) == ("pair head", {})
-        photos, images = load(open_set([items]))
+        photos = load(open_set([items]))
         verifier = PairVerifier(weights.read(path))
-        features = verifier.features(images)
+        features = verifier.features(photos.images)
         labels = numbered([sample.item for sample in photos.samples])
         found = retrieve(precomputed(verifier.similarities(features, features)), labels)
         assert out["retrieval"]["item"]["map_at_r"]["value"] == pytest.approx(found.average_precisions.mean(), abs=1e-4)
@@ -246,7 +246,7 @@ class TestCutouts:
     def test_the_other_ground_is_another_photo(self, annotated: Path) -> None:
         photos = open_set([annotated / "coco.json", annotated], "cutouts")
         grounds = [
-            (sample.path, sample.cut.ground) for sample in photos.samples if sample.cut and sample.domain == "cutout"
+            (sample.path, sample.cut.background) for sample in photos.samples if sample.cut and sample.domain == "cutout"
         ]
         assert len(grounds) == 4
         assert all(path != ground for path, ground in grounds)

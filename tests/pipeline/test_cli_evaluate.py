@@ -60,7 +60,7 @@ def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, str
     assert "s per photo" in result.stdout
     assert "gone.jpg: was not found" in result.stderr
     assert "evaluated 3 photos, 1 failed" in result.stderr
-    assert "category 3 (person) is none of the labels" in result.stderr
+    assert "category 3 (person) is not one of the labels" in result.stderr
 
 
 def test_a_long_run_tells_the_time_left(truth: Path, street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
