@@ -32,6 +32,8 @@ FLIP: Final = "+flip"
 WITH_KINDS: Final = "+kinds"
 """The ending of an embedder's name that adds the kinds of garments to its vectors."""
 
+DEFAULT_EMBEDDER: Final = "siamese+kinds"
+
 FEATURES: Final = "features-"
 """Prefix of an embedder made of a torchvision classifier, whose name follows."""
 
@@ -47,7 +49,7 @@ class Config:
 
     detector: str = "maskrcnn_mobilenet_v2"
     crop: str = "box"
-    embedder: str = "siamese+kinds"
+    embedder: str = DEFAULT_EMBEDDER
     index: str = "hnsw"
     detector_weights: Path | None = None
     embedder_weights: Path | None = None
@@ -199,10 +201,12 @@ def build_cropper(config: Config) -> Cropper:
 def build_embedder(config: Config) -> Embedder:
     """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does.
 
-    ``NAME+kinds`` adds what the shipped classifier of kinds takes each image for.
+    ``NAME+kinds`` adds what the shipped classifier of kinds takes each image for. Weights of the user's own are taken as
+    they are, unless another embedder than the default is named.
     """
     name = config.embedder.removesuffix(WITH_KINDS)
-    if name != config.embedder:
+    own_weights = config.embedder_weights is not None and config.embedder == DEFAULT_EMBEDDER
+    if name != config.embedder and not own_weights:
         return _with_kinds(build_embedder(replace(config, embedder=name)), config)
     if ":" in name:
         return _imported(name, Embedder)

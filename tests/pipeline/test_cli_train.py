@@ -263,7 +263,7 @@ def test_colours_and_trimming_are_inherited_from_the_start(items: Path, tmp_path
 
 def test_a_run_ends_when_it_has_not_improved(items: Path, tmp_path: Path) -> None:
     """Learning next to nothing, the first validation stays the best."""
-    options = (*SMALL, "--steps", 40, "--lr", 1e-9, *settings(patience=3, ema=0))
+    options = (*SMALL, "--lr", 1e-9, *settings(patience=3, ema=0, steps=40))
     run("train", "embedder", items, "-o", tmp_path, *options)
     lines = read_lines(tmp_path / "validation.jsonl")
     best = max(lines, key=lambda line: (line["metric"], -line["step"]))
