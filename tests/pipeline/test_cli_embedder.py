@@ -246,7 +246,9 @@ class TestCutouts:
     def test_the_other_ground_is_another_photo(self, annotated: Path) -> None:
         photos = open_set([annotated / "coco.json", annotated], "cutouts")
         grounds = [
-            (sample.path, sample.cut.background) for sample in photos.samples if sample.cut and sample.domain == "cutout"
+            (sample.path, sample.cut.background)
+            for sample in photos.samples
+            if sample.cut and sample.domain == "cutout"
         ]
         assert len(grounds) == 4
         assert all(path != ground for path, ground in grounds)
