@@ -48,7 +48,7 @@ def test_an_index_of_ones_own_is_named_to_be_served(tmp_path, shop, monkeypatch)
     Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), own, settings={"crop": "box"})
     monkeypatch.setattr("pipeline.config._trusted", set())
     told = run("serve", tmp_path / "g", "--port", 0, *DETECTOR, *EMBEDDER, status=2).stderr
-    assert f"which is code and not data; if it is yours, say so: --index {own}" in told
+    assert f"which is code and not data; if you trust it, name it yourself: --index {own}" in told
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run("serve", tmp_path / "g", "--port", taken.getsockname()[1], "--index", own, status=2)
     open_service(tmp_path / "g", FAKES | {"index": own}, Limits()).close()
