@@ -182,7 +182,7 @@ def test_closed_standard_streams_are_no_surprise(tmp_path, photos):
 def test_read_only_places_are_told(tmp_path, photos):
     for option, name in (
         ("-o", "a.jsonl"),
-        ("--coco", "a.json", "--overwrite"),
+        ("--coco", "a.json"),
         ("--crops", "crops"),
         ("--overlays", "drawn"),
     ):

@@ -64,6 +64,6 @@ class TestFeaturesEmbedder:
         def unreachable(*_, **__):
             raise OSError("no route to host")
 
-        monkeypatch.setattr(torchvision.models, "get_model", unreachable)
+        monkeypatch.setattr(weights, "read_torchvision", unreachable)
         with pytest.raises(WeightsError, match="safetensors"):
             FeaturesEmbedder("resnet18")
