@@ -53,6 +53,7 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "LARGE_PX", 800_000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_process")
 def test_all_contenders_are_timed_and_find_the_same(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
