@@ -571,6 +571,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutfinderError(f"{path} is being written by another run; name another file") from None
+        named = path.with_name(re.sub(r"^\.(.+)\.part$", r"\1", path.name))
+        raise OutfinderError(f"{named} is being written by another run; name another file") from None
     except (ImportError, OSError):
         return

@@ -7,6 +7,7 @@ a call of the embedder for each crop; a search of the gallery for each garment.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stages.crop import BoxCrop
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
 from stages.detect.rcnn import scale_odds
 from stages.embed.inputs import Normalise, letterboxed
+from stages.embed.kinds import KindAwareEmbedder
 from stages.embed.network import read_network
 from stages.embed.siamese import stats_of
 from stages.timing import timed
@@ -39,18 +41,19 @@ class Naive:
 
     Args:
         detector: weights of a shipped detection network.
-        embedder: weights of a Siamese network.
+        looks: weights of the Siamese network that the gallery was embedded by.
+        kinds: weights of the classifier of kinds beside it.
         gallery: to search.
         k: matches per garment.
     """
 
-    def __init__(self, detector: Checkpoint, embedder: Checkpoint, gallery: Gallery, k: int = 5) -> None:
+    def __init__(
+        self, detector: Checkpoint, looks: Checkpoint, kinds: Checkpoint, gallery: Gallery, k: int = 5
+    ) -> None:
         self._labels = detector.describes("labels").split("\n")
         self._thresholds = np.array([float(number) for number in detector.metadata["thresholds"].split()])
         self._detector = _plain_detector(detector).eval()
-        self._embedder = read_network(embedder).eval()
-        self._design = self._embedder.design
-        self._normalise = Normalise(*stats_of(embedder))
+        self._embed = KindAwareEmbedder(_PlainEmbedder(looks), _PlainEmbedder(kinds))
         self._gallery, self._k = gallery, k
 
     @torch.no_grad()
@@ -66,16 +69,13 @@ class Naive:
             with timed("crop"):
                 crop = BoxCrop()([image], [[detection]])[0][0]
             with timed("embed"):
-                vector = self._embedder(self._pixels(crop.image)).numpy()
+                vector = self._embed([crop.image])
             with timed("search"):
                 (matches,) = self._gallery.search(vector, self._k)
             garments.append(Garment(detection.label, detection.score, detection.box, detection.mask, tuple(matches)))
             vectors.append(vector[0])
         height, width = image.shape[:2]
         return PhotoResult(str(path), width, height, tuple(garments)), np.array(vectors, np.float32)
-
-    def _pixels(self, image: Image) -> Tensor:
-        return letterboxed([image], self._design.input_px, self._normalise, trim=self._design.trim)
 
     def _detections(self, found: dict[str, Tensor], image: Image) -> list[Detection]:
         labels = found["labels"].numpy() - 1
@@ -95,6 +95,23 @@ class Naive:
             return None
         mask: Mask = found["masks"][place, 0].numpy()[box.slices] > 0.5
         return mask
+
+
+class _PlainEmbedder:
+    """A Siamese network as it was trained, in float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._network = read_network(checkpoint).eval()
+        self._normalise = Normalise(*stats_of(checkpoint))
+        self.dim, self.input_px = self._network.dim, self._network.design.input_px
+        self.kinds, self.fingerprint = self._network.design.kind_part, checkpoint.sha256
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        design = self._network.design
+        vectors: Vectors = self._network(
+            letterboxed(images, design.input_px, self._normalise, trim=design.trim)
+        ).numpy()
+        return vectors
 
 
 class _PlainBackbone(nn.Module):

@@ -245,7 +245,9 @@ def test_a_killed_run_is_resumed_and_embeds_nothing_twice(tmp_path: Path) -> Non
     assert 0 < kept < 80
     assert json.loads((tmp_path / "g" / "unfinished.json").read_text())["given"]["detector"] == stages[1]
     (tmp_path / "looked").unlink()
-    resumed = run(-1, "--resume")
+    refused = run(-1, "--resume")
+    assert "which a file must not name: give the whole command again" in refused.stderr, "test doubles are code too"
+    resumed = run(-1, "shop", *stages)
     assert resumed.returncode == 0, resumed.stderr
     assert f"({80 - kept} added, 0 replaced, 0 redescribed, {kept} unchanged, 0 failed)" in resumed.stderr
     assert (tmp_path / "looked").stat().st_size == 80 - kept

@@ -21,12 +21,15 @@ from script_runs import run_script
 import benchmark_speed as speed
 from benchmark_index import clustered
 from benchmark_speed import CONTENDERS, MASK, NAIVE, Answer, Setup, make_gallery
+from pipeline.config import Config, build_embedder
 from pipeline.search import Garment, PhotoResult
 from stages.cpu import keep_memory
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image
 from stages.timing import listening, timed
 from stages.types import Box
+
+DIM = build_embedder(Config(device="cpu")).dim
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def test_a_part_that_waits_does_not_compute() -> None:
 
 
 def test_the_baseline_has_none_of_our_settings(tmp_path: Path) -> None:
-    gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
+    gallery = make_gallery(tmp_path / "gallery", clustered(200, DIM, seed=0))
     for name, ours in ((NAIVE, 0), (MASK, 1)):
         keep_memory.cache_clear()
         Setup(name, gallery, tmp_path / "out.jsonl").build()
@@ -160,7 +163,7 @@ def test_the_baseline_has_none_of_our_settings(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_contender_has_a_process_of_its_own(street: Path, tmp_path: Path) -> None:
-    gallery = make_gallery(tmp_path / "gallery", clustered(200, 128, seed=0))
+    gallery = make_gallery(tmp_path / "gallery", clustered(200, DIM, seed=0))
     first = min(street.glob("*.jpg"))
     before = active_children()
     with speed.in_own_process(Setup(MASK, gallery, tmp_path / "out.jsonl")) as turn:
