@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.cli.common import FOLDER, friendly
 from pipeline.gallery import Gallery, Row
-from pipeline.gallery.searcher import TAIL
+from pipeline.gallery.search import TAIL
 from pipeline.plots import Line, Panel, draw, require_matplotlib
 from stages.cores import cores
 from stages.crop import BoxCrop
@@ -111,10 +111,10 @@ def fill(gallery: Gallery, vectors: Vectors) -> None:
 
 def graph_file(folder: Path) -> Path:
     """Return the graph of a gallery."""
-    graph = Gallery.open(folder).manifest.graph
+    graph = Gallery.open(folder).kept_index
     if graph is None:
         raise ValueError(f"gallery {folder} is small enough to be searched without an index")
-    return folder / graph.name
+    return graph
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _items(found: list[list[Match]]) -> Ids:
 
 def _open_hnsw(folder: Path, dim: int, ef: int) -> HnswIndex:
     index = HnswIndex(dim, ef_search=ef)
-    index.load(graph_file(folder))
+    index.load(graph_file(folder), Gallery.open(folder).ids)
     return index
 
 
@@ -355,7 +355,7 @@ def _built(engine: Engine, vectors: Vectors, trial: _Trial, folder: Path) -> tup
     if engine.build:
         folder.mkdir()
         _, build_s = timed(partial(engine.build, vectors, folder))
-    files = folder.iterdir() if engine.build else [graph_file(folder)]
+    files = [*(folder.iterdir() if engine.build else []), *([graph_file(folder)] if engine.files_of == GALLERY else [])]
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
         memory = fresh.submit(_memory_growth, engine.name, folder, trial).result()
     search, open_s = timed(partial(trial.open, engine, folder))

@@ -93,5 +93,5 @@ class StorableIndex(Index, Protocol):
     def save(self, path: Path) -> None:
         """Write the index to a new file."""
 
-    def load(self, path: Path) -> NDArray[np.int64]:
-        """Restore what :meth:`save` wrote, and return the stored rows, rising. The file is not trusted."""
+    def load(self, path: Path, rows: NDArray[np.int64]) -> None:
+        """Restore what :meth:`save` wrote when these rows were stored. The file is trusted: it was written here."""

@@ -68,3 +68,9 @@ def few_scenes(folder: Path, count: int) -> Path:
         shutil.copy(FOLDER / "street" / name, folder / "street")
     shutil.copy(FOLDER / "shop.csv", folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes of the tests' galleries stay out of the user's cache folder."""
+    monkeypatch.setenv("OUTFINDER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -52,7 +52,7 @@ def info(folder: Path) -> None:
         json.dumps(
             {
                 "gallery": str(folder),
-                "items": len(opened.items),
+                "items": opened.item_count,
                 "photos": len(opened),
                 "labels": opened.labels,
                 "columns": opened.columns,
@@ -63,7 +63,7 @@ def info(folder: Path) -> None:
                 "index": about.index,
                 "generation": about.generation,
                 "removed": opened.removed,
-                "bytes": sum(stored.size for stored in about.files),
+                "bytes": opened.size,
             }
         )
     )
@@ -115,7 +115,7 @@ def remove(folder: Path, items: tuple[str, ...], where: str | None) -> None:
         gone = opened.remove(going)
         opened.save()
     click.echo(
-        f"removed {len(going)} item{'s' * (len(going) != 1)} in {gone} photos; {len(opened.items)} items are left",
+        f"removed {len(going)} item{'s' * (len(going) != 1)} in {gone} photos; {opened.item_count} items are left",
         err=True,
     )
 
@@ -138,31 +138,29 @@ def duplicates(folder: Path, similarity: float, where: str | None) -> None:
 @_folder
 @friendly
 def compact(folder: Path) -> None:
-    """Merge the files that many saves have left in GALLERY, without what was removed."""
+    """Write the vectors of GALLERY anew, without those that were removed, and give their space back."""
     from pipeline.gallery import Gallery, read_manifest, writing
 
     read_manifest(folder)
     with writing(folder):
         opened = Gallery.open(folder)
-        before = sum(stored.size for stored in opened.manifest.files)
+        before = opened.size
         opened.compact()
-    after = sum(stored.size for stored in opened.manifest.files)
-    click.echo(f"gallery {folder}: {before} bytes before, {after} bytes now", err=True)
+    click.echo(f"gallery {folder}: {before} bytes before, {opened.size} bytes now", err=True)
 
 
 @gallery.command()
 @_folder
 @friendly
 def rebuild(folder: Path) -> None:
-    """Make the index of GALLERY anew from its vectors, when its file is damaged."""
+    """Make the index of GALLERY anew from its vectors, and keep it in the cache folder of this user."""
     from pipeline.gallery import Gallery, read_manifest, writing
 
     read_manifest(folder)
     with writing(folder):
         opened = Gallery.open(folder)
-        opened.rebuild()
-    graph = opened.manifest.graph
-    made = "its index is made anew" if graph else "it needs no index file: its vectors are searched directly"
+        indexed = opened.rebuild()
+    made = "its index is made anew" if indexed else "it needs no index: its vectors are searched directly"
     click.echo(f"gallery {folder}: {made}", err=True)
 
 
@@ -170,9 +168,9 @@ def rebuild(folder: Path) -> None:
 @_folder
 @friendly
 def verify(folder: Path) -> None:
-    """Check every file of GALLERY against its checksum, and its rows against each other; exit 1 if unsound."""
+    """Check every row and vector of GALLERY against its checksum, and against each other; exit 1 if unsound."""
     from pipeline.gallery import Gallery
-    from pipeline.integrity import moved_photos, state
+    from pipeline.integrity import moved_photos
     from pipeline.integrity import verify as problems_of
 
     problems = problems_of(folder)
@@ -181,10 +179,11 @@ def verify(folder: Path) -> None:
     if problems:
         click.echo(f"gallery {folder} is unsound", err=True)
         sys.exit(SOME_FAILED)
-    moved = moved_photos(Gallery.open(folder))
+    opened = Gallery.open(folder)
+    moved = moved_photos(opened)
     if moved:
         click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
-    click.echo(f"gallery {folder} is sound: {state(folder)}", err=True)
+    click.echo(f"gallery {folder} is sound: generation {opened.manifest.generation}", err=True)
 
 
 def _plain(row: Row) -> dict[str, Any]:

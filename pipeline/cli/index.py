@@ -116,12 +116,14 @@ def index(
         forget_run(folder)
     progress.finish()
     click.echo(
-        f"gallery {folder}: {len(gallery.items)} items in {len(gallery)} photos ({tally.added} added,"
+        f"gallery {folder}: {gallery.item_count} items in {len(gallery)} photos ({tally.added} added,"
         f" {tally.replaced} replaced, {tally.redescribed} redescribed, {tally.unchanged} unchanged, {len(tally.failed)} failed)",
         err=True,
     )
     click.echo(_labels(gallery.labels), err=True)
     _echo_absent(tally, prune=prune)
+    for note in gallery.notes():
+        click.echo(printable(note), err=True)
     sys.exit(progress.status())
 
 

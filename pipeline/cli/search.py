@@ -99,7 +99,7 @@ def search(
         total = outputs.done + sum(1 for _ in outputs.remaining(walk(photos)))
         progress = Progress("searched", total, done=outputs.done, failed=outputs.failed)
         stack.enter_context(progress.interruptible(how_to_resume(output)))
-        shown = {"gallery": f"{len(gallery.items)} items in {len(gallery)} photos", "detector": config.detector,
+        shown = {"gallery": f"{gallery.item_count} items in {len(gallery)} photos", "detector": config.detector,
                  "crop": made_with.crop, "embedder": made_with.embedder, **given_options()}  # fmt: skip
         page = stack.enter_context(Report(report, settings=shown)) if report else None
         if report:

@@ -50,7 +50,7 @@ class Snapshot:
         own = [column for column in gallery.columns if column not in ROW_COLUMNS]
         columns = [column for name in own if (column := schemas.filter_column(name, gallery.values(name)))]
         filterable = PUBLIC_COLUMNS.union(own)
-        return cls(gallery, len(gallery.items), gallery.labels, columns[:MAX_COLUMNS], filterable)
+        return cls(gallery, gallery.item_count, gallery.labels, columns[:MAX_COLUMNS], filterable)
 
     def search(self, vectors: Vectors, k: int, labels: Sequence[str | None], query: schemas.Query) -> list[list[Match]]:
         """Return the k best matches of each vector, of its label unless that is None.

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.cores import cores, thread_cores
-from stages.errors import GalleryError
+from stages.errors import GalleryCorrupt, GalleryError
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
-from stages.index.hnswfile import empty_header, read_layout
 from stages.types import Neighbors, Vectors
 
 EXACT_BELOW: Final = 1000
@@ -61,7 +60,6 @@ class HnswIndex:
                 f" got m={m}, ef_construction={ef_construction}, ef_search={ef_search}"
             )
         self._dim, self._ef_search = dim, ef_search
-        self._header = empty_header(dim, m, max(ef_construction, m))
         self._graph: Any = hnswlib.Index(space="ip", dim=dim)
         self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
         self._tune()
@@ -138,26 +136,26 @@ class HnswIndex:
         if short:
             raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
 
-    def load(self, path: Path) -> NDArray[np.int64]:
-        """Become what :meth:`save` wrote; returns the live rows, rising.
+    def load(self, path: Path, rows: NDArray[np.int64]) -> None:
+        """Become what :meth:`save` wrote when these rows were live.
 
-        Whoever made the file may have meant harm: hnswlib does not see it before every word of it is verified.
+        hnswlib trusts every word of the file: load only what was saved on this machine, and has not changed since.
 
         Raises:
-            GalleryMismatch: the file's index has another width, ``m`` or ``ef_construction``.
-            GalleryCorrupt: the file is missing or is not what :meth:`save` writes.
-            GalleryError: there is not enough memory for it.
+            GalleryCorrupt: the file cannot be read, or does not hold the rows.
         """
-        rows, removed = read_layout(path, self._header)
         graph = hnswlib.Index(space="ip", dim=self._dim)
         try:
             graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
+            held = np.array(graph.get_ids_list(), np.int64)
         except (RuntimeError, MemoryError) as error:
-            raise GalleryError(f"cannot load the index {path.name}: {error}") from error
+            raise GalleryCorrupt(f"cannot load the index {path.name}: {error}") from error
+        if not np.isin(rows, held).all():
+            raise GalleryCorrupt(f"the index {path.name} does not hold the rows that it should")
         self._graph, self._small = graph, None
         self._tune()
-        self._live, self._removed = set(rows[~removed].tolist()), set(rows[removed].tolist())
-        return np.sort(rows[~removed])
+        self._live = set(rows.tolist())
+        self._removed = set(held.tolist()) - self._live
 
     def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
         """The oracle's answer, from the vectors that hnswlib holds."""
@@ -183,8 +181,8 @@ class HnswIndex:
     def _unmarked(self) -> Iterator[None]:
         """No row is marked removed while others are added.
 
-        hnswlib links a new element to the nearest that are not; where a hostile file, or bad luck, leads it to
-        a part of the graph in which all are marked, it finds none, and goes on from memory that is not its own.
+        hnswlib links a new element to the nearest that are not; where it comes to a part of the graph in which all are
+        marked, it finds none, and goes on from memory that is not its own.
         """
         for row in self._removed:
             self._graph.unmark_deleted(row)

@@ -6,7 +6,6 @@ Wang et al., "Milvus: A Purpose-Built Vector Data Management System", SIGMOD 202
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 from weakref import finalize
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import GalleryCorrupt, GalleryError, StageError
-from stages.files import check_regular
+from stages.files import read_whole
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import no_neighbors
 from stages.types import Neighbors, Vectors
@@ -114,7 +112,7 @@ class MilvusIndex:
         return found
 
     def save(self, path: Path) -> None:
-        """Write to a file which collection holds the rows, and which rows; the collection stays from now on.
+        """Write to a file which collection holds the rows; the collection stays from now on.
 
         Raises:
             GalleryError: the file cannot be written.
@@ -122,28 +120,29 @@ class MilvusIndex:
         if self._collection is not None:
             self._ask(lambda: self._client.flush(self._collection))
         try:
-            with path.open("wb") as file:
-                np.savez(file, collection=np.array(self._collection or ""), rows=self._live)
-                file.flush()
-                os.fsync(file.fileno())
+            path.write_text(self._collection or "", encoding="ascii")
         except OSError as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
         if self._forget is not None:
             self._forget.detach()
 
-    def load(self, path: Path) -> Ids:
-        """Become what :meth:`save` wrote, as long as the server has its collection; returns the live rows, rising.
+    def load(self, path: Path, rows: Ids) -> None:
+        """Become what :meth:`save` wrote when these rows were live, as long as the server has its collection.
 
         Raises:
-            GalleryCorrupt: the file is not one of ours, or its collection is gone.
+            GalleryCorrupt: the file names no collection of ours, or one that is gone.
         """
-        collection, rows = read_saved(path)
+        try:
+            collection = read_whole(path, 1000).decode()
+        except (OSError, ValueError) as error:
+            raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
+        if not re.fullmatch("(outfinder_[0-9a-f]{32})?", collection):
+            raise GalleryCorrupt(f"cannot read the index {path.name}: it names no collection of ours")
         if collection and not self._ask(lambda: self._client.has_collection(collection)):
             raise GalleryCorrupt(f"the collection {collection} of the index {path.name} is gone from {self._uri}")
         if collection:
             self._ask(lambda: self._client.load_collection(collection))
-        self._collection, self._live = collection or None, rows
-        return rows
+        self._collection, self._live = collection or None, np.sort(rows)
 
     def _create(self) -> None:
         """Make the collection: row numbers are its primary keys, and whoever has written reads it at once."""
@@ -203,32 +202,6 @@ class MilvusIndex:
             return call()
         except _pymilvus().MilvusException as error:
             raise StageError(f"Milvus at {self._uri} does not do as asked: {error}") from error
-
-
-def read_saved(path: Path) -> tuple[str, Ids]:
-    """The collection that a saved index names, or none, and its rows.
-
-    Raises:
-        GalleryCorrupt: the file is not one of ours, or names a collection that is not.
-    """
-    try:
-        _check_stored(path)
-        with np.load(path) as saved:
-            collection, rows = str(saved["collection"]), saved["rows"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, BadZipFile) as error:
-        raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
-    rising = rows.dtype == np.int64 and rows.ndim == 1 and (rows[:1] >= 0).all() and (rows[1:] > rows[:-1]).all()
-    if not rising or not re.fullmatch("(outfinder_[0-9a-f]{32})?", collection):
-        raise GalleryCorrupt(f"cannot read the index {path.name}: it names no rows or no collection of ours")
-    return collection, rows
-
-
-def _check_stored(path: Path) -> None:
-    """Refuse what would take more memory than its file has bytes."""
-    check_regular(path.stat())
-    with ZipFile(path) as parts:
-        if any(part.compress_type != ZIP_STORED for part in parts.infolist()):
-            raise ValueError("it is compressed, which no saved index is")
 
 
 def _pymilvus() -> Any:

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -270,7 +272,7 @@ class TestGallery:
 
     def test_list_and_show(self, gallery: Path, shop: Path) -> None:
         assert len(lines(run("gallery", "list", gallery))) == 5
-        (green,) = lines(run("gallery", "list", gallery, "--where", "item = GREEN"))
+        (green,) = lines(run("gallery", "list", gallery, "--where", "item = green"))
         assert (green["item"], green["photo"], green["label"]) == ("green", str(shop / "green.jpg"), "dress")
         assert [line["item"] for line in lines(run("gallery", "show", gallery, "red"))] == ["red", "red"]
         assert "no item yellow" in run("gallery", "show", gallery, "yellow", status=2).stderr
@@ -302,11 +304,9 @@ class TestGallery:
 
     def test_verify(self, gallery: Path) -> None:
         assert "is sound: generation 2" in run("gallery", "verify", gallery).stderr
-        (vectors,) = gallery.glob("vectors-*")
-        data = bytearray(vectors.read_bytes())
-        data[-1] ^= 1
-        vectors.write_bytes(data)
+        with closing(sqlite3.connect(gallery / "gallery.sqlite", isolation_level=None)) as database:
+            database.execute("UPDATE photos SET label = 'hat' WHERE item = 'green'")
         result = run("gallery", "verify", gallery, status=1)
-        assert vectors.name in result.stdout
+        assert "the checksum of photo" in result.stdout
         assert "is unsound" in result.stderr
         run("gallery", "verify", gallery / "no", status=2)

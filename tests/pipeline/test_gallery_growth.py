@@ -12,7 +12,7 @@ import pytest
 from conftest import draw
 from test_gallery import new, row, vectors
 
-from pipeline.gallery import Gallery, searcher
+from pipeline.gallery import Gallery, search
 from pipeline.gallery.vectors import decode, encode
 from pipeline.integrity import verify
 from stages.crop import BoxCrop
@@ -30,37 +30,32 @@ def clustered(count: int, dim: int = 49, seed: int = 0) -> Vectors:
 
 
 def test_adding_a_little_writes_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searcher, "TAIL", 100)
+    monkeypatch.setattr(search, "TAIL", 100)
     gallery = new(tmp_path / "g", "hnsw")
     gallery.add([row(f"i{number}", f"p{number}") for number in range(3000)], clustered(3000))
     gallery.save()
-    old = {path.name: path.stat().st_size for path in (tmp_path / "g").iterdir()}
-    more = clustered(30, seed=1)
-    gallery.add([row(f"new{number}", "p") for number in range(30)], more)
+    size, kept = gallery.size, gallery.kept_index
+    gallery.add([row(f"new{number}", "p") for number in range(30)], clustered(30, seed=1))
+    assert [block.number for block, _ in gallery.vectors.blocks_to_write(1024)] == [2]
     gallery.save()
-    now = {path.name: path.stat().st_size for path in (tmp_path / "g").iterdir()}
-    written = {name: size for name, size in now.items() if name not in old and name.endswith("s")}
-    assert sorted(written) == ["rows-3.safetensors", "vectors-3.safetensors"]
-    assert {name for name in old if "-2." in name} == {name for name in now if "-2." in name}  # the index stays too
-    assert sum(written.values()) < 0.03 * sum(old.values())
+    assert gallery.size < 1.3 * size  # one of three blocks is written again
+    assert gallery.kept_index == kept  # the index stays too
     again = Gallery.open(tmp_path / "g")
-    assert [match.item for match in again.search(more[7:8], k=1)[0]] == ["new7"]
+    assert [match.item for match in again.search(clustered(30, seed=1)[7:8], k=1)[0]] == ["new7"]
 
 
-def test_many_small_saves_leave_few_files_and_compact_leaves_one(tmp_path: Path) -> None:
+def test_many_small_saves_fill_one_block_and_compact_drops_what_was_removed(tmp_path: Path) -> None:
     gallery = new(tmp_path / "g")
     for number in range(60):
         gallery.add([row(f"i{number}", "p")], vectors(number))
         gallery.save()
-    assert len(gallery.manifest.vectors) <= 6
-    assert len(gallery.manifest.rows) <= 6
+    assert [len(block.ids) for block in gallery.vectors.blocks] == [60]
     gallery.remove([f"i{number}" for number in range(0, 60, 2)])
     gallery.save()
     assert gallery.removed == 30
     before = gallery.search(vectors(7, 8), k=5)
     gallery.compact()
-    assert (len(gallery.manifest.vectors), len(gallery.manifest.rows), gallery.manifest.removed) == (1, 1, None)
-    assert gallery.removed == 0
+    assert ([len(block.ids) for block in gallery.vectors.blocks], gallery.removed) == ([30], 0)
     assert gallery.search(vectors(7, 8), k=5) == Gallery.open(tmp_path / "g").search(vectors(7, 8), k=5) == before
     assert gallery.ids.tolist() == list(range(1, 60, 2))  # ids stay, and are not given again
     gallery.add([row("another", "p")], vectors(99))
@@ -68,17 +63,16 @@ def test_many_small_saves_leave_few_files_and_compact_leaves_one(tmp_path: Path)
 
 
 def test_compact_makes_the_index_anew_without_removed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searcher, "TAIL", 10)
+    monkeypatch.setattr(search, "TAIL", 10)
     gallery = new(tmp_path / "g", "hnsw")
     gallery.add([row(f"i{number}", "p") for number in range(100)], vectors(*range(100)))
     gallery.save()
     gallery.remove([f"i{number}" for number in range(20)])
     gallery.save()
-    assert gallery.manifest.graph is not None
-    large = gallery.manifest.graph.size
+    assert gallery.kept_index is not None
+    large = gallery.kept_index.stat().st_size
     gallery.compact()
-    assert gallery.manifest.graph is not None
-    assert gallery.manifest.graph.size < 0.9 * large
+    assert gallery.kept_index.stat().st_size < 0.9 * large
     assert verify(tmp_path / "g") == []
 
 
@@ -98,25 +92,6 @@ def test_removing_everything_leaves_an_empty_gallery(tmp_path: Path) -> None:
     assert again.duplicates() == []
 
 
-def test_a_reader_searches_with_a_newer_index_once_its_own_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(searcher, "TAIL", 10)
-    monkeypatch.setattr(searcher, "WALK", 0)
-    writer = new(tmp_path / "g", "hnsw")
-    writer.add([row(f"i{number}", "p") for number in range(50)], vectors(*range(50)))
-    writer.save()
-    reader = Gallery.open(tmp_path / "g")
-    writer.remove(["i7"])
-    writer.add([row(f"new{number}", "p") for number in range(50)], vectors(*range(100, 150)))
-    writer.compact()
-    assert not (tmp_path / "g" / "graph-2.bin").exists()
-    found = [matches[0].item for matches in reader.search(vectors(7, 8, 120), k=1)]
-    assert found[:2] == ["i7", "i8"]  # what it knows, also what the newer index has no more
-    assert not found[2].startswith("new")
-    assert caplog.text == ""
-
-
 @pytest.mark.parametrize(("storage", "least"), [("float16", 0.99), ("int8", 0.95)])
 def test_compact_vectors_find_nearly_the_same(tmp_path: Path, storage: str, least: float) -> None:
     truth, queries = clustered(2000), clustered(50, seed=3)
@@ -130,7 +105,8 @@ def test_compact_vectors_find_nearly_the_same(tmp_path: Path, storage: str, leas
     wanted = exact_search(truth, queries, 10).rows
     same = [{m.item for m in own} & {f"i{number}" for number in rows} for own, rows in zip(found, wanted, strict=True)]
     assert np.mean([len(items) / 10 for items in same]) > least
-    assert gallery.manifest.vectors[0].size < (0.55 if storage == "float16" else 0.33) * truth.nbytes
+    stored = sum(part.nbytes for _, part in gallery.vectors.blocks_to_write(1024, anew=True) if part is not None)
+    assert stored == truth.nbytes // (2 if storage == "float16" else 4)
     np.testing.assert_allclose(np.linalg.norm(gallery.vectors.take(gallery.ids), axis=1), 1, atol=1e-6)
 
 
@@ -143,7 +119,7 @@ def test_encoding_is_kept_when_it_is_written_again() -> None:
 
 def test_only_what_a_filter_lets_through_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broad filters walk the index, narrow ones search exactly: the answers are the same."""
-    monkeypatch.setattr(searcher, "TAIL", 50)
+    monkeypatch.setattr(search, "TAIL", 50)
     truth = clustered(3000)
     gallery = new(tmp_path / "g", "hnsw")
     rows = [row(f"i{number}", "p", "top" if number % 3 else "bag", price=str(number % 100)) for number in range(3000)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_gallery import new, row, vectors
 
-from pipeline.gallery import Gallery, searcher
+from pipeline.gallery import Gallery, search
 from pipeline.integrity import verify
 from stages.index import hnsw
 
@@ -114,8 +114,8 @@ class History(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searcher, "TAIL", 4)
-    monkeypatch.setattr(searcher, "WALK", 0)
+    monkeypatch.setattr(search, "TAIL", 4)
+    monkeypatch.setattr(search, "WALK", 0)
     monkeypatch.setattr(hnsw, "EXACT_BELOW", 2)
 
 

@@ -11,7 +11,7 @@ from test_gallery import new, row, vectors
 from test_gallery_history import History
 
 from pipeline.config import build_index
-from pipeline.gallery import Gallery, searcher
+from pipeline.gallery import Gallery, search
 from pipeline.integrity import verify
 from stages.index.milvus import MilvusIndex
 
@@ -27,8 +27,8 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searcher, "TAIL", 4)
-    monkeypatch.setattr(searcher, "WALK", 0)
+    monkeypatch.setattr(search, "TAIL", 4)
+    monkeypatch.setattr(search, "WALK", 0)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,8 @@ class TestSearch:
         assert items(same_label=True) == {"red", "green", "blue"}
         assert items(where="price < 60 and category = dress") == {"red", "green"}
         assert items(min_similarity=1) <= {"red", "blue"}
-        refused(client.post("/search", params={"where": "price <"}, content=photo), 422, "wanted a value here")
+        refused(client.post("/search", params={"where": "price <"}, content=photo), 422, "it lacks something")
+        refused(client.post("/search", params={"where": "photo like '%'"}, content=photo), 422, "no column 'photo'")
         refused(client.post("/search", params={"where": "colour = red"}, content=photo), 422, "no column 'colour'")
 
     def test_a_kind_that_the_shop_lacks_is_named_in_a_notice(self, client, photo):

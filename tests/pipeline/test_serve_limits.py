@@ -408,7 +408,7 @@ class TestGenerations:
         assert caplog.text.count("is ignored") == 1
 
     def test_a_deleted_gallery_stays_searchable(self, shop, client, photo):
-        for file in shop.gallery.folder.glob("manifest*"):
+        for file in shop.gallery.folder.glob("gallery.sqlite*"):
             file.unlink()
         time.sleep(0.2)
         assert client.post("/search", content=photo).status_code == 200

@@ -22,7 +22,7 @@ from timing import middle, slower_pct, take_turns
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.gallery.searcher.TAIL", 500)
+    monkeypatch.setattr("pipeline.gallery.search.TAIL", 500)
     monkeypatch.setattr(index, "TAIL", 500)
     monkeypatch.setattr(index, "SINGLE", 10)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
+from stages.errors import GalleryCorrupt, GalleryError
 from stages.index import ExactIndex, HnswIndex, exact, exact_search
 from stages.index import hnsw as hnsw_module
 from stages.protocols import Index, StorableIndex
@@ -309,7 +309,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, name):
     index.save(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     other = HnswIndex(16, ef_construction=50, ef_search=200)
-    assert other.load(tmp_path / name).tolist() == list(range(200, 1250))
+    other.load(tmp_path / name, np.arange(200, 1250))
     queries = unit_rows(20, seed=1)
     np.testing.assert_array_equal(index.search(queries, 7).rows, other.search(queries, 7).rows)
     assert len(other) == 1050
@@ -323,7 +323,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, name):
 def test_an_empty_index_is_saved_and_loaded(tmp_path):
     HnswIndex(4).save(tmp_path / "index")
     index = filled(HnswIndex)
-    index.load(tmp_path / "index")
+    index.load(tmp_path / "index", np.arange(0))
     assert len(index) == 0
     index.add(np.arange(3), unit_rows(3, 4))
     assert len(index) == 3
@@ -334,61 +334,14 @@ def test_save_tells_of_a_folder_that_is_not_there(tmp_path):
         filled(HnswIndex).save(tmp_path / "no" / "index")
 
 
-def test_load_refuses_another_width_and_keeps_what_it_has(tmp_path):
-    filled(HnswIndex, dim=8).save(tmp_path / "index")
-    index = filled(HnswIndex, count=3, dim=4)
-    with pytest.raises(GalleryMismatch, match="8 wide, wanted 4"):
-        index.load(tmp_path / "index")
+def test_load_refuses_what_is_missing_or_holds_other_rows_and_keeps_what_it_has(tmp_path):
+    index = filled(HnswIndex, count=3)
+    with pytest.raises(GalleryCorrupt, match="cannot load"):
+        index.load(tmp_path / "nowhere", np.arange(3))
+    filled(HnswIndex, count=50).save(tmp_path / "index")
+    with pytest.raises(GalleryCorrupt, match="does not hold the rows"):
+        index.load(tmp_path / "index", np.arange(51))
     assert index.search(unit_rows(3, 4), 1).rows[:, 0].tolist() == [0, 1, 2]
-
-
-def test_load_refuses_what_is_missing_or_cut_short(tmp_path):
-    path = tmp_path / "index"
-    with pytest.raises(GalleryCorrupt, match="cannot read"):
-        HnswIndex(4).load(path)
-    filled(HnswIndex, count=50).save(path)
-    whole = path.read_bytes()
-    for size in (0, 50, 96, 1000, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        with pytest.raises(GalleryCorrupt):
-            HnswIndex(4).load(path)
-    path.write_bytes(whole + b"\0")
-    with pytest.raises(GalleryCorrupt):
-        HnswIndex(4).load(path)
-
-
-def test_load_refuses_a_damaged_header(tmp_path):
-    """hnswlib by itself dies by SIGSEGV on some of these."""
-    path = tmp_path / "index"
-    filled(HnswIndex, count=50).save(path)
-    whole = path.read_bytes()
-    replaced = {*range(8, 16)}  # max_elements, which load gives anew
-    lowest = {*range(80, 84)}  # the level factor's last digits
-    for place in sorted(set(range(96)) - replaced - lowest):
-        bad = bytearray(whole)
-        bad[place] ^= 0x40
-        path.write_bytes(bad)
-        with pytest.raises((GalleryCorrupt, GalleryMismatch)):
-            HnswIndex(4).load(path)
-
-
-def test_a_damaged_body_never_crashes(tmp_path):
-    path, draw = tmp_path / "index", np.random.default_rng(0)
-    filled(HnswIndex, count=300).save(path)
-    whole, queries, refused = path.read_bytes(), unit_rows(5, 4), 0
-    for _ in range(80):
-        bad = bytearray(whole)
-        bad[draw.integers(96, len(bad))] ^= 1 << draw.integers(8)
-        path.write_bytes(bad)
-        index = HnswIndex(4)
-        try:
-            index.load(path)
-        except GalleryCorrupt:
-            refused += 1
-            continue
-        index._graph.set_ef(50)
-        index._graph.knn_query(queries, k=min(5, len(index)))
-    assert refused > 10
 
 
 def test_the_exact_answer_in_blocks(large, monkeypatch):

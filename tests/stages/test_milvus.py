@@ -8,7 +8,7 @@ import pytest
 
 from stages.errors import GalleryCorrupt, StageError
 from stages.index import ExactIndex
-from stages.index.milvus import MOST, MilvusIndex, read_saved
+from stages.index.milvus import MOST, MilvusIndex
 from stages.protocols import StorableIndex
 from stages.testing import check_index
 
@@ -62,7 +62,7 @@ def test_what_is_saved_comes_back_and_what_is_not_is_dropped(filled, uri, tmp_pa
     queries, kept = unit_rows(3, seed=1), filled.search(unit_rows(3, seed=1), 300)
     client, saved = filled._client, filled._collection
     again = MilvusIndex(16, uri)
-    again.load(tmp_path / "graph")
+    again.load(tmp_path / "graph", np.arange(10, 1000, 5))
     assert len(again) == 198
     np.testing.assert_array_equal(again.search(queries, 300).rows, kept.rows)
     with pytest.raises(ValueError, match="row 5 is not in the index"):
@@ -80,7 +80,7 @@ def test_what_is_saved_comes_back_and_what_is_not_is_dropped(filled, uri, tmp_pa
 def test_each_sees_its_own_rows_of_what_another_goes_on_with(filled, uri, tmp_path):
     filled.save(tmp_path / "graph")
     reader = MilvusIndex(16, uri)
-    reader.load(tmp_path / "graph")
+    reader.load(tmp_path / "graph", np.arange(0, 1000, 5))
     queries = unit_rows(5, seed=1)
     before = reader.search(queries, 10)
     filled.add(np.arange(1001, 1401), np.repeat(queries, 80, axis=0))  # nearer than any
@@ -93,40 +93,17 @@ def test_each_sees_its_own_rows_of_what_another_goes_on_with(filled, uri, tmp_pa
     reader.add(gone, queries[:1])
 
 
-def test_what_a_file_says_is_data(tmp_path):
-    path, name = tmp_path / "saved", "outfinder_" + 32 * "0"
-    sound = {"collection": np.array(name), "rows": np.array([3, 5])}
-    for change, save in (
-        ({}, np.savez),
-        ({}, np.savez_compressed),
-        ({"collection": np.array("others")}, np.savez),
-        ({"rows": np.array([5, 3])}, np.savez),
-        ({"rows": np.array([-1, 3])}, np.savez),
-        ({"rows": np.array([0.5])}, np.savez),
-        ({"rows": np.array([[3]])}, np.savez),
-        ({"rows": np.array([{}])}, np.savez),
-    ):
-        with path.open("wb") as file:
-            save(file, **(sound | change))
-        if not change and save is np.savez:
-            collection, rows = read_saved(path)
-            assert (collection, rows.tolist()) == (name, [3, 5])
-        else:
-            with pytest.raises(GalleryCorrupt, match="cannot read the index saved"):
-                read_saved(path)
-
-
 @lite
 def test_damage_is_told(uri, tmp_path):
     (tmp_path / "words").write_text("words")
     with pytest.raises(GalleryCorrupt, match="cannot read the index words"):
-        MilvusIndex(16, uri).load(tmp_path / "words")
+        MilvusIndex(16, uri).load(tmp_path / "words", np.arange(2))
     index = MilvusIndex(16, uri)
     index.add(np.arange(2), unit_rows(2))
     index.save(tmp_path / "graph")
     index._client.drop_collection(index._collection)
     with pytest.raises(GalleryCorrupt, match="is gone from"):
-        MilvusIndex(16, uri).load(tmp_path / "graph")
+        MilvusIndex(16, uri).load(tmp_path / "graph", np.arange(2))
 
 
 @lite
