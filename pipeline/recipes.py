@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import tomllib
@@ -79,6 +80,15 @@ def assign(settings: Settings, plan: type, text: str) -> None:
     settings[last] = raw.strip("\"'") if hints[found[0]] is str else _parsed(raw)
 
 
+def comma_separated(text: str) -> list[str]:
+    """Return the values of a list; one that has a comma stands in quotes.
+
+    >>> comma_separated('"shirt, blouse", bag')
+    ['shirt, blouse', 'bag']
+    """
+    return [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
+
+
 def given_keys(settings: Settings, section: str = "") -> set[str]:
     """Return the dotted keys that a recipe sets.
 
@@ -117,7 +127,7 @@ def _converted(hint: Any, value: Any, key: str) -> Any:
         (inner,) = (one for one in arguments if one is not NoneType)
         return _converted(inner, value, key)
     if origin is tuple and isinstance(value, list | str):
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        parts = comma_separated(value) if isinstance(value, str) else value
         kinds = [arguments[0]] * len(parts) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(parts):
             return tuple(_converted(kind, part, key) for kind, part in zip(kinds, parts, strict=True))

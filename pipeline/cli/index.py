@@ -117,10 +117,10 @@ def index(
     progress.finish()
     click.echo(
         f"gallery {folder}: {gallery.item_count} items in {len(gallery)} photos ({tally.added} added,"
-        f" {tally.replaced} replaced, {tally.redescribed} redescribed, {tally.unchanged} unchanged, {len(tally.failed)} failed)",
+        f" {tally.replaced} replaced, {tally.redescribed} redescribed, {tally.unchanged} unchanged,"
+        f" {len(tally.failed)} failed); {_labels(gallery.labels)}",
         err=True,
     )
-    click.echo(_labels(gallery.labels), err=True)
     _echo_absent(tally, prune=prune)
     for note in gallery.notes():
         click.echo(printable(note), err=True)

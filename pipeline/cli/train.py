@@ -56,7 +56,9 @@ def _run_options(command: F) -> F:
 @click.option("--rounds", type=float, help="How often each photo is drawn; rare labels more often.  [default: 12]")
 @click.option("--input-px", type=int, help="Long side of the network's input.  [default: 512]")
 @click.option("--batch-size", type=int, help="Photos in a batch.  [default: 4]")
-@click.option("--lr", type=float, help="Peak learning rate; the backbone's is a quarter of it.  [default: 0.0004]")
+@click.option("--labels", multiple=True, metavar="NAME,…",
+              help="Categories to learn, in this order; repeatable. Put a name that has a comma in quotes:"
+              " '\"shirt, blouse\",bag'.  [default: the thirteen kinds]")  # fmt: skip
 @_run_options
 @isolate_option
 @friendly
@@ -69,6 +71,7 @@ def detector(
     workers: int,
     device: str,
     skip_bad: bool,
+    labels: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Train a detector on COCO instances files (ANNOTATIONS: boxes, polygons or run lengths) of folders of PHOTOS.
@@ -80,17 +83,19 @@ def detector(
     Examples:
       outfinder train detector train.json photos/ --val val.json photos/ -o run
       outfinder train detector train.json photos/ street.json street/ -o run --rounds 4 --set decay=0.5
-      outfinder train detector train.json photos/ -o run --set labels=coat,boot
+      outfinder train detector train.json photos/ -o run --labels coat,boot --set lr=0.0002
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
     from pipeline.config import resolve_device
     from pipeline.detector_training import DetectorPlan, DetectorRun
-    from pipeline.recipes import assign, build
+    from pipeline.recipes import assign, build, comma_separated
 
     recipe, paths = _recipe(data)
     if paths:
         recipe["train"] = _pairs(paths)
-    recipe |= {key: value for key, value in {"val": list(val) if val else None, "start": start}.items() if value}
+    named = [name for value in labels for name in comma_separated(value)]
+    chosen = {"val": list(val or ()), "start": start, "labels": named}
+    recipe |= {key: value for key, value in chosen.items() if value}
     for key, value in given.items():
         if value is not None:
             assign(recipe, DetectorPlan, f"{key}={value}")
@@ -109,9 +114,9 @@ def detector(
 @click.option("--val", multiple=True, metavar="SOURCE",
               help="Validate with this, instead of a share that is held out; repeatable.")  # fmt: skip
 @click.option("--steps", type=int, help="Length of the run.  [default: 1000]")
-@click.option(
-    "--lr", type=float, help="Peak learning rate; with --start, the backbone's is a fifth of it.  [default: 0.001]"
-)
+@click.option("--batch-size", type=int, help="Photos in a batch.  [default: 64]")
+@click.option("--photos", type=int, help="Photos of an item in a batch.  [default: 4]")
+@click.option("--hold-out", type=int, help="Percent of the items to validate with if there is no --val.  [default: 10]")
 @_run_options
 @isolate_option
 @friendly

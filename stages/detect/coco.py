@@ -65,9 +65,9 @@ def read_annotations(
     if not names and reader.problems:
         raise CatalogueError(f"{path}: none of its categories can be used; {reader.problems[0]}")
     if names.keys().isdisjoint(labels):
-        given = ", ".join(printable(name) for name in list(names)[:20]) or "there are none"
+        given = ", ".join(f"{printable(name)!r}" for name in list(names)[:20]) or "there are none"
         raise CatalogueError(
-            f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {', '.join(labels)}"
+            f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {', '.join(map(repr, labels))}"
         )
     reader.read_photos(coco["images"], check_images=check_images)
     reader.read_instances(coco["annotations"])

@@ -263,7 +263,7 @@ def test_colours_and_trimming_are_inherited_from_the_start(items: Path, tmp_path
 
 def test_a_run_ends_when_it_has_not_improved(items: Path, tmp_path: Path) -> None:
     """Learning next to nothing, the first validation stays the best."""
-    options = (*SMALL, "--lr", 1e-9, *settings(patience=3, ema=0, steps=40))
+    options = (*SMALL, *settings(lr=1e-9, patience=3, ema=0, steps=40))
     run("train", "embedder", items, "-o", tmp_path, *options)
     lines = read_lines(tmp_path / "validation.jsonl")
     best = max(lines, key=lambda line: (line["metric"], -line["step"]))
@@ -379,7 +379,7 @@ def test_a_detector_is_trained_by_a_recipe_resumed_and_used(street: tuple[Path, 
 
 
 def test_a_diverged_loss_is_one_line(street: tuple[Path, Path], tmp_path: Path) -> None:
-    arguments = (*street, "-o", tmp_path / "run", *DETECTOR, "--rounds", 6, "--lr", 1e12)
+    arguments = (*street, "-o", tmp_path / "run", *DETECTOR, "--rounds", 6, *settings(lr=1e12))
     assert "lower the learning rate" in run("train", "detector", *arguments, status=2).stderr
 
 
