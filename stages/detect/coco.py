@@ -65,9 +65,9 @@ def read_annotations(
     if not names and reader.problems:
         raise CatalogueError(f"{path}: none of its categories can be used; {reader.problems[0]}")
     if names.keys().isdisjoint(labels):
-        given = ", ".join(f"{printable(name)!r}" for name in list(names)[:20]) or "there are none"
+        given = _listed([printable(name) for name in list(names)[:20]]) or "there are none"
         raise CatalogueError(
-            f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {', '.join(map(repr, labels))}"
+            f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {_listed(labels)}"
         )
     reader.read_photos(coco["images"], check_images=check_images)
     reader.read_instances(coco["annotations"])
@@ -347,6 +347,11 @@ def _reference(record: object, key: str, known: dict[int, Any], kind: Annotation
         text = "; it is a text, and ids are whole numbers" if isinstance(given, str) else ""
         raise AnnotationError(kind, f"no {thing} has the id {_quoted(given)}{text}")
     return number
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as one text; those that have a comma stand in quotes."""
+    return ", ".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _article_type(record: dict[str, Any]) -> str:
