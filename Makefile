@@ -1,5 +1,5 @@
 # The few commands that a contributor needs; each sets up .venv if need be.
-.PHONY: test check format demo
+.PHONY: test check format demo lock lowest
 
 test:
 	sh scripts/test.sh
@@ -12,3 +12,14 @@ format:
 
 demo:
 	sh scripts/demo.sh
+
+# What demo.sh and test.sh install; needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --extra dev pyproject.toml --output-file scripts/requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --constraint scripts/requirements-dev.txt pyproject.toml --output-file scripts/requirements.txt
+
+# The tests with the lowest versions that pyproject.toml allows; needs uv.
+lowest:
+	sh scripts/test_lowest.sh

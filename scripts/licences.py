@@ -3,7 +3,7 @@
     python -m pip install --dry-run --ignore-installed --report report.json '.[train,bench,web,heic,ray,milvus,dev]'
     python scripts/licences.py report.json
 
-Nothing is installed; pip reads the packages' metadata. Run it again when a dependency is added.
+Nothing is installed; pip, version 25 or newer, reads the packages' metadata. Run it again when a dependency is added.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 PAGE = Path(__file__).parents[1] / "docs" / "licences.md"
 HEAD = """# Licences
 
-outfinder is under Apache-2.0. `scripts/licences.py` made this list of what each installation brings, from pip's report of the
-newest versions on Linux; a package is named where it first comes in.
+outfinder is under Apache-2.0. `scripts/licences.py` made this list of what each installation brings, from the report of
+a recent pip (25 or newer) on Linux; a package is named where it first comes in.
 
 Two packages bundle libraries under stronger licences in their wheels, which matters if you pass an environment on to others:
 
@@ -32,6 +32,12 @@ Two packages bundle libraries under stronger licences in their wheels, which mat
 On Linux, PyPI's torch brings NVIDIA's CUDA libraries under NVIDIA's own licence; PyTorch's index has builds for the
 processor alone.
 """
+STATED_ELSEWHERE = {
+    "axe-playwright-python": "MIT (its repository)",
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary (the packages that it names)",
+    "hnswlib": "Apache-2.0 (its repository)",
+}
+"""Licences that a package's metadata does not state."""
 EXTRAS = ("", "web", "train", "heic", "bench", "milvus", "ray", "dev")
 
 
@@ -46,7 +52,7 @@ def main(report: Path) -> None:
         new = sorted(set(closure(packages, "outfinder", extra)) - known)
         known |= set(new)
         title = f"Extra `{extra}`" if extra else "Always"
-        rows = [f"| {name} | {licence_of(packages[name])} |" for name in new]
+        rows = [f"| {name} | {STATED_ELSEWHERE.get(name) or licence_of(packages[name])} |" for name in new]
         sections.append("\n".join([f"## {title}\n", "| package | licence |", "|---|---|", *rows, ""]))
     PAGE.write_text("\n".join(sections), encoding="utf-8")
 

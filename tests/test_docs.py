@@ -2,12 +2,15 @@
 
 import ast
 import importlib
+import itertools
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
 
 from pipeline.cli import main
 
@@ -65,3 +68,26 @@ def test_the_readme_fits_within_150_lines_and_links_to_pages_that_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_licence_of_every_dependency_is_listed():
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
+        name = re.match(r"[\w-]+", text)[0]
+        assert name == "outfinder" or f"| {name} |" in page, f"{name} is missing; run scripts/licences.py"
+    assert "not stated" not in page
+
+
+def test_what_is_installed_for_the_demo_and_the_tests_is_locked_with_hashes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = [text for text in project["optional-dependencies"]["dev"] if not text.startswith("outfinder")]
+    for name, wanted in (("", []), ("-dev", [*extra, *project["optional-dependencies"]["web"]])):
+        lines = (ROOT / "scripts" / f"requirements{name}.txt").read_text(encoding="utf-8").splitlines()
+        pins = [Requirement(line.removesuffix("\\")) for line in lines if "==" in line]
+        for requirement in map(Requirement, [*project["dependencies"], *wanted]):
+            versions = [next(iter(pin.specifier)).version for pin in pins if pin.name == requirement.name]
+            assert versions, f"{requirement.name} is not locked; run make lock"
+            assert all(version in requirement.specifier for version in versions)
+        places = [place for place, line in enumerate(lines) if "==" in line]
+        assert all("--hash=sha256:" in lines[place + 1] for place in places)
