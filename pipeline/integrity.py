@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipeline.gallery import Gallery
 from pipeline.gallery.store import Store
-from pipeline.gallery.vectors import CHUNK, item_key
 from stages.errors import GalleryCorrupt, GalleryError
 
 
@@ -24,26 +23,9 @@ def verify(folder: Path | str) -> list[str]:
     problems = [f"gallery {folder} is damaged: {problem}" for problem in store.integrity()]
     store.close()
     try:
-        gallery = Gallery.open(folder)
-        _verify_photos(gallery)
-        problems += gallery.cache_problems()
+        return problems + Gallery.open(folder).verify()
     except GalleryError as error:
-        problems.append(str(error))
-    return problems
-
-
-def _verify_photos(gallery: Gallery) -> None:
-    """Verify every row and vector, and that they belong together.
-
-    Raises:
-        GalleryCorrupt: one is damaged, or they contradict each other.
-    """
-    ids, keys = gallery.ids, gallery.vectors.keys_of(gallery.ids)
-    for row, key in zip(gallery.rows, keys.tolist(), strict=True):
-        if item_key(row.item) != key:
-            raise GalleryCorrupt(f"gallery {gallery.folder} is damaged: a photo of item {row.item!r} is filed wrongly")
-    for start in range(0, len(ids), CHUNK):
-        gallery.vectors.take(ids[start : start + CHUNK])
+        return [*problems, str(error)]
 
 
 def moved_photos(gallery: Gallery) -> list[str]:

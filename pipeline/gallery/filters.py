@@ -13,12 +13,10 @@ whose comma can mean two things.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -26,6 +24,9 @@ MAX_CHARACTERS: Final = 20_000
 MAX_COMPARISONS: Final = 200
 MAX_VALUES: Final = 2_000
 MAX_DEPTH: Final = 20
+
+BUILT_IN: Final = ("item", "photo", "label", "found", "detector")
+"""The gallery's own columns that filters know: ``found`` is the detector's label, ``label`` the garment group."""
 
 METADATA: Final = "metadata."
 """Prefix by which a catalogue's column is reached where the gallery has one of the same name."""
@@ -39,94 +40,82 @@ _TOKEN: Final = re.compile(
 _OPERATORS: Final = {"and": "AND", "or": "OR", "not": "NOT", "in": "IN", "contains": "ILIKE", "like": "LIKE"}
 _MORE_OPERATORS: Final = {"is": "IS", "between": "BETWEEN"}
 """Those that are words like any other except after a value."""
-_CURRENCIES: Final = frozenset([
-    "EUR", "USD", "GBP", "CHF", "JPY", "CNY", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "RON", "TRY", "INR", "AUD", "CAD",
-    "NZD", "kr", "zł",
-])  # fmt: skip
-_DIGITS: Final = re.compile(
-    r"(?P<sign>[+-]?)(?:(?P<plain>(?:0|[1-9]\d*)(?:\.\d+)?|\.\d+)(?:e(?P<exponent>[+-]?\d{1,4}))?"
-    r"|(?P<comma>\d+),(?P<cents>\d{1,2}|\d{4,})"
-    r"|(?P<points>\d{1,3}(?:\.\d{3})+),(?P<after_points>\d+)|(?P<many_points>\d{1,3}(?:\.\d{3}){2,})"
-    r"|(?P<commas>\d{1,3}(?:,\d{3})+)\.(?P<after_commas>\d+)|(?P<many_commas>\d{1,3}(?:,\d{3}){2,})"
-    r"|(?P<groups>\d{1,3}(?:[ '’\u00a0\u202f]\d{3})+)(?:[.,](?P<after_groups>\d+))?)",
-    re.ASCII | re.IGNORECASE,
+_CURRENCY: Final = r"[$¢£¤¥฿₠-⃏]|EUR|USD|GBP|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|INR|AUD|CAD|NZD|kr|zł"
+_AROUND: Final = re.compile(rf"^\s*(?:{_CURRENCY})\s*|\s*(?:{_CURRENCY})\s*$")
+_PLAIN: Final = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
+_COMMA: Final = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)
+_GROUPS: Final = re.compile(
+    r"(?P<whole>[+-]?\d{1,3}(?P<mark>[.,'’ \u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*)(?:(?P<point>[.,])(?P<cents>\d+))?",
+    re.ASCII,
 )
 _SIGNS: Final = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _WANTED: Final = "wanted = != < <= > >= between, in (a, b), contains, like or is null after a column"
-_EXACT: Final = Context(prec=200)
+_PRECISE: Final = Context(prec=200)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """A filter as an SQL expression over the table of photos.
-
-    ``functions`` are what it calls, by name, with the count of their arguments. ``ordered`` are the catalogue's columns
-    whose numbers it orders, each as filters name it and in SQL.
-    """
+class Filter(NamedTuple):
+    """A filter as an SQL expression over the table of photos, and the catalogue's columns whose numbers it orders."""
 
     sql: str
     parameters: tuple[str, ...]
-    ordered: dict[str, str]
+    ordered: tuple[str, ...]
 
 
-def compile_filter(text: str, columns: dict[str, str], exact: frozenset[str], numeric: frozenset[str]) -> Filter:
+class _Value(NamedTuple):
+    text: str
+    quoted: bool
+
+
+def compile_filter(text: str, columns: Mapping[str, str]) -> Filter:
     """Return the SQL of a filter.
 
     Args:
         text: what a user wrote.
         columns: the columns that it may name, each with its name in SQL.
-        exact: those that are compared exactly, to the letter.
-        numeric: those in which a bare number is compared as a number.
 
     Raises:
         ValueError: it is not a filter, too long, or names another column; the message says what to write.
 
-    >>> compile_filter("price < 200", {"price": "price"}, frozenset(), frozenset(["price"])).parameters
+    >>> compile_filter("price < 200", {"price": "price"}).parameters
     ('200',)
     """
-    return _Compiler(text, columns, exact, numeric).filter()
+    return _Compiler(text, columns).filter()
 
 
-@dataclass(slots=True)
-class _Value:
-    text: str
-    quoted: bool
-
-
-@dataclass(slots=True)
 class _Compiler:
-    text: str
-    columns: dict[str, str]
-    exact: frozenset[str]
-    numeric: frozenset[str]
-    values: list[_Value] = field(default_factory=list)
-    parameters: list[str] = field(default_factory=list)
-    ordered: dict[str, str] = field(default_factory=dict)
-    comparisons: int = 0
+    def __init__(self, text: str, columns: Mapping[str, str]) -> None:
+        self._text, self._columns = text, columns
+        self._values: list[_Value] = []
+        self._parameters: list[str] = []
+        self._ordered: dict[str, None] = {}
+        self._comparisons = 0
 
     def filter(self) -> Filter:
         from sqlglot import parse_one  # noqa: PLC0415  imported only by searches with a filter
         from sqlglot.errors import SqlglotError  # noqa: PLC0415
 
-        if len(self.text) > MAX_CHARACTERS:
-            raise ValueError(f"a filter has at most {MAX_CHARACTERS} characters, this one {len(self.text)}")
+        if len(self._text) > MAX_CHARACTERS:
+            raise ValueError(f"a filter has at most {MAX_CHARACTERS} characters, this one {len(self._text)}")
         sql = " ".join(self._tokens())
         if not sql:
             self._refuse("it is empty")
         try:
-            return Filter(self._condition(parse_one(sql, dialect="sqlite")), tuple(self.parameters), self.ordered)
+            condition = self._condition(parse_one(sql, dialect="sqlite"))
         except RecursionError:
             self._refuse("it is nested too deeply")
         except SqlglotError as error:
-            self._refuse(f"it lacks something or has too much: {_described(error)}")
+            description = str((getattr(error, "errors", None) or [{}])[0].get("description") or "a part")
+            missing = "a column, a value or a comparison" if description.startswith("Required") else description
+            self._refuse(f"it lacks something or has too much: {missing}")
+        return Filter(condition, tuple(self._parameters), tuple(self._ordered))
 
     def _tokens(self) -> Iterator[str]:
         """Yield the filter's structure in SQL; names and values are replaced by numbered identifiers."""
         at, depth, nots, after_value, previous = 0, 0, 0, False, ""
-        while self.text[at:].strip():
-            found = _TOKEN.match(self.text, at)
+        while self._text[at:].strip():
+            found = _TOKEN.match(self._text, at)
             if not found or not found.lastgroup:
-                self._refuse(f"{self.text[at : at + 20].strip()!r} cannot be read; is a quotation mark missing?")
+                self._refuse(f"{self._text[at : at + 20].strip()!r} cannot be read; is a quotation mark missing?")
             kind, token = found.lastgroup, found[found.lastgroup]
             at, word = found.end(), token.lower()
             operators = _OPERATORS | _MORE_OPERATORS if after_value else _OPERATORS
@@ -145,12 +134,11 @@ class _Compiler:
             else:
                 if after_value:
                     self._refuse(f"{token[:40]!r} is in excess; put text of several words in quotes")
-                value = _Value(_unquoted(token) if kind == "text" else token, kind == "text")
-                self.values.append(value)
-                if len(self.values) > MAX_VALUES + MAX_COMPARISONS:
+                self._values.append(_Value(_unquoted(token), True) if kind == "text" else _Value(token, False))
+                if len(self._values) > MAX_VALUES + MAX_COMPARISONS:
                     self._refuse(f"it has more than {MAX_VALUES} values")
                 after_value = True
-                yield f'"{len(self.values) - 1}"'
+                yield f'"{len(self._values) - 1}"'
             previous = word
 
     def _condition(self, node: Any) -> str:
@@ -158,20 +146,13 @@ class _Compiler:
         from sqlglot import expressions as parts  # noqa: PLC0415
 
         if isinstance(node, parts.And | parts.Or):
-            joined, kind, todo = list[str](), type(node), [node]
-            while todo:  # a chain of many terms is a deep tree
-                part = todo.pop()
-                if type(part) is kind:
-                    todo += [part.expression, part.this]
-                else:
-                    joined.append(self._condition(part))
-            return f"({f' {node.key.upper()} '.join(joined)})"
+            return f"({f' {node.key.upper()} '.join(map(self._condition, node.flatten()))})"
         if isinstance(node, parts.Paren):
             return self._condition(node.this)
         if isinstance(node, parts.Not):
             return f"(NOT {self._condition(node.this)})"
-        self.comparisons += 1
-        if self.comparisons > MAX_COMPARISONS:
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
             self._refuse(f"it has more than {MAX_COMPARISONS} comparisons; in (a, b, c) compares with many values")
         condition = self._comparison(node)
         return f"(NOT {condition})" if node.args.get("negate") else condition
@@ -184,7 +165,7 @@ class _Compiler:
         if not isinstance(node.this, parts.Column):
             self._refuse("wanted a column before each comparison")
         column = self._column(self._value(node.this).text)
-        sql = self.columns[column]
+        sql = self._columns[column]
         match node:
             case parts.EQ():
                 test = self._equal(column, [node.expression])
@@ -193,10 +174,12 @@ class _Compiler:
             case parts.In(expressions=values) if values and set(node.args) <= {"this", "expressions"}:
                 test = self._equal(column, values)
             case parts.LT() | parts.LTE() | parts.GT() | parts.GTE():
-                test = self._ordered(column, _SIGNS[node.key], node.expression)
+                test = self._order(column, _SIGNS[node.key], node.expression)
             case parts.Between():
-                low = self._ordered(column, ">=", node.args["low"])
-                test = f"({low} AND {self._ordered(column, '<=', node.args['high'])})"
+                low, high = (
+                    self._order(column, sign, node.args[name]) for sign, name in ((">=", "low"), ("<=", "high"))
+                )
+                test = f"({low} AND {high})"
             case parts.ILike():
                 test = f"ifnull(instr(fold({sql}), {self._parameter(_fold(self._value(node.expression).text))}), 0)"
             case parts.Like():
@@ -209,50 +192,50 @@ class _Compiler:
 
     def _equal(self, column: str, nodes: list[Any]) -> str:
         values = [self._value(node) for node in nodes]
-        sql = self.columns[column]
-        if column in self.exact:
-            return f"ifnull({sql} IN ({', '.join(self._parameter(value.text) for value in values)}), 0)"
-        bare = [_plain(value.text) for value in values if not value.quoted and column in self.numeric]
-        text = [_fold(value.text) for value in values if value.quoted or column not in self.numeric]
-        tests = [
-            f"ifnull({function}({sql}) IN ({', '.join(map(self._parameter, some))}), 0)"
-            for function, some in (("plain", bare), ("fold", text))
-            if some
-        ]
+        tests = []
+        for function, convert in (("", str), ("plain", _plain), ("fold", _fold)):
+            chosen = [value.text for value in values if self._compared_by(column, value) == function]
+            if chosen:
+                marks = ", ".join(self._parameter(convert(text)) for text in chosen)
+                tests.append(f"ifnull({function}({self._columns[column]}) IN ({marks}), 0)")
         return f"({' OR '.join(tests)})"
 
-    def _ordered(self, column: str, sign: str, node: Any) -> str:
-        value = self._value(node)
-        sql = self.columns[column]
-        if column in self.numeric and not value.quoted and number(value.text) is not None:
-            self.ordered[column] = sql
+    def _compared_by(self, column: str, value: _Value) -> str:
+        """Return the function by which a column equals a value: exactly, as a number, or without regard to case."""
+        if column in ("item", "photo"):
+            return ""
+        return "fold" if value.quoted or column in BUILT_IN else "plain"
+
+    def _order(self, column: str, sign: str, node: Any) -> str:
+        value, sql = self._value(node), self._columns[column]
+        if column not in BUILT_IN and not value.quoted and number(value.text) is not None:
+            self._ordered[column] = None
             return f"ifnull(compare({sql}, {self._parameter(value.text)}) {sign} 0, 0)"
         return f"ifnull(fold({sql}) {sign} {self._parameter(_fold(value.text))}, 0)"
 
     def _column(self, name: str) -> str:
-        if name in self.columns:
+        if name in self._columns:
             return name
-        folded = {known.casefold(): known for known in reversed(self.columns)}
-        column = folded.get(name.casefold())
+        folded = {known.casefold(): known for known in reversed(list(self._columns))}
+        column: str | None = folded.get(name.casefold())
         if column is None and name.casefold().startswith(METADATA):
             column = folded.get(name.casefold().removeprefix(METADATA))
-            column = column if column in self.numeric else None
-        if column is None:
-            raise ValueError(f"there is no column {name[:100]!r}; there are {', '.join(self.columns)}")
+        if column is None or (column in BUILT_IN and name.casefold().startswith(METADATA)):
+            raise ValueError(f"there is no column {name[:100]!r}; there are {', '.join(self._columns)}")
         return column
 
     def _value(self, node: Any) -> _Value:
         name = getattr(node, "name", "")
         if node is None or node.key != "column" or not name.isdigit():
             self._refuse("wanted a single value; put text of several words in quotes, and write numbers with a point")
-        return self.values[int(name)]
+        return self._values[int(name)]
 
     def _parameter(self, text: str) -> str:
-        self.parameters.append(text)
+        self._parameters.append(text)
         return "?"
 
     def _refuse(self, fault: str) -> NoReturn:
-        short = self.text if len(self.text) <= 200 else f"{self.text[:200]}…"
+        short = self._text if len(self._text) <= 200 else f"{self._text[:200]}…"
         raise ValueError(f"the filter {short!r} cannot be read: {fault}; {EXAMPLE}")
 
 
@@ -263,30 +246,19 @@ def number(text: str) -> Decimal | None:
     >>> [str(number(text)) for text in ("49,90", "1.299,00 €", "$1,299.00", "1e3", "007", "1,299", "XL")]
     ['49.90', '1299.00', '1299.00', '1E+3', 'None', 'None', 'None']
     """
-    bare = text.strip()
-    if len(bare) > 100:
+    if len(text) > 100:
         return None
-    while bare and unicodedata.category(bare[0]) == "Sc":
-        bare = bare[1:].lstrip()
-    while bare and unicodedata.category(bare[-1]) == "Sc":
-        bare = bare[:-1].rstrip()
-    first, _, rest = bare.partition(" ")
-    before, _, last = bare.rpartition(" ")
-    bare = rest if first in _CURRENCIES else before if last in _CURRENCIES else bare
-    if bare[:3] in _CURRENCIES or bare[-3:] in _CURRENCIES:
-        bare = bare[3:] if bare[:3] in _CURRENCIES else bare[:-3]
-    found = _DIGITS.fullmatch(bare.replace("\N{MINUS SIGN}", "-").strip())
-    if not found:
+    bare = _AROUND.sub("", text).replace("\N{MINUS SIGN}", "-").strip()
+    if _PLAIN.fullmatch(bare):
+        return Decimal(bare)
+    if _COMMA.fullmatch(bare):
+        return Decimal(bare.replace(",", "."))
+    groups = _GROUPS.fullmatch(bare)
+    if groups is None or groups["mark"] == groups["point"]:
         return None
-    part = found.groupdict(default="")
-    whole = "".join(
-        part[name] for name in ("plain", "comma", "points", "many_points", "commas", "many_commas", "groups")
-    )
-    if not part["plain"]:
-        whole = re.sub(r"\D", "", whole)
-    cents = "".join(part[name] for name in ("cents", "after_points", "after_commas", "after_groups"))
-    exponent = f"e{part['exponent']}" if part["exponent"] else ""
-    return Decimal(f"{part['sign']}{whole}{'.' + cents if cents else ''}{exponent}")
+    if groups["mark"] in ".," and not groups["point"] and groups["whole"].count(groups["mark"]) < 2:
+        return None  # 1,299 can mean two things
+    return Decimal(groups["whole"].replace(groups["mark"], "") + "." + (groups["cents"] or "0"))
 
 
 def _text(value: str | bytes) -> str:
@@ -301,17 +273,13 @@ def _fold(value: str | bytes) -> str:
 def _plain(value: str | bytes) -> str:
     """Return a text that is equal for equal numbers, and for texts that differ in case alone."""
     amount = number(_text(value))
-    return f"={_fold(value)}" if amount is None else f"#{amount.normalize(_EXACT) + 0}"
+    return f"={_fold(value)}" if amount is None else f"#{amount.normalize(_PRECISE) + 0}"
 
 
 def _compare(value: str | bytes, limit: str) -> int | None:
     """Return -1, 0 or 1 where a number is less than, equal to or more than another; None where the text is no number."""
     amount, other = number(_text(value)), number(limit)
     return None if amount is None or other is None else int(amount.compare(other))
-
-
-def _is_number(value: str | bytes) -> int:
-    return int(number(_text(value)) is not None)
 
 
 def _fits(value: str | bytes, pattern: str) -> int:
@@ -335,12 +303,6 @@ def _unquoted(token: str) -> str:
     return re.sub(r"\\(.)", r"\1", token[1:-1].replace(mark * 2, mark), flags=re.DOTALL)
 
 
-def _described(error: Exception) -> str:
-    errors = getattr(error, "errors", None) or [{}]
-    description = str(errors[0].get("description") or "")
-    return "a column, a value or a comparison" if description.startswith("Required") else description or "a part"
-
-
 def _in_sql(function: Callable[..., T]) -> Callable[..., T | None]:
     """Return a function as SQL calls it: remembering answers, and without one for NULL."""
 
@@ -354,7 +316,6 @@ FUNCTIONS: Final[dict[str, tuple[int, Callable[..., Any]]]] = {
     "fold": (1, _in_sql(_fold)),
     "plain": (1, _in_sql(_plain)),
     "compare": (2, _in_sql(_compare)),
-    "is_number": (1, _in_sql(_is_number)),
     "fits": (2, _in_sql(_fits)),
 }
 """The functions that filters call in SQL, by name, with the count of their arguments."""

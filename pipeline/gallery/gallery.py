@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,14 +12,14 @@ from uuid import uuid4
 
 import numpy as np
 
-from pipeline.config import build_index, check_trusted, trust
-from pipeline.gallery import search, store
-from pipeline.gallery.filters import METADATA, compile_filter
+from pipeline.config import build_index, trust
+from pipeline.gallery import store
+from pipeline.gallery.filters import BUILT_IN, METADATA, compile_filter, number
 from pipeline.gallery.graphs import GraphCache
-from pipeline.gallery.search import Searcher, match_items, near_duplicates, tail_limit
-from pipeline.gallery.store import BUILT_IN, Manifest, Row, Store, is_gallery, text_of, writing
-from pipeline.gallery.vectors import STORAGE, Ids, PhotoTable, item_key
-from stages.errors import GalleryError, GalleryMismatch
+from pipeline.gallery.search import Searcher, match_items, near_duplicates
+from pipeline.gallery.store import Manifest, Row, Store, is_gallery, writing
+from pipeline.gallery.vectors import CHUNK, STORAGE, Ids, PhotoTable, item_key
+from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
 from stages.index.checks import check_vectors
 from stages.protocols import Cropper, Embedder, Index
 from stages.types import Match, Vectors
@@ -29,10 +30,7 @@ BLOCK: Final = 1024
 REMEMBERED_FILTERS: Final = 16
 REMEMBERED_MATCHES: Final = 1 << 16
 
-_EXACT: Final = frozenset(["item", "photo"])
 _log = logging.getLogger(__name__)
-
-Found = tuple[str, str, str, tuple[tuple[str, str], ...]]
 
 
 class Gallery:
@@ -44,8 +42,8 @@ class Gallery:
 
     def __init__(self, folder: Path, opened: Store) -> None:
         self.folder, self._store = folder, opened
-        self._searcher: Searcher | None = None
         self._load()
+        self._use_new_searcher()
 
     @classmethod
     def create(
@@ -63,7 +61,7 @@ class Gallery:
             folder: made if absent.
             embedder: what makes the vectors: others will be refused.
             cropper: what makes the crops: likewise.
-            index: the name of an index for :func:`pipeline.build.build_index`.
+            index: the name of an index for :func:`pipeline.config.build_index`.
             settings: what is to be remembered.
             storage: how vectors are kept: float32, float16 or int8.
 
@@ -81,7 +79,7 @@ class Gallery:
                 raise GalleryError(f"there is a gallery at {folder} already; open it, or choose another folder")
             store.create(folder, Manifest(uuid4().hex, embedder.dim, embedder.fingerprint, cropper.fingerprint, index,
                                           storage, settings or {}, generation=1))  # fmt: skip
-            return cls(folder, Store(folder))
+            return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path | str) -> Gallery:
@@ -106,13 +104,17 @@ class Gallery:
 
     def __len__(self) -> int:
         """How many photos it holds."""
-        return len(self._table.live)
+        return len(self.ids)
+
+    @property
+    def ids(self) -> Ids:
+        """The ids of its photos, rising."""
+        return self.vectors.live
 
     @property
     def rows(self) -> list[Row]:
         """Every row, in the order of addition."""
-        self._store.verify_rows(self._table.live)
-        return [row for _, row in self._store.all_rows()]
+        return list(self._store.all_rows(self.ids))
 
     @property
     def items(self) -> list[str]:
@@ -122,7 +124,7 @@ class Gallery:
     @property
     def item_count(self) -> int:
         """How many items it holds."""
-        return self._table.item_count
+        return self.vectors.item_count
 
     @property
     def labels(self) -> dict[str, int]:
@@ -135,19 +137,9 @@ class Gallery:
         return list(self._store.names)
 
     @property
-    def ids(self) -> Ids:
-        """The ids of its photos, rising."""
-        return self._table.live
-
-    @property
-    def vectors(self) -> PhotoTable:
-        """Its vectors by id."""
-        return self._table
-
-    @property
     def removed(self) -> int:
         """How many removed photos still take space, until :meth:`compact`."""
-        return self._table.removed_count
+        return self.vectors.removed_count
 
     @property
     def size(self) -> int:
@@ -182,7 +174,7 @@ class Gallery:
 
     def vectors_of(self, item: str) -> Vectors:
         """Return the vectors of an item's photos, in the order of :meth:`of_item`."""
-        return self._table.take(np.array([number for number, _ in self._of_item(item)], np.int64))
+        return self.vectors.take(np.array([photo for photo, _ in self._of_item(item)], np.int64))
 
     def values(self, column: str) -> dict[str, int]:
         """Return the values of a column with the count of their rows, in the order of addition; see :attr:`columns`.
@@ -193,20 +185,18 @@ class Gallery:
         names = self._store.names
         if column not in names:
             raise ValueError(f"there is no column {column!r}; there are {', '.join(names)}")
-        self._store.verify_rows(self._table.live)
+        self._store.verify_rows(self.ids)
         return self._store.distinct(names[column])
 
     def notes(self) -> list[str]:
         """Return what a user of filters should know of the catalogue's columns, a sentence each."""
         notes = []
-        for name, sql in self._store.names.items():
-            if name in BUILT_IN:
-                continue
+        for name in self.columns:
             if name.startswith(METADATA):
                 notes.append(f"the catalogue's column {name.removeprefix(METADATA)!r} is {name} in filters,"
                              " because the gallery has a column of that name")  # fmt: skip
-            numbers, others, example = self._numbers(sql)
-            if numbers > others > 0:
+            numbers, others, example = self._numbers(name)
+            if name not in BUILT_IN and numbers > others > 0:
                 notes.append(
                     f"{others} of {numbers + others} values of the column {name!r} are not numbers, such as {example!r}"
                 )
@@ -224,13 +214,12 @@ class Gallery:
         check_vectors(vectors, self.manifest.dim)
         if len(vectors) != len(rows):
             raise ValueError(f"wanted a vector for each of {len(rows)} rows, got {len(vectors)}")
-        self._begin()
-        for row, vector in zip(rows, vectors, strict=True):
-            self._remove([number for number, old in self._of_item(row.item) if old.photo == row.photo])
-            self._change(lambda row=row: self._store.put(self._next_id, row))  # type: ignore[misc]
-            self._table.append([self._next_id], [item_key(row.item)], vector[None])
-            self._next_id += 1
-        self._forget_answers()
+        with self._changing():
+            for row, vector in zip(rows, vectors, strict=True):
+                self._remove([photo for photo, old in self._of_item(row.item) if old.photo == row.photo])
+                self._store.put(self._next_id, row)
+                self.vectors.append(self._next_id, item_key(row.item), vector[None])
+                self._next_id += 1
 
     def redescribe(self, old: Row, new: Row) -> None:
         """Give a photo of an item another place or other metadata; its vector stays.
@@ -239,12 +228,11 @@ class Gallery:
             ValueError: there is no such photo.
             GalleryError: as :meth:`add`.
         """
-        found = [number for number, row in self._of_item(old.item) if row.photo == old.photo]
+        found = [photo for photo, row in self._of_item(old.item) if row.photo == old.photo]
         if not found:
             raise ValueError(f"gallery {self.folder} has no photo {old.photo!r} of item {old.item!r}")
-        self._begin()
-        self._change(lambda: self._store.put(found[-1], replace(new, item=old.item)))
-        self._forget_answers()
+        with self._changing():
+            self._store.put(found[-1], replace(new, item=old.item))
 
     def remove(self, items: Iterable[str]) -> int:
         """Remove items with all their photos; returns how many photos went.
@@ -253,16 +241,16 @@ class Gallery:
             ValueError: an item is not in the gallery; nothing is removed.
             GalleryError: as :meth:`add`.
         """
-        found = {item: [number for number, _ in self._of_item(item)] for item in items}
-        unknown = sorted(item for item, ids in found.items() if not ids)
-        if unknown:
+        photos = {item: [photo for photo, _ in self._of_item(item)] for item in items}
+        if unknown := sorted(item for item, ids in photos.items() if not ids):
             raise ValueError(f"gallery {self.folder} has no item {', '.join(unknown[:5])}; nothing was removed")
-        return self._discard([number for ids in found.values() for number in ids])
+        return self._discard([photo for ids in photos.values() for photo in ids])
 
     def discard(self, photos: Iterable[Row]) -> int:
         """Remove single photos; returns how many went."""
-        ids = [number for row in photos for number, old in self._of_item(row.item) if old.photo == row.photo]
-        return self._discard(ids)
+        return self._discard(
+            [photo for row in photos for photo, old in self._of_item(row.item) if old.photo == row.photo]
+        )
 
     def save(self) -> None:
         """Make the changes durable, all or none, and the index anew where many photos are not in it.
@@ -273,33 +261,22 @@ class Gallery:
         """
         if self._store.writing:
             self._write()
-            self._keep_graph()
+            self._searcher.keep_index()
 
     def compact(self) -> None:
         """Write the vectors anew without the removed ones and give their space back; raises as :meth:`save`."""
-        self._begin()
-        anew = self._table.removed_count > 0
+        anew = self.removed > 0 or len(self.vectors.blocks) > -(-len(self) // BLOCK)
         self._write(anew=anew)
-        if anew:
-            self._searcher = None
         self._store.vacuum()
-        self._keep_graph()
+        if anew:
+            self._use_new_searcher()
+        self._searcher.keep_index()
 
     def rebuild(self) -> bool:
         """Make the index anew from the vectors and keep it; returns whether it needs one."""
-        self._searcher = None
         self._graphs.forget()
-        self._keep_graph()
-        return len(self) > search.TAIL and self._searching.storable
-
-    @property
-    def kept_index(self) -> Path | None:
-        """The file of its index in the cache folder, if one is kept that holds its photos."""
-        return self._graphs.path(self._store, self._table)
-
-    def cache_problems(self) -> list[str]:
-        """Return which kept indexes are damaged; they are made again when they are needed."""
-        return self._graphs.problems(self._store, self._table)
+        self._use_new_searcher()
+        return self._searcher.keep_index()
 
     # -- searches
 
@@ -344,20 +321,8 @@ class Gallery:
             raise ValueError(f"wanted a label for each of {len(queries)} queries, got {len(labels)}")
         every = labels if labels is not None else [None] * len(queries)
         known = {label: self._pool(label, where, columns) for label in dict.fromkeys(every)}
-        live = self._table.live
-        pools = [None if known[label] is live else known[label] for label in every]
-        return match_items(self._searching, queries, k, pools, min_similarity, self._matches)
-
-    def range_search(
-        self,
-        queries: Vectors,
-        min_similarity: float,
-        *,
-        labels: Sequence[str | None] | None = None,
-        where: str | None = None,
-    ) -> list[list[Match]]:
-        """Return for each query all items at least as similar as that, best first; otherwise as :meth:`search`."""
-        return self.search(queries, max(1, len(self)), labels=labels, where=where, min_similarity=min_similarity)
+        pools = [None if known[label] is self.ids else known[label] for label in every]
+        return match_items(self._searcher, queries, k, pools, min_similarity, self._matches)
 
     def duplicates(self, similarity: float = 0.97, where: str | None = None) -> list[list[tuple[Row, float]]]:
         """Return groups of near-duplicate photos, the largest first: each photo with its similarity to the nearest other.
@@ -365,109 +330,122 @@ class Gallery:
         Raises:
             ValueError: the filter is wrong.
         """
-        pool = self._pool(None, where)
-        groups = near_duplicates(self._searching, None if pool is self._table.live else pool, similarity)
+        groups = near_duplicates(self._searcher, self._pool(None, where) if where else None, similarity)
         return [
-            list(zip(self._store.rows([number for number, _ in group]), (near for _, near in group), strict=True))
+            list(zip(self._store.rows([photo for photo, _ in group]), (near for _, near in group), strict=True))
             for group in groups
         ]
 
     def index(self) -> tuple[Index, Ids] | None:
         """Return the index with the ids of the photos in it, as searches use it; None where they need none."""
-        return self._searching.index(self._table.live) if len(self) > search.TAIL else None
+        return self._searcher.index()
+
+    # -- verification
+
+    @property
+    def kept_index(self) -> Path | None:
+        """The file of its index in the cache folder, if one is kept that holds its photos."""
+        kept = self._graphs.find(self.vectors)
+        return kept.path if kept else None
+
+    def verify(self) -> list[str]:
+        """Verify every row and vector, and that they belong together; return what is wrong with the kept index.
+
+        Raises:
+            GalleryCorrupt: a row or a vector is damaged, or they contradict each other.
+        """
+        for row, key in zip(self.rows, self.vectors.keys_of(self.ids).tolist(), strict=True):
+            if item_key(row.item) != key:
+                raise GalleryCorrupt(f"gallery {self.folder} is damaged: a photo of item {row.item!r} is filed wrongly")
+        for start in range(0, len(self), CHUNK):
+            self.vectors.take(self.ids[start : start + CHUNK])
+        kept = self._graphs.find(self.vectors)
+        if kept is None or kept.is_sound:
+            return []
+        return [f"{kept.path} is damaged (it is made again when it is needed: outfinder gallery rebuild)"]
 
     # -- within
 
     def _load(self) -> None:
         """Hold what is saved, and no changes."""
-        self._table = PhotoTable(
+        self.vectors = PhotoTable(
             self.manifest.dim, self.manifest.storage, self._store.read_blocks(), self._store.read_vectors
         )
         self._next_id = self.manifest.next_id
-        if self._searcher:
-            self._searcher.table = self._table
         self._forget_answers()
 
-    def _begin(self) -> None:
-        self._store.begin()
+    def _use_new_searcher(self) -> None:
+        self._graphs = GraphCache(self.manifest)
+        self._searcher = Searcher(self.vectors, None if self.manifest.index == "exact" else self._graphs)
 
-    def _change(self, change: Callable[[], None]) -> None:
-        """Make a change; where it fails, none since the last save is left."""
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Begin to write, and after an error drop every change since the last save."""
+        self._store.begin()
         try:
-            change()
+            yield
         except BaseException:
             self._store.rollback()
             self._load()
+            self._searcher.table = self.vectors
             raise
+        self._forget_answers()
 
-    def _discard(self, ids: list[int]) -> int:
-        if ids:
-            self._begin()
-            self._remove(ids)
-            self._forget_answers()
-        return len(ids)
+    def _discard(self, photos: list[int]) -> int:
+        if photos:
+            with self._changing():
+                self._remove(photos)
+        return len(photos)
 
-    def _remove(self, ids: list[int]) -> None:
-        self._change(lambda: self._store.delete(ids))
-        self._table.remove(ids)
+    def _remove(self, photos: list[int]) -> None:
+        self._store.delete(photos)
+        self.vectors.remove(photos)
 
     def _write(self, *, anew: bool = False) -> None:
-        def write() -> None:
-            for block, stored in self._table.blocks_to_write(BLOCK, anew=anew):
+        with writing(self.folder), self._changing():
+            for block, stored in self.vectors.changed_blocks(BLOCK, anew=anew):
                 self._store.write_block(block, stored)
-            self._store.commit(replace(self.manifest, next_id=self._next_id))
-
-        with writing(self.folder):
-            self._change(write)
+            self._store.commit(self._next_id)
         self._load()
-
-    def _keep_graph(self) -> None:
-        """Make and keep an index, unless one is kept that holds most photos and few removed ones."""
-        if len(self) <= search.TAIL or not self._searching.storable:
-            return
-        live, held = self._table.live, self._graphs.held(self._store, self._table)
-        common = len(np.intersect1d(held, live, assume_unique=True))
-        if len(live) - common > tail_limit(len(held)) or len(held) - common > len(held) // 2:
-            self._searching.index(live)
+        self._searcher.table = self.vectors
 
     def _of_item(self, item: str) -> list[tuple[int, Row]]:
-        ids = self._table.of_key(item_key(item))
-        rows = zip(ids, self._store.rows(ids), strict=True)
-        return [(number, row) for number, row in rows if row.item == item]
+        photos = self.vectors.of_key(item_key(item))
+        rows = zip(photos, self._store.rows(photos), strict=True)
+        return [(photo, row) for photo, row in rows if row.item == item]
 
     def _forget_answers(self) -> None:
         self._pools: dict[tuple[str | None, str | None, frozenset[str] | None], Ids] = {}
-        self._found: dict[int, Found] = {}
+        self._counts_of_numbers: dict[str, tuple[int, int, str]] = {}
+        self._described: dict[int, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {}
 
     def _pool(self, label: str | None, where: str | None, columns: frozenset[str] | None = None) -> Ids:
         """Return the ids of a garment group's photos, or of all, that a filter lets through."""
         if label is None and where is None:
-            return self._table.live
+            return self.ids
         key = label, where, columns
-        if key not in self._pools:
+        chosen = self._pools.get(key)
+        if chosen is None:
             chosen = self._select(label, where, columns)
             if len(self._pools) >= REMEMBERED_FILTERS:
                 self._pools.clear()
             self._pools[key] = chosen
-        return self._pools[key]
+        return chosen
 
     def _select(self, label: str | None, where: str | None, columns: frozenset[str] | None) -> Ids:
-        sql, parameters = "1", list[str]()
-        if label is not None:
-            sql, parameters = "label = ?", [label]
+        sql, parameters = ("1", list[str]()) if label is None else ("label = ?", [label])
         if where is not None:
-            names = self._store.names
-            known = {name: column for name, column in names.items() if columns is None or name in columns}
-            parsed = compile_filter(where, known, _EXACT, frozenset(names) - frozenset(BUILT_IN))
-            self._check_numbers(parsed.ordered)
-            sql, parameters = f"{sql} AND {parsed.sql}", [*parameters, *parsed.parameters]
-        self._store.verify_rows(self._table.live)
+            names = {name: column for name, column in self._store.names.items() if columns is None or name in columns}
+            compiled = compile_filter(where, names)
+            self._check_numbers(compiled.ordered)
+            sql, parameters = f"{sql} AND {compiled.sql}", [*parameters, *compiled.parameters]
+        self._store.verify_rows(self.ids)
         return self._store.select(sql, parameters)
 
-    def _check_numbers(self, columns: dict[str, str]) -> None:
+    def _check_numbers(self, columns: Sequence[str]) -> None:
         """Report columns whose numbers a filter orders where some values, or all, are not numbers."""
-        for name, sql in columns.items():
-            numbers, others, example = self._numbers(sql)
+        for name in columns:
+            numbers, others, example = self._numbers(name)
             if others and not numbers:
                 raise ValueError(
                     f"column {name!r} has no numbers to compare with, its values are such as {example!r};"
@@ -477,43 +455,25 @@ class Gallery:
                 _log.warning("%d of %d values of the column %r are not numbers, such as %r: a filter leaves them out",
                              others, numbers + others, name, example)  # fmt: skip
 
-    def _numbers(self, sql: str) -> tuple[int, int, str]:
+    def _numbers(self, column: str) -> tuple[int, int, str]:
         """Return how many values of a column are numbers, how many are not, and one that is not."""
-        self._store.verify_rows(self._table.live)
-        return self._store.count_numbers(sql)
+        if column not in self._counts_of_numbers:
+            counts = self.values(column)
+            others = {value: count for value, count in counts.items() if number(value) is None}
+            example = min(others, default="")
+            self._counts_of_numbers[column] = sum(counts.values()) - sum(others.values()), sum(others.values()), example
+        return self._counts_of_numbers[column]
 
-    def _matches(self, ids: Ids, similarities: Sequence[float]) -> list[Match]:
+    def _matches(self, photos: Ids, similarities: Sequence[float]) -> list[Match]:
         """Return photos as matches; what was read stays in memory."""
-        numbers = ids.tolist()
-        unread = [number for number in numbers if number not in self._found]
-        if unread:
-            if len(self._found) > REMEMBERED_MATCHES:
-                self._found = {}
-                unread = numbers
-            for values in self._store.raw_rows(unread):
-                told = self._store.metadata_of(values)
-                self._found[values[0]] = text_of(values[1]), text_of(values[2]), text_of(values[6]), told
+        if len(self._described) > REMEMBERED_MATCHES:
+            self._described = {}
+        described, numbers = self._described, photos.tolist()
+        unread = [photo for photo in numbers if photo not in described]
+        for photo, row in zip(unread, self._store.rows(unread) if unread else (), strict=True):
+            described[photo] = row.item, row.photo, row.group, row.metadata
         matches = []
-        for number, similarity in zip(numbers, similarities, strict=True):
-            item, photo, label, metadata = self._found[number]
-            matches.append(Match(item, photo, similarity, label, metadata))
+        for photo, similarity in zip(numbers, similarities, strict=True):
+            item, path, label, metadata = described[photo]
+            matches.append(Match(item, path, similarity, label, metadata))
         return matches
-
-    @property
-    def _graphs(self) -> GraphCache:
-        return GraphCache(self.manifest, self._empty_index)
-
-    def _empty_index(self) -> Index:
-        check_trusted(self.manifest.index, "the gallery", "index")
-        return build_index(self.manifest.index, self.manifest.dim)
-
-    @property
-    def _searching(self) -> Searcher:
-        if self._searcher is None:
-            self._searcher = Searcher(
-                self._table,
-                None if self.manifest.index == "exact" else self._empty_index,
-                lambda: self._graphs.load(self._store, self._table),
-                lambda index, held: self._graphs.keep(self._store, self._table, index, held),
-            )
-        return self._searcher

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from threading import Lock
 from typing import Final
 
 import numpy as np
 
+from pipeline.gallery.graphs import GraphCache
 from pipeline.gallery.vectors import CHUNK, Ids, PhotoTable
 from stages.disjoint import DisjointSets
 from stages.errors import GalleryCorrupt
@@ -43,75 +44,77 @@ class Searcher:
 
     Args:
         table: all photos.
-        make: makes an empty index, or is None where every search is exact.
-        load: loads an index that was kept, with the ids that it holds, or returns None.
-        keep: keeps an index for the next process.
+        graphs: makes the index and keeps it; None where every search is exact.
     """
 
-    def __init__(
-        self,
-        table: PhotoTable,
-        make: Callable[[], Index] | None,
-        load: Callable[[], tuple[Index, Ids] | None] = lambda: None,
-        keep: Callable[[Index, Ids], None] = lambda _index, _ids: None,
-    ) -> None:
+    def __init__(self, table: PhotoTable, graphs: GraphCache | None) -> None:
         self.table = table
-        self._make, self._load, self._keep = make, load, keep
+        self._graphs = graphs
         self._index: Index | None = None
         self._lock = Lock()
         self._held = self._tail = self._synced = np.zeros(0, np.int64)
 
-    @property
-    def storable(self) -> bool:
-        """Whether there is an index, and it can be saved."""
-        return self._make is not None and isinstance(self._index or self._make(), StorableIndex)
-
-    def index(self, live: Ids) -> tuple[Index, Ids] | None:
-        """Return the index and the ids that it holds: no removed ones, and most of the others."""
-        if self._make is None:
+    def index(self) -> tuple[Index, Ids] | None:
+        """Return the index and the ids that it holds: no removed ones, and most of the others; None where none is needed."""
+        live = self.table.live
+        if self._graphs is None or len(live) <= TAIL:
             return None
         with self._lock:
-            return self._brought_up_to(live, self._make)
+            none = np.zeros(0, np.int64)
+            if self._index is None:
+                self._index, self._held = self._graphs.load(self.table) or (self._graphs.make(), none)
+                self._synced = none
+            if live is not self._synced:
+                stale = np.setdiff1d(self._held, live, assume_unique=True)
+                if len(stale) > len(self._held) // 2:
+                    self._index, self._held = self._graphs.make(), none
+                elif len(stale):
+                    self._index.remove(stale)
+                    self._held = np.setdiff1d(self._held, stale, assume_unique=True)
+                self._tail, self._synced = np.setdiff1d(live, self._held, assume_unique=True), live
+            if len(self._tail) > tail_limit(len(self._held)):
+                for start in range(0, len(self._tail), 8 * CHUNK):
+                    part = self._tail[start : start + 8 * CHUNK]
+                    self._index.add(part, self.table.take(part))
+                self._held, self._tail = live, none
+                self._graphs.keep(self.table, self._index, self._held)
+            return self._index, self._held
 
-    def _brought_up_to(self, live: Ids, make: Callable[[], Index]) -> tuple[Index, Ids]:
-        none = np.zeros(0, np.int64)
-        if self._index is None:
-            self._index, self._held = self._load() or (make(), none)
-            self._synced = none
-        if live is not self._synced:
-            stale = np.setdiff1d(self._held, live, assume_unique=True)
-            if len(stale) > len(self._held) // 2:
-                self._index, self._held = make(), none
-            elif len(stale):
-                self._index.remove(stale)
-                self._held = np.setdiff1d(self._held, stale, assume_unique=True)
-            self._tail, self._synced = np.setdiff1d(live, self._held, assume_unique=True), live
-        if len(self._tail) > tail_limit(len(self._held)):
-            for start in range(0, len(self._tail), 8 * CHUNK):
-                part = self._tail[start : start + 8 * CHUNK]
-                self._index.add(part, self.table.take(part))
-            self._held, self._tail = live, none
-            self._keep(self._index, self._held)
-        return self._index, self._held
+    def keep_index(self) -> bool:
+        """Make and keep an index, unless one is kept that holds most photos and few removed ones.
+
+        Returns:
+            Whether the photos need an index.
+        """
+        live = self.table.live
+        if (
+            self._graphs is None
+            or len(live) <= TAIL
+            or not isinstance(self._index or self._graphs.make(), StorableIndex)
+        ):
+            return False
+        kept = self._graphs.find(self.table)
+        held = live[:0] if kept is None else kept.held
+        common = len(np.intersect1d(held, live, assume_unique=True))
+        if len(live) - common > tail_limit(len(held)) or len(held) - common > len(held) // 2:
+            self.index()
+        return True
 
     def search(self, queries: Vectors, k: int, pool: Ids | None = None) -> Neighbors:
         """Return the k nearest of all live photos, or of some of them, as ids; padded with -1 where there are fewer."""
         live = self.table.live
         wanted = live if pool is None else pool
-        if len(wanted) <= TAIL or self._make is None:
+        fetch = k if pool is None else min(2 * k * len(live) // max(1, len(pool)) + 1, len(live))
+        walks = len(wanted) > TAIL and fetch * WALK <= len(wanted)
+        index, held = (self.index() if walks else None) or (None, live[:0])
+        if index is None or len(held) == 0:
             return self.table.search(queries, k, wanted)
-        fetch = k if pool is None else min(2 * k * len(live) // len(pool) + 1, len(live))
-        if fetch * WALK > len(wanted):
-            return self.table.search(queries, k, wanted)
-        made = self.index(live)
-        if made is None or len(made[1]) == 0:
-            return self.table.search(queries, k, wanted)
-        found = made[0].search(queries, min(fetch, len(made[1])))
+        best = index.search(queries, min(fetch, len(held)))
         if pool is not None:
-            inside = np.isin(found.rows, pool)
-            found = Neighbors(np.where(inside, found.rows, -1), np.where(inside, found.similarities, -np.inf))
-        whole = pool is None and found.rows.shape[1] == k
-        best = found if whole else merge(no_neighbors(len(queries), k), found)
+            inside = np.isin(best.rows, pool)
+            best = Neighbors(np.where(inside, best.rows, -1), np.where(inside, best.similarities, -np.inf))
+        if pool is not None or best.rows.shape[1] != k:
+            best = merge(no_neighbors(len(queries), k), best)
         tail = self._tail if pool is None else np.intersect1d(self._tail, pool, assume_unique=True)
         if len(tail):
             best = merge(best, self.table.search(queries, k, tail))
@@ -143,7 +146,7 @@ def match_items(
     check_vectors(queries, searcher.table.dim)
     results: list[list[Match]] = [[] for _ in queries]
     for pool in {id(pool): pool for pool in pools}.values():
-        places = np.array([place for place, own in enumerate(pools) if own is pool])
+        places = np.array([place for place, other in enumerate(pools) if other is pool])
         count = len(searcher.table.live if pool is None else pool)
         fetch = min(max(FETCH, 4 * k if k < count else 0), count)
         while len(places) and fetch:  # more rows, as long as too few items are among them
@@ -154,9 +157,9 @@ def match_items(
             best = _best(searcher.table, near, k, min_similarity)
             if 2 * k < found.rows.shape[1] and min(map(len, best)) < k:
                 near, best = found, _best(searcher.table, found, k, min_similarity)
-            counts = np.array([len(own) for own in best])
+            counts = np.array(list(map(len, best)))
             short = (counts < k) & (found.similarities[:, -1] >= min_similarity) & (fetch < count)
-            done = [(query, at) for query, more in enumerate(short.tolist()) if not more for at in best[query]]
+            done = [(query, at) for query in np.flatnonzero(~short).tolist() for at in best[query]]
             at = tuple(np.array(done, np.int64).reshape(-1, 2).T)
             matches = iter(read(near.rows[at], np.minimum(near.similarities[at], 1).tolist()))
             for place, items in zip(places[~short].tolist(), counts[~short].tolist(), strict=True):
@@ -168,7 +171,7 @@ def match_items(
 def _best(table: PhotoTable, found: Neighbors, k: int, min_similarity: float) -> list[list[int]]:
     """Return for each query which of its neighbours are the best photos of the k best items."""
     present = (found.rows >= 0) & (found.similarities >= min_similarity)
-    keys: Iterator[int] = iter(table.keys_of(found.rows[present]).tolist())
+    keys = iter(table.keys_of(found.rows[present]).tolist())
     best = []
     for count in present.sum(axis=1).tolist():  # what is present comes before what is not
         firsts = dict[int, int]()
@@ -193,14 +196,12 @@ def near_duplicates(searcher: Searcher, pool: Ids | None, similarity: float) -> 
         while len(todo):
             found = searcher.search(vectors[todo], fetch, pool)
             close = (found.similarities >= similarity) & (found.rows != ids[todo, None])
-            for number, other, near in zip(
-                np.broadcast_to(ids[todo, None], close.shape)[close].tolist(),
-                found.rows[close].tolist(),
-                found.similarities[close].tolist(),
-                strict=True,
+            photos, others = np.broadcast_to(ids[todo, None], close.shape)[close], found.rows[close]
+            for photo, other, near in zip(
+                photos.tolist(), others.tolist(), found.similarities[close].tolist(), strict=True
             ):
-                sets.join(number, other)
-                nearest[number] = max(nearest[number], near)
+                sets.join(photo, other)
+                nearest[photo] = max(nearest[photo], near)
                 nearest[other] = max(nearest[other], near)
             todo = todo[found.similarities[:, -1] >= similarity] if fetch < len(every) else todo[:0]
             fetch = min(8 * fetch, len(every))

@@ -3,13 +3,13 @@
 ::
 
     GALLERY/
-        gallery.sqlite          the tables below; while someone writes or reads, SQLite keeps -wal and -shm files beside it
+        gallery.sqlite          the tables below; while it is open, SQLite keeps -wal and -shm files beside it
         lock, writer.json       held by the process that writes, and which one that is
 
     gallery     one row: what made the gallery, its generation, the names of the catalogue's columns
     photos      one row for each photo: item, file, label, box, … and the catalogue's columns as text
     items       a view: the items with the count of their photos
-    blocks      about a thousand photos each: ids, hashes of item ids, and which are still live, as little-endian arrays
+    blocks      up to a thousand photos each: ids, hashes of item ids, and which are live, as little-endian arrays
     vectors     the vectors of each block, and the SHA-256 of the block's ids and vectors
 
 Every row has a checksum that is verified when it is read. A save is one transaction; a reader keeps the generation that
@@ -25,13 +25,14 @@ import socket
 import sqlite3
 import stat
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 from weakref import finalize
 from zlib import crc32
@@ -40,7 +41,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from pipeline.gallery.filters import FUNCTIONS, METADATA
+from pipeline.gallery.filters import BUILT_IN, FUNCTIONS, METADATA
 from pipeline.gallery.vectors import STORAGE, Block, Ids
 from stages.errors import GalleryCorrupt, GalleryError
 from stages.files import read_whole
@@ -51,11 +52,11 @@ FORMAT: Final = 3
 APPLICATION: Final = 0x6F757466
 """SQLite's application id of a gallery: the letters "outf"."""
 
-BUILT_IN: Final = ("item", "photo", "label", "found", "detector")
-"""The gallery's own columns that filters know: ``found`` is the detector's label, ``label`` the garment group."""
-
 FILTER_S: Final = 5.0
 """Seconds after which a filter is stopped."""
+
+FILTER_ROWS: Final = 2048
+"""Rows that a filter checks at once; then other threads have their turn."""
 
 _FIELDS: Final = (
     "id", "item", "photo", "sha256", "detector", "found", "label", "score", "x1", "y1", "x2", "y2", "stamp",
@@ -69,14 +70,14 @@ _SCHEMA: Final = {
     "blocks": "CREATE TABLE blocks (number INTEGER PRIMARY KEY, ids BLOB, items BLOB, live BLOB, checksum INTEGER)",
     "vectors": "CREATE TABLE vectors (block INTEGER PRIMARY KEY, digest BLOB, data BLOB)",
 }
-_CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr", "sum", "min"])
-_PARTS: Final = ("", "-wal", "-shm", "-journal")
-_MOST_COLUMNS: Final = 1500
-_MOST_BYTES: Final = 1 << 29
-_MOST: Final = 1 << 62
-_MOST_DIM: Final = 1 << 20
-_AT_ONCE: Final = 500
+_CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr"])
+_SIDE_FILES: Final = tuple(f"{DATABASE}{ending}" for ending in ("-wal", "-shm", "-journal"))
 _WRITER: Final = "writer.json"
+_MAX_COLUMNS: Final = 1500
+_MAX_VALUE_BYTES: Final = 1 << 29
+_MAX_COUNT: Final = 1 << 62
+_MAX_DIM: Final = 1 << 20
+_ROWS_AT_ONCE: Final = 512
 _CORRUPT: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_ERROR", "SQLITE_TOOBIG",
                    "SQLITE_MISMATCH", "SQLITE_SCHEMA", "SQLITE_FORMAT")  # fmt: skip
 
@@ -135,7 +136,7 @@ class Manifest:
         if not all(isinstance(text, str) for text in texts) or not all(len(pair) == 2 for pair in self.columns):
             raise ValueError("a name in it is not text")
         counts = self.dim, self.generation, self.next_id
-        if not all(type(count) is int and 0 <= count < _MOST for count in counts) or not 1 <= self.dim <= _MOST_DIM:
+        if not all(type(count) is int and 0 <= count < _MAX_COUNT for count in counts) or not 1 <= self.dim <= _MAX_DIM:
             raise ValueError(f"dim, generation and next_id are {', '.join(map(str, counts))}")
         if self.storage not in STORAGE:
             raise ValueError(f"it stores vectors as {self.storage!r}")
@@ -149,10 +150,8 @@ def is_gallery(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """Read the current manifest of a gallery; raises as :class:`Store`."""
     store = Store(folder)
-    try:
-        return store.manifest
-    finally:
-        store.close()
+    store.close()
+    return store.manifest
 
 
 def create(folder: Path, manifest: Manifest) -> None:
@@ -163,8 +162,8 @@ def create(folder: Path, manifest: Manifest) -> None:
     """
     part = folder / f"{DATABASE}.part"
     with _errors(folder, "written"):
-        for ending in _PARTS:
-            part.with_name(part.name + ending).unlink(missing_ok=True)
+        for left in folder.glob(f"{part.name}*"):
+            left.unlink()
         connection = _connect(part, "rwc")
         try:
             connection.execute("PRAGMA page_size = 8192")
@@ -191,14 +190,13 @@ class Store:
         GalleryCorrupt: it is damaged, here or where a row is read.
     """
 
+    manifest: Manifest
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.writing = folder, False
         self._lock = threading.RLock()
         self._rows_verified = False
-        with self._errors("read"):
-            self._use(_open_to_read(folder))
-            self._begin_reading()
-            self.manifest = self._checked_manifest()
+        self._open()
 
     def close(self) -> None:
         """End the transaction, without saving, and close the database."""
@@ -210,14 +208,14 @@ class Store:
         Raises:
             GalleryError: another process is writing, or has saved another generation since this one was opened.
         """
-        with self._lock, self._errors("written"):
-            if self.writing:
-                return
-            connection = _open_to_write(self.folder)
+        if self.writing:
+            return
+        with self._lock, _errors(self.folder, "written"):
+            _check_files(self.folder, DATABASE, *_SIDE_FILES, to_write=True)
+            connection = _connect(self.folder / DATABASE, "rw")
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                now = _read_manifest(connection)
-                if (now.identity, now.generation) != (self.manifest.identity, self.manifest.generation):
+                if _read_manifest(connection) != self.manifest:
                     raise GalleryError(  # noqa: TRY301
                         f"gallery {self.folder} was written by someone else since it was opened; open it again"
                     )
@@ -228,14 +226,14 @@ class Store:
             self._use(connection)
             self.writing = True
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit(self, next_id: int) -> None:
         """Make everything durable that was written since :meth:`begin`, as a new generation.
 
         Raises:
             GalleryError: the disk is full or cannot be written; the generation before is unharmed.
         """
-        with self._lock, self._errors("written"):
-            manifest = replace(manifest, columns=self.manifest.columns, generation=self.manifest.generation + 1)
+        with self._lock, _errors(self.folder, "written"):
+            manifest = replace(self.manifest, generation=self.manifest.generation + 1, next_id=next_id)
             _write_manifest(self._connection, manifest)
             self._connection.execute("COMMIT")
             self.writing, self.manifest = False, manifest
@@ -244,12 +242,10 @@ class Store:
 
     def rollback(self) -> None:
         """Forget everything that was written since :meth:`begin`, and read the last generation again."""
-        with self._lock, self._errors("read"):
+        with self._lock:
             self._close()
             self.writing = False
-            self._use(_open_to_read(self.folder))
-            self._begin_reading()
-            self.manifest = self._checked_manifest()
+            self._open()
 
     def vacuum(self) -> None:
         """Give the space of deleted rows back to the file system.
@@ -257,7 +253,7 @@ class Store:
         Raises:
             GalleryError: the disk is too full for it; nothing is lost.
         """
-        with self._lock, self._errors("written"):
+        with self._lock, _errors(self.folder, "written"):
             self._connection.execute("COMMIT")
             try:
                 self._connection.execute("VACUUM")
@@ -268,132 +264,101 @@ class Store:
     @property
     def size(self) -> int:
         """The bytes of the database's files."""
-        paths = (self.folder / f"{DATABASE}{ending}" for ending in ("", "-wal"))
+        paths = (self.folder / name for name in (DATABASE, _SIDE_FILES[0]))
         return sum(path.stat().st_size for path in paths if path.exists())
+
+    def integrity(self) -> list[str]:
+        """Return what SQLite finds wrong with its file."""
+        found = [str(values[0]) for values in self._run("PRAGMA integrity_check(20)")]
+        return [] if found == ["ok"] else found
 
     # -- photos
 
     def rows(self, ids: Sequence[int]) -> list[Row]:
-        """Read the rows of some photos, in their order."""
-        return [self._row(values) for values in self.raw_rows(ids)]
-
-    def raw_rows(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Read and verify the rows of some photos, as the table's columns in their order."""
-        found: dict[int, tuple[Any, ...]] = {}
+        """Read and verify the rows of some photos, in their order."""
+        found: dict[int, Row] = {}
         wanted = list(dict.fromkeys(ids))
-        for start in range(0, len(wanted), _AT_ONCE):
-            part = wanted[start : start + _AT_ONCE]
+        for start in range(0, len(wanted), _ROWS_AT_ONCE):
+            part = wanted[start : start + _ROWS_AT_ONCE]
             size = 1 << (len(part) - 1).bit_length()  # few distinct statements, so that each is prepared once
-            marks = ",".join("?" * size)
             part += part[-1:] * (size - len(part))
-            found |= {
-                values[0]: self._verified(values)
-                for values in self._query(f"SELECT {self._columns} FROM photos WHERE id IN ({marks})", part)
-            }
+            sql = f"SELECT {self._columns} FROM photos WHERE id IN ({','.join('?' * size)})"
+            found |= {values[0]: self._row(self._verified(values)) for values in self._run(sql, part)}
         if len(found) < len(wanted):
-            raise GalleryCorrupt(
-                f"gallery {self.folder} is damaged: {len(wanted) - len(found)} of its rows are missing"
-            )
+            raise self._corrupt(f"{len(wanted) - len(found)} of its rows are missing")
         return [found[number] for number in ids]
+
+    def all_rows(self, live: Ids) -> Iterator[Row]:
+        """Read and verify every photo, in the order of addition, and that they are those of the vectors."""
+        return map(self._row, self._all_rows(live))
 
     def verify_rows(self, live: Ids) -> None:
         """Verify every row and that there is one for each live photo, once: before the table is searched as a whole."""
-        with self._lock:
-            if self._rows_verified:
-                return
-            ids = np.fromiter((values[0] for values in self._all_rows()), np.int64)
-            if not np.array_equal(ids, live):
-                raise GalleryCorrupt(f"gallery {self.folder} is damaged: its photos are not those of its vectors")
-            self._rows_verified = True
-
-    def all_rows(self) -> Iterator[tuple[int, Row]]:
-        """Read and verify every photo, with its id, in the order of addition."""
-        for values in self._all_rows():
-            yield values[0], self._row(values)
+        if not self._rows_verified:
+            deque(self._all_rows(live), maxlen=0)
 
     def put(self, number: int, row: Row) -> None:
-        """Write the row of a new photo, or write it anew."""
+        """Write the row of a photo."""
         metadata = {self._column(name): _encoded(value) for name, value in dict(row.metadata).items()}
         values = (number, *map(_encoded, (row.item, row.photo, row.sha256, row.detector, row.label, row.group)),
                   float(row.score), *row.box.corners, _encoded(row.stamp))  # fmt: skip
-        order = [column for _, column in self.manifest.columns]
-        told = [metadata.get(column) for column in order]
-        checksum = _checksum(values, [(column, value) for column, value in zip(order, told, strict=True)
-                                      if value is not None])  # fmt: skip
-        columns = ", ".join((*_FIELDS, "checksum", *map(_quoted, order)))
-        marks = ", ".join("?" * (len(_FIELDS) + 1 + len(order)))
-        self._write(f"INSERT OR REPLACE INTO photos ({columns}) VALUES ({marks})", (*values, checksum, *told))
+        cells = [(column, metadata.get(column)) for _, column in self.manifest.columns]
+        row_values = (*values, _checksum(values, cells), *(value for _, value in cells))
+        marks = ", ".join("?" * len(row_values))
+        self._run(f"INSERT OR REPLACE INTO photos ({self._columns}) VALUES ({marks})", row_values, "written")
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete the rows of some photos."""
         for number in ids:
-            self._write("DELETE FROM photos WHERE id = ?", (number,))
-
-    def metadata_of(self, values: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
-        """Return the catalogue's columns of a raw row that have a value in it."""
-        cells = zip(self.manifest.columns, values[len(_FIELDS) + 1 :], strict=True)
-        return tuple((name, text_of(value)) for (name, _), value in cells if value is not None)
+            self._run("DELETE FROM photos WHERE id = ?", (number,), "written")
 
     @property
     def names(self) -> dict[str, str]:
         """The columns that filters know, each with its name in SQL: the gallery's own, then the catalogue's."""
-        own = {name: name for name in BUILT_IN}
-        return own | {_shown(name): _quoted(column) for name, column in self.manifest.columns}
+        return {name: name for name in BUILT_IN} | {
+            METADATA + name if name.casefold() in BUILT_IN else name: _quoted(column)
+            for name, column in self.manifest.columns
+        }
+
+    def distinct(self, column: str) -> dict[str, int]:
+        """Return the values of a column, in SQL, with the count of their rows, in the order of addition."""
+        sql = f"SELECT {column}, count(*) FROM photos WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY min(id)"
+        return {_text_of(value): count for value, count in self._run(sql)}
 
     def select(self, sql: str, parameters: Sequence[object]) -> Ids:
-        """Return the ids of the photos for which an SQL expression is true, rising.
+        """Return the ids of the photos for which a user's filter, in SQL, is true, rising.
+
+        It can read the table of photos, call the functions of filters and a few of SQLite's, and nothing else.
 
         Raises:
-            ValueError: it takes too long.
+            ValueError: it takes longer than :data:`FILTER_S`.
         """
-        found = self.restricted(f"SELECT id FROM photos WHERE {sql} ORDER BY id", parameters)
-        return np.array([values[0] for values in found], np.int64)
+        end, last, chosen = monotonic() + FILTER_S, -1, list[int]()
+        page = f"SELECT id, {sql} FROM photos WHERE id > ? ORDER BY id LIMIT {FILTER_ROWS}"
+        while rows := self._restricted(page, (*parameters, last), end):
+            chosen += [number for number, fulfilled in rows if fulfilled]
+            last = rows[-1][0]
+            sleep(0.0005)  # a lock that is taken again at once would never reach the threads that wait for it
+        return np.array(chosen, np.int64)
 
-    def restricted(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run a query with parts that a user has written.
-
-        It can read the table of photos, call the functions of filters and a few of SQLite's, and nothing else, and is
-        stopped after :data:`FILTER_S` seconds.
-
-        Raises:
-            ValueError: it takes too long.
-        """
-        end = monotonic() + FILTER_S
-
+    def _restricted(self, sql: str, parameters: Sequence[object], end: float) -> list[tuple[Any, ...]]:
         def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
             reads = action == sqlite3.SQLITE_READ and first == "photos"
             calls = action == sqlite3.SQLITE_FUNCTION and second in _CALLABLE
             return sqlite3.SQLITE_OK if action == sqlite3.SQLITE_SELECT or reads or calls else sqlite3.SQLITE_DENY
 
-        with self._lock, self._errors("read"):
-            self._check_mapping()
+        with self._lock:
             self._connection.set_authorizer(authorize)
             self._connection.set_progress_handler(lambda: monotonic() > end, 1000)
             try:
-                return self._connection.execute(sql, parameters).fetchall()
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorname == "SQLITE_INTERRUPT":
+                return self._run(sql, parameters)
+            except GalleryError as error:
+                if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
                     raise ValueError(f"the filter takes more than {FILTER_S:g} s; make it simpler") from error
                 raise
             finally:
                 self._connection.set_progress_handler(None, 0)
                 self._connection.set_authorizer(None)
-
-    def count_numbers(self, column: str) -> tuple[int, int, str]:
-        """Return how many values of a column, in SQL, are numbers, how many are not, and one that is not."""
-        found = self.restricted(
-            f"SELECT ifnull(sum(is_number({column})), 0), ifnull(sum(NOT is_number({column})), 0),"
-            f" min(CASE WHEN is_number({column}) THEN NULL ELSE {column} END) FROM photos"
-        )
-        numbers, others, example = found[0]
-        return numbers, others, "" if example is None else text_of(example)
-
-    def distinct(self, column: str, where: str = "1") -> dict[str, int]:
-        """Return the values of a column, in SQL, with the count of their rows, in the order of addition."""
-        sql = (
-            f"SELECT {column}, count(*) FROM photos WHERE {column} IS NOT NULL AND {where} GROUP BY 1 ORDER BY min(id)"
-        )
-        return {text_of(value): count for value, count in self._query(sql)}
 
     # -- blocks
 
@@ -404,67 +369,56 @@ class Store:
             GalleryCorrupt: their ids do not rise, or something is damaged.
         """
         blocks, last = [], -1
-        for number, ids, keys, live, checksum in self._query("SELECT * FROM blocks ORDER BY number"):
-            if not all(isinstance(part, bytes) for part in (ids, keys, live)) or checksum != _block_sum(
-                number, ids, keys, live
-            ):
-                raise GalleryCorrupt(
-                    f"gallery {self.folder} is damaged: the checksum of block {number} is not the saved one"
-                )
-            try:
-                block = Block(
-                    number, np.frombuffer(ids, "<i8"), np.frombuffer(keys, "<i8"), np.frombuffer(live, np.bool_)
-                )
-            except ValueError as error:
-                raise GalleryCorrupt(f"gallery {self.folder} is damaged: block {number}: {error}") from error
-            sizes = len(block.ids) == len(block.keys) == len(block.live) > 0
-            if not sizes or block.ids[0] <= last or (np.diff(block.ids) <= 0).any():
-                raise GalleryCorrupt(f"gallery {self.folder} is damaged: the ids of block {number} do not rise")
+        sql = "SELECT blocks.*, digest FROM blocks LEFT JOIN vectors ON block = number ORDER BY number"
+        for number, ids, keys, live, checksum, digest in self._run(sql):
+            parts = ids, keys, live
+            if not all(isinstance(part, bytes) for part in parts) or checksum != _block_sum(number, *parts):
+                raise self._corrupt(f"the checksum of block {number} is not the saved one")
+            count = len(live)
+            if count == 0 or len(ids) != 8 * count or len(keys) != 8 * count:
+                raise self._corrupt(f"block {number} has arrays of different lengths")
+            block = Block(number, np.frombuffer(ids, "<i8"), np.frombuffer(keys, "<i8"), np.frombuffer(live, np.bool_),
+                          digest if isinstance(digest, bytes) else b"")  # fmt: skip
+            if block.ids[0] <= last or (np.diff(block.ids) <= 0).any():
+                raise self._corrupt(f"the ids of block {number} do not rise")
             last = int(block.ids[-1])
             blocks.append(block)
         if last >= self.manifest.next_id:
-            raise GalleryCorrupt(f"gallery {self.folder} is damaged: it has photo {last} and should not")
+            raise self._corrupt(f"it has photo {last} and should not")
         return blocks
 
     def read_vectors(self, block: Block) -> NDArray[Any]:
         """Read and verify the vectors of a block as they are stored."""
         dtype = STORAGE[self.manifest.storage]
-        found = self._query("SELECT digest, data FROM vectors WHERE block = ?", (block.number,))
-        digest, data = found[0] if found else (None, None)
-        if not isinstance(data, bytes) or digest != block_digest(block.ids, data):
-            raise GalleryCorrupt(
-                f"gallery {self.folder} is damaged: the vectors of block {block.number} are not what was saved"
-            )
+        found = self._run("SELECT data FROM vectors WHERE block = ?", (block.number,))
+        data = found[0][0] if found else None
+        if not isinstance(data, bytes) or block.digest != _block_digest(block.ids, data):
+            raise self._corrupt(f"the vectors of block {block.number} are not what was saved")
         if len(data) != len(block.ids) * self.manifest.dim * dtype.itemsize:
-            raise GalleryCorrupt(
-                f"gallery {self.folder} is damaged: block {block.number} has no vector for some photos"
-            )
+            raise self._corrupt(f"block {block.number} has no vector for some photos")
         return np.frombuffer(data, dtype).reshape(-1, self.manifest.dim)
-
-    def digests(self) -> dict[int, bytes]:
-        """Return the digest of each block's ids and vectors, without reading them."""
-        return dict(self._query("SELECT block, digest FROM vectors"))
 
     def write_block(self, block: Block, stored: NDArray[Any] | None) -> None:
         """Write a block, with its vectors unless those are the same as before; one without ids is deleted."""
         if len(block.ids) == 0:
-            self._write("DELETE FROM blocks WHERE number = ?", (block.number,))
-            self._write("DELETE FROM vectors WHERE block = ?", (block.number,))
+            self._run("DELETE FROM blocks WHERE number = ?", (block.number,), "written")
+            self._run("DELETE FROM vectors WHERE block = ?", (block.number,), "written")
             return
         parts = block.ids.astype("<i8").tobytes(), block.keys.astype("<i8").tobytes(), block.live.tobytes()
         values = (block.number, *parts, _block_sum(block.number, *parts))
-        self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", values)
+        self._run("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?)", values, "written")
         if stored is not None:
             data = stored.tobytes()
-            digest = block_digest(block.ids, data)
-            self._write("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (block.number, digest, data))
+            digest = _block_digest(block.ids, data)
+            self._run("INSERT INTO vectors VALUES (?, ?, ?)", (block.number, digest, data), "written")
 
-    def integrity(self) -> list[str]:
-        """Return what SQLite finds wrong with its file."""
-        found = [str(values[0]) for values in self._query("PRAGMA integrity_check(20)")]
-        return [] if found == ["ok"] else found
+    # -- within
 
-    # -- connections
+    def _open(self) -> None:
+        with _errors(self.folder, "read"):
+            self._use(_open_to_read(self.folder))
+            self._begin_reading()
+            self.manifest = self._checked_manifest()
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection, self._close = connection, finalize(self, connection.close)
@@ -472,18 +426,18 @@ class Store:
         for name, (count, function) in FUNCTIONS.items():
             connection.create_function(name, count, function, deterministic=True)
 
+    def _begin_reading(self) -> None:
+        """Keep the present generation until the next transaction, whatever others save meanwhile."""
+        self._connection.execute("BEGIN")
+        self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        self._mapped = _mapped_file(self.folder)
+
     def _checkpoint(self) -> None:
         """Move what was saved into the database's main file, as far as readers of older generations allow."""
         with suppress(sqlite3.Error):  # the save has succeeded; a later one does it
             self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.execute("PRAGMA busy_timeout = 2000")
-
-    def _begin_reading(self) -> None:
-        """Keep the present generation until the next transaction, whatever others save meanwhile."""
-        self._connection.execute("BEGIN")
-        self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        self._mapped = _mapped_file(self.folder)
 
     def _checked_manifest(self) -> Manifest:
         """Read the manifest, once the schema is known to be a gallery's: another could hold surprises."""
@@ -498,79 +452,66 @@ class Store:
         if version < FORMAT:
             raise GalleryError(_too_old(self.folder))
         manifest = _read_manifest(self._connection)
-        schema = dict(_SCHEMA)
-        added = "".join(f", {_quoted(column)} TEXT" for _, column in manifest.columns)
-        schema["photos"] = f"{schema['photos'].removesuffix(')')}{added})"
-        if dict(self._connection.execute("SELECT name, sql FROM sqlite_master").fetchall()) != schema:
-            raise GalleryCorrupt(f"gallery {self.folder} is damaged: its tables are not those of a gallery")
-        self._columns = ", ".join((*_FIELDS, "checksum", *(_quoted(column) for _, column in manifest.columns)))
+        columns = [_quoted(column) for _, column in manifest.columns]
+        photos = _SCHEMA["photos"].removesuffix(")") + "".join(f", {column} TEXT" for column in columns) + ")"
+        if dict(self._connection.execute("SELECT name, sql FROM sqlite_master")) != _SCHEMA | {"photos": photos}:
+            raise self._corrupt("its tables are not those of a gallery")
+        self._columns = ", ".join((*_FIELDS, "checksum", *columns))
         return manifest
 
-    def _query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, self._errors("read"):
-            self._check_mapping()
+    def _run(self, sql: str, parameters: Sequence[object] = (), action: str = "read") -> list[tuple[Any, ...]]:
+        with self._lock, _errors(self.folder, action):
+            inode, size = _mapped_file(self.folder)
+            if inode == self._mapped[0] and size < self._mapped[1]:  # SQLite reading it would end the process
+                raise GalleryCorrupt(f"gallery {self.folder} was overwritten while it was open; open it again")
             return self._connection.execute(sql, parameters).fetchall()
 
-    def _write(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        with self._lock, self._errors("written"):
-            self._connection.execute(sql, parameters)
-
-    def _check_mapping(self) -> None:
-        """Refuse to go on where the file that SQLite maps into memory was cut short: reading it would end the process."""
-        inode, size = _mapped_file(self.folder)
-        if inode == self._mapped[0] and size < self._mapped[1]:
-            raise GalleryCorrupt(f"gallery {self.folder} was overwritten while it was open; open it again")
-
-    @contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
-        with _errors(self.folder, action):
-            yield
-
-    # -- rows
-
-    def _all_rows(self) -> Iterator[tuple[Any, ...]]:
-        last = -1
-        while rows := self._query(
-            f"SELECT {self._columns} FROM photos WHERE id > ? ORDER BY id LIMIT 5000",
-            (last,),
-        ):
-            for values in rows:
-                yield self._verified(values)
-            if rows[-1][0] <= last:
-                raise GalleryCorrupt(f"gallery {self.folder} is damaged: its photos are not in order")
-            last = rows[-1][0]
+    def _all_rows(self, live: Ids) -> Iterator[tuple[Any, ...]]:
+        last, count = -1, 0
+        sql = f"SELECT {self._columns} FROM photos WHERE id > ? ORDER BY id LIMIT 5000"
+        while rows := self._run(sql, (last,)):
+            if not np.array_equal([values[0] for values in rows], live[count : count + len(rows)]):
+                break
+            yield from map(self._verified, rows)
+            last, count = rows[-1][0], count + len(rows)
+        if count < len(live) or rows:
+            raise self._corrupt("its photos are not those of its vectors")
+        self._rows_verified = True
 
     def _verified(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         own = len(_FIELDS)
-        cells = zip(self.manifest.columns, values[own + 1 :], strict=True)
-        if values[own] != _checksum(values[:own], [(name, value) for (_, name), value in cells if value is not None]):
-            raise GalleryCorrupt(
-                f"gallery {self.folder} is damaged: the checksum of photo {values[0]} is not the saved one"
-            )
+        names = (column for _, column in self.manifest.columns)
+        if values[own] != _checksum(values[:own], list(zip(names, values[own + 1 :], strict=True))):
+            raise self._corrupt(f"the checksum of photo {values[0]} is not the saved one")
         return values
 
     def _row(self, values: tuple[Any, ...]) -> Row:
         _, item, photo, digest, detector, found, _, score, *corners, stamp = values[: len(_FIELDS)]
+        cells = zip(self.manifest.columns, values[len(_FIELDS) + 1 :], strict=True)
         try:
-            return Row(text_of(item), text_of(photo), text_of(digest), text_of(detector), text_of(found), float(score),
-                       Box(*corners), self.metadata_of(values), text_of(stamp))  # fmt: skip
+            metadata = tuple((name, _text_of(value)) for (name, _), value in cells if value is not None)
+            return Row(_text_of(item), _text_of(photo), _text_of(digest), _text_of(detector), _text_of(found),
+                       float(score), Box(*corners), metadata, _text_of(stamp))  # fmt: skip
         except (ValueError, TypeError) as error:
-            raise GalleryCorrupt(f"gallery {self.folder} is damaged: photo {values[0]}: {error}") from error
+            raise self._corrupt(f"photo {values[0]}: {error}") from error
 
     def _column(self, name: str) -> str:
         """Return the SQL name of a catalogue's column, which is added where it is new."""
         known = dict(self.manifest.columns)
-        if name not in known:
-            if len(known) >= _MOST_COLUMNS:
-                raise GalleryError(f"a gallery has at most {_MOST_COLUMNS} columns of a catalogue; leave some out")
-            taken = {column.lower() for column in (*_FIELDS, "checksum", *known.values())}
-            candidates = (name, f"{METADATA}{name}", f"{METADATA}{len(known)}")
-            column = next(each for each in candidates if _is_plain(each) and each.lower() not in taken)
-            self._write(f"ALTER TABLE photos ADD COLUMN {_quoted(column)} TEXT")
-            self.manifest = replace(self.manifest, columns=(*self.manifest.columns, (name, column)))
-            self._columns = f"{self._columns}, {_quoted(column)}"
-            return column
-        return known[name]
+        if name in known:
+            return known[name]
+        if len(known) >= _MAX_COLUMNS:
+            raise GalleryError(f"a gallery has at most {_MAX_COLUMNS} columns of a catalogue; leave some out")
+        taken = {column.lower() for column in (*_FIELDS, "checksum", *known.values())}
+        candidates = (name, f"{METADATA}{name}", f"{METADATA}{len(known)}")
+        column = next(each for each in candidates if each and each.isprintable() and each.lower() not in taken)
+        self._run(f"ALTER TABLE photos ADD COLUMN {_quoted(column)} TEXT", (), "written")
+        self.manifest = replace(self.manifest, columns=(*self.manifest.columns, (name, column)))
+        self._columns = f"{self._columns}, {_quoted(column)}"
+        return column
+
+    def _corrupt(self, problem: str) -> GalleryCorrupt:
+        return GalleryCorrupt(f"gallery {self.folder} is damaged: {problem}")
 
 
 @contextmanager
@@ -583,23 +524,20 @@ def writing(folder: Path | str) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_files(folder / "lock", folder / _WRITER, to_write=True)
+        _check_files(folder, "lock", _WRITER, to_write=True)
         lock = FileLock(os.path.realpath(folder / "lock"), timeout=0, is_singleton=True)
         outermost = not lock.is_locked
         lock.acquire()
     except Timeout:
-        raise GalleryError(
-            f"gallery {folder} is being written by {_holder(folder)}; wait until it has finished"
-        ) from None
+        raise GalleryError(_busy(folder)) from None
     except (OSError, NotImplementedError) as error:
         raise GalleryError(f"gallery {folder} cannot be written: {_reason(error)}") from error
     note = folder / _WRITER
     try:
         if outermost:
-            holder = {"pid": os.getpid(), "host": socket.gethostname(),
-                      "since": datetime.now(UTC).isoformat("T", "seconds")}  # fmt: skip
+            since = datetime.now(UTC).isoformat("T", "seconds")
             with suppress(OSError):  # the lock counts, not the note
-                note.write_text(json.dumps(holder), encoding="ascii")
+                note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
     finally:
         if outermost:
@@ -608,19 +546,8 @@ def writing(folder: Path | str) -> Iterator[None]:
         lock.release()
 
 
-def block_digest(ids: Ids, data: bytes | memoryview) -> bytes:
-    """Return the SHA-256 of a block's ids and vectors."""
-    digest = sha256(ids.astype("<i8").tobytes())
-    digest.update(data)
-    return digest.digest()
-
-
-def text_of(value: object) -> str:
-    """Return a stored text; one that is no valid Unicode, such as an odd file name, is stored as bytes.
-
-    Raises:
-        GalleryCorrupt: the value is not text.
-    """
+def _text_of(value: object) -> str:
+    """Return a stored text; one that is no valid Unicode, such as an odd file name, is stored as bytes."""
     if isinstance(value, str):
         return value
     try:
@@ -637,26 +564,19 @@ def _encoded(text: str) -> str | bytes:
     return text
 
 
-def _checksum(values: tuple[Any, ...], metadata: Sequence[tuple[str, Any]]) -> int:
-    """The CRC-32 of a row, as Python writes it in ASCII; columns without a value do not count."""
-    return crc32(ascii((values, metadata)).encode("ascii"))
+def _checksum(values: tuple[Any, ...], cells: Sequence[tuple[str, Any]] = ()) -> int:
+    """Return the CRC-32 of a row, as Python writes it in ASCII; columns without a value do not count."""
+    return crc32(ascii((values, [cell for cell in cells if cell[1] is not None])).encode("ascii"))
 
 
 def _block_sum(number: int, *parts: bytes) -> int:
     return crc32(b"".join(parts), number & 0xFFFFFFFF)
 
 
-def _shown(name: str) -> str:
-    """The name by which filters reach a column of a catalogue."""
-    return METADATA + name if name.casefold() in BUILT_IN else name
-
-
-def _is_plain(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name != "" and name.isprintable()
+def _block_digest(ids: Ids, data: bytes) -> bytes:
+    digest = sha256(ids.astype("<i8").tobytes())
+    digest.update(data)
+    return digest.digest()
 
 
 def _quoted(name: str) -> str:
@@ -668,7 +588,7 @@ def _write_manifest(connection: sqlite3.Connection, manifest: Manifest) -> None:
               manifest.storage, json.dumps(manifest.settings), json.dumps(manifest.columns), manifest.generation,
               manifest.next_id)  # fmt: skip
     connection.execute("DELETE FROM gallery")
-    connection.execute(f"INSERT INTO gallery VALUES ({', '.join('?' * 11)})", (*values, _checksum(values, ())))
+    connection.execute(f"INSERT INTO gallery VALUES ({', '.join('?' * 11)})", (*values, _checksum(values)))
 
 
 def _read_manifest(connection: sqlite3.Connection) -> Manifest:
@@ -678,12 +598,11 @@ def _read_manifest(connection: sqlite3.Connection) -> Manifest:
         GalleryCorrupt: it is damaged.
     """
     try:
-        (found,) = connection.execute("SELECT * FROM gallery").fetchall()
-        *values, checksum = found
-        if checksum != _checksum(tuple(values), ()):
+        ((*values, checksum),) = connection.execute("SELECT * FROM gallery").fetchall()
+        if checksum != _checksum(tuple(values)):
             raise ValueError("its checksum is not the saved one")  # noqa: TRY301
         identity, dim, embedder, crop, index, storage, settings, columns, generation, next_id = values
-        return Manifest(identity, dim, text_of(embedder), text_of(crop), text_of(index), storage,
+        return Manifest(identity, dim, _text_of(embedder), _text_of(crop), _text_of(index), storage,
                         dict(json.loads(settings)), tuple((name, column) for name, column in json.loads(columns)),
                         generation, next_id)  # fmt: skip
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -696,11 +615,9 @@ def _open_to_read(folder: Path) -> sqlite3.Connection:
     Raises:
         GalleryError: there is none.
     """
-    path = folder / DATABASE
-    _check_files(path)
-    _check_files(
-        *(folder / f"{DATABASE}{ending}" for ending in _PARTS[1:]), to_write=True
-    )  # also a reader may write them
+    path, wal = folder / DATABASE, folder / _SIDE_FILES[0]
+    _check_files(folder, DATABASE)
+    _check_files(folder, *_SIDE_FILES, to_write=True)  # a reader, too, may write them
     if not path.exists():
         if (folder / "manifest.json").exists():
             raise GalleryError(_too_old(folder))
@@ -709,49 +626,42 @@ def _open_to_read(folder: Path) -> sqlite3.Connection:
         connection = _connect(path, "ro")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.OperationalError as error:
-        wal = folder / f"{DATABASE}-wal"
-        if error.sqlite_errorname not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") or (
-            wal.exists() and wal.stat().st_size
-        ):
+        read_only = error.sqlite_errorname in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY")
+        if not read_only or (wal.exists() and wal.stat().st_size):
             raise
         connection = _connect(path, "ro&immutable=1")  # a read-only folder, where no one writes
     return connection
 
 
-def _open_to_write(folder: Path) -> sqlite3.Connection:
-    _check_files(*(folder / f"{DATABASE}{ending}" for ending in _PARTS), to_write=True)
-    return _connect(folder / DATABASE, "rw")
-
-
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None, check_same_thread=False)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     for pragma in ("mmap_size = 0", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
 
-def _check_files(*paths: Path, to_write: bool = False) -> None:
+def _check_files(folder: Path, *names: str, to_write: bool = False) -> None:
     """Refuse links, pipes and devices among a gallery's files: they may have been put there to do harm elsewhere.
 
     Raises:
         OSError: one is of that kind or, to be written, has a second name.
     """
-    for path in paths:
+    for name in names:
         try:
-            status = path.lstat()
+            status = (folder / name).lstat()
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(status.st_mode):
             kind = "a link, which is not followed" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-            raise OSError(None, f"{path.name} is {kind}")
+            raise OSError(None, f"{name} is {kind}")
         if to_write and status.st_nlink > 1:
-            raise OSError(None, f"{path.name} is a hard link, and its other file would change too; copy the gallery")
+            raise OSError(None, f"{name} is a hard link, and its other file would change too; copy the gallery")
 
 
 def _mapped_file(folder: Path) -> tuple[int, int]:
-    """The inode and size of the only file that SQLite maps into memory."""
+    """Return the inode and size of the only file that SQLite maps into memory."""
     try:
         status = (folder / f"{DATABASE}-shm").stat()
     except OSError:
@@ -768,9 +678,7 @@ def _errors(folder: Path, action: str) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
         if name.startswith("SQLITE_BUSY"):
-            raise GalleryError(
-                f"gallery {folder} is being written by {_holder(folder)}; wait until it has finished"
-            ) from error
+            raise GalleryError(_busy(folder)) from error
         if name.startswith(_CORRUPT):
             raise GalleryCorrupt(f"gallery {folder} is damaged: {error}") from error
         raise GalleryError(f"gallery {folder} cannot be {action}: {error}{unharmed}") from error
@@ -786,10 +694,10 @@ def _too_old(folder: Path) -> str:
     return f"gallery {folder} was made by an older outfinder; index the catalogue again: outfinder index NEW_FOLDER CATALOGUE"
 
 
-def _holder(folder: Path) -> str:
-    try:
-        _check_files(folder / _WRITER)
+def _busy(folder: Path) -> str:
+    holder = "another process"
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        _check_files(folder, _WRITER)
         note = json.loads(read_whole(folder / _WRITER, 10_000))
-        return f"process {note['pid']} on {note['host']} since {note['since']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
+        holder = f"process {note['pid']} on {note['host']} since {note['since']}"
+    return f"gallery {folder} is being written by {holder}; wait until it has finished"

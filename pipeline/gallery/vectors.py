@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
@@ -65,12 +65,16 @@ def item_key(item: str) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Consecutive photos as they are stored together: ids, the keys of their items, and which are still live."""
+    """Photos that were saved together: ids, the keys of their items, which are still live, and their vectors' digest.
+
+    All but ``live`` stay as they were written; a block without ids is to be deleted.
+    """
 
     number: int
     ids: Ids
     keys: Ids
     live: NDArray[np.bool_]
+    digest: bytes = b""
 
 
 class PhotoTable:
@@ -92,70 +96,60 @@ class PhotoTable:
         self._read_vectors = read_vectors
         none = np.zeros(0, np.int64)
         self._starts = np.cumsum([0, *(len(block.ids) for block in blocks)])
-        self._ids = np.concatenate([none, *(block.ids for block in blocks)])
+        self._saved = self._count = int(self._starts[-1])
+        self._ids = np.concatenate([none, *(block.ids for block in blocks)])  # these may have unused space at the end
         self._keys = np.concatenate([none, *(block.keys for block in blocks)])
-        self._alive = np.concatenate([np.zeros(0, np.bool_), *(block.live for block in blocks)])
-        self._gapless = len(self._ids) > 0 and int(self._ids[-1] - self._ids[0]) == len(self._ids) - 1
-        self._stored = np.empty((len(self._ids), dim), STORAGE[storage])  # memory is taken as blocks are read
+        self._alive = np.concatenate([none.astype(np.bool_), *(block.live for block in blocks)])
+        self._stored = np.empty((self._saved, dim), STORAGE[storage])  # memory is taken as blocks are read
         self._loaded = np.zeros(len(blocks), np.bool_)
-        self._new_ids: list[int] = []
-        self._new_keys: dict[int, int] = {}
-        self._new_of_key: dict[int, list[int]] = {}
-        self._new_stored: list[NDArray[Any]] = []
-        self._removed: set[int] = set()
+        self._added = np.empty((0, dim), STORAGE[storage])
+        self._added_of_key: dict[int, list[int]] = {}
         self._live: Ids | None = None
 
     @property
     def live(self) -> Ids:
         """The ids of all live photos, rising; the same array until a photo is added or removed."""
         if self._live is None:
-            ids = np.concatenate([self._ids[self._alive], np.array(self._new_ids, np.int64)])
-            if self._removed:
-                ids = ids[~np.isin(ids, np.fromiter(self._removed, np.int64))]
-            self._live = ids
+            self._live = self._ids[: self._count][self._alive[: self._count]]
         return self._live
 
     @property
     def removed_count(self) -> int:
         """How many saved photos are removed and still take space."""
-        return len(self._ids) - int(np.isin(self._ids, self.live, assume_unique=True).sum())
+        return self._saved - int(np.count_nonzero(self._alive[: self._saved]))
 
     @property
     def item_count(self) -> int:
         """How many items have a live photo."""
         return len(np.unique(self.keys_of(self.live)))
 
-    def append(self, ids: Sequence[int], keys: Sequence[int], vectors: Vectors) -> None:
-        """Add unit rows under consecutive ids that are larger than all before."""
-        self._new_ids += ids
-        for number, key in zip(ids, keys, strict=True):
-            self._new_keys[number] = key
-            self._new_of_key.setdefault(key, []).append(number)
-        self._new_stored.append(encode(vectors, self.storage))
+    def append(self, number: int, key: int, vector: Vectors) -> None:
+        """Add a unit row, ``(1, dim)``, under an id that is larger than all before."""
+        self._added = _appended(self._added, self._count - self._saved, encode(vector, self.storage)[0])
+        self._ids = _appended(self._ids, self._count, number)
+        self._keys = _appended(self._keys, self._count, key)
+        self._alive = _appended(self._alive, self._count, True)
+        self._added_of_key.setdefault(key, []).append(number)
+        self._count += 1
         self._live = None
 
     def remove(self, ids: Sequence[int]) -> None:
         """Remove live photos."""
-        self._removed.update(ids)
+        self._alive[self._places(np.array(ids, np.int64))] = False
         self._live = None
 
     def of_key(self, key: int) -> list[int]:
         """Return the ids of the live photos whose item has a key."""
         order, keys = self._by_key
         low, high = (int(np.searchsorted(keys, key, side)) for side in ("left", "right"))
-        places = np.sort(order[low:high])
-        saved = self._ids[places[self._alive[places]]].tolist()
-        return [number for number in [*saved, *self._new_of_key.get(key, ())] if number not in self._removed]
+        added = np.array(self._added_of_key.get(key, []), np.int64)
+        places = np.concatenate([np.sort(order[low:high]), self._places(added)])
+        ids: list[int] = self._ids[places[self._alive[places]]].tolist()
+        return ids
 
     def keys_of(self, ids: Ids) -> Ids:
         """Return the item keys of some photos: equal where the items are."""
-        if not self._new_ids:
-            return self._keys[self._places(ids)]
-        saved = ids < self._new_ids[0]
-        keys = np.empty(len(ids), np.int64)
-        keys[saved] = self._keys[self._places(ids[saved])]
-        keys[~saved] = [self._new_keys[number] for number in ids[~saved].tolist()]
-        return keys
+        return self._keys[self._places(ids)]
 
     def take(self, ids: Ids) -> Vectors:
         """Return the unit rows of some photos, ``(len(ids), dim)``; the ids rise.
@@ -163,11 +157,7 @@ class PhotoTable:
         Raises:
             GalleryCorrupt: they are missing, damaged, or not unit rows.
         """
-        taken = np.empty((len(ids), self.dim), np.float32)
-        start = 0
-        for part, vectors in self.chunks(ids):
-            taken[start : start + len(part)] = vectors
-            start += len(part)
+        taken = np.concatenate([np.empty((0, self.dim), np.float32), *(rows for _, rows in self.chunks(ids))])
         try:
             check_vectors(taken, self.dim)
         except ValueError as error:
@@ -176,13 +166,7 @@ class PhotoTable:
 
     def chunks(self, ids: Ids) -> Iterator[tuple[Ids, Vectors]]:
         """Yield rising ids with their unit rows, a bounded number at a time."""
-        split = int(np.searchsorted(ids, self._new_ids[0])) if self._new_ids else len(ids)
-        for part, stored in self._stored_chunks(ids[:split]):
-            yield part, decode(stored)
-        fresh = ids[split:]
-        for start in range(0, len(fresh), CHUNK):
-            part = fresh[start : start + CHUNK]
-            yield part, decode(self._fresh[part - self._new_ids[0]])
+        return ((part, decode(stored)) for part, stored in self._stored_chunks(ids))
 
     def search(self, queries: Vectors, k: int, ids: Ids) -> Neighbors:
         """Return the k nearest of some photos, exactly; padded with -1 where there are fewer."""
@@ -192,60 +176,37 @@ class PhotoTable:
             found = merge(found, Neighbors(part[near.rows], near.similarities))
         return found
 
-    def blocks_to_write(self, rows: int, *, anew: bool = False) -> Iterator[tuple[Block, NDArray[Any] | None]]:
-        """Yield the blocks that a save writes, each with its vectors, or None where those are the same as before.
-
-        New photos fill up the last block, then further ones of at most ``rows`` rows. A block without ids is to be
-        deleted.
+    def changed_blocks(self, rows: int, *, anew: bool = False) -> Iterator[tuple[Block, NDArray[Any] | None]]:
+        """Yield the blocks that a save writes, each with its vectors, or None where those stay.
 
         Args:
-            rows: of a full block.
+            rows: in a block at most.
             anew: write every live photo into new blocks, and delete the old ones.
         """
-        live, number = self.live, self.blocks[-1].number + 1 if self.blocks else 0
-        if anew:
-            for part, stored in self._stored_rows(live, rows):
-                yield Block(number, part, self.keys_of(part), np.ones(len(part), np.bool_)), stored
-                number += 1
-            for block in self.blocks:
-                yield _deleted(block), None
-            return
-        last = self.blocks[-1] if self.blocks and len(self.blocks[-1].ids) < rows else None
-        fresh = live[np.searchsorted(live, self._new_ids[0]) :] if self._new_ids else live[:0]
-        changed = self._blocks_of(np.fromiter(self._removed, np.int64, len(self._removed)))
-        for place, block in enumerate(self.blocks):
-            if place in changed and not (block is last and len(fresh)):
-                still = np.isin(block.ids, live, assume_unique=True)
-                yield (Block(block.number, block.ids, block.keys, still) if still.any() else _deleted(block)), None
-        if last is not None and len(fresh):
-            part, fresh = fresh[: rows - len(last.ids)], fresh[rows - len(last.ids) :]
-            ids = np.concatenate([last.ids, part])
-            keys = np.concatenate([last.keys, self.keys_of(part)])
-            first = int(self._starts[-2])
-            self._load(np.array([len(self.blocks) - 1]))
-            stored = np.concatenate([self._stored[first:], self._fresh[part - self._new_ids[0]]])
-            yield Block(last.number, ids, keys, np.isin(ids, live, assume_unique=True)), stored
-        for part, stored in self._stored_rows(fresh, rows):
-            yield Block(number, part, self.keys_of(part), np.ones(len(part), np.bool_)), stored
-            number += 1
-
-    def _stored_rows(self, ids: Ids, rows: int) -> Iterator[tuple[Ids, NDArray[Any]]]:
-        """Yield ids with their vectors as they are stored, in parts of ``rows`` rows."""
-        for start in range(0, len(ids), rows):
+        ids = self.live if anew else self._ids[self._saved : self._count][self._alive[self._saved : self._count]]
+        first = self.blocks[-1].number + 1 if self.blocks else 0
+        for number, start in enumerate(range(0, len(ids), rows), first):
             part = ids[start : start + rows]
-            split = int(np.searchsorted(part, self._new_ids[0])) if self._new_ids else len(part)
-            saved = [stored for _, stored in self._stored_chunks(part[:split])]
-            fresh = [self._fresh[part[split:] - self._new_ids[0]]] if split < len(part) else []
-            yield part, np.concatenate([*saved, *fresh])
+            stored = np.concatenate([stored for _, stored in self._stored_chunks(part)])
+            yield Block(number, part, self.keys_of(part), np.ones(len(part), np.bool_)), stored
+        for block, start in zip(self.blocks, self._starts.tolist(), strict=False):
+            live = self._alive[start : start + len(block.ids)]
+            if anew or not live.any():
+                yield replace(block, ids=block.ids[:0]), None
+            elif not np.array_equal(live, block.live):
+                yield replace(block, live=live), None
 
     def _stored_chunks(self, ids: Ids) -> Iterator[tuple[Ids, NDArray[Any]]]:
-        """Yield saved ids with their vectors as they are stored; consecutive rows are not copied."""
-        for start in range(0, len(ids), CHUNK):
-            part = ids[start : start + CHUNK]
-            places = self._places(part)
-            self._load(np.unique(np.searchsorted(self._starts, places, side="right") - 1))
-            consecutive = places[-1] - places[0] + 1 == len(places)
-            yield part, self._stored[places[0] : places[-1] + 1] if consecutive else self._stored[places]
+        """Yield rising ids with their vectors as they are stored; consecutive rows are not copied."""
+        places = self._places(ids)
+        split = int(np.searchsorted(places, self._saved))
+        for start in range(0, split, CHUNK):
+            part = places[start : min(start + CHUNK, split)]
+            self._load(np.unique(np.searchsorted(self._starts, part, side="right") - 1))
+            yield ids[start : start + len(part)], _rows(self._stored, part)
+        for start in range(split, len(ids), CHUNK):
+            part = places[start : start + CHUNK]
+            yield ids[start : start + len(part)], _rows(self._added, part - self._saved)
 
     def _load(self, blocks: NDArray[np.int64]) -> None:
         for place in blocks[~self._loaded[blocks]].tolist():
@@ -253,27 +214,30 @@ class PhotoTable:
             self._loaded[place] = True
 
     def _places(self, ids: Ids) -> NDArray[np.int64]:
-        """Return where saved photos are, counted from the first row of the first block."""
-        places: NDArray[np.int64] = ids - self._ids[0] if self._gapless else np.searchsorted(self._ids, ids)
+        """Return where photos are, counted from the first row of the first block."""
+        gapless = self._count == self._saved and self._gapless
+        places: NDArray[np.int64] = ids - self._ids[0] if gapless else np.searchsorted(self._ids[: self._count], ids)
         return places
 
-    def _blocks_of(self, ids: Ids) -> set[int]:
-        """Return the places of the blocks that hold some ids, which may also be of photos that are not saved."""
-        saved = ids[np.isin(ids, self._ids)]
-        return set((np.searchsorted(self._starts, self._places(saved), side="right") - 1).tolist())
+    @cached_property
+    def _gapless(self) -> bool:
+        return self._saved > 0 and int(self._ids[self._saved - 1] - self._ids[0]) == self._saved - 1
 
     @cached_property
     def _by_key(self) -> tuple[NDArray[np.int64], Ids]:
-        order = np.argsort(self._keys, kind="stable")
-        return order, self._keys[order]
-
-    @property
-    def _fresh(self) -> NDArray[Any]:
-        """The stored vectors of all photos that are not saved yet, by the order of their ids."""
-        if len(self._new_stored) != 1:
-            self._new_stored = [np.concatenate([self._stored[:0], *self._new_stored])]
-        return self._new_stored[0]
+        keys = self._keys[: self._saved]
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
 
 
-def _deleted(block: Block) -> Block:
-    return Block(block.number, block.ids[:0], block.keys[:0], block.live[:0])
+def _appended(array: NDArray[Any], count: int, row: Any) -> NDArray[Any]:
+    """Return an array with one row more after its first ``count``; its space doubles where it is used up."""
+    if count == len(array):
+        array = np.concatenate([array, np.empty((max(16, count), *array.shape[1:]), array.dtype)])
+    array[count] = row
+    return array
+
+
+def _rows(matrix: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
+    consecutive = places[-1] - places[0] + 1 == len(places)
+    return matrix[places[0] : places[-1] + 1] if consecutive else matrix[places]

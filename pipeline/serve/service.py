@@ -55,6 +55,7 @@ PICTURES_CACHED: Final = 500
 
 DECODE_THREADS: Final = 2
 SEARCH_THREADS: Final = 4
+FILTER_THREADS: Final = 2
 PICTURE_THREADS: Final = 2
 
 
@@ -172,6 +173,7 @@ class Service:
             "decode": ThreadPoolExecutor(DECODE_THREADS, "outfinder-decode"),
             "network": ThreadPoolExecutor(1, "outfinder-network"),
             "search": ThreadPoolExecutor(SEARCH_THREADS, "outfinder-search"),
+            "filter": ThreadPoolExecutor(FILTER_THREADS, "outfinder-filter"),
             "picture": ThreadPoolExecutor(PICTURE_THREADS, "outfinder-picture"),
         }
         self._detect: Batcher[Image, list[Detection]] = self._batched("detect", detector)
@@ -238,7 +240,8 @@ class Service:
     async def search_item(self, query: schemas.ItemQuery) -> schemas.Matches:
         """Find items that resemble any photo of an item, without the item itself."""
         view, item = self._view(query.crop), from_plain(query.item)
-        return await self._run("search", partial(view.ask, partial(self._more_like, view.crop, item, query)))
+        work = partial(view.ask, partial(self._more_like, view.crop, item, query))
+        return await self._run(_pool_of(query), work, "search")
 
     async def item(self, item: str) -> schemas.Item:
         """Return what the gallery knows about an item."""
@@ -329,7 +332,7 @@ class Service:
                 for vector, group, matches, notice in zip(vectors, groups, found, notices, strict=True)
             ]
 
-        return await self._run("search", partial(view.ask, answer))
+        return await self._run(_pool_of(query), partial(view.ask, answer), "search")
 
     def _more_like(self, crop: str, item: str, query: schemas.ItemQuery, snapshot: Snapshot) -> schemas.Matches:
         rows = snapshot.gallery.of_item(item)
@@ -469,6 +472,11 @@ def open_service(
         gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder
     )
     return Service(detector, embedder, views, limits, metrics, calibration, examples)
+
+
+def _pool_of(query: schemas.Query) -> str:
+    """Return the threads that answer a query: a slow filter occupies none that others need."""
+    return "filter" if query.where else "search"
 
 
 def _picture_address(item: str, number: int, crop: str | None = None) -> str:

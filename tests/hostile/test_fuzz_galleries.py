@@ -83,7 +83,7 @@ def resealed(database):
             )
             (data,) = database.execute("SELECT data FROM vectors WHERE block = ?", (number,)).fetchone() or (b"",)
             if isinstance(data, bytes) and len(parts[0]) % 8 == 0:
-                digest = store.block_digest(np.frombuffer(parts[0], "<i8"), data)
+                digest = store._block_digest(np.frombuffer(parts[0], "<i8"), data)
                 database.execute("UPDATE vectors SET digest = ? WHERE block = ?", (digest, number))
 
 

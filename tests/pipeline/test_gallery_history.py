@@ -88,7 +88,7 @@ class History(RuleBasedStateMachine):
         (matches,) = self.gallery.search(query, k, where=where, min_similarity=floor)
         assert [match.similarity for match in matches] == pytest.approx(wanted[:k], abs=1e-5)
         assert all(match.similarity == pytest.approx(best[match.item], abs=1e-5) for match in matches)
-        (within,) = self.gallery.range_search(query, floor, where=where)
+        (within,) = self.gallery.search(query, max(1, len(self.gallery)), where=where, min_similarity=floor)
         assert [match.similarity for match in within] == pytest.approx(wanted, abs=1e-5)
 
     @invariant()
