@@ -514,6 +514,10 @@ class Store:
         return GalleryCorrupt(f"gallery {self.folder} is damaged: {problem}")
 
 
+_LOCKS: Final[dict[str, FileLock]] = {}
+"""The lock of each gallery that this process has written, so that it may hold one again within."""
+
+
 @contextmanager
 def writing(folder: Path | str) -> Iterator[None]:
     """Hold a gallery for writing; readers go on. The process that holds it may hold it again within.
@@ -525,7 +529,8 @@ def writing(folder: Path | str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_files(folder, "lock", _WRITER, to_write=True)
-        lock = FileLock(os.path.realpath(folder / "lock"), timeout=0, is_singleton=True)
+        path = os.path.realpath(folder / "lock")
+        lock = _LOCKS.setdefault(path, FileLock(path, timeout=0))
         outermost = not lock.is_locked
         lock.acquire()
     except Timeout:
