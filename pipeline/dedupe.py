@@ -68,8 +68,9 @@ def find_duplicates(
         CatalogueError: an embedder is given, and none of the photos can be read.
     """
     if embedder is None:
-        first, *more = [load(each) for each in (photos, others) if each is not None]
-        read, count = first.joined(more), len(first)
+        read = load(photos)
+        count = len(read)
+        read = read.joined(load(others)) if others else read
         pairs = by_hash(perceptual_hashes(read.images), bits)
     else:
         embedded = embed_photos(embedder, photos, others)
@@ -115,27 +116,22 @@ def without(duplicates: Duplicates) -> Dataset:
     return replace(photos, samples=tuple(kept), images=())
 
 
-def catalogue_rows(sources: Iterable[Path], item_pattern: re.Pattern[str] | None) -> dict[Path, dict[str, str]]:
+def catalogue_rows(sources: Iterable[Path], item_pattern: str = "") -> dict[Path, dict[str, str]]:
     """Return the metadata of each photo of a catalogue, of the first row for a photo that is there several times."""
     rows: dict[Path, dict[str, str]] = {}
-    for photo in read_catalogue(sources, item_pattern, lambda _: None):
+    for photo in read_catalogue(sources, re.compile(item_pattern) if item_pattern else None, lambda _: None):
         rows.setdefault(photo.path, dict(photo.metadata))
     return rows
 
 
 def write_catalogue(photos: Dataset, target: Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
-    """Write a CSV that ``--layout items`` and ``outfinder index`` read; paths are relative to its folder.
+    """Write a CSV that outfinder reads as a catalogue; paths are relative to its folder.
 
     Args:
         photos: to write.
         target: the CSV.
         rows: the metadata of each photo in the catalogue that it was read from; every column is kept.
-
-    Raises:
-        ValueError: garments cut out of photos are no photos by themselves.
     """
-    if any(sample.cut for sample in photos.samples):
-        raise ValueError("a catalogue names whole photos, and these are garments cut out of them; leave -o out")
     table = [
         {**rows.get(sample.path, {}), **{name: value for name in COLUMNS if (value := getattr(sample, name))}}
         for sample in photos.samples

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -20,28 +19,30 @@ from pipeline.plots import Line as Curve
 from pipeline.plots import Panel
 from pipeline.training import WEIGHTS, Line, Note, Run, keep_plan, modules_of
 from stages.embed.augmentation import VIEWS
-from stages.embed.data import By, Dataset, Sample, load, merged, split
+from stages.embed.data import By, Dataset, Ints, load, merged, split
 from stages.embed.inputs import WHITE
-from stages.embed.losses import LossPlan
+from stages.embed.losses import OF_WHOLE_VECTORS, LossPlan
 from stages.embed.metrics import is_collapsed
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.sampling import Batches, OfflineMining, OfflineTriplets, SamplerPlan
+from stages.embed.sampling import Batches, OfflineTriplets, SamplerPlan
 from stages.embed.training import (
     LOSS_TERMS,
     NEEDS_COLOURS,
     SCRATCH,
     EmbedderRecipe,
     EmbedderTrainer,
+    Validator,
+    check_whitens,
     design_of,
     fit_colours,
     start_from,
+    training_vectors,
+    whiten,
 )
-from stages.embed.validation import Validator
-from stages.embed.whitening import check_whitens, whiten
 from stages.errors import TrainingError
 from stages.images import letterbox
 from stages.training import STATE
-from stages.types import Image
+from stages.types import Image, Vectors
 
 _FITTING_PHOTOS: Final = 1024  # that colours and whitening are fitted to; more if vectors are wide
 
@@ -94,9 +95,9 @@ class EmbedderPlan:
         views: the view of each domain, by :data:`~stages.embed.augmentation.VIEWS`; ``default`` is for all others.
         train_px: side of the training views; 0: that of the network's input. Smaller views train faster, and objects
             look larger in them, which a larger input afterwards makes up for (Touvron et al. 2019).
-        metric: a key of :data:`~stages.embed.validation.METRICS`.
+        metric: of :data:`~stages.embed.training.METRICS`.
         validate_steps: steps between two validations.
-        whiten: the power that vectors are whitened by, see :func:`~stages.embed.whitening.whiten`; 0: not at all.
+        whiten: the power that vectors are whitened by, see :func:`~stages.embed.training.whiten`; 0: not at all.
         patience: validations without improvement after which the run ends; 0: it goes to its last step.
         training: the recipe.
         about: words on data and licences, for the checkpoint.
@@ -129,9 +130,8 @@ class EmbedderPlan:
             WeightsError: they cannot be read.
         """
         scratch, training, network = self.start == SCRATCH, self.training, self.network
-        rate = training.lr if scratch else training.lr / 5
-        implied: dict[str, Any] = {"lr_backbone": rate, "batch_norm": scratch}
-        training = replace(training, **{key: implied[key] for key in implied if f"training.{key}" not in given})
+        implied = {"lr_backbone": training.lr if scratch else training.lr / 5, "batch_norm": scratch}
+        training = replace(training, **{key: implied[key] for key in implied if f"training.{key}" not in given})  # type: ignore[arg-type]
         if start := design_of(self.start):
             same = all(
                 f"network.{key}" not in given or getattr(network, key) == getattr(start, key) for key in ("dim", "head")
@@ -143,20 +143,14 @@ class EmbedderPlan:
         return replace(self, training=training, network=network)
 
     def check(self) -> None:
-        """Check what parts of the plan ask of each other.
-
-        Raises:
-            ValueError: they contradict each other.
-        """
+        """Raise a ValueError if parts of the plan contradict each other."""
         if not self.train:
             raise ValueError("there is nothing to train on; name a CSV file or a folder of photos")
         for name in self.views.values():
             if name not in VIEWS:
                 raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
-        if self.training.distill_weight and self.start == SCRATCH:
-            raise ValueError("a network that starts from scratch has nothing to distil; name a start")
         if self.training.shape_weight or self.training.colour_weight:
-            if self.loss.name in ("bce", "proxy-nca", "proxy-anchor"):
+            if self.loss.name in OF_WHOLE_VECTORS:
                 raise ValueError(
                     f"the loss {self.loss.name} compares whole vectors only;"
                     " leave out shape_weight and colour_weight, or take another loss"
@@ -182,7 +176,7 @@ class EmbedderRun(Run):
         folder: created if necessary.
         device: where to compute.
         skip_bad: train on the rest if something is wrong with the photos.
-        note: receives what is worth knowing before training starts.
+        note: receives remarks before training starts.
 
     Raises:
         CatalogueError: something is wrong with the photos; the message lists it.
@@ -209,7 +203,7 @@ class EmbedderRun(Run):
         if plan.whiten:
             check_whitens(plan.network, len(self._data))
         loss = plan.loss.build(self._network, len(self._data.items))
-        sampler = plan.sampler.build(self._data, seed)
+        self._sampler = plan.sampler.build(self._data, seed)
         self._validator = Validator(val, plan.metric, plan.sampler.anchor_domain) if val else None
         random = start_from(self._network, plan.start)
         unfitted = [name for name in random if not name.startswith("colours.")]  # colours start from photos
@@ -220,11 +214,8 @@ class EmbedderRun(Run):
         keep_plan(folder, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         views = {domain.replace("default", ""): VIEWS[name] for domain, name in plan.views.items()}
-        batches = Batches(self._data, sampler, {"": VIEWS["garment"]} | views, plan.view_px, seed)
+        batches = Batches(self._data, self._sampler, {"": VIEWS["garment"]} | views, plan.view_px, seed)
         trainer = EmbedderTrainer(self._network, loss, batches, plan.training, folder)
-        self._mining: OfflineMining | None = None
-        if isinstance(sampler, OfflineTriplets):
-            self._mining = OfflineMining(sampler, self._network, self._data, folder / "mined.safetensors")
         super().__init__(folder, trainer, plan.validate_steps if self._validator else None)
 
     @property
@@ -242,11 +233,14 @@ class EmbedderRun(Run):
 
     def _train(self, until: int, workers: int) -> Iterator[Line]:
         while self.done < until:
-            if self._mining is None:
-                yield from self._trainer.run(until, workers)
-            else:
-                self._mining.prepare(self.done)
-                yield from self._trainer.run(min(until, self._next_multiple(self._mining.every)), workers)
+            stop = until
+            if isinstance(self._sampler, OfflineTriplets):  # which mines with the weights of its steps
+                self._sampler.prepare(self.done, self.folder / "mined.safetensors", self._embed)
+                stop = min(until, self._next_multiple(self._sampler.mine_steps))
+            yield from self._trainer.run(stop, workers)
+
+    def _embed(self, rows: Ints) -> Vectors:
+        return training_vectors(self._network, [self._data.images[row] for row in rows.tolist()])
 
     def _validate(self) -> Line:
         if self._validator is None:
@@ -299,9 +293,8 @@ class EmbedderRun(Run):
         weights.save(self.folder / WEIGHTS, network.state_dict(), metadata)
 
     def _panels(self, training: Sequence[Line]) -> list[Panel]:
-        steps = [line["step"] for line in training]
-
         def curves(*names: str) -> list[Curve]:
+            steps = [line["step"] for line in training]
             logged = [name for name in names if any(name in line for line in training)]
             return [Curve(name, steps, [line.get(name, float("nan")) for line in training]) for name in logged]
 
@@ -310,9 +303,9 @@ class EmbedderRun(Run):
             Panel("Similarity in batches", "step", "mean cosine", curves("same", "different")),
         ]
         if self._validations:
-            metric, at = self.plan.metric, [line["step"] for line in self._validations]
+            metric, steps = self.plan.metric, [line["step"] for line in self._validations]
             values = [float("nan") if line["metric"] is None else line["metric"] for line in self._validations]
-            panels.append(Panel("Validation", "step", metric, [Curve(metric, at, values)], y_range=(0.0, 1.0)))
+            panels.append(Panel("Validation", "step", metric, [Curve(metric, steps, values)], y_range=(0.0, 1.0)))
         return panels
 
 
@@ -332,16 +325,14 @@ def read_photos(plan: EmbedderPlan, note: Note, *, skip_bad: bool = False) -> tu
     """
     train, val = ([_opened(source, plan.data) for source in sources] for sources in (plan.train, plan.val))
     if not val and plan.data.hold_out:
-        parts = [split(each, by=plan.data.split_by, val=plan.data.hold_out) for each in train]
-        val = [replace(part["val"], name=each.name) for each, part in zip(train, parts, strict=True)]
-        train = [replace(part["train"], name=each.name) for each, part in zip(train, parts, strict=True)]
+        parts = [split(each, plan.data.hold_out, plan.data.split_by) for each in train]
+        train, val = ([part[number] for part in parts] for number in (0, 1))
     crossed = bool(plan.sampler.anchor_domain)
     train = [each.for_training(cross_domain=crossed) for each in train]
     data = _loaded(train, plan, lambda text: note(f"to train on: {text}"), skip_bad=skip_bad, crossed=crossed)
     if not val:
         return data, None
-    counts = [Counter(sample.item for sample in each.samples) for each in val]
-    if not any(count > 1 for each in counts for count in each.values()):
+    if not any(max(Counter(sample.item for sample in each.samples).values(), default=0) > 1 for each in val):
         note("no item to validate with has two photos, so there is no validation: the last weights are kept")
         return data, None
     few = [_some_items(each, plan.data.val_photos) for each in val]
@@ -353,11 +344,7 @@ def _opened(source: str, plan: DataPlan) -> Dataset:
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{source} does not exist; wanted a CSV file, or a folder with a folder of photos per item")
-    try:
-        pattern = re.compile(plan.item_pattern) if plan.item_pattern else None
-    except re.error as error:
-        raise ValueError(f"item_pattern {plan.item_pattern!r} is not a regular expression: {error}") from error
-    data = replace(open_set([path], "items", pattern), name=path.name or source)
+    data = open_set([path], plan.item_pattern, path.name or source)
     if plan.learn == "item":
         return data
     if unlabelled := sum(not sample.label for sample in data.samples):
@@ -386,16 +373,15 @@ def _some_items(data: Dataset, limit: int) -> Dataset:
     """Return the photos of random items, at most ``limit``; an item with too many photos comes in part."""
     if len(data) <= limit:
         return data
-    by_item: dict[str, list[Sample]] = {}
-    for sample in data.samples:
-        by_item.setdefault(sample.item, []).append(sample)
-    share, kept = max(2, limit // len(by_item)), set[Sample]()
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, sample in enumerate(data.samples):
+        rows_of[sample.item].append(row)
+    share, kept = max(2, limit // len(rows_of)), set[int]()
     rng = np.random.default_rng(0)
-    names = list(by_item)
+    names = list(rows_of)
     for place in rng.permutation(len(names)).tolist():
-        of_item = by_item[names[place]]
-        chosen = [of_item[row] for row in sorted(rng.permutation(len(of_item))[:share].tolist())]
+        chosen = rng.permutation(rows_of[names[place]])[:share].tolist()
         if len(kept) + len(chosen) > limit:
             break
         kept.update(chosen)
-    return data.only(lambda sample: sample in kept)
+    return replace(data, samples=tuple(data.samples[row] for row in sorted(kept)))

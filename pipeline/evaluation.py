@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -219,7 +218,7 @@ def embed_photos(
         return own
     others = _embed(embedder, distractors, keep_large=keep_large)
     return EmbeddedPhotos(
-        own.photos.joined([others.photos]),
+        own.photos.joined(others.photos),
         [*own.images, *others.images],
         np.concatenate([own.vectors, others.vectors]),
         len(others.samples),
@@ -234,7 +233,7 @@ def pair_head_similarity(checkpoint: Path | None, images: Sequence[Image], devic
         ValueError: no checkpoint is given.
         WeightsError: it has no pair head.
     """
-    from stages.embed.verifier import PairVerifier  # noqa: PLC0415  torch, which not every embedder needs
+    from stages.embed.siamese import PairVerifier  # noqa: PLC0415  torch, which not every embedder needs
 
     if checkpoint is None:
         raise ValueError("a pair head is part of weights of your own; name them with --embedder-weights")
@@ -328,29 +327,17 @@ def _embed(embedder: Embedder, photos: Dataset, *, keep_large: bool) -> Embedded
     images: list[Image] = []
     vectors = [np.zeros((0, embedder.dim), np.float32)]
     seconds = 0.0
-    for batch in _batches(photos.samples):
-        readable = load(replace(photos, samples=batch, problems=()), load_px)
+    for start in range(0, len(photos.samples), _BATCH):
+        readable = load(replace(photos, samples=photos.samples[start : start + _BATCH], problems=()), load_px)
         large = list(readable.images)
         samples += readable.samples
-        problems += readable.problems
+        problems += [problem for problem in readable.problems if problem not in problems]
         images += large if keep_large else map(small, large)
-        start = perf_counter()
+        began = perf_counter()
         vectors.append(embedder(large))
-        seconds += perf_counter() - start
+        seconds += perf_counter() - began
     embedded = replace(photos, samples=tuple(samples), problems=tuple(problems))
     return EmbeddedPhotos(embedded, images, np.concatenate(vectors), 0, seconds)
-
-
-def _batches(samples: Sequence[Sample]) -> Iterator[tuple[Sample, ...]]:
-    """Yield the samples in order, in batches that never split the samples of one photo."""
-    batch: list[Sample] = []
-    for _, of_photo in groupby(samples, key=lambda sample: sample.path):
-        batch += of_photo
-        if len(batch) >= _BATCH:
-            yield tuple(batch)
-            batch = []
-    if batch:
-        yield tuple(batch)
 
 
 def _count_parameters(path: Path) -> int:

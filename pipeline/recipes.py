@@ -9,13 +9,16 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stages.errors import OutfinderError
 
 T = TypeVar("T")
 Settings = dict[str, Any]
-"""What a recipe says: values by key, sections as nested tables."""
+"""The values of a recipe by key, sections as nested tables."""
+
+PATHS = ("train", "val")
+"""Keys whose values are paths, relative to the recipe's folder."""
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
@@ -24,12 +27,8 @@ class RecipeError(OutfinderError):
     """A recipe that cannot be read, or a setting that its plan does not have."""
 
 
-def read_recipe(path: Path, paths: tuple[str, ...] = ("train", "val")) -> Settings:
+def read_recipe(path: Path) -> Settings:
     """Read a recipe.
-
-    Args:
-        path: the TOML file.
-        paths: keys whose values are paths, relative to the recipe's folder.
 
     Raises:
         RecipeError: it is not TOML.
@@ -40,7 +39,7 @@ def read_recipe(path: Path, paths: tuple[str, ...] = ("train", "val")) -> Settin
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from error
-    return settings | {key: _relative(settings[key], path.parent) for key in paths if key in settings}
+    return settings | {key: _relative(settings[key], path.parent) for key in PATHS if key in settings}
 
 
 def assign(settings: Settings, plan: type, text: str) -> None:
@@ -62,22 +61,20 @@ def assign(settings: Settings, plan: type, text: str) -> None:
     >>> settings
     {'steps': 20}
     """
-    key, equals, raw = text.partition("=")
-    key, raw = key.strip(), raw.strip()
+    key, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise RecipeError(f"{text!r} sets nothing; wanted KEY=VALUE, such as lr=0.001")
     hints = dict(_keys(plan))
-    found = [name for name in hints if name == key] or [name for name in hints if name.endswith(f".{key}")]
-    table = key.rpartition(".")[0]
-    if not found and get_origin(hints.get(table)) is dict:
-        hints[key], found = str, [key]
-    if len(found) != 1:
-        near = found or difflib.get_close_matches(key, [*hints, *(name.rpartition(".")[2] for name in hints)], 3)
-        raise _unknown(key, near)
-    *sections, last = found[0].split(".")
+    if get_origin(hints.get(key.rpartition(".")[0])) is dict:
+        hints[key] = str
+    matches = [key] if key in hints else [name for name in hints if name.endswith(f".{key}")]
+    if len(matches) != 1:
+        known = [*hints, *(name.rpartition(".")[2] for name in hints)]
+        raise _unknown(key, matches or difflib.get_close_matches(key, known, 3))
+    *sections, last = matches[0].split(".")
     for section in sections:
         settings = settings.setdefault(section, {})
-    settings[last] = raw.strip("\"'") if hints[found[0]] is str else _parsed(raw)
+    settings[last] = value.strip("\"'") if hints[matches[0]] is str else _parsed(value)
 
 
 def comma_separated(text: str) -> list[str]:
@@ -95,12 +92,8 @@ def given_keys(settings: Settings, section: str = "") -> set[str]:
     >>> sorted(given_keys({"start": "imagenet", "loss": {"name": "triplet"}}))
     ['loss', 'loss.name', 'start']
     """
-    keys: set[str] = set()
-    for key, value in settings.items():
-        keys.add(section + key)
-        if isinstance(value, dict):
-            keys |= given_keys(value, f"{section}{key}.")
-    return keys
+    nested = (given_keys(value, f"{section}{key}.") for key, value in settings.items() if isinstance(value, dict))
+    return {section + key for key in settings}.union(*nested)
 
 
 def build(plan: type[T], settings: Settings, section: str = "") -> T:
@@ -111,18 +104,17 @@ def build(plan: type[T], settings: Settings, section: str = "") -> T:
         ValueError: the plan refuses a value.
     """
     hints = get_type_hints(plan)
-    fields = {field.name for field in dataclasses.fields(plan)}  # type: ignore[arg-type]
     for key in settings:
-        if key not in fields:
-            raise _unknown(section + key, difflib.get_close_matches(key, fields, 3))
+        if key not in hints:
+            raise _unknown(section + key, difflib.get_close_matches(key, hints, 3))
     return plan(**{key: _converted(hints[key], value, section + key) for key, value in settings.items()})
 
 
 def _converted(hint: Any, value: Any, key: str) -> Any:
-    """Return a value of TOML as what a field wants."""
+    """Return a value of TOML as the type of a field."""
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return build(cast(type, hint), value, f"{key}.")
+        return build(hint, value, f"{key}.")  # type: ignore[arg-type]
     if origin in (Union, UnionType):
         (inner,) = (one for one in arguments if one is not NoneType)
         return _converted(inner, value, key)

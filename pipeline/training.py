@@ -85,22 +85,17 @@ class Run(ABC):
             TrainingError: the loss is not finite, or the network has collapsed.
         """
         began, first = monotonic(), self.done
-
-        def progress(losses: Line, validation: Line | None) -> Progress:
-            left_s = (monotonic() - began) / max(1, self.done - first) * (self.steps - self.done)
-            return Progress(self.steps, losses, validation, left_s)
-
         if self._is_due():  # killed just before
             self._add_validation()
         while not self.ended:
             until = self._next_multiple(self._validate_steps) if self._validate_steps else self.steps
-            losses: Line = {}
             for losses in self._train(until, workers):
-                if losses["step"] < until:
-                    report(progress(losses, None))
-            validation = self._add_validation() if self._is_due() else None
-            self._draw()
-            report(progress(losses, validation))
+                last = losses["step"] == until
+                validation = self._add_validation() if last and self._is_due() else None
+                if last:
+                    self._draw()
+                left_s = (monotonic() - began) / max(1, self.done - first) * (self.steps - self.done)
+                report(Progress(self.steps, losses, validation, left_s))
         self._finish()
 
     def _next_multiple(self, every: int) -> int:

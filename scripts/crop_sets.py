@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from public_sets import luma as read_luma
+from public_sets import luma_split
 from stages.detect.annotations import AnnotatedPhoto
 from stages.detect.coco import read_annotations
 from stages.embed.data import Sample
-from stages.embed.public_sets import luma as read_luma
-from stages.embed.public_sets import luma_split
 from stages.errors import CatalogueError
 from stages.images import read_image, write_jpeg
 from stages.types import LABELS, Box, Detection, Image

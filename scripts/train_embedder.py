@@ -19,18 +19,16 @@ import cv2
 import numpy as np
 import torch
 
+import public_sets
 import weights
-from pipeline.photosets import garments
+from mixed import Item, MixedSampler, in_memory
 from pipeline.training import keep_plan
-from stages.embed import public_sets
 from stages.embed.data import Dataset, Sample, load, numbered, percentile_of
 from stages.embed.losses import InfoNCE
-from stages.embed.metrics import recall_at
-from stages.embed.mixed import Item, MixedSampler, in_memory
+from stages.embed.metrics import cosine, retrieve
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.training import EmbedderRecipe, EmbedderTrainer, fit_colours, start_from
-from stages.embed.whitening import whiten
+from stages.embed.training import EmbedderRecipe, EmbedderTrainer, fit_colours, start_from, whiten
 from stages.protocols import Embedder
 from stages.training import STATE, fastest_precision
 from stages.types import Image
@@ -89,7 +87,7 @@ def main(
     network = SiameseNetwork(DESIGN)
     start_from(network, str(init))
     luma = public_sets.luma(data / "luma" / "product", ("train", "val"))
-    items = read_items(data, ccp_coco, luma.only(lambda sample: _half(sample) != half))
+    items = read_items(data, ccp_coco, out / "garments", luma.only(lambda sample: _half(sample) != half))
     sampler = MixedSampler(items, train_px, seed)
     if not (out / STATE).exists():
         fit_colours(network, (list(sampler(step).views) for step in range(10)))
@@ -133,13 +131,13 @@ def _half(sample: Sample) -> str:
     return str(percentile_of(f"half {sample.style}") % 2)
 
 
-def read_items(data: Path, ccp_coco: Path, luma: Dataset) -> list[Item]:
+def read_items(data: Path, ccp_coco: Path, crops: Path, luma: Dataset) -> list[Item]:
     """Everything that is trained on, in memory."""
     sets = (
         luma,
         public_sets.shoes(data / "shoe-pairs" / "train"),
         public_sets.clothing(data / "clothing", ("train",)),
-        garments(ccp_coco, data / "ccp" / "photos"),
+        public_sets.garments(ccp_coco, data / "ccp" / "photos", crops),
     )
     for photos in sets:
         click.echo(photos.describe())
@@ -153,10 +151,11 @@ def figures_of(embedder: Embedder, data: Dataset) -> dict[str, float]:
         "identity": [sample.item for sample in data.samples],
         "style": [sample.style_or_item for sample in data.samples],
     }
+    results = {sort: retrieve(cosine(vectors), numbered(labels)) for sort, labels in names.items()}
     return {"photos": float(len(data))} | {
-        f"{sort}_recall@{k}": round(recall, 4)
-        for sort, own in names.items()
-        for k, recall in recall_at(vectors, numbered(own), (1, 5, 10)).items()
+        f"{sort}_recall@{k}": round(float(found.hits(k).mean()), 4)
+        for sort, found in results.items()
+        for k in (1, 5, 10)
     }
 
 

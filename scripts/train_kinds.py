@@ -29,15 +29,15 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor, nn
 
+import public_sets
 import weights
+from mixed import DETAIL, Item, MixedSampler, Shot, close_up, in_memory
 from pipeline.config import Config, build_detector
 from pipeline.training import keep_plan
-from stages.embed import public_sets
 from stages.embed.augmentation import view
 from stages.embed.data import numbered, percentile_of, small
 from stages.embed.inputs import Normalise, letterboxed, trimmed
 from stages.embed.losses import InfoNCE
-from stages.embed.mixed import Item, MixedSampler, Shot, in_memory
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.sampling import Batch, Relations
 from stages.embed.training import EmbedderRecipe, EmbedderTrainer, fit_colours, start_from
@@ -230,7 +230,9 @@ class KindSampler(MixedSampler):
             _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 70))])
             image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
         scenery = self._scenery[int(rng.integers(len(self._scenery)))]
-        return view(image, self._side, rng, scenery, detail=0.25 if shot.item.kind == "luma" else 0.0)
+        if shot.item.kind == "luma" and rng.random() < DETAIL:
+            image = close_up(image, rng)
+        return view(image, self._side, rng, scenery)
 
 
 def word_of(item: Item) -> str:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -37,15 +37,15 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to train: AdamW, with warm-up, a constant rate, and a cosine to zero.
+    """How to train: AdamW with warm-up, a constant rate, and a cosine to zero.
 
     Attributes:
         lr: peak learning rate of everything but the backbone.
         lr_backbone: peak learning rate of the backbone.
         weight_decay: of the weights.
         warmup_steps: steps until the peak.
-        decay: the fraction of all steps that the cosine takes: 1 is a plain cosine, 0 none, which suits a checkpoint
-            that later runs start from.
+        decay: the fraction of all steps that the cosine takes: 1 is a plain cosine; 0 is none, for a checkpoint that
+            later runs start from.
         ema: the share that the moving average of the weights keeps at each step; 0: no average.
         max_norm: gradients are clipped to this norm.
         precision: ``bfloat16`` or ``float32``.
@@ -297,18 +297,16 @@ def ahead(make: Callable[[JobT], ResultT], jobs: Iterable[JobT], workers: int) -
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _keep_lines(log: Path, done: int) -> None:
-    """Drop the lines of steps that a kill lost, and a torn last line."""
-    if not log.exists():
-        return
+    """Drop the lines of steps that a kill lost, and an incomplete last line."""
     kept = []
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
+    for text in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
             if json.loads(text)["step"] <= done:
                 kept.append(text + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_whole(log, "".join(kept))
+    if log.exists():
+        write_whole(log, "".join(kept))

@@ -9,8 +9,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import FILE_OUT, SOME_FAILED, config_options, friendly, overwrite_option
-from pipeline.cli.sets import open_told, set_options, tell_problems
+from pipeline.cli.common import (
+    FILE_OUT,
+    SOME_FAILED,
+    config_options,
+    friendly,
+    overwrite_option,
+    print_problems,
+    set_options,
+)
 
 
 @click.command()
@@ -26,9 +33,7 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 @friendly
 def calibrate(
     data: tuple[Path, ...],
-    layout: str,
-    item_pattern: str | None,
-    splits: tuple[str, ...],
+    item_pattern: str,
     fmr: float,
     fnmr: float,
     settings: dict[str, Any],
@@ -42,19 +47,20 @@ def calibrate(
     intervals of 95 %, for all photos and for each label that has enough of them. They hold for this embedder only,
     and are refused for others; and they hold for pairs: among 1000 items, a rate of 0.01 is ten false matches.
 
-    `compare` says what a similarity means then. DATA and --layout are as for `evaluate embedder`.
+    `compare` says what a similarity means then. DATA is as for `evaluate embedder`.
 
     \b
     Examples:
       outfinder calibrate shop/ --item-pattern "^[^-]+" -o shop.calibration.json
-      outfinder calibrate luma/product --layout luma --split test --fmr 0.001 -o luma.calibration.json
+      outfinder calibrate shop.csv --fmr 0.001 -o strict.calibration.json
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
-    from pipeline.calibration import calibration_path
     from pipeline.config import Config, build_embedder
     from pipeline.evaluation import Table, embed_photos
+    from pipeline.photosets import open_set
     from pipeline.writers import check_absent
     from stages.embed import calibration
+    from stages.embed.calibration import calibration_path
     from stages.embed.data import numbered
     from stages.embed.metrics import cosine, sample_pairs
 
@@ -65,10 +71,10 @@ def calibrate(
             "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"
         )
     check_absent(target, overwrite=overwrite)
-    photos = open_told(data, layout, item_pattern, splits)
+    photos = open_set(data, item_pattern)
     stage = build_embedder(Config(**settings))
     embedded = embed_photos(stage, photos)
-    tell_problems(embedded.photos)
+    print_problems(embedded.photos)
     samples = embedded.samples
     found = calibration.calibrate(
         sample_pairs(cosine(embedded.vectors), numbered([sample.item for sample in samples])),
@@ -77,7 +83,7 @@ def calibrate(
         stage.fingerprint,
         fmr,
         fnmr,
-        f"{len(samples)} photos, {layout}{''.join(f' {split}' for split in splits)}",
+        f"{len(samples)} photos of {' '.join(map(str, data))}",
     )
     found.save(target)
     rows = [

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
 from stages.errors import OutfinderError
+
+if TYPE_CHECKING:
+    from stages.embed.data import Dataset
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -153,6 +156,11 @@ calibration_option = click.option(
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 
+set_options = combined(
+    click.argument("data", metavar="DATA...", nargs=-1, required=True, type=EXISTING),
+    click.option("--item-pattern", metavar="REGEX", default="", help="Finds the item id in a file name."),
+)
+
 result_options = combined(
     click.option("-o", "--output", type=FILE_OUT, help="Write .jsonl or .csv instead of standard output."),
     click.option("--delimiter", type=click.Choice([",", ";", "tab"]), default=",", show_default=True,
@@ -274,6 +282,12 @@ def _discard_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def print_problems(photos: Dataset) -> None:
+    """Print the problems and the notes of a photo set on standard error, if it has some."""
+    if photos.problems or photos.notes:
+        click.echo(photos.describe(), err=True)
 
 
 def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None) -> None:

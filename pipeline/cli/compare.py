@@ -35,8 +35,8 @@ def compare(
       outfinder compare boots-left.jpg boots-right.jpg
       outfinder compare boots-left.jpg boots-right.jpg --calibration shop.calibration.json --label shoes
     """  # noqa: D301
-    from pipeline.calibration import find_calibration
     from pipeline.config import Config, build_embedder
+    from stages.embed.calibration import find_calibration
     from stages.embed.metrics import angular_percent, euclidean
     from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.common import EXISTING, FILE_OUT, SOME_FAILED, config_options, friendly, overwrite_option
-from pipeline.cli.sets import open_told, set_options, tell_problems
+from pipeline.cli.common import (
+    EXISTING,
+    FILE_OUT,
+    SOME_FAILED,
+    config_options,
+    friendly,
+    overwrite_option,
+    print_problems,
+    set_options,
+)
 
 
 @click.command()
 @set_options
 @click.option("--against", multiple=True, type=EXISTING,
-              help="Only duplicates between DATA and these photos, in the same layout; may be repeated.")  # fmt: skip
+              help="Only duplicates between DATA and these photos; may be repeated.")  # fmt: skip
 @click.option("--bits", default=4, show_default=True, type=click.IntRange(0, 63),
               help="How many of 64 bits of two perceptual hashes may differ.")  # fmt: skip
 @click.option("--similarity", default=0.98, show_default=True, type=click.FloatRange(-1, 1),
@@ -30,9 +37,7 @@ from pipeline.cli.sets import open_told, set_options, tell_problems
 @friendly
 def dedupe(
     data: tuple[Path, ...],
-    layout: str,
-    item_pattern: str | None,
-    splits: tuple[str, ...],
+    item_pattern: str,
     against: tuple[Path, ...],
     settings: dict[str, Any],
     bits: int,
@@ -48,29 +53,30 @@ def dedupe(
     group: the photos, their items, and how they were found. -o writes a catalogue, with all columns of DATA's, in which
     such items are one, by the name of the first, and the picture they share is there once; split by item, no
     near-duplicate crosses it. With --against, each group has photos of both sets, and the catalogue is DATA without
-    them. DATA and --layout are as for `evaluate embedder`.
+    them. DATA is as for `evaluate embedder`.
 
     \b
     Examples:
       outfinder dedupe shop/ -o clean.csv
       outfinder dedupe train/ --against test/ -o train.csv
-      outfinder dedupe luma/product --layout luma --hash-only
+      outfinder dedupe shop.csv --hash-only
     """  # noqa: D301
     from pipeline.dedupe import catalogue_rows, find_duplicates, group_record, without, write_catalogue
+    from pipeline.photosets import open_set
     from pipeline.writers import check_absent
     from stages.problems import plural
 
     if output:
         check_absent(output, overwrite=overwrite)
-    photos = open_told(data, layout, item_pattern, splits)
-    others = open_told(against, layout, item_pattern, splits) if against else None
+    photos = open_set(data, item_pattern)
+    others = open_set(against, item_pattern) if against else None
     embedder = None
     if not hash_only:
         from pipeline.config import Config, build_embedder
 
         embedder = build_embedder(Config(**settings))
     found = find_duplicates(photos, others, embedder, bits=bits, similarity=similarity, within_items=within_items)
-    tell_problems(found.photos)
+    print_problems(found.photos)
     for group in found.groups:
         click.echo(json.dumps(group_record(found, group)))
     crossing = sum(len(found.items_of(group)) > 1 for group in found.groups)
@@ -80,7 +86,6 @@ def dedupe(
         err=True,
     )
     if output:
-        rows = catalogue_rows(data, re.compile(item_pattern) if item_pattern else None) if layout == "items" else {}
-        write_catalogue(without(found), output, rows)
+        write_catalogue(without(found), output, catalogue_rows(data, item_pattern))
         click.echo(f"catalogue: {output}", err=True)
     sys.exit(SOME_FAILED if found.photos.problems else 0)

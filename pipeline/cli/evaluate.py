@@ -20,12 +20,10 @@ from pipeline.cli.common import (
     friendly,
     overwrite_option,
     print_figures,
+    print_problems,
+    set_options,
 )
 from pipeline.cli.progress import Progress
-from pipeline.cli.sets import open_told, set_options, tell_problems
-
-DOMAINS = {"garments": ("street", "shop"), "cutouts": ("cutout", "photo")}
-"""The domains of queries and gallery in layouts that have two."""
 
 _output_options = combined(
     click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
@@ -110,12 +108,16 @@ def detector(
 @set_options
 @click.option("--same", type=click.Choice(["item", "style", "label"]), default="item", show_default=True,
               help="What two photos share to be the same; with item, style figures come too.")  # fmt: skip
-@click.option("--query-domain", metavar="NAME", help="Only photos of this domain are queries.  [garments: street]")
-@click.option("--gallery-domain", metavar="NAME", help="Only photos of this domain can be found.  [garments: shop]")
+@click.option("--query-domain", metavar="NAME", default="", help="Only photos of this domain are queries.")
+@click.option("--gallery-domain", metavar="NAME", default="", help="Only photos of this domain can be found.")
 @click.option("--distractors", multiple=True, type=EXISTING,
-              help="Photos of other items in the gallery, in the same layout; may be repeated.")  # fmt: skip
+              help="Photos of other items in the gallery; may be repeated.")  # fmt: skip
 @click.option("--ways", multiple=True, type=click.IntRange(2), default=(5, 9, 20), show_default=True,
               help="One-shot trials choose among so many; may be repeated.")  # fmt: skip
+@click.option("--within-labels", is_flag=True,
+              help="One-shot trials stay within a label, as Omniglot's do within an alphabet.")  # fmt: skip
+@click.option("--two-sources", is_flag=True,
+              help="One-shot examples come from one source and the query from another, as Omniglot's drawers.")  # fmt: skip
 @click.option("--trials", default=10_000, show_default=True, type=click.IntRange(1), help="One-shot trials of each.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is drawn.")
 @config_options("embedder")
@@ -130,14 +132,14 @@ def detector(
 @friendly
 def embedder(
     data: tuple[Path, ...],
-    layout: str,
-    item_pattern: str | None,
-    splits: tuple[str, ...],
+    item_pattern: str,
     same: Literal["item", "style", "label"],
-    query_domain: str | None,
-    gallery_domain: str | None,
+    query_domain: str,
+    gallery_domain: str,
     distractors: tuple[Path, ...],
     ways: tuple[int, ...],
+    within_labels: bool,
+    two_sources: bool,
     trials: int,
     seed: int,
     settings: dict[str, Any],
@@ -155,51 +157,44 @@ def embedder(
     rate, false non-matches at given false matches. One-shot accuracy among N items; ties are errors. What 64
     dimensions and int8 cost. All with intervals of 95 %. Exit status 1: some photos could not be used.
 
-    \b
-    DATA, by --layout:
-      items     a CSV (item_id,image and perhaps style,label,domain,source) or a folder, with a sub-folder for each
-                item or class, or --item-pattern
-      luma, shoes, clothing, omniglot, cifar10
-                the folder that the public set unpacks to; omniglot's trials stay within alphabets, two drawers each
-      garments  a COCO file and the folder of its photos: box crops (street) search masks on white (shop)
-      cutouts   the same: garments set before another photo (cutout) search their original (photo)
+    DATA is a CSV (item_id,image and perhaps style,label,domain,source) or a folder, with a sub-folder for each item
+    or class, or --item-pattern. scripts/public_sets.py makes CSVs of public datasets.
 
     \b
     Examples:
       outfinder evaluate embedder shop/ --item-pattern "^[^-]+"
-      outfinder evaluate embedder luma/product --layout luma --split test -o evaluation
-      outfinder evaluate embedder shoes/test_m shoes/test_w --layout shoes --distractors shoes/train
-      outfinder evaluate embedder val.json photos/ --layout cutouts --json - | jq .retrieval.item
+      outfinder evaluate embedder shoes.csv --distractors more-shoes.csv -o evaluation
+      outfinder evaluate embedder street.csv --query-domain street --gallery-domain shop --json - | jq .retrieval.item
       outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
     """  # noqa: D301
     from pipeline.config import Config, build_embedder, resolve_device
     from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity, rounded
     from pipeline.evaluation_pages import write_embedder_page
+    from pipeline.photosets import open_set
     from stages.embed.evaluation import Protocol
     from stages.embed.evaluation import evaluate as evaluate_embedder
 
-    domains = DOMAINS.get(layout, ("", ""))
     protocol = Protocol(
         same=same,
-        query_domain=domains[0] if query_domain is None else query_domain,
-        gallery_domain=domains[1] if gallery_domain is None else gallery_domain,
+        query_domain=query_domain,
+        gallery_domain=gallery_domain,
         ways=tuple(sorted(set(ways))),
-        within_label=layout == "omniglot",
-        two_sources=layout == "omniglot",
+        within_label=within_labels,
+        two_sources=two_sources,
         trials=trials,
         seed=seed,
     )
-    photos, others = open_told(data, layout, item_pattern, splits), None
+    photos, others = open_set(data, item_pattern), None
     if distractors:
         wanted = ("", protocol.gallery_domain) if protocol.gallery_domain else None
-        others = open_told(distractors, layout, item_pattern, ()).only(lambda one: not wanted or one.domain in wanted)
+        others = open_set(distractors, item_pattern).only(lambda one: not wanted or one.domain in wanted)
         if not others.samples:
             raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
     _prepare(output, json_file, overwrite=overwrite)
     config = Config(**settings | {"device": resolve_device(settings["device"])})
     stage = build_embedder(config)
     embedded = embed_photos(stage, photos, others, keep_large=pair_head)
-    tell_problems(embedded.photos)
+    print_problems(embedded.photos)
     if pair_head:
         similarity = pair_head_similarity(config.embedder_weights, embedded.images, config.device)
         embedded = replace(embedded, pair_head=similarity)
@@ -213,8 +208,6 @@ def embedder(
         "compared by": "pair head" if pair_head else "",
         "device": config.device,
         "data": " ".join(map(str, data)),
-        "layout": layout,
-        "split": " ".join(splits),
         "distractors": " ".join(map(str, distractors)),
         "same": same,
         "domains": f"{protocol.query_domain} asks for {protocol.gallery_domain}" if protocol.query_domain else "",

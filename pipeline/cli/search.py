@@ -74,11 +74,11 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
-    from pipeline.calibration import find_calibration
     from pipeline.outputs import open_outputs
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
     from pipeline.writers import Options, clear_folder, mark_folder
+    from stages.embed.calibration import find_calibration
     from stages.embed.kinds import kind_part
     from stages.images import walk
 
@@ -122,7 +122,7 @@ def search(
 
 def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:
     """Return the result with a verdict on each match."""
-    from pipeline.calibration import add_verdicts
+    from stages.embed.calibration import add_verdicts
 
     garments = (
         replace(garment, matches=tuple(add_verdicts(calibration, garment.label, garment.matches or ())))

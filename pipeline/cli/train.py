@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import FOLDER, device_option, friendly, isolate_option
+from pipeline.cli.common import FOLDER, combined, device_option, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.training import Progress, Run
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXISTING = click.Path(exists=True)
 
@@ -29,21 +27,19 @@ def train() -> None:
     """  # noqa: D301
 
 
-def _run_options(command: F) -> F:
-    for option in (
-        click.option("--skip-bad", is_flag=True, help="Train on the rest if something is wrong with the data."),
-        device_option,
-        click.option("--workers", default=1, show_default=True, type=click.IntRange(0),
-                     help="Threads that prepare batches."),
-        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-                     help="Change any setting of the recipe, such as lr=0.001; repeatable."),
-        click.option("--start", metavar="NAME|FILE",
-                     help="Weights to start from: imagenet, shipped weights by name, or a .safetensors file."),
-        click.option("-o", "--output", type=FOLDER, required=True,
-                     help="The run's folder; a run that was interrupted is resumed."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+_run_options = combined(
+    click.option("-o", "--output", type=FOLDER, required=True,
+                 help="The run's folder; a run that was interrupted is resumed."),
+    click.option("--start", metavar="NAME|FILE",
+                 help="Weights to start from: imagenet, shipped weights by name, or a .safetensors file."),
+    click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+                 help="Change any setting of the recipe, such as lr=0.001; repeatable."),
+    click.option("--workers", default=1, show_default=True, type=click.IntRange(0),
+                 help="Threads that prepare batches."),
+    device_option,
+    click.option("--skip-bad", is_flag=True, help="Train on the rest if something is wrong with the data."),
+    isolate_option,
+)  # fmt: skip
 
 
 @train.command()
@@ -60,7 +56,6 @@ def _run_options(command: F) -> F:
               help="Categories to learn, in this order; repeatable. Put a name that has a comma in quotes:"
               " '\"shirt, blouse\",bag'.  [default: the thirteen kinds]")  # fmt: skip
 @_run_options
-@isolate_option
 @friendly
 def detector(
     data: tuple[str, ...],
@@ -86,27 +81,19 @@ def detector(
       outfinder train detector train.json photos/ -o run --labels coat,boot --set lr=0.0002
       outfinder detect photos/ --detector-weights run/weights.safetensors
     """  # noqa: D301
-    from pipeline.config import resolve_device
     from pipeline.detector_training import DetectorPlan, DetectorRun
-    from pipeline.recipes import assign, build, comma_separated
+    from pipeline.recipes import build, comma_separated
 
-    recipe, paths = _recipe(data)
+    settings, paths = _settings(DetectorPlan, data, start, given, changes)
     if paths:
-        recipe["train"] = _pairs(paths)
-    named = [name for value in labels for name in comma_separated(value)]
-    chosen = {"val": list(val or ()), "start": start, "labels": named}
-    recipe |= {key: value for key, value in chosen.items() if value}
-    for key, value in given.items():
-        if value is not None:
-            assign(recipe, DetectorPlan, f"{key}={value}")
-    for change in changes:
-        assign(recipe, DetectorPlan, change)
-    device = resolve_device(device)
-    training = recipe.setdefault("training", {})
+        settings["train"] = _pairs(paths)
+    chosen = {"val": list(val or ()), "labels": [name for value in labels for name in comma_separated(value)]}
+    settings |= {key: value for key, value in chosen.items() if value}
+    training = settings["training"]
     if isinstance(training.get("lr"), float) and "lr_backbone" not in training:
         training["lr_backbone"] = training["lr"] / 4
-    _choose_precision(training, device)
-    _train(DetectorRun(build(DetectorPlan, recipe), output, device, skip_bad=skip_bad, note=_note), workers)
+    device = _device(device, training)
+    _train(DetectorRun(build(DetectorPlan, settings), output, device, skip_bad=skip_bad, note=_note), workers)
 
 
 @train.command()
@@ -118,7 +105,6 @@ def detector(
 @click.option("--photos", type=int, help="Photos of an item in a batch.  [default: 4]")
 @click.option("--hold-out", type=int, help="Percent of the items to validate with if there is no --val.  [default: 10]")
 @_run_options
-@isolate_option
 @friendly
 def embedder(
     data: tuple[str, ...],
@@ -147,33 +133,36 @@ def embedder(
       outfinder train embedder docs/recipes/omniglot.toml omniglot.csv -o run
       outfinder embed photos/ -o vectors.npz --embedder-weights run/weights.safetensors
     """  # noqa: D301
-    from pipeline.config import resolve_device
     from pipeline.embedder_training import EmbedderPlan, EmbedderRun
-    from pipeline.recipes import assign, build, given_keys
+    from pipeline.recipes import build, given_keys
 
-    recipe, paths = _recipe(data)
-    recipe |= {key: value for key, value in {"train": paths, "val": list(val), "start": start}.items() if value}
-    for change in (*(f"{key}={value}" for key, value in given.items() if value is not None), *changes):
-        assign(recipe, EmbedderPlan, change)
-    device = resolve_device(device)
-    _choose_precision(recipe.setdefault("training", {}), device)
-    plan = build(EmbedderPlan, recipe).with_start(given_keys(recipe))
+    settings, paths = _settings(EmbedderPlan, data, start, given, changes)
+    settings |= {key: value for key, value in {"train": paths, "val": list(val)}.items() if value}
+    device = _device(device, settings["training"])
+    plan = build(EmbedderPlan, settings).with_start(given_keys(settings))
     run = EmbedderRun(plan, output, device, skip_bad=skip_bad, note=_note)
     _train(run, workers)
     if run.best:
         _note(f"best: {plan.metric} {run.best['metric']:.3f} at step {run.best['step']}")
 
 
-def _recipe(data: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of the recipe among the arguments, if there is one, and the other arguments."""
+def _settings(
+    plan: type, data: Sequence[str], start: str | None, given: dict[str, Any], changes: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the recipe, if one is among the arguments, with all changes, and the other arguments."""
     from pipeline.plots import require_matplotlib
-    from pipeline.recipes import read_recipe
+    from pipeline.recipes import assign, read_recipe
 
     require_matplotlib()
     recipes = [one for one in data if one.endswith(".toml")]
     if len(recipes) > 1:
         raise ValueError(f"wanted one recipe, got {' and '.join(recipes)}")
     settings = read_recipe(Path(recipes[0])) if recipes else {}
+    if start:
+        settings["start"] = start
+    for change in (*(f"{key}={value}" for key, value in given.items() if value is not None), *changes):
+        assign(settings, plan, change)
+    settings.setdefault("training", {})
     return settings, [one for one in data if not one.endswith(".toml")]
 
 
@@ -184,11 +173,15 @@ def _pairs(paths: Sequence[str]) -> list[list[str]]:
     return pairs
 
 
-def _choose_precision(training: dict[str, Any], device: str) -> None:
+def _device(name: str, training: dict[str, Any]) -> str:
+    """Return the device, and set the precision of training to its fastest unless it is given."""
+    from pipeline.config import resolve_device
     from stages.training import fastest_precision
 
+    device = resolve_device(name)
     if training.get("precision", "auto") == "auto":
         training["precision"] = fastest_precision(device)
+    return device
 
 
 def _train(run: Run, workers: int) -> None:

@@ -19,7 +19,6 @@ from urllib.parse import urlencode
 import cv2
 import numpy as np
 
-from pipeline.calibration import add_verdicts, find_calibration
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.groups import pair_shoes, style_of
@@ -32,7 +31,7 @@ from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
-from stages.embed.calibration import Calibration
+from stages.embed.calibration import Calibration, add_verdicts, find_calibration
 from stages.embed.kinds import kind_part
 from stages.errors import ImageError
 from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo

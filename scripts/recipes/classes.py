@@ -1,4 +1,4 @@
-"""Sort photos into classes to train and to test on: python scripts/recipes/classes.py DATA/clothing DATA/ccp DATA/classes.
+"""Sort photos into classes to train and to test on: python scripts/recipes/classes.py runs/clothing.csv DATA/ccp DATA/classes.
 
 The nine classes of clothing-dataset whose names have the least hashes test. All others train, and so do the crops of
 Clothing Co-Parsing's classes, without those that a class of the nine may be called there.
@@ -6,6 +6,7 @@ Clothing Co-Parsing's classes, without those that a class of the nine may be cal
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,10 +15,12 @@ import click
 
 from ccp import GROUPS, labelled_ids, read_label_map, read_names, regions
 from stages.embed.data import percentile_of
-from stages.embed.public_sets import clothing
 from stages.images import read_image, write_jpeg
 
 HELD_OUT = 9
+TRAIN_FROM = 20
+"""The percentile of clothing-dataset's ids from which on photos are for training."""
+
 NO_CLASS = ("Not sure", "Other", "Skip")
 CALLED = {
     "Blazer": ("blazer", "suit"),
@@ -44,26 +47,27 @@ MIN_PX, MIN_PHOTOS = 24, 10
 
 
 @click.command()
-@click.argument("garments", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("garments", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("worn", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("target", type=click.Path(file_okay=False, path_type=Path))
 def main(garments: Path, worn: Path, target: Path) -> None:
-    """From clothing-dataset in GARMENTS and CCP in WORN, write TARGET/{train,test}/CLASS/PHOTO.jpg.
+    """From the CSV of clothing-dataset GARMENTS and CCP in WORN, write TARGET/{train,test}/CLASS/PHOTO.jpg.
 
     Only photos that train in these sets' own splits train; of the classes that test, all photos do.
     """
-    photos = clothing(garments).only(lambda sample: sample.label not in NO_CLASS)
-    train = set(clothing(garments, ("train",)).samples)
-    labels = sorted({sample.label for sample in photos.samples}, key=lambda label: (percentile_of(label), label))
+    with garments.open(encoding="utf-8", newline="") as file:
+        photos = [row for row in csv.DictReader(file) if row["label"] not in NO_CLASS]
+    labels = sorted({row["label"] for row in photos}, key=lambda label: (percentile_of(label), label))
     held_out = labels[:HELD_OUT]
     if unknown := set(held_out) - set(CALLED):
         raise click.ClickException(f"say in CALLED what CCP calls {', '.join(sorted(unknown))}")
-    for sample in photos.samples:
-        if sample.label in held_out or sample in train:
-            part = "test" if sample.label in held_out else "train"
-            path = target / part / sample.label.lower() / sample.path.name
+    for row in photos:
+        is_test = row["label"] in held_out
+        if is_test or percentile_of(row["item_id"]) >= TRAIN_FROM:
+            source = garments.parent / row["image"]
+            path = target / ("test" if is_test else "train") / row["label"].lower() / source.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sample.path, path)
+            shutil.copyfile(source, path)
     cut_worn(worn, target / "train", {name for label in held_out for name in CALLED[label]})
     for part in ("train", "test"):
         counts = {folder.name: len(list(folder.iterdir())) for folder in sorted((target / part).iterdir())}

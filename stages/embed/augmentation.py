@@ -1,15 +1,14 @@
 """Augmentation of garment photos, on uint8 RGB with OpenCV: a millisecond or two per view.
 
 Colour is part of an item's identity: a view keeps its hue, and photometric changes stay within what light and white
-balance do. A :class:`Tint`, in contrast, changes the garment's colour on purpose: the result is another item of the same
-style.
+balance do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import cv2
@@ -20,53 +19,6 @@ from numpy.typing import NDArray
 from stages.embed.inputs import WHITE, WHITE_LEVEL
 from stages.images import letterbox
 from stages.types import Image
-
-_TINT_REACH = 22.0
-"""Standard deviation, in 8-bit Lab units, of the distance from the garment's colour within which pixels change."""
-
-_LIGHTNESS_WEIGHT = 0.35
-"""Folds and shadows differ in lightness, but belong to the garment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tint:
-    """A garment's colour and the colour to replace it by, both ``(L, a, b)`` in OpenCV's 8-bit Lab."""
-
-    source: tuple[float, float, float]
-    target: tuple[float, float, float]
-
-    @classmethod
-    def draw(cls, image: Image, rng: Generator) -> Tint:
-        """Draw a clearly different colour for the garment in the middle of a photo."""
-        source = garment_colour(image)
-        for _ in range(20):
-            angle, chroma = rng.uniform(0, 2 * math.pi), rng.choice([0.0, rng.uniform(15, 60)], p=[0.25, 0.75])
-            lightness = float(np.clip(source[0] + rng.uniform(-90, 90), 30, 230))
-            target = (lightness, 128 + chroma * math.cos(angle), 128 + chroma * math.sin(angle))
-            if math.dist((source[0] / 2, *source[1:]), (target[0] / 2, *target[1:])) > 28:
-                break
-        return cls(source, target)
-
-    def apply(self, image: Image) -> Image:
-        """Return the photo with pixels near the source colour moved to the target; a white background stays."""
-        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-        source, target = np.array([self.source, self.target], np.float32)
-        away = (lab - source) * np.array([_LIGHTNESS_WEIGHT, 1, 1], np.float32)
-        share = np.exp(-(away**2).sum(axis=2) / (2 * _TINT_REACH**2))
-        share[white_background(image)] = 0
-        lab += share[..., None] * (target - source)
-        moved = cv2.cvtColor(lab.clip(0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
-        return np.asarray(moved, np.uint8)
-
-
-def garment_colour(image: Image) -> tuple[float, float, float]:
-    """Return the median ``(L, a, b)``, 8-bit Lab, of the middle ninth of a photo without its white background."""
-    height, width = image.shape[:2]
-    middle = (slice(height // 3, height - height // 3), slice(width // 3, width - width // 3))
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[middle]
-    garment = lab[~white_background(image)[middle]]
-    lightness, a, b = np.median(garment if len(garment) else lab.reshape(-1, 3), axis=0)
-    return float(lightness), float(a), float(b)
 
 
 def white_background(image: Image) -> NDArray[np.bool_]:
@@ -80,14 +32,7 @@ def white_background(image: Image) -> NDArray[np.bool_]:
     return np.asarray(touching[pieces], np.bool_)
 
 
-def view(
-    image: Image,
-    side: int,
-    rng: Generator,
-    scenery: Image | None = None,
-    other_ground: float = 0.35,
-    detail: float = 0.0,
-) -> Image:
+def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, other_ground: float = 0.35) -> Image:
     """Return a random view of a photo, ``(side, side, 3)``.
 
     Args:
@@ -96,31 +41,15 @@ def view(
         rng: the source of all random choices.
         scenery: a photo whose pixels may replace a white background.
         other_ground: probability that a white background is replaced.
-        detail: probability of a close-up of a third to two thirds of each side, as shops show of a seam or a logo.
     """
-    part = _close_up(image, rng) if detail and rng.random() < detail else None
     if rng.random() < other_ground:
         image = _other_ground(image, rng, scenery)
-    if part is not None:
-        image = np.ascontiguousarray(image[part])
     pixels = _light(_placed(image, side, rng), rng)
     if rng.random() < 0.25:
         pixels = _degraded(pixels, rng)
     if rng.random() < 0.25:
         _erase(pixels, rng)
     return pixels
-
-
-def _close_up(image: Image, rng: Generator) -> tuple[slice, slice] | None:
-    """Return a part of a photo near its middle, in its aspect ratio; None if that is mostly white background."""
-    share = rng.uniform(0.3, 0.65)
-
-    def part(side: int, spread: float) -> slice:
-        start = int(np.clip(rng.normal(0.5, spread) * side - share * side / 2, 0, (1 - share) * side))
-        return slice(start, start + max(1, round(share * side)))
-
-    both = part(image.shape[0], 0.2), part(image.shape[1], 0.15)
-    return both if white_background(image)[both].mean() < 0.5 else None
 
 
 def _other_ground(image: Image, rng: Generator, scenery: Image | None) -> Image:
@@ -210,16 +139,25 @@ def flipped(image: Image, side: int, rng: Generator, _scenery: Image) -> Image:
     return _warped(square, matrix)
 
 
-def distorted(image: Image, side: int, rng: Generator, _scenery: Image) -> Image:
+def affine(
+    image: Image, side: int, rng: Generator, _scenery: Image, *, chance: float = 0.5, reach: float = 1.0
+) -> Image:
     """Return the photo with the affine distortions of Koch, Zemel, Salakhutdinov 2015, section 3.3.
 
     Rotation up to 10°, shear up to 0.3, scale from 0.8 to 1.2, shift up to 2 of 105 pixels; each half of the time.
+
+    Args:
+        image: the photo.
+        side: of the view, in pixels.
+        rng: the source of all random choices.
+        chance: probability of each distortion.
+        reach: factor of all ranges.
     """
     square = letterbox(image, side, WHITE)
-    turn = math.radians(rng.uniform(-10, 10)) * (rng.random() < 0.5)
-    shear_x, shear_y = rng.uniform(-0.3, 0.3, 2) * (rng.random(2) < 0.5)
-    scale_x, scale_y = 1 + rng.uniform(-0.2, 0.2, 2) * (rng.random(2) < 0.5)
-    shift = rng.uniform(-2, 2, 2) * (rng.random(2) < 0.5) * side / 105
+    turn = math.radians(rng.uniform(-10, 10)) * reach * (rng.random() < chance)
+    shear_x, shear_y = rng.uniform(-0.3, 0.3, 2) * reach * (rng.random(2) < chance)
+    scale_x, scale_y = 1 + rng.uniform(-0.2, 0.2, 2) * reach * (rng.random(2) < chance)
+    shift = rng.uniform(-2, 2, 2) * reach * (rng.random(2) < chance) * side / 105
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     linear = turned @ np.array([[1, shear_x], [shear_y, 1]]) @ np.diag([scale_x, scale_y])
     middle = np.full(2, (side - 1) / 2)
@@ -229,7 +167,8 @@ def distorted(image: Image, side: int, rng: Generator, _scenery: Image) -> Image
 VIEWS: Final[Mapping[str, View]] = {
     "plain": plain,
     "flip": flipped,
-    "affine": distorted,
+    "affine": affine,
+    "affine-wide": partial(affine, chance=0.9, reach=1.6),
     "garment": view,  # position, light, background, blur, and a part erased; colour stays
 }
 """Views by name."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+import weights
 from stages.embed.metrics import Estimate, Floats, Ints, Pairs, error_rates, pair_weights
 from stages.errors import OutfinderError
 from stages.files import read_whole, write_whole
+from stages.types import Match
+
+SUFFIX: Final = ".calibration.json"
 
 MIN_EXPECTED_ERRORS: Final = 5
-"""A rate is only estimated from enough pairs for so many errors."""
+"""A rate is only estimated from enough pairs for this many errors."""
 
 MIN_ITEMS: Final = 5
-"""And only from so many items, because the photos of one item tend to fail together."""
+"""The fewest items to estimate a rate from, because the photos of one item tend to fail together."""
 
 
 class Verdict(StrEnum):
@@ -52,6 +56,17 @@ class Thresholds:
             return Verdict.SAME
         return Verdict.DIFFERENT if similarity < self.different.value else Verdict.UNSURE
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Thresholds:
+        """Return what :func:`~dataclasses.asdict` made of thresholds."""
+        same, different = (
+            Estimate(*(float(values[name][end]) for end in ("value", "low", "high"))) for name in ("same", "different")
+        )
+        if not math.isfinite(same.value + different.value):
+            raise ValueError("a threshold is not a finite number")
+        counts = (int(values[name]) for name in ("same_pairs", "different_pairs", "items"))
+        return cls(same, different, float(values["fmr"]), float(values["fnmr"]), *counts)
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -70,11 +85,7 @@ class Calibration:
         return self.labels.get(label, self.every).verdict(similarity)
 
     def require(self, fingerprint: str) -> Calibration:
-        """Return the calibration itself if it was made with this embedder.
-
-        Raises:
-            OutfinderError: it was made with another.
-        """
+        """Return the calibration itself, or raise an OutfinderError if it was made with another embedder."""
         if fingerprint != self.fingerprint:
             raise OutfinderError(
                 f"the calibration was made with the embedder {self.fingerprint!r}, not {fingerprint!r}:"
@@ -88,11 +99,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
-        """Read a calibration that :meth:`save` wrote.
-
-        Raises:
-            OutfinderError: the file cannot be read, or is not a calibration.
-        """
+        """Read a calibration that :meth:`save` wrote, or raise an OutfinderError."""
         try:
             values = json.loads(read_whole(Path(path), 10_000_000))
             return cls(
@@ -100,8 +107,8 @@ class Calibration:
                 wanted_fmr=float(values["wanted_fmr"]),
                 wanted_fnmr=float(values["wanted_fnmr"]),
                 data=str(values["data"]),
-                every=_thresholds(values["every"]),
-                labels={str(label): _thresholds(one) for label, one in values["labels"].items()},
+                every=Thresholds.of(values["every"]),
+                labels={str(label): Thresholds.of(one) for label, one in values["labels"].items()},
             )
         except OSError as error:
             raise OutfinderError(f"calibration {path} cannot be read: {error.strerror}") from error
@@ -127,12 +134,9 @@ def calibrate(
         units: ``(n,)``, the item of each photo; the intervals resample items.
         labels: of each photo; pairs across labels, or without one, count for no label.
         fingerprint: of the embedder.
-        fmr: the wanted false match rate.
-        fnmr: the wanted false non-match rate.
+        fmr: the wanted false match rate, in (0, 0.5].
+        fnmr: the wanted false non-match rate, in (0, 0.5].
         data: a description of the photos.
-
-    Raises:
-        ValueError: a rate is outside (0, 0.5], or there are too few pairs to estimate it.
     """
     for name, rate in (("false match rate", fmr), ("false non-match rate", fnmr)):
         if not 0 < rate <= 0.5:
@@ -153,11 +157,9 @@ def calibrate(
 def _shortage(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> str:
     """Return what there is too little of to estimate the rates; empty if there is enough."""
     same, different = pairs.counts
-    if different * fmr < MIN_EXPECTED_ERRORS:
-        wanted = math.ceil(MIN_EXPECTED_ERRORS / fmr)
-        return f"{different} pairs of different items, wanted {wanted} for a rate of {fmr:g}"
-    if same * fnmr < MIN_EXPECTED_ERRORS:
-        return f"{same} pairs of one item, wanted {math.ceil(MIN_EXPECTED_ERRORS / fnmr)} for a rate of {fnmr:g}"
+    for count, kind, rate in ((different, "pairs of different items", fmr), (same, "pairs of one item", fnmr)):
+        if count * rate < MIN_EXPECTED_ERRORS:
+            return f"{count} {kind}, wanted {math.ceil(MIN_EXPECTED_ERRORS / rate)} for a rate of {rate:g}"
     items = _count_items(pairs, units)
     return f"{items} items with two photos, wanted {MIN_ITEMS}" if items < MIN_ITEMS else ""
 
@@ -168,12 +170,12 @@ def _count_items(pairs: Pairs, units: Ints) -> int:
 
 def _measure(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> Thresholds:
     same, different = _find_thresholds(pairs, None, fmr, fnmr)
-    again = [_find_thresholds(pairs, weights, fmr, fnmr) for weights in pair_weights(pairs, units)]
-    replicates = np.array(again).reshape(-1, 2)
+    replicates = [_find_thresholds(pairs, weights, fmr, fnmr) for weights in pair_weights(pairs, units)]
+    columns = np.array(replicates).reshape(-1, 2).T
     accepted = pairs.similarities >= same
     return Thresholds(
-        Estimate.from_replicates(same, replicates[:, 0]),
-        Estimate.from_replicates(different, replicates[:, 1]),
+        Estimate.from_replicates(same, columns[0]),
+        Estimate.from_replicates(different, columns[1]),
         fmr=round(float(accepted[~pairs.same].mean()), 6),
         fnmr=round(float(1 - accepted[pairs.same].mean()), 6),
         same_pairs=pairs.counts[0],
@@ -193,11 +195,38 @@ def _find_thresholds(pairs: Pairs, weights: Floats | None, fmr: float, fnmr: flo
     return same, min(same, float(rates.thresholds[keeps[0]]))
 
 
-def _thresholds(values: Mapping[str, Any]) -> Thresholds:
-    same, different = (
-        Estimate(*(float(values[name][end]) for end in ("value", "low", "high"))) for name in ("same", "different")
-    )
-    if not math.isfinite(same.value + different.value):
-        raise ValueError("a threshold is not a finite number")
-    counts = (int(values[name]) for name in ("same_pairs", "different_pairs", "items"))
-    return Thresholds(same, different, float(values["fmr"]), float(values["fnmr"]), *counts)
+def calibration_path(checkpoint: Path) -> Path:
+    """Return where the calibration of a checkpoint is expected.
+
+    >>> calibration_path(Path("run/weights.safetensors")).as_posix()
+    'run/weights.calibration.json'
+    """
+    return checkpoint.with_name(checkpoint.stem + SUFFIX)
+
+
+def find_calibration(
+    fingerprint: str, file: Path | None = None, checkpoint: Path | None = None, embedder: str = ""
+) -> Calibration | None:
+    """Return the given calibration, else the one beside the weights if it was made with these weights, else None.
+
+    Args:
+        fingerprint: of the embedder.
+        file: the calibration that the user named.
+        checkpoint: the embedder's weights, if they are the user's.
+        embedder: its name, for shipped weights.
+
+    Raises:
+        OutfinderError: a file is no readable calibration, or the named one was made with another embedder.
+    """
+    if file:
+        return Calibration.read(file).require(fingerprint)
+    path = calibration_path(checkpoint) if checkpoint else weights.FOLDER / f"{embedder}{SUFFIX}"
+    calibration = Calibration.read(path) if path.exists() else None
+    return calibration if calibration and calibration.fingerprint == fingerprint else None
+
+
+def add_verdicts(calibration: Calibration, label: str, matches: Iterable[Match]) -> Iterator[Match]:
+    """Yield the matches of a garment with a label, each with its verdict; a label's thresholds hold within the label."""
+    for match in matches:
+        verdict = calibration.verdict(match.similarity, label if match.label == label else "")
+        yield replace(match, verdict=verdict.value)

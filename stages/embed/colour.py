@@ -45,13 +45,7 @@ class Colours(nn.Module):
 
     Attention to the garment follows from the features, by one weight per channel. Bins hold square roots of shares, so
     that the product of two histograms is their Bhattacharyya coefficient, and a linear layer reduces them. Always
-    computed in float32.
-
-    Args:
-        width: channels of the features.
-        dim: width of the output.
-        mean: that images are normalised by, per channel, in [0, 1].
-        std: that images are normalised by, per channel, in [0, 1].
+    computed in float32. ``width`` is the number of the features' channels; ``mean`` and ``std`` normalise the images.
     """
 
     mean: Tensor
@@ -94,17 +88,15 @@ class Colours(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Iterable[Tensor]) -> None:
-        """Start the linear layer from the principal components of some images' colours.
+        """Start the linear layer from the principal components of the colours of batches ``(n, 3, h, w)``, normalised.
 
         Everything that is not white counts as the garment here.
 
-        Args:
-            images: batches ``(n, 3, h, w)``, normalised; more images in total than the output is wide.
-
         Raises:
-            ValueError: there are too few.
+            ValueError: there are not more images than the output is wide.
         """
-        roots = torch.cat([self.roots(batch, self._coloured(batch)) for batch in images])
+        cells = ((batch, (self._cells(batch).amin(dim=1) < 0.92) + 1e-3) for batch in images)
+        roots = torch.cat([self.roots(batch, coloured) for batch, coloured in cells])
         middle, dim = roots.mean(dim=0), self.project.out_features
         if len(roots) <= dim:
             raise ValueError(
@@ -116,9 +108,6 @@ class Colours(nn.Module):
 
     def _cells(self, images: Tensor) -> Tensor:
         return (_pooled(images.float()) * self.std + self.mean).clamp(0, 1)
-
-    def _coloured(self, images: Tensor) -> Tensor:
-        return (self._cells(images).amin(dim=1) < 0.92) + 1e-3
 
 
 def _pooled(images: Tensor) -> Tensor:

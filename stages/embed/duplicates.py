@@ -49,7 +49,7 @@ class Duplicate:
 
 
 def perceptual_hashes(images: Sequence[Image]) -> Hashes:
-    """Return the difference hash of each image (N. Krawetz, "DatasetIssue of like that", 2013), with its colours.
+    """Return the difference hash of each image (N. Krawetz, "Kind of Like That", 2013), with its colours.
 
     A bit says whether one of 8 x 9 grey cells is lighter than its neighbour. Shops recolour their photos, which the hash
     alone would not notice.
@@ -85,7 +85,7 @@ def by_vectors(vectors: Vectors, similarity: float = SIMILARITY) -> list[Duplica
 
 
 def duplicate_groups(duplicates: Iterable[Duplicate], count: int) -> list[list[int]]:
-    """Return the groups of rows, of ``count``, that are connected by pairs; rows ascending, the largest group first."""
+    """Return the groups of rows, of ``count``, that pairs connect; rows ascending, the largest group first."""
     rows = DisjointSets(range(count))
     for pair in duplicates:
         rows.join(pair.first, pair.second)
@@ -97,19 +97,16 @@ def merge_duplicates(photos: Dataset, groups: Iterable[Sequence[int]]) -> Datase
 
     A merged item keeps the name and the style of its first, so that a split never separates its photos.
     """
-    groups = [list(group) for group in groups]
-    items = DisjointSets(photos.items)
+    samples, items, dropped = photos.samples, DisjointSets(photos.items), set[int]()
     for first, *rest in groups:
+        dropped.update(rest)
         for other in rest:
-            items.join(photos.samples[first].item, photos.samples[other].item)
-    dropped = {row for _, *rest in groups for row in rest}
-    first_samples = {sample.item: sample for sample in reversed(photos.samples)}
-    kept = []
-    for row, sample in enumerate(photos.samples):
-        if row not in dropped:
-            leader = first_samples[items.leader(sample.item)]
-            kept.append(replace(sample, item=leader.item, style=leader.style))
-    return replace(photos, samples=tuple(kept), images=())
+            items.join(samples[first].item, samples[other].item)
+    styles = {sample.item: sample.style for sample in reversed(samples)}
+    kept = (sample for row, sample in enumerate(samples) if row not in dropped)
+    leaders = ((sample, items.leader(sample.item)) for sample in kept)
+    merged = tuple(replace(sample, item=leader, style=styles[leader]) for sample, leader in leaders)
+    return replace(photos, samples=merged, images=())
 
 
 def _similar_pairs(rows: NDArray[np.float32], minimum: float) -> Iterator[tuple[int, int]]:

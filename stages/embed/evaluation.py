@@ -73,9 +73,9 @@ class RetrievalFigures:
     @classmethod
     def from_retrieval(cls, retrieval: Retrieval, units: Ints) -> RetrievalFigures:
         """Return the means over all queries; ``units`` ``(n,)`` has the bootstrap unit of each row."""
-        own = units[retrieval.queries]
-        recall = {k: mean_estimate(retrieval.hits(k), own) for k in RANKS}
-        return cls(len(retrieval.queries), recall, mean_estimate(retrieval.average_precisions, own))
+        of_queries = units[retrieval.queries]
+        recall = {k: mean_estimate(retrieval.hits(k), of_queries) for k in RANKS}
+        return cls(len(retrieval.queries), recall, mean_estimate(retrieval.average_precisions, of_queries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,38 +139,31 @@ def evaluate(
     Raises:
         ValueError: no two photos count as the same, or none as different.
     """
-    protocol = protocol or Protocol()
-    own = len(samples) - distractors
-    rows = np.arange(len(samples))
+    protocol, similarity_of = protocol or Protocol(), similarity or cosine(vectors)
+    count = len(samples) - distractors
+    own, rows = samples[:count], np.arange(len(samples))
     domains = np.array([sample.domain for sample in samples])
-    queries = (rows < own) & ((domains == protocol.query_domain) | (not protocol.query_domain))
-    gallery = (rows >= own) | (domains == protocol.gallery_domain) | (not protocol.gallery_domain)
+    queries = (rows < count) & ((domains == protocol.query_domain) | (not protocol.query_domain))
+    gallery = (rows >= count) | (domains == protocol.gallery_domain) | (not protocol.gallery_domain)
     units = numbered([sample.style_or_item for sample in samples])
-    labels = _row_labels(samples, own, protocol.same)
-
-    def retrieve_by(relation: Relation) -> Retrieval:
-        return retrieve(similarity or cosine(vectors), _row_labels(samples, own, relation), queries, gallery)
-
-    retrieval = retrieve_by(protocol.same)
+    labels = _row_labels(samples, count, protocol.same)
+    retrieval = retrieve(similarity_of, labels, queries, gallery)
     figures = {protocol.same: RetrievalFigures.from_retrieval(retrieval, units)}
-    if protocol.same == "item" and any(sample.style for sample in samples[:own]):
-        figures["style"] = RetrievalFigures.from_retrieval(retrieve_by("style"), units)
-    pairs = sample_pairs(
-        similarity or cosine(vectors),
-        labels[:own],
-        numbered(domains[:own].tolist()) if protocol.query_domain else None,
-        seed=protocol.seed,
-    )
-    shots, notes = _one_shots(similarity or cosine(vectors), samples[:own], labels[:own], protocol)
+    if protocol.same == "item" and any(sample.style for sample in own):
+        by_style = retrieve(similarity_of, _row_labels(samples, count, "style"), queries, gallery)
+        figures["style"] = RetrievalFigures.from_retrieval(by_style, units)
+    pair_domains = numbered(domains[:count].tolist()) if protocol.query_domain else None
+    pairs = sample_pairs(similarity_of, labels[:count], pair_domains, seed=protocol.seed)
+    shots, notes = _one_shots(similarity_of, own, labels[:count], protocol)
     return EmbedderEvaluation(
-        photos=own,
-        items=len(np.unique(labels[:own])),
+        photos=count,
+        items=len(np.unique(labels[:count])),
         distractors=distractors,
         retrieval_figures=figures,
-        verification=verify(pairs, units[:own]),
+        verification=verify(pairs, units[:count]),
         one_shot=shots,
         compression={} if similarity else _compression(vectors, labels, queries, gallery, retrieval, units),
-        labels=_by_label(samples[:own], retrieval, pairs, units),
+        labels=_by_label(own, retrieval, pairs, units),
         collapsed=is_collapsed(vectors),
         pairs=pairs,
         retrieval=retrieval,
@@ -205,12 +198,12 @@ def _unit(vectors: Vectors) -> Vectors:
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
-def _row_labels(samples: Sequence[Sample], own: int, relation: Relation) -> Ints:
-    """Return a number for what each sample shows; distractors, and samples without a name, are like no other."""
+def _row_labels(samples: Sequence[Sample], count: int, relation: Relation) -> Ints:
+    """Return a number for what each sample shows; those from ``count`` on, and those without a name, have their own."""
     names: list[Hashable] = []
     for row, sample in enumerate(samples):
         name = {"item": sample.item, "style": sample.style_or_item, "label": sample.label}[relation]
-        names.append(name if name and row < own else row)
+        names.append(name if name and row < count else row)
     return numbered(names)
 
 
@@ -247,13 +240,13 @@ def _by_label(samples: Sequence[Sample], retrieval: Retrieval, pairs: Pairs, uni
     names = np.array([sample.label for sample in samples])
     figures = {}
     for label in sorted({sample.label for sample in samples} - {""}):
-        asked = names[retrieval.queries] == label
-        own = Retrieval(retrieval.queries[asked], retrieval.ranks[asked], retrieval.average_precisions[asked])
+        queries = names[retrieval.queries] == label
+        part = Retrieval(retrieval.queries[queries], retrieval.ranks[queries], retrieval.average_precisions[queries])
         within = pairs[(names[pairs.first] == label) & (names[pairs.second] == label)]
         verification = verify(within, units) if min(within.counts) > 0 else None
         figures[label] = LabelFigures(
             int((names == label).sum()),
-            RetrievalFigures.from_retrieval(own, units) if asked.any() else None,
+            RetrievalFigures.from_retrieval(part, units) if queries.any() else None,
             verification.auc if verification else None,
             verification.eer if verification else None,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import weights
 from stages.cpu import parallel_map, split_batch
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
+from stages.embed.layers import OURS, check_backbone, imagenet_tensors
 from stages.errors import WeightsError
 from stages.types import Image, Vectors, check_batch
 
@@ -49,51 +49,31 @@ class FeaturesEmbedder:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
-        _check_name(architecture)
+        check_backbone(architecture)
+        if architecture in OURS:
+            raise ValueError(f"{architecture} is no classifier of torchvision")
         network = _build(architecture, checkpoint).eval().requires_grad_(requires_grad=False)
         self._network = network.to(device).to(memory_format=torch.channels_last)
         self._device, self._batch_size = device, batch_size
-        self._input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
+        self.input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
-        self._dim = int(self._run(torch.zeros(1, 3, self._input_px, self._input_px)).shape[1])
-        self._fingerprint = f"features-{architecture}-{_digest(network)[:12]}-{self._input_px}px"
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._dim
-
-    @property
-    def input_px(self) -> int:
-        """The side of the white square that images are letterboxed into."""
-        return self._input_px
-
-    @property
-    def fingerprint(self) -> str:
-        """The architecture, the start of its parameters' sha256, the input size."""
-        return self._fingerprint
+        self.dim = int(self._run(torch.zeros(1, 3, self.input_px, self.input_px)).shape[1])
+        self.fingerprint = f"features-{architecture}-{_digest(network)[:12]}-{self.input_px}px"
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
         check_batch(images)
         parts = split_batch(images, self._batch_size)
-        return np.concatenate([np.empty((0, self._dim), np.float32), *parallel_map(self._embed, parts, self._device)])
+        return np.concatenate([np.empty((0, self.dim), np.float32), *parallel_map(self._embed, parts, self._device)])
 
     def _embed(self, images: Sequence[Image]) -> Vectors:
-        return self._run(letterboxed(images, self._input_px, self._normalise))
+        return self._run(letterboxed(images, self.input_px, self._normalise))
 
     @torch.inference_mode()
     def _run(self, batch: Tensor) -> Vectors:
         features: Tensor = self._network(batch.to(self._device))
         vectors: Vectors = F.normalize(features.flatten(1)).cpu().numpy()
         return vectors
-
-
-def _check_name(architecture: str) -> None:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3) or ["mobilenet_v2", "resnet50", "vgg16"]
-        raise ValueError(f"torchvision has no classifier called {architecture!r}; try {', '.join(near)}")
 
 
 def _build(architecture: str, path: Path | None) -> nn.Module:
@@ -103,7 +83,7 @@ def _build(architecture: str, path: Path | None) -> nn.Module:
     last = _behead(network)
     if hasattr(network, "transform_input"):  # torchvision sets it for its weights of inception_v3 and googlenet
         vars(network)["transform_input"] = True
-    tensors = _downloaded(architecture) if path is None else weights.read(path).tensors
+    tensors = imagenet_tensors(architecture) if path is None else weights.read(path).tensors
     dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
     try:
         network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(dropped)})
@@ -111,16 +91,6 @@ def _build(architecture: str, path: Path | None) -> nn.Module:
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"{path or 'the download'} does not fit torchvision's {architecture}: {reason}") from error
     return network
-
-
-def _downloaded(architecture: str) -> dict[str, Tensor]:
-    try:
-        return weights.read_torchvision(torchvision.models.get_model_weights(architecture).DEFAULT)
-    except OSError as error:
-        raise WeightsError(
-            f"torchvision's weights of {architecture} cannot be downloaded ({error});"
-            " name a safetensors file of them as checkpoint"
-        ) from error
 
 
 def _behead(network: nn.Module) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.images import letterbox
@@ -18,7 +17,7 @@ WHITE = (255, 255, 255)
 WHITE_LEVEL = 236
 """The background of shop photos: every channel at least this."""
 
-_MARGIN = 0.02  # of the longer side, that trimming leaves around a thing
+_MARGIN = 0.02  # share of the longer side that trimming leaves around the garment
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,19 +55,15 @@ def letterboxed(images: Sequence[Image], side: int, normalise: Normalise, *, tri
 def trimmed(image: Image) -> Image:
     """Return an image without its white borders, but for a margin; unchanged if no side is all white.
 
-    How much white there is differs from shop to shop; without it, what the photo shows has more of the input's pixels.
+    The amount of white differs from shop to shop; without it, the garment gets more of the input's pixels.
     """
-    if not any(_is_white(side) for side in (image[0], image[-1], image[:, 0], image[:, -1])):
+    if all(side.min() < WHITE_LEVEL for side in (image[0], image[-1], image[:, 0], image[:, -1])):
         return image
-    thing = image.min(axis=2) < WHITE_LEVEL
-    rows, columns = np.flatnonzero(thing.any(axis=1)), np.flatnonzero(thing.any(axis=0))
+    inked = image.min(axis=2) < WHITE_LEVEL
+    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     if len(rows) == 0:
         return image
     margin = round(_MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]))
     return np.ascontiguousarray(
         image[max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1]
     )
-
-
-def _is_white(pixels: NDArray[np.uint8]) -> bool:
-    return bool(pixels.min() >= WHITE_LEVEL)

@@ -1,8 +1,8 @@
-"""What kind of garment a vector shows: the part of it that holds probabilities of kinds and of article types.
+"""Kinds of garments in vectors: the part of a vector that holds probabilities of kinds and of article types.
 
-Each is kept as its square root, so that the inner product of two vectors counts how much their distributions agree
-(the Bhattacharyya coefficient, 1 for equal ones and 0 for disjoint ones). A search by similarity therefore prefers
-items of the garment's kind, as far as both sides are sure, without a filter that one wrong label would turn into a miss.
+Probabilities are stored as square roots, so that the inner product of two vectors includes the Bhattacharyya coefficient
+of their distributions, 1 for equal and 0 for disjoint ones. A search by similarity therefore prefers items of the
+garment's kind, as far as both sides are sure, and one wrong label does not hide an item.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Probabilities = NDArray[np.float32]
 """``(n, kinds)`` or ``(n, types)`` float32, rows with the sum 1."""
 
 EMPHASIS = 7.0
-"""How much more kinds and types weigh where a garment asks for items than in the similarity of two items.
+"""How many times more kinds and types weigh where a garment is the query than in the similarity of two items.
 
-Views of one item are seldom of two kinds, but their probabilities differ; so between items kinds weigh little. Across
-the gap from street to shop, looks differ so much that the kind has to weigh more.
+The probabilities of two views of one item differ a little, so kinds weigh little between items. Between street and
+shop, looks differ so much that the kind has to weigh more.
 """
 
 KIND_SHARE, TYPE_SHARE = 0.05, 0.05
@@ -80,16 +80,13 @@ class KindPart:
             vectors: ``(n, dim)`` unit rows.
             kinds: ``(n, 14)``, rows with the sum 1.
         """
-        before, types = self.kinds(vectors), self.type_probabilities(vectors)
-        factor = (kinds + _LEAST) / (before + _LEAST)
-        moved = normalised((types * (factor @ self.kind_of_type.T)).astype(np.float32))
-        return self._joined(vectors, kinds, moved)
+        factor = (kinds + _LEAST) / (self.kinds(vectors) + _LEAST)
+        types = normalised((self.type_probabilities(vectors) * (factor @ self.kind_of_type.T)).astype(np.float32))
+        return self._concatenated(vectors[:, : self.dim - self.width], kinds, types)
 
     def without_kinds(self, vectors: Vectors) -> Vectors:
         """Return the vectors without kinds and types: as queries, they find what looks alike of any kind."""
-        rows = vectors.copy()
-        rows[:, self.dim - self.width :] = 0
-        return _unit(rows)
+        return self.emphasised(vectors, 0)
 
     def emphasised(self, vectors: Vectors, factor: float = EMPHASIS) -> Vectors:
         """Return queries in whose similarities kinds and types weigh so many times as much as in those of two items."""
@@ -99,15 +96,11 @@ class KindPart:
 
     def join(self, looks: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
         """Return unit vectors of looks, ``(n, dim - width)`` unit rows, and probabilities of kinds and types."""
-        rest = np.float32((1 - self.kind_share - self.type_share) ** 0.5)
-        rows = [looks * rest, np.sqrt(kinds * self.kind_share), np.sqrt(types * self.type_share)]
-        return _unit(np.concatenate(rows, axis=1).astype(np.float32))
+        return self._concatenated(looks * np.float32((1 - self.kind_share - self.type_share) ** 0.5), kinds, types)
 
-    def _joined(self, vectors: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
-        rows = vectors.copy()
-        rows[:, self.dim - self.width : self.dim - len(self.types)] = np.sqrt(kinds * self.kind_share)
-        rows[:, self.dim - len(self.types) :] = np.sqrt(types * self.type_share)
-        return _unit(rows)
+    def _concatenated(self, looks: Vectors, kinds: Probabilities, types: Probabilities) -> Vectors:
+        rows = [looks, np.sqrt(kinds * self.kind_share), np.sqrt(types * self.type_share)]
+        return _unit(np.concatenate(rows, axis=1).astype(np.float32))
 
 
 @runtime_checkable
@@ -125,7 +118,7 @@ def kind_part(embedder: object) -> KindPart | None:
 
 
 class KindAwareEmbedder:
-    """An embedder whose vectors also hold what a classifier takes each image for.
+    """An embedder whose vectors also hold the probabilities of kinds and types that a classifier gives.
 
     Args:
         looks: any embedder.
@@ -142,32 +135,14 @@ class KindAwareEmbedder:
         if kind_part(looks) is not None:
             raise ValueError(f"the vectors of {looks.fingerprint} hold kinds already")
         self._looks, self._classifier, self._known = looks, classifier, known
-        self._part = KindPart(looks.dim + known.width, known.types, KIND_SHARE, TYPE_SHARE)
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._part.dim
-
-    @property
-    def input_px(self) -> int:
-        """The side of the larger input of the two networks, in pixels."""
-        return max(self._looks.input_px, self._classifier.input_px)
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprints of both networks."""
-        return f"{self._looks.fingerprint}+{self._classifier.fingerprint}"
-
-    @property
-    def kinds(self) -> KindPart:
-        """Where its vectors hold probabilities of kinds."""
-        return self._part
+        self.kinds = KindPart(looks.dim + known.width, known.types, KIND_SHARE, TYPE_SHARE)
+        self.dim, self.input_px = self.kinds.dim, max(looks.input_px, classifier.input_px)
+        self.fingerprint = f"{looks.fingerprint}+{classifier.fingerprint}"
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
-        found = self._classifier(images)
-        return self._part.join(self._looks(images), self._known.kinds(found), self._known.type_probabilities(found))
+        known, classified = self._known, self._classifier(images)
+        return self.kinds.join(self._looks(images), known.kinds(classified), known.type_probabilities(classified))
 
 
 def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Probabilities:

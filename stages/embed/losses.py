@@ -10,13 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.embed.network import SiameseNetwork
+
+
+class Pairs(NamedTuple):
+    """Rows of a batch, ``(p,)`` int64 each, and whether both show the same identity, ``(p,)`` bool."""
+
+    left: Tensor
+    right: Tensor
+    same: Tensor
 
 
 class Triplets(NamedTuple):
@@ -26,13 +34,10 @@ class Triplets(NamedTuple):
     positives: Tensor
     negatives: Tensor
 
-
-class Pairs(NamedTuple):
-    """Rows of a batch, ``(p,)`` int64 each, and whether both show the same identity, ``(p,)`` bool."""
-
-    left: Tensor
-    right: Tensor
-    same: Tensor
+    def pairs(self) -> Pairs:
+        """Return the anchors with their positives, then with their negatives."""
+        same = torch.arange(2 * len(self.anchors), device=self.anchors.device) < len(self.anchors)
+        return Pairs(self.anchors.repeat(2), torch.cat([self.positives, self.negatives]), same)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +83,8 @@ class Relations:
     def above(self, styles: Tensor) -> Relations:
         """Return the same pairs one level up: other identities of a row's style are positives, other styles negatives.
 
-        Photos of the same identity are left out, so a loss on these relations never opposes one on identities.
-
-        Args:
-            styles: ``(n,)`` integers; rows of one identity have one style.
+        Photos of the same identity are left out, so a loss on these relations never opposes one on identities. Rows of
+        one identity have one of the ``styles``, ``(n,)`` integers.
         """
         same_style = styles[:, None] == styles[None, :]
         other_identity = self.labels[:, None] != self.labels[None, :]
@@ -135,7 +138,7 @@ def every(_distances: Tensor, relations: Relations) -> Triplets:
 
 def batch_hard(distances: Tensor, relations: Relations) -> Triplets:
     """Return each anchor with its furthest positive and its nearest negative (Hermans, Beyer, Leibe 2017, eq. 5)."""
-    anchors = _complete(relations)
+    anchors = (relations.positive.any(dim=1) & relations.negative.any(dim=1)).nonzero().squeeze(1)
     furthest = distances.masked_fill(~relations.positive, -math.inf)[anchors].argmax(dim=1)
     nearest = distances.masked_fill(~relations.negative, math.inf)[anchors].argmin(dim=1)
     return Triplets(anchors, furthest, nearest)
@@ -157,17 +160,11 @@ def semi_hard(distances: Tensor, relations: Relations) -> Triplets:
     return Triplets(anchors, positives, torch.where(beyond.any(dim=1), nearest_beyond, furthest))
 
 
-MINERS: Final[Mapping[str, Miner]] = {
-    "all": every,
-    "semi-hard": semi_hard,
-    "batch-hard": batch_hard,
-}
+MINERS: Final[Mapping[str, Miner]] = {"all": every, "semi-hard": semi_hard, "batch-hard": batch_hard}
 """Miners within a batch by name; offline mining is a sampler."""
 
 
-def _complete(relations: Relations) -> Tensor:
-    """Return the rows that have a positive and a negative."""
-    return (relations.positive.any(dim=1) & relations.negative.any(dim=1)).nonzero().squeeze(1)
+_PROXY_SCALE: Final = 3.0
 
 
 def masked(logits: Tensor, mask: Tensor) -> Tensor:
@@ -186,10 +183,7 @@ class Contrastive(nn.Module):
     Hadsell, Chopra, LeCun 2006, eq. 4. Positive and negative pairs each weigh half, however many there are. A network
     with one distance for all pairs has a loss of at least ``margin² / 8``: at that value nothing has been learned.
 
-    Args:
-        margin: the distance beyond which different identities add no loss.
-        distance: between vectors.
-        miner: chooses triplets whose pairs are learned from. None: all pairs.
+    The pairs are those of a miner's triplets, or all.
     """
 
     def __init__(self, margin: float, distance: Distance, miner: Miner | None = None) -> None:
@@ -199,7 +193,9 @@ class Contrastive(nn.Module):
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the loss of a batch; 0 if it has no pairs."""
         distances = self._distance(vectors)
-        left, right, same = _chosen(distances, relations, self._miner)
+        left, right, same = relations.pairs()
+        if self._miner is not None:
+            left, right, same = self._miner(distances.detach(), relations).pairs()
         apart = distances[left, right]
         return _balanced(0.5 * torch.where(same, apart, (self._margin - apart).clamp(min=0.0)).square(), same)
 
@@ -207,12 +203,12 @@ class Contrastive(nn.Module):
 class PairEntropy(nn.Module):
     """Binary cross-entropy of a pair head (Koch, Zemel, Salakhutdinov 2015, section 3.2), both classes weighing alike.
 
-    A miner uses the head's logits: mining by the distance of vectors would show the head far positives and near
-    negatives, and teach it that far means same.
+    The pairs are those of a miner's triplets, or all. A miner uses the head's logits: mining by the distance of vectors
+    would show the head far positives and near negatives, and teach it that far means same.
 
     Args:
         compare: from two batches of vectors to logits; the network's pair head, which is symmetric.
-        miner: chooses triplets whose pairs are learned from. None: all pairs.
+        miner: None for all pairs.
     """
 
     def __init__(self, compare: Callable[[Tensor, Tensor], Tensor], miner: Miner | None = None) -> None:
@@ -232,14 +228,6 @@ class PairEntropy(nn.Module):
             chosen = torch.cat([places[anchors, positives], places[anchors, negatives]])
             logits, same = logits[chosen], same[chosen]
         return _balanced(F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none"), same)
-
-
-def _chosen(distances: Tensor, relations: Relations, miner: Miner | None) -> Pairs:
-    if miner is None:
-        return relations.pairs()
-    anchors, positives, negatives = miner(distances.detach(), relations)
-    same = torch.arange(2 * len(anchors), device=anchors.device) < len(anchors)
-    return Pairs(anchors.repeat(2), torch.cat([positives, negatives]), same)
 
 
 def _balanced(losses: Tensor, same: Tensor) -> Tensor:
@@ -263,12 +251,16 @@ class Triplet(nn.Module):
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the loss of a batch; 0 if it has no triplet."""
         distances = self._distance(vectors)
-        anchors, positives, negatives = self._miner(distances.detach(), relations)
-        excess = distances[anchors, positives] - distances[anchors, negatives] + self._margin
-        return excess.clamp(min=0.0).sum() / max(1, len(anchors))
+        triplets = self._miner(distances.detach(), relations)
+        return self._losses(distances, triplets, relations.labels).sum() / max(1, len(triplets.anchors))
+
+    def _losses(self, distances: Tensor, triplets: Triplets, _labels: Tensor) -> Tensor:
+        """Return the loss of each triplet, ``(t,)``."""
+        anchors, positives, negatives = triplets
+        return (distances[anchors, positives] - distances[anchors, negatives] + self._margin).clamp(min=0.0)
 
 
-class Quadruplet(nn.Module):
+class Quadruplet(Triplet):
     """Quadruplet loss (Chen, Chen, Zhang, Huang 2017, eq. 3): a triplet, and a pair of negatives to push apart too.
 
     ``max(0, d(a, p) − d(a, n₁) + margin) + max(0, d(a, p) − d(n₁, n₂) + margin / 2)``, where n₁ is the triplet's
@@ -276,20 +268,13 @@ class Quadruplet(nn.Module):
     part is 0.
     """
 
-    def __init__(self, margin: float, distance: Distance, miner: Miner) -> None:
-        super().__init__()
-        self._margin, self._distance, self._miner = margin, distance, miner
-
-    def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Return the loss of a batch; 0 if it has no triplet."""
-        distances, labels = self._distance(vectors), relations.labels
-        anchors, positives, first = self._miner(distances.detach(), relations)
+    def _losses(self, distances: Tensor, triplets: Triplets, labels: Tensor) -> Tensor:
+        anchors, positives, first = triplets
         third = (labels[None, :] != labels[anchors][:, None]) & (labels[None, :] != labels[first][:, None])
         second = distances.detach()[first].masked_fill(~third, math.inf).argmin(dim=1)
-        near, far, across = distances[anchors, positives], distances[anchors, first], distances[first, second]
-        triplet = (near - far + self._margin).clamp(min=0.0)
-        others = (near - across + self._margin / 2).clamp(min=0.0).masked_fill(~third.any(dim=1), 0.0)
-        return (triplet + others).sum() / max(1, len(anchors))
+        excess = distances[anchors, positives] - distances[first, second] + self._margin / 2
+        others = excess.clamp(min=0.0).masked_fill(~third.any(dim=1), 0.0)
+        return super()._losses(distances, triplets, labels) + others
 
 
 class InfoNCE(nn.Module):
@@ -305,34 +290,29 @@ class InfoNCE(nn.Module):
         self._temperature = temperature
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Return the mean over anchors that have a positive; 0 if none has."""
+        """Return the mean over anchors that have a positive of the mean over their positives; 0 if none has."""
         logits = vectors @ vectors.T / self._temperature
-        rivals = masked(logits, relations.negative).logsumexp(dim=1, keepdim=True)
-        return _mean(torch.logaddexp(logits, rivals) - logits, relations.positive)
+        positives = relations.positive.sum(dim=1)
+        losses = (self._denominators(logits, relations) - logits).masked_fill(~relations.positive, 0.0)
+        return (losses.sum(dim=1) / positives.clamp(min=1)).sum() / (positives > 0).sum().clamp(min=1)
+
+    def _denominators(self, logits: Tensor, relations: Relations) -> Tensor:
+        """Return the logarithm of each softmax's denominator, broadcastable to ``(n, n)``."""
+        return torch.logaddexp(logits, masked(logits, relations.negative).logsumexp(dim=1, keepdim=True))
 
 
-class SupCon(nn.Module):
+class SupCon(InfoNCE):
     """Supervised contrastive loss (Khosla et al. 2020, eq. 2): each positive against all other rows of its anchor.
 
     Unlike in :class:`InfoNCE`, other positives are in the denominator too.
     """
 
-    def __init__(self, temperature: float = 0.07) -> None:
-        super().__init__()
-        self._temperature = temperature
-
-    def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Return the mean over anchors that have a positive; 0 if none has."""
-        logits = vectors @ vectors.T / self._temperature
-        others = masked(logits, relations.positive | relations.negative).logsumexp(dim=1, keepdim=True)
-        return _mean(others - logits, relations.positive)
+    def _denominators(self, logits: Tensor, relations: Relations) -> Tensor:
+        return masked(logits, relations.positive | relations.negative).logsumexp(dim=1, keepdim=True)
 
 
 class MultiSimilarity(nn.Module):
-    """Multi-similarity loss (Wang et al. 2019): hard pairs (eq. 11 and 12), each weighted by all others (eq. 15).
-
-    The constants are those of the paper's code.
-    """
+    """Multi-similarity loss (Wang et al. 2019): hard pairs (eq. 11 and 12), each weighted by all others (eq. 15)."""
 
     def __init__(self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, epsilon: float = 0.1) -> None:
         super().__init__()
@@ -356,85 +336,73 @@ class MultiSimilarity(nn.Module):
         return positive, relations.negative & (similar + self._epsilon > worst) & has_both
 
 
-def _mean(per_pair: Tensor, positive: Tensor) -> Tensor:
-    """Return the mean over anchors of the mean over their positives."""
-    positives = positive.sum(dim=1)
-    per_anchor = per_pair.masked_fill(~positive, 0.0).sum(dim=1) / positives.clamp(min=1)
-    return per_anchor.sum() / (positives > 0).sum().clamp(min=1)
+class _Proxies(nn.Module):
+    """A learned vector, the proxy, for each class to train on."""
 
-
-class ProxyNCA(nn.Module):
-    """Proxy-NCA (Movshovitz-Attias et al. 2017, eq. 4), with a learned vector, the proxy, for each class.
-
-    ``−log(exp(−d(x, p)) / Σ exp(−d(x, q)))`` with squared Euclidean distances of unit vectors times ``scale``, where p
-    is the proxy of the row's class and q all others. The loss can be negative.
-    """
-
-    def __init__(self, classes: int, dim: int, scale: float = 3.0) -> None:
+    def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
-        self.proxies = _proxies(classes, dim)
-        self._scale = scale
+        if classes < 2:
+            raise ValueError(f"proxies need at least 2 classes to tell apart, got {classes}")
+        self.proxies = nn.Parameter(torch.empty(classes, dim))
+        nn.init.kaiming_normal_(self.proxies, mode="fan_out")
+
+    def _compared(self, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosine similarity of rows and proxies, and whether the proxy is the row's, ``(n, classes)``."""
+        classes = len(self.proxies)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(f"there are proxies of {classes} classes, got labels up to {int(labels.max())}")
+        return F.normalize(vectors) @ F.normalize(self.proxies).T, F.one_hot(labels, classes).bool()
+
+
+class ProxyNCA(_Proxies):
+    """Proxy-NCA (Movshovitz-Attias et al. 2017, eq. 4), with squared Euclidean distances of unit vectors, times three.
+
+    ``−log(exp(−d(x, p)) / Σ exp(−d(x, q)))``, where p is the proxy of the row's class and q all others. The loss can be
+    negative.
+    """
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the mean over all rows."""
-        distances = self._scale * (2 - 2 * F.normalize(vectors) @ F.normalize(self.proxies).T)
-        own = F.one_hot(_checked(relations.labels, len(self.proxies)), len(self.proxies)).bool()
-        others = masked(-distances, ~own).logsumexp(dim=1)
-        return (distances[own] + others).mean()
+        similar, own = self._compared(vectors, relations.labels)
+        distances = _PROXY_SCALE * (2 - 2 * similar)
+        return (distances[own] + masked(-distances, ~own).logsumexp(dim=1)).mean()
 
 
-class ProxyAnchor(nn.Module):
-    """Proxy-anchor (Kim et al. 2020, eq. 4): each proxy attracts and repels the rows of a batch by their hardness.
+class ProxyAnchor(_Proxies):
+    """Proxy-anchor (Kim et al. 2020, eq. 4): each proxy attracts and repels the rows of a batch by their hardness."""
 
-    Args:
-        classes: number of classes to train on.
-        dim: width of the vectors.
-        alpha: scale of the softmax.
-        margin: of the cosine similarity.
-    """
-
-    def __init__(self, classes: int, dim: int, alpha: float = 32.0, margin: float = 0.1) -> None:
-        super().__init__()
-        self.proxies = _proxies(classes, dim)
-        self._alpha, self._margin = alpha, margin
+    def __init__(self, classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
+        super().__init__(classes, dim)
+        self._margin, self._alpha = margin, alpha
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Average attraction over the proxies of classes in the batch, and repulsion over all proxies."""
-        similar = F.normalize(self.proxies) @ F.normalize(vectors).T
-        own = F.one_hot(_checked(relations.labels, len(self.proxies)), len(self.proxies)).bool().T
+        similar, own = (each.T for each in self._compared(vectors, relations.labels))
         pull = softplus_sum(-self._alpha * (similar - self._margin), own)
         push = softplus_sum(self._alpha * (similar + self._margin), ~own)
         return pull.sum() / own.any(dim=1).sum().clamp(min=1) + push.mean()
 
 
-def _proxies(classes: int, dim: int) -> nn.Parameter:
-    if classes < 2:
-        raise ValueError(f"proxies need at least 2 classes to tell apart, got {classes}")
-    proxies = torch.empty(classes, dim)
-    nn.init.kaiming_normal_(proxies, mode="fan_out")
-    return nn.Parameter(proxies)
+LOSSES: Final[Mapping[str, tuple[Callable[..., nn.Module], Mapping[str, Any]]]] = {
+    "contrastive": (Contrastive, {"margin": 1.0, "distance": "euclidean", "miner": None}),
+    "bce": (PairEntropy, {"miner": None}),
+    "triplet": (Triplet, {"margin": 0.2, "distance": "squared", "miner": "all"}),
+    "quadruplet": (Quadruplet, {"margin": 0.2, "distance": "squared", "miner": "all"}),
+    "multi-similarity": (MultiSimilarity, {}),
+    "proxy-nca": (ProxyNCA, {}),
+    "proxy-anchor": (ProxyAnchor, {"margin": 0.1}),
+    "infonce": (InfoNCE, {"temperature": 0.07}),
+    "supcon": (SupCon, {"temperature": 0.07}),
+}
+"""Losses by name, each with the usual values of its options."""
 
-
-def _checked(labels: Tensor, classes: int) -> Tensor:
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"there are proxies of {classes} classes, got labels up to {int(labels.max())}")
-    return labels
+OF_WHOLE_VECTORS: Final = frozenset({"bce", "proxy-nca", "proxy-anchor"})
+"""Losses that have parameters for vectors of one width, and so cannot compare parts of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossPlan:
-    """A loss by name with its options; None stands for the usual value of the loss.
-
-    Attributes:
-        name: a key of :data:`LOSSES`.
-        distance: a key of :data:`DISTANCES`, for losses of distances.
-        miner: a key of :data:`MINERS`, for losses of pairs (None: all pairs) and of triplets (None: all triplets).
-        margin: for losses that have one, in units of the distance.
-        temperature: for losses that divide similarities by one.
-
-    Raises:
-        ValueError: a name is unknown, or the loss does not have an option.
-    """
+    """A loss by name with its options; None stands for the usual value in :data:`LOSSES`."""
 
     name: str = "infonce"
     distance: str | None = None
@@ -450,62 +418,27 @@ class LossPlan:
         ):
             if name is not None and name not in known:
                 raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
-        options = ("distance", "miner", "margin", "temperature")
-        unused = [each for each in options if getattr(self, each) is not None and each not in LOSSES[self.name][1]]
-        if unused:
-            raise ValueError(f"the loss {self.name} has no {' or '.join(unused)}; leave it out")
+        if unused := self._given.keys() - LOSSES[self.name][1].keys():
+            raise ValueError(f"the loss {self.name} has no {' or '.join(sorted(unused))}; leave it out")
         if any(number is not None and number <= 0 for number in (self.margin, self.temperature)):
             raise ValueError(f"margin and temperature are above 0, got {self.margin} and {self.temperature}")
 
-    def build(self, network: SiameseNetwork, classes: int) -> nn.Module:
-        """Build the loss for a network and a number of classes to train on.
+    @property
+    def _given(self) -> dict[str, Any]:
+        options = {name: getattr(self, name) for name in ("distance", "miner", "margin", "temperature")}
+        return {name: value for name, value in options.items() if value is not None}
 
-        Raises:
-            ValueError: the loss needs a pair head, and the network has none; or the other way round.
-        """
+    def build(self, network: SiameseNetwork, classes: int) -> nn.Module:
+        """Return the loss for a network and a number of classes to train on."""
         if (self.name == "bce") != (network.pair_head is not None):
             raise ValueError("the loss bce and a pair head need each other; name both or neither")
-        return LOSSES[self.name][0](self, network, classes)
-
-    def distance_or(self, usual: str) -> Distance:
-        """Return the distance, or the usual one."""
-        return DISTANCES[self.distance or usual]
-
-    @property
-    def pair_miner(self) -> Miner | None:
-        """The miner, or None for all pairs."""
-        return MINERS[self.miner] if self.miner else None
-
-    @property
-    def triplet_miner(self) -> Miner:
-        """The miner, or the one that keeps all triplets."""
-        return MINERS[self.miner or "all"]
-
-
-LOSSES: Final[Mapping[str, tuple[Callable[[LossPlan, SiameseNetwork, int], nn.Module], tuple[str, ...]]]] = {
-    "contrastive": (
-        lambda plan, _net, _n: Contrastive(plan.margin or 1.0, plan.distance_or("euclidean"), plan.pair_miner),
-        ("distance", "miner", "margin"),
-    ),
-    "bce": (lambda plan, net, _n: PairEntropy(_pair_head(net), plan.pair_miner), ("miner",)),
-    "triplet": (
-        lambda plan, _net, _n: Triplet(plan.margin or 0.2, plan.distance_or("squared"), plan.triplet_miner),
-        ("distance", "miner", "margin"),
-    ),
-    "quadruplet": (
-        lambda plan, _net, _n: Quadruplet(plan.margin or 0.2, plan.distance_or("squared"), plan.triplet_miner),
-        ("distance", "miner", "margin"),
-    ),
-    "multi-similarity": (lambda _plan, _net, _n: MultiSimilarity(), ()),
-    "proxy-nca": (lambda _plan, net, classes: ProxyNCA(classes, net.dim), ()),
-    "proxy-anchor": (lambda plan, net, classes: ProxyAnchor(classes, net.dim, margin=plan.margin or 0.1), ("margin",)),
-    "infonce": (lambda plan, _net, _n: InfoNCE(plan.temperature or 0.07), ("temperature",)),
-    "supcon": (lambda plan, _net, _n: SupCon(plan.temperature or 0.07), ("temperature",)),
-}
-"""Losses by name: how each is built, and which options of :class:`LossPlan` it has."""
-
-
-def _pair_head(network: SiameseNetwork) -> Callable[[Tensor, Tensor], Tensor]:
-    if network.pair_head is None:
-        raise ValueError("the loss bce compares by a pair head, and the network has none")
-    return network.pair_head.__call__  # a method, so that the head's parameters stay the network's alone
+        build, usual = LOSSES[self.name]
+        options = {**usual, **self._given}
+        for kind, known in (("distance", DISTANCES), ("miner", MINERS)):
+            if options.get(kind) is not None:
+                options[kind] = known[options[kind]]
+        if self.name in ("proxy-nca", "proxy-anchor"):
+            options |= {"classes": classes, "dim": network.dim}
+        if network.pair_head is not None:
+            options["compare"] = network.pair_head.__call__  # a method: the head's parameters stay the network's alone
+        return build(**options)

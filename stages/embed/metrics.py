@@ -7,7 +7,7 @@ A tie always counts as an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final, TypeAlias
@@ -104,9 +104,8 @@ class Estimate:
         >>> print(Estimate(0.5, 0.4, 0.61))
         0.500 [0.400, 0.610]
         """
-        if math.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        interval = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{interval}"
 
 
 def bootstrap_counts(units: int, replicates: int = REPLICATES, seed: int = 0) -> Iterator[Ints]:
@@ -138,29 +137,24 @@ def mean_estimate(
         seed: of its draws.
         floor: the lowest possible value.
 
-    Raises:
-        ValueError: there are no values.
-
     >>> mean_estimate(np.array([1.0, 1.0]), np.array([0, 0])).value
     1.0
     """
     if not len(values):
         raise ValueError("a mean needs values, got none")
     _, codes = np.unique(units, return_inverse=True)
-    counts = np.bincount(codes).astype(np.float64)
-    sums = np.bincount(codes, weights=values)
+    sizes, sums = np.bincount(codes), np.bincount(codes, weights=values)
     value = float(values.mean())
-    if len(counts) == 1:
+    if len(sizes) == 1:
         return Estimate(value, math.nan, math.nan)
     if np.all(values == values[0]):
-        reach = 3 / len(counts)
+        reach = 3 / len(sizes)
         return Estimate(value, max(floor, value - reach), min(1.0, value + reach))
-    if len(counts) <= _CACHED_UNITS:
-        drawn = _cached_counts(len(counts), replicates, seed)
-        means = drawn @ sums / (drawn @ counts)
-    else:
-        means = np.array([one @ sums / (one @ counts) for one in bootstrap_counts(len(counts), replicates, seed)])
-    return Estimate.from_replicates(value, means)
+    if len(sizes) <= _CACHED_UNITS:
+        drawn = _cached_counts(len(sizes), replicates, seed)
+        return Estimate.from_replicates(value, drawn @ sums / (drawn @ sizes))
+    means = [one @ sums / (one @ sizes) for one in bootstrap_counts(len(sizes), replicates, seed)]
+    return Estimate.from_replicates(value, np.array(means))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,9 +187,6 @@ def retrieve(
         labels: ``(n,)``, equal for photos that are relevant to each other.
         queries: ``(n,)``, which photos are queries; None for all.
         gallery: ``(n,)``, which photos can be retrieved; None for all.
-
-    Raises:
-        ValueError: no query is left.
     """
     everything = np.ones(len(labels), np.bool_)
     in_gallery = everything if gallery is None else gallery
@@ -218,16 +209,6 @@ def retrieve(
             ranks.append(own_ranks[0])
             precisions.append((np.arange(1, len(within) + 1) / within).sum() / len(own))
     return Retrieval(query_rows, np.array(ranks, np.int64), np.array(precisions, np.float64))
-
-
-def recall_at(vectors: Vectors, labels: Ints, ranks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
-    """Return recall@k of all photos among all others, by k.
-
-    Raises:
-        ValueError: no label comes twice.
-    """
-    retrieval = retrieve(cosine(vectors), labels)
-    return {k: float(retrieval.hits(k).mean()) for k in ranks}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,9 +244,6 @@ def sample_pairs(
         domains: ``(n,)``; if given, only pairs across domains.
         limit: the most pairs of each kind.
         seed: of the sample.
-
-    Raises:
-        ValueError: there are no same pairs, or no different ones.
     """
     rng = np.random.default_rng(seed)
     pairs: dict[bool, list[Ints]] = {True: [], False: []}
@@ -323,10 +301,10 @@ class ErrorRates:
     @property
     def eer(self) -> float:
         """The equal error rate, interpolated linearly between thresholds."""
-        after = int(np.argmax(self.fmr >= self.fnmr))
+        gaps = self.fnmr - self.fmr
+        after = int(np.argmax(gaps <= 0))
         before = after - 1
-        gaps = self.fnmr[before] - self.fmr[before], self.fmr[after] - self.fnmr[after]
-        share = gaps[0] / sum(gaps) if sum(gaps) > 0 else 0.0
+        share = gaps[before] / (gaps[before] - gaps[after]) if gaps[before] > gaps[after] else 0.0
         return float(self.fmr[before] + share * (self.fmr[after] - self.fmr[before]))
 
     @property
@@ -377,32 +355,28 @@ def verify(pairs: Pairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: i
     """Return the verification figures of pairs, with intervals from a bootstrap over units.
 
     An error rate of 0 has an interval up to 3 / units (the rule of three), because the bootstrap sees no spread in it.
-
-    Args:
-        pairs: of photos.
-        units: ``(n,)``, the unit of each row that the pairs refer to.
-        replicates: of the bootstrap.
-        seed: of its draws.
+    ``units`` ``(n,)`` has the unit of each row that the pairs refer to.
     """
     whole = error_rates(pairs)
     curves = [error_rates(pairs, weights) for weights in pair_weights(pairs, units, replicates, seed)]
-    witnesses = len(np.unique(units[pairs.first[pairs.same]]))
+    zero_high = min(1.0, 3 / len(np.unique(units[pairs.first[pairs.same]])))
 
-    def estimate(figure: Callable[[ErrorRates], float], *, is_error: bool = True) -> Estimate:
-        found = Estimate.from_replicates(figure(whole), np.array([figure(one) for one in curves], np.float64))
-        if is_error and found.value <= 0:
-            return Estimate(found.value, found.low, max(found.high, min(1.0, 3 / witnesses)))
-        return found
+    def estimate(figure: Callable[[ErrorRates], float]) -> Estimate:
+        return Estimate.from_replicates(figure(whole), np.array([figure(one) for one in curves], np.float64))
+
+    def error(figure: Callable[[ErrorRates], float]) -> Estimate:
+        found = estimate(figure)
+        return found if found.value > 0 else Estimate(found.value, found.low, max(found.high, zero_high))
 
     same, different = pairs.counts
     return Verification(
         same,
         different,
         whole,
-        auc=estimate(lambda rates: rates.auc, is_error=False),
-        eer=estimate(lambda rates: rates.eer),
+        auc=estimate(lambda rates: rates.auc),
+        eer=error(lambda rates: rates.eer),
         eer_threshold=whole.eer_threshold,
-        fnmr_at={fmr: estimate(partial(ErrorRates.fnmr_at, fmr=fmr)) for fmr in FMRS if fmr * different >= 10},
+        fnmr_at={fmr: error(partial(ErrorRates.fnmr_at, fmr=fmr)) for fmr in FMRS if fmr * different >= 10},
     )
 
 
@@ -453,23 +427,16 @@ def one_shot(
         labels: ``(n,)``, the class of each photo.
         ways: the number of classes in a trial.
         groups: ``(n,)``; if given, a trial stays within one group, as Omniglot's do within an alphabet.
-        sources: ``(n,)``; if given, all examples come from one source and the query from another, as Omniglot's do from
-            two drawers.
+        sources: ``(n,)``; if given, all examples come from one source and the query from another, such as two drawers.
         trials: how many to run.
         seed: of the draws.
-
-    Raises:
-        ValueError: no group has enough classes, or none of them enough photos.
     """
     if ways < 2:
         raise ValueError(f"one-shot needs at least 2 ways, got {ways}")
     pools = list(_trial_pools(labels, groups, sources, ways))
     if not pools:
-        within = " within a group" if groups is not None else ""
-        apart = " of two sources" if sources is not None else ""
-        raise ValueError(
-            f"{ways}-way one-shot needs {ways} classes{within} with photos{apart}; got fewer, ask for fewer ways"
-        )
+        needed = " within a group" * (groups is not None) + " with photos" + " of two sources" * (sources is not None)
+        raise ValueError(f"{ways}-way one-shot needs {ways} classes{needed}; got fewer, ask for fewer ways")
     rng = np.random.default_rng(seed)
     drawn = [pools[int(pool)].draw(ways, rng) for pool in rng.integers(len(pools), size=trials)]
     queries, examples = np.array([query for query, _ in drawn]), np.stack([shown for _, shown in drawn])
@@ -503,11 +470,10 @@ def _trial_pools(labels: Ints, groups: Ints | None, sources: Ints | None, ways: 
     for members in [np.arange(len(labels))] if groups is None else _grouped(groups)[1]:
         for source in [None] if sources is None else np.unique(sources[members]).tolist():
             from_source = np.ones(len(members), np.bool_) if sources is None else sources[members] == source
-            shown = members[from_source]
-            candidates = members if sources is None else members[~from_source]
+            shown, candidates = members[from_source], members if sources is None else members[~from_source]
             classes, places = _grouped(labels[shown])
             enough = 2 if sources is None else 1  # a query is never its own example
-            usable = classes[[len(one) >= enough for one in places]] if len(classes) else classes
+            usable = [int(one) for one, rows in zip(classes, places, strict=True) if len(rows) >= enough]
             queries = candidates[np.isin(labels[candidates], usable)]
             if len(classes) >= ways and len(queries):
                 targets = np.searchsorted(classes, labels[queries])

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.checkpoints import check_fits
-from stages.embed.backbones import IMAGENET, STATS, Stats, build_backbone, check_name
 from stages.embed.colour import MOST_DIM, Colours
 from stages.embed.kinds import KINDS, KindPart
-from stages.embed.layers import HEADS, PAIR_HEADS, POOLINGS, UNIT
+from stages.embed.layers import (
+    HEADS,
+    IMAGENET_STATS,
+    PAIR_HEADS,
+    POOLINGS,
+    STATS,
+    UNIT,
+    Stats,
+    build_backbone,
+    check_backbone,
+)
 from stages.errors import WeightsError
 from stages.labels import kind_of
 from weights import Checkpoint
@@ -23,9 +32,9 @@ from weights import Checkpoint
 MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
 """The largest that weights may ask for."""
 
-_MOST_FEATURES = 1 << 26
+_MOST_FEATURES: Final = 1 << 26
 
-PREFIX = "siamese-"
+PREFIX: Final = "siamese-"
 """The metadata of a checkpoint names its architecture ``siamese-BACKBONE``."""
 
 
@@ -34,19 +43,19 @@ class Design:
     """What a Siamese network is made of, each part by its name.
 
     Attributes:
-        backbone: see :func:`~stages.embed.backbones.build_backbone`.
+        backbone: see :func:`~stages.embed.layers.build_backbone`.
         pooling: of :data:`~stages.embed.layers.POOLINGS`.
         head: of :data:`~stages.embed.layers.HEADS`.
         dim: width of its vectors.
-        input_px: side of the square that it looks at.
+        input_px: side of the square input.
         pair_head: of :data:`~stages.embed.layers.PAIR_HEADS`; empty where cosine similarity compares.
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
-        colour_share: what these make up of the cosine similarity of two vectors.
+        colour_share: the share of these in the cosine similarity of two vectors.
         trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
         types: article types, by their names in :mod:`stages.labels`, whose probabilities and those of their kinds are
             the last numbers of each vector, see :class:`~stages.embed.kinds.KindPart`; empty: none.
-        kind_share: what kinds make up of the cosine similarity of two vectors.
-        type_share: what types make up of it.
+        kind_share: the share of kinds in the cosine similarity of two vectors.
+        type_share: the share of types in it.
 
     Raises:
         ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
@@ -66,16 +75,17 @@ class Design:
     type_share: float = 0.0
 
     def __post_init__(self) -> None:
-        check_name(self.backbone)
-        for kind, name, known in (("pooling", self.pooling, POOLINGS), ("head", self.head, HEADS)):
+        check_backbone(self.backbone)
+        for kind, name, known in (
+            ("pooling", self.pooling, POOLINGS),
+            ("head", self.head, HEADS),
+            ("pair head", self.pair_head, ("", *PAIR_HEADS)),
+        ):
             if name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
-        if self.pair_head and self.pair_head not in PAIR_HEADS:
-            raise ValueError(f"no pair head is called {self.pair_head!r}; there are {', '.join(PAIR_HEADS)}")
+                raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(filter(None, known))}")
         if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
-            raise ValueError(
-                f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}, got {self.dim} and {self.input_px}"
-            )
+            limits = f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}"
+            raise ValueError(f"{limits}, got {self.dim} and {self.input_px}")
         if unknown := [name for name in self.types if kind_of(name) is None]:
             raise ValueError(f"no article type is called {unknown[0]!r}")
         shares = self.kind_share, self.type_share
@@ -94,7 +104,7 @@ class Design:
 
     @property
     def architecture(self) -> str:
-        """What the metadata of a checkpoint says."""
+        """The architecture in the metadata of a checkpoint."""
         return PREFIX + self.backbone
 
     @property
@@ -114,56 +124,49 @@ class Design:
     @property
     def stats(self) -> Stats:
         """Mean and deviation that its input is normalised by in training."""
-        return STATS.get(self.backbone, IMAGENET)
+        return STATS.get(self.backbone, IMAGENET_STATS)
 
     def metadata(self) -> dict[str, str]:
-        """What a checkpoint has to say, for :meth:`of` to read."""
+        """Return what a checkpoint says of its network, for :meth:`of` to read."""
         mean, std = (" ".join(map(str, values)) for values in self.stats)
-        return {
-            "architecture": self.architecture,
-            "pooling": self.pooling,
-            "head": self.head,
-            "pair_head": self.pair_head,
-            "dim": str(self.dim),
-            "input_px": str(self.input_px),
-            "colour_dim": str(self.colour_dim),
-            "colour_share": str(self.colour_share),
-            "trim": str(int(self.trim)),
-            "types": "\n".join(self.types),
-            "kind_share": str(self.kind_share),
-            "type_share": str(self.type_share),
-            "mean": mean,
-            "std": std,
-        }
+        values = {field.name: _text(getattr(self, field.name)) for field in fields(self) if field.name != "backbone"}
+        return {"architecture": self.architecture, **values, "mean": mean, "std": std}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """The design of a checkpoint's network; what older ones do not say is GeM, linear, no pair head, no colours, white as it is.
+        """Return the design of a checkpoint's network; older checkpoints lack fields, which then have their defaults.
 
         Raises:
-            WeightsError: the checkpoint is of something else, or describes itself with what is no number.
+            WeightsError: the checkpoint is of something else, or its metadata has a value of the wrong type.
         """
-        architecture, says = checkpoint.describes("architecture"), checkpoint.metadata
+        architecture, given = checkpoint.describes("architecture"), checkpoint.metadata
         if not architecture.startswith(PREFIX):
             raise WeightsError(f"{checkpoint.name} holds {architecture!r} weights; a SiameseEmbedder needs {PREFIX}…")
-        dim, input_px = checkpoint.describes("dim"), checkpoint.describes("input_px")
+        for required in ("dim", "input_px"):
+            checkpoint.describes(required)
         try:
-            return cls(
-                architecture.removeprefix(PREFIX),
-                says.get("pooling", "gem"),
-                says.get("head", "linear"),
-                int(dim),
-                int(input_px),
-                says.get("pair_head", ""),
-                int(says.get("colour_dim", "0")),
-                float(says.get("colour_share", "0.4")),
-                bool(int(says.get("trim", "0"))),
-                tuple(says.get("types", "").splitlines()),
-                float(says.get("kind_share", "0")),
-                float(says.get("type_share", "0")),
-            )
+            values = {
+                field.name: _PARSERS[type(field.default)](given[field.name])
+                for field in fields(cls)
+                if field.name in given
+            }
+            return cls(**{**values, "backbone": architecture.removeprefix(PREFIX)})
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
+
+
+_PARSERS: Final[dict[type, Any]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: lambda text: bool(int(text)),
+    tuple: lambda text: tuple(text.splitlines()),
+}
+
+
+def _text(value: object) -> str:
+    """Return a field as metadata."""
+    return "\n".join(value) if isinstance(value, tuple) else str(int(value) if isinstance(value, bool) else value)
 
 
 class Parts(NamedTuple):
@@ -198,16 +201,16 @@ class SiameseNetwork(nn.Module):
         self.design = design
         self.features = build_backbone(design.backbone)
         self.pool = POOLINGS[design.pooling]()
-        seen = _seen(self.features, design)
-        pooled_width = _pooled_width(seen, design)
-        self.head = HEADS[design.head](pooled_width, design.head_dim)
-        self.types = nn.Linear(pooled_width, len(design.types)) if design.types else None
-        self._kind_part = design.kind_part
-        if self._kind_part is not None:
-            kind_of_type = torch.from_numpy(self._kind_part.kind_of_type)
-            self.register_buffer("_kind_of_type", kind_of_type, persistent=False)
+        shape = _feature_shape(self.features, design)
+        width = shape.numel() if design.pooling == "flatten" else shape[1]
+        self.head = HEADS[design.head](width, design.head_dim)
+        self.types = nn.Linear(width, len(design.types)) if design.types else None
+        if (part := design.kind_part) is not None:
+            self.register_buffer("_kind_of_type", torch.from_numpy(part.kind_of_type), persistent=False)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
-        self.colours = _colours(seen, design) if design.colour_dim else None
+        if design.colour_dim and len(shape) <= 2:
+            raise ValueError(f"{design.backbone} makes no map of features, by which colours would find the garment")
+        self.colours = Colours(shape[1], design.colour_dim, *design.stats) if design.colour_dim else None
         order = torch.tensor(alternating(design.head_dim, design.colour_dim))
         self.register_buffer("_order", order, persistent=False)
 
@@ -221,34 +224,30 @@ class SiameseNetwork(nn.Module):
         return self.joined(self.parts(images))
 
     def parts(self, images: Tensor) -> Parts:
-        """The parts of each vector by themselves."""
+        """Return the parts of each vector by themselves."""
         features = self.features(images)
         pooled = self.pool(features) if features.ndim > 2 else features
         vectors: Tensor = self.head(pooled).float()
         shapes = F.normalize(vectors) if self.design.head in UNIT else vectors
-        types = None if self.types is None else self.types(pooled).float()
-        if self.colours is None:
-            return Parts(shapes, None, types)
-        return Parts(shapes, self.colours(images, self.colours.where(features).sigmoid()), types)
+        colours = self.colours(images, self.colours.where(features).sigmoid()) if self.colours else None
+        return Parts(shapes, colours, None if self.types is None else self.types(pooled).float())
 
     def joined(self, parts: Parts) -> Tensor:
-        """The vectors, whose similarity is that of each part by its share."""
-        looks = parts.shapes
+        """Return the vectors, whose similarity is that of each part by its share."""
+        design, looks = self.design, parts.shapes
         if parts.colours is not None:
-            share = self.design.colour_share
-            looks = torch.cat([looks * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)[:, self._order]
+            shapes, colours = looks * (1 - design.colour_share) ** 0.5, parts.colours * design.colour_share**0.5
+            looks = torch.cat([shapes, colours], dim=1)[:, self._order]
         if parts.types is None:
             return looks
         types = parts.types.softmax(dim=1)
         kinds = types @ self._kind_of_type
-        of_kinds, of_types = self.design.kind_share, self.design.type_share
-        return torch.cat(
-            [looks * (1 - of_kinds - of_types) ** 0.5, (kinds * of_kinds).sqrt(), (types * of_types).sqrt()], dim=1
-        )
+        looks = looks * (1 - design.kind_share - design.type_share) ** 0.5
+        return torch.cat([looks, (kinds * design.kind_share).sqrt(), (types * design.type_share).sqrt()], dim=1)
 
 
 def alternating(first: int, second: int) -> list[int]:
-    """The places of ``first`` and then ``second`` numbers in an order in which any stretch has its share of both.
+    """Return the places of ``first`` and then ``second`` numbers in an order in which any stretch has its share of both.
 
     >>> alternating(4, 2)
     [0, 4, 1, 2, 5, 3]
@@ -257,54 +256,38 @@ def alternating(first: int, second: int) -> list[int]:
 
 
 def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
-    """The network of a checkpoint, its weights in place.
+    """Return the network of a checkpoint, its weights in place.
 
     Raises:
         WeightsError: the weights are not of the network that the checkpoint describes.
     """
     design = Design.of(checkpoint)
-    own = design.metadata()
-    if design.colour_dim and any(checkpoint.describes(name).split() != own[name].split() for name in ("mean", "std")):
+    usual = design.metadata()
+    if design.colour_dim and any(checkpoint.describes(name).split() != usual[name].split() for name in ("mean", "std")):
         raise WeightsError(f"{checkpoint.name}: colours are counted by the mean and std of {design.backbone} alone")
-    told = f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}"
+    misfit = f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}"
     try:
-        check_fits(partial(SiameseNetwork, design), checkpoint.tensors, told)
+        check_fits(partial(SiameseNetwork, design), checkpoint.tensors, misfit)
         network = SiameseNetwork(design)
         network.load_state_dict(checkpoint.tensors)
     except (RuntimeError, ValueError) as error:
-        raise WeightsError(f"{told}: {' '.join(str(error).split())[:300]}") from error
+        raise WeightsError(f"{misfit}: {' '.join(str(error).split())[:300]}") from error
     return network
 
 
 @torch.no_grad()
-def _seen(features: nn.Module, design: Design) -> torch.Size:
-    """The shape of what the backbone makes of an image, found by shapes alone.
+def _feature_shape(features: nn.Module, design: Design) -> torch.Size:
+    """Return the shape of a backbone's features of one image, without computing them.
 
     Raises:
-        ValueError: the input is too small for the backbone, or what it makes is too large.
+        ValueError: the input is too small for the backbone, or its features are too many.
     """
     shadow = copy.deepcopy(features).to("meta").eval()
     try:
         seen: Tensor = shadow(torch.zeros(1, 3, design.input_px, design.input_px, device="meta"))
-    except (RuntimeError, AssertionError) as error:  # a convolution wider than what is left; a transformer's own size
+    except (RuntimeError, AssertionError) as error:  # a convolution wider than its input; a transformer's fixed size
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{design.backbone} cannot look at {design.input_px} px: {reason}") from error
+        raise ValueError(f"{design.backbone} cannot take {design.input_px} px: {reason}") from error
     if seen.ndim > 2 and seen.numel() > _MOST_FEATURES:
         raise ValueError(f"{design.backbone} makes {seen.numel()} features of {design.input_px} px, more than any use")
     return seen.shape
-
-
-@torch.no_grad()
-def _pooled_width(seen: torch.Size, design: Design) -> int:
-    """How many numbers the pooling hands to the head."""
-    if len(seen) <= 2:
-        return seen[1]
-    with torch.device("cpu"):  # a pooling may compute in another precision, which has to have a device
-        pooled: Tensor = POOLINGS[design.pooling]()(torch.zeros(seen))
-    return pooled.shape[1]
-
-
-def _colours(seen: torch.Size, design: Design) -> Colours:
-    if len(seen) <= 2:
-        raise ValueError(f"{design.backbone} makes no map of features, by which colours would find the garment")
-    return Colours(seen[1], design.colour_dim, *design.stats)

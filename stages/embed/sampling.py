@@ -1,6 +1,6 @@
 """Sampling: which photos make a batch, how they are compared, and their views.
 
-Every draw is a function of the seed and the step, so that a killed run can go on.
+Every draw is a function of the seed and the step, so that a killed run can be resumed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -19,14 +19,9 @@ from safetensors.numpy import save_file
 
 from stages.embed.augmentation import View
 from stages.embed.data import Dataset, Ints
-from stages.embed.inputs import Normalise
 from stages.embed.losses import Relations, semi_hard, squared
-from stages.embed.network import SiameseNetwork
-from stages.embed.siamese import vectors_of
 from stages.files import replacing
 from stages.types import Vectors
-
-_BATCH: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +36,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What a trainer takes a step on.
+    """The photos of one training step.
 
     Attributes:
         views: ``(n, side, side, 3)`` uint8.
@@ -63,22 +58,15 @@ class Batch:
         return Relations.of(torch.from_numpy(labels).to(device), groups, anchors, partners)
 
 
-class BatchSource(Protocol):
-    """The batch of each step, from 0; called from threads, a few steps ahead."""
+BatchSource: TypeAlias = Callable[[int], Batch]
+"""From a step, counted from 0, to its batch, always the same one; called from threads, a few steps ahead."""
 
-    def __call__(self, step: int) -> Batch:
-        """Return the batch of a step, always the same one."""
-
-
-class Sampler(Protocol):
-    """The draw of each step, from 0."""
-
-    def __call__(self, step: int) -> Draw:
-        """Return the draw of a step, always the same one."""
+Sampler: TypeAlias = Callable[[int], Draw]
+"""From a step, counted from 0, to its draw, always the same one."""
 
 
 class Batches:
-    """Batches of views of a dataset.
+    """Batches of views of a dataset, by step.
 
     Args:
         data: loaded.
@@ -106,7 +94,7 @@ class Batches:
 
 
 class Pools:
-    """Dataset by item: those that may be anchors, and those that may be their positives and negatives.
+    """The rows of each item: those that may be anchors, and those that may be their positives and negatives.
 
     Args:
         data: to draw from.
@@ -133,7 +121,6 @@ class Pools:
         self.data = data
 
     def __len__(self) -> int:
-        """Return the number of items."""
         return len(self.anchors)
 
     def positive_pair(self, item: int, rng: Generator) -> tuple[int, int]:
@@ -142,14 +129,10 @@ class Pools:
         others = self.partners[item][self.partners[item] != anchor]
         return anchor, int(rng.choice(others)) if len(others) else anchor
 
-    def partner(self, item: int, rng: Generator) -> int:
-        """Draw a photo of an item that may be a positive or a negative."""
-        return int(rng.choice(self.partners[item]))
-
-    def other(self, item: int, rng: Generator) -> int:
-        """Draw another item than the given one."""
+    def negative(self, item: int, rng: Generator) -> int:
+        """Draw a photo of another item."""
         number = int(rng.integers(len(self) - 1))
-        return number + (number >= item)
+        return int(rng.choice(self.partners[number + (number >= item)]))
 
 
 class PK:
@@ -164,7 +147,7 @@ class PK:
         photos: K, at least 2.
         seed: of everything random.
         together: ``(n,)`` a number for each row of the data; items that share it come in one batch as far as they fit,
-            since they are hard to tell apart: colours of a style, pairs of one photographer. None: at random.
+            since they are hard to tell apart, such as the colours of a style. None: at random.
     """
 
     def __init__(self, pools: Pools, items: int, photos: int, seed: int = 0, together: Ints | None = None) -> None:
@@ -222,10 +205,8 @@ class RandomPairs:
         for place in range(self._pairs):
             item = int(rng.integers(len(self._pools)))
             left, right = self._pools.positive_pair(item, rng)
-            if place >= self._pairs // 2:
-                right = self._pools.partner(self._pools.other(item, rng), rng)
-            rows += (left, right)
-        return _in_groups(np.array(rows, np.int64), 2)
+            rows += (left, right if place < self._pairs // 2 else self._pools.negative(item, rng))
+        return _in_groups(rows, 2)
 
 
 class RandomTriplets:
@@ -241,22 +222,15 @@ class RandomTriplets:
         rng = np.random.default_rng((self._seed, step))
         rows: list[int] = []
         for item in rng.integers(len(self._pools), size=self._triplets).tolist():
-            rows += (*self._pools.positive_pair(item, rng), self._pools.partner(self._pools.other(item, rng), rng))
-        return _in_groups(np.array(rows, np.int64), 3)
+            rows += (*self._pools.positive_pair(item, rng), self._pools.negative(item, rng))
+        return _in_groups(rows, 3)
 
 
 class OfflineTriplets:
     """Semi-hard triplets of a sample of the photos, mined every few steps with the network's vectors of that step.
 
-    For machines that cannot hold batches large enough to contain hard negatives. :meth:`mine` has to be called at
-    every step that :attr:`mine_steps` divides, before the draw; :class:`OfflineMining` does so.
-
-    Args:
-        pools: to draw from.
-        triplets: in a batch.
-        mine_steps: steps between two minings.
-        photos: how many photos are embedded for a mining, at most.
-        seed: of everything random.
+    For machines that cannot hold batches large enough to contain hard negatives. :meth:`prepare` has to be called
+    before the draws of every step that ``mine_steps`` divides; at most ``photos`` photos are embedded for a mining.
     """
 
     def __init__(self, pools: Pools, triplets: int, mine_steps: int, photos: int, seed: int = 0) -> None:
@@ -270,52 +244,51 @@ class OfflineTriplets:
         self.mined: Ints = np.empty((0, 3), np.int64)
         """``(t, 3)`` rows: anchors, positives, negatives."""
 
-    def mine(self, step: int, embed: Callable[[Ints], Vectors]) -> None:
-        """Mine triplets anew.
+    def prepare(self, step: int, path: Path, embed: Callable[[Ints], Vectors]) -> None:
+        """Provide triplets for the steps until the next mining; a resumed run reads those mined before.
 
         Args:
-            step: of the run; photos are sampled by it.
+            step: to be taken next.
+            path: of the file that keeps the triplets.
             embed: from rows to vectors, ``(n, dim)``.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no triplets.
         """
+        since = step - step % self.mine_steps
+        if (len(self.mined) and step != since) or self._restored(path, since):
+            return
+        self.mine(step, embed)
+        with replacing(path) as part:
+            save_file({"mined": self.mined}, part, metadata={"step": str(since)})
+
+    def mine(self, step: int, embed: Callable[[Ints], Vectors]) -> None:
+        """Mine triplets anew, from photos that are sampled by the step."""
         rng = np.random.default_rng((self._seed, step, 0))
         anchors, partners = self._sample(rng)
         rows = np.unique(np.concatenate([anchors, partners]))
         labels = torch.from_numpy(self._pools.data.item_ids[rows])
         relations = Relations.of(labels, None, *(torch.from_numpy(np.isin(rows, each)) for each in (anchors, partners)))
         scores = torch.from_numpy(rng.random(relations.positive.shape, np.float32)) * relations.positive
-        one_each = scores == scores.amax(dim=1, keepdim=True)
-        chosen = semi_hard(
-            squared(torch.from_numpy(embed(rows))), replace(relations, positive=one_each & relations.positive)
-        )
+        one_each = (scores == scores.amax(dim=1, keepdim=True)) & relations.positive
+        chosen = semi_hard(squared(torch.from_numpy(embed(rows))), replace(relations, positive=one_each))
         self.mined = rows[torch.stack(chosen, dim=1).numpy()]
         if not len(self.mined):
             raise ValueError("offline mining found no triplet: no sampled item has two photos; sample more photos")
 
     def __call__(self, step: int) -> Draw:
-        """Return rows in threes: triplets of the last mining, each once before any comes again.
-
-        Raises:
-            RuntimeError: nothing has been mined.
-        """
+        """Return triplets of the last mining, each once before any comes again."""
         if not len(self.mined):
-            raise RuntimeError("no triplets: call mine first; OfflineMining does")
+            raise RuntimeError("no triplets: call prepare first")
         since = step % self.mine_steps
         places = [divmod(since * self._triplets + offset, len(self.mined)) for offset in range(self._triplets)]
         orders = {
             epoch: np.random.default_rng((self._seed, step - since, epoch, 1)).permutation(len(self.mined))
             for epoch, _ in places
         }
-        return _in_groups(self.mined[[orders[epoch][place] for epoch, place in places]].reshape(-1), 3)
+        return _in_groups(self.mined[[orders[epoch][place] for epoch, place in places]].reshape(-1).tolist(), 3)
 
-    def save(self, path: Path, step: int) -> None:
-        """Write the triplets mined at a step, atomically."""
-        with replacing(path) as part:
-            save_file({"mined": self.mined}, part, metadata={"step": str(step)})
-
-    def restore(self, path: Path, step: int) -> bool:
+    def _restored(self, path: Path, step: int) -> bool:
         """Read the triplets mined at a step; return whether there are any."""
         try:
             with safe_open(path, framework="np") as file:
@@ -343,52 +316,9 @@ class OfflineTriplets:
         return np.concatenate(anchors), np.concatenate(partners)
 
 
-class OfflineMining:
-    """Mines when it is due, with the weights of that step; a resumed run reads what was mined then.
-
-    Args:
-        sampler: that needs triplets.
-        network: in training.
-        data: loaded.
-        path: where mined triplets are kept.
-    """
-
-    def __init__(self, sampler: OfflineTriplets, network: SiameseNetwork, data: Dataset, path: Path) -> None:
-        self._sampler, self._network, self._data, self._path = sampler, network, data, path
-        self.every = sampler.mine_steps
-
-    def prepare(self, step: int) -> None:
-        """Provide triplets for the steps until the next mining; the run's state is saved at each mining."""
-        since = step - step % self.every
-        if len(self._sampler.mined) and step != since:
-            return
-        if not self._sampler.restore(self._path, since):
-            self._sampler.mine(step, self._embed)
-            self._sampler.save(self._path, since)
-
-    def _embed(self, rows: Ints) -> Vectors:
-        network = self._network.eval()
-        device = str(next(network.parameters()).device)
-        images = [self._data.images[row] for row in rows.tolist()]
-        return vectors_of(network, images, Normalise(*network.design.stats), device, _BATCH, unit=False)
-
-
 @dataclass(frozen=True, slots=True)
 class SamplerPlan:
-    """A sampler by name with its options.
-
-    Attributes:
-        name: a key of :data:`SAMPLERS`.
-        batch_size: photos in a batch, at most.
-        photos: of each item in a batch, for ``pk``.
-        together: ``style``, ``source`` or empty: which items come in one batch, for ``pk``.
-        anchor_domain: see :class:`Pools`.
-        mine_steps: steps between two minings of ``offline``.
-        mine_photos: photos that ``offline`` mines from.
-
-    Raises:
-        ValueError: there is no such sampler.
-    """
+    """A sampler by name with its options, which docs/recipes.md explains."""
 
     name: str = "pk"
     batch_size: int = 64
@@ -405,31 +335,26 @@ class SamplerPlan:
             raise ValueError(f"items come together by style or source, got {self.together!r}")
 
     def build(self, data: Dataset, seed: int = 0) -> Sampler:
-        """Build the sampler for a dataset."""
-        return SAMPLERS[self.name](Pools(data, self.anchor_domain), self, seed)
+        """Return the sampler for a dataset."""
+        pools = Pools(data, self.anchor_domain)
+        if self.name == "pairs":
+            return RandomPairs(pools, self.batch_size // 2, seed)
+        if self.name == "triplets":
+            return RandomTriplets(pools, self.batch_size // 3, seed)
+        if self.name == "offline":
+            return OfflineTriplets(pools, self.batch_size // 3, self.mine_steps, self.mine_photos, seed)
+        together = {"style": data.style_ids, "source": data.source_ids}.get(self.together)
+        return PK(pools, self.batch_size // self.photos, self.photos, seed, together)
 
 
-def _pk(pools: Pools, plan: SamplerPlan, seed: int) -> Sampler:
-    together = {"style": pools.data.style_ids, "source": pools.data.source_ids}.get(plan.together)
-    return PK(pools, plan.batch_size // plan.photos, plan.photos, seed, together)
+SAMPLERS: Final = ("pk", "pairs", "triplets", "offline")
 
 
-SAMPLERS: Final[Mapping[str, Callable[[Pools, SamplerPlan, int], Sampler]]] = {
-    "pk": _pk,
-    "pairs": lambda pools, plan, seed: RandomPairs(pools, plan.batch_size // 2, seed),
-    "triplets": lambda pools, plan, seed: RandomTriplets(pools, plan.batch_size // 3, seed),
-    "offline": lambda pools, plan, seed: OfflineTriplets(
-        pools, plan.batch_size // 3, plan.mine_steps, plan.mine_photos, seed
-    ),
-}
-"""Samplers by name."""
-
-
-def _in_groups(rows: Ints, size: int) -> Draw:
+def _in_groups(rows: list[int], size: int) -> Draw:
     """Return rows in groups that are compared by themselves: the first is the anchor, the others are partners."""
     places = np.arange(len(rows))
     anchors = places % size == 0
-    return Draw(rows, places // size, anchors, ~anchors)
+    return Draw(np.array(rows, np.int64), places // size, anchors, ~anchors)
 
 
 def _repeated(rows: Ints, count: int, rng: Generator) -> Ints:

@@ -1,4 +1,4 @@
-"""The trained embedder: a Siamese network, the shipped one or your own."""
+"""The trained embedder and the pair verifier: stages made of a checkpoint of a Siamese network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from stages.cpu import (
@@ -22,7 +23,7 @@ from stages.cpu import (
 )
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.kinds import KindPart
-from stages.embed.layers import UNIT
+from stages.embed.layers import UNIT, PairHead
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
 from stages.types import Image, Vectors, check_batch
@@ -31,28 +32,37 @@ from weights import Checkpoint
 FLOAT32_BLOCKS: Final = {"mobilenet_v2": (0, 1, 4, 5, 6)}
 """Backbones whose vectors stay within cosine 0.999 in bfloat16, and the blocks that must stay in float32 for that.
 
-The first blocks of MobileNetV2 have few channels, whose values span too wide a range once batch norms are folded; in the others
-float32 gains most for what it costs.
+The first blocks of MobileNetV2 have few channels, whose values span too wide a range once batch norms are folded; of the
+others these gain most from float32.
 """
 
-_ON_CPU: Final = 8  # images at once: as fast as more, in less memory
-_ELSEWHERE: Final = 32
+_BATCH_ON_CPU: Final = 8  # as fast as more, in less memory
+_BATCH_ELSEWHERE: Final = 32
 _LARGE_BLOCKS: Final = 3, 2
 """How many blocks of those backbones have the largest maps, and the images that a processor takes through them at once."""
+
+_NUMBERS_ON_ACCELERATOR: Final = 64_000_000  # that a pair head compares at once: a quarter of a gigabyte
+_NUMBERS_ON_CPU: Final = 250_000  # a megabyte, which stays in the cache: ten times as fast as what does not
 
 
 class SiameseEmbedder:
     """Embeds images of garments as unit vectors, which are close where the garments look alike.
 
-    A vector does not depend on the batch that its image came in. Backbones of which it is known that they can
-    (:data:`FLOAT32_BLOCKS`) compute mostly in what the device multiplies fastest; their vectors are within cosine 0.999 of
-    those in float32, so that vectors made on different machines can be compared.
+    A vector does not depend on the batch that its image came in. Backbones that are known to bear it
+    (:data:`FLOAT32_BLOCKS`) compute mostly in the type that the device multiplies fastest; their vectors are within
+    cosine 0.999 of those in float32, so that vectors made on different machines can be compared.
+
+    Attributes:
+        dim: the width of its vectors.
+        input_px: the side of the white square that images are letterboxed into.
+        kinds: where its vectors hold probabilities of kinds; None where they hold none.
+        fingerprint: the architecture, the start of the weights' sha256, the input size.
 
     Args:
         checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
         device: where to run, as torch names it.
-        batch_size: images that run at once; memory grows with it. None: what suits the device.
-        dtype: of most of the network's arithmetic, if its backbone can. None: what the device multiplies fastest.
+        batch_size: images that run at once; memory grows with it. None: chosen for the device.
+        dtype: of most of the network's arithmetic, if its backbone bears it. None: the device's fastest.
 
     Raises:
         WeightsError: the checkpoint is not of a Siamese network.
@@ -66,7 +76,7 @@ class SiameseEmbedder:
         dtype: torch.dtype | None = None,
     ) -> None:
         on_cpu = torch.device(device).type == "cpu"
-        batch_size = (_ON_CPU if on_cpu else _ELSEWHERE) if batch_size is None else batch_size
+        batch_size = (_BATCH_ON_CPU if on_cpu else _BATCH_ELSEWHERE) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
@@ -74,27 +84,10 @@ class SiameseEmbedder:
         _prepare_for_inference(network, dtype or fast_dtype(device), 1 if on_cpu else batch_size)
         self._device, self._batch_size = device, batch_size
         self._normalise = Normalise(*stats_of(checkpoint))
-        self._fingerprint = f"{network.design.architecture}-{checkpoint.sha256[:12]}-{self.input_px}px"
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._network.dim
-
-    @property
-    def input_px(self) -> int:
-        """The side of the white square that images are letterboxed into."""
-        return self._network.design.input_px
-
-    @property
-    def kinds(self) -> KindPart | None:
-        """Where its vectors hold probabilities of kinds; None where they hold none."""
-        return self._network.design.kind_part
-
-    @property
-    def fingerprint(self) -> str:
-        """The architecture, the start of the weights' sha256, the input size."""
-        return self._fingerprint
+        design = network.design
+        self.dim, self.input_px = design.dim, design.input_px
+        self.kinds: KindPart | None = design.kind_part
+        self.fingerprint = f"{design.architecture}-{checkpoint.sha256[:12]}-{design.input_px}px"
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
@@ -149,3 +142,50 @@ def stats_of(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ..
     if not (len(mean) == len(std) == 3 and min(std) > 0):
         raise WeightsError(f"{checkpoint.name} needs mean and std of 3 channels, std above 0; says {mean} and {std}")
     return mean, std
+
+
+class PairVerifier:
+    """Returns the probability that two images show the same thing, by a network with a pair head.
+
+    Args:
+        checkpoint: weights of such a network.
+        device: where to run, as torch names it.
+        batch_size: images per batch.
+
+    Raises:
+        WeightsError: the checkpoint has no pair head.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", batch_size: int = 32) -> None:
+        network = read_network(checkpoint)
+        if network.pair_head is None:
+            raise WeightsError(f"{checkpoint.name} has no pair head; compare its vectors by cosine similarity")
+        network.eval().requires_grad_(requires_grad=False).to(device)
+        self._network = network.to(memory_format=torch.channels_last)
+        self._head: PairHead = network.pair_head
+        self._device, self._batch_size = device, batch_size
+        self._normalise = Normalise(*stats_of(checkpoint))
+
+    def features(self, images: Sequence[Image]) -> Vectors:
+        """Return the network's output for each image, ``(len(images), dim)`` float32, not normalised."""
+        return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=False)
+
+    def similarities(self, left: Vectors, right: Vectors) -> NDArray[np.float32]:
+        """Return the probability, in [0, 1], for all pairs of features: ``(len(left), len(right))``."""
+        return pair_similarities(self._head, left, right, self._device)
+
+
+@torch.inference_mode()
+def pair_similarities(head: PairHead, left: Vectors, right: Vectors, device: str) -> NDArray[np.float32]:
+    """Return the sigmoid of a pair head's logits for all pairs, ``(len(left), len(right))`` float32."""
+    probabilities = np.empty((len(left), len(right)), np.float32)
+    columns = torch.from_numpy(right).to(device)
+    at_once = _NUMBERS_ON_CPU if torch.device(device).type == "cpu" else _NUMBERS_ON_ACCELERATOR
+    high = max(1, min(16, at_once // max(1, right.size)))
+    wide = max(1, at_once // (high * max(1, right.shape[1])))
+    for top in range(0, len(left), high):
+        rows = torch.from_numpy(left[top : top + high]).to(device)
+        for start in range(0, len(right), wide):
+            logits = head(rows[:, None], columns[None, start : start + wide])
+            probabilities[top : top + high, start : start + wide] = logits.sigmoid().cpu().numpy()
+    return probabilities

@@ -1,38 +1,60 @@
-"""Training of embedders: starting weights, the teacher of a distilled run, and the trainer."""
+"""Training of embedders: starting weights, the trainer, validation, and whitening of the result."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
-import weights
 from stages.checkpoints import copy_fitting, read_start
-from stages.embed.backbones import OURS, backbone_tensors
+from stages.embed.data import Dataset, Ints
 from stages.embed.inputs import Normalise
+from stages.embed.layers import OURS, UNIT, backbone_tensors, imagenet_tensors
 from stages.embed.losses import Relations
+from stages.embed.metrics import (
+    Retrieval,
+    SimilarityFunction,
+    cosine,
+    error_rates,
+    is_collapsed,
+    one_shot,
+    precomputed,
+    retrieve,
+    sample_pairs,
+)
 from stages.embed.network import PREFIX, Design, SiameseNetwork
 from stages.embed.sampling import Batch, BatchSource
-from stages.errors import WeightsError
+from stages.embed.siamese import pair_similarities, vectors_of
 from stages.training import Recipe, Trainer, ahead
-from stages.types import Image
+from stages.types import Image, Vectors
 from weights import Checkpoint
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 
-LOSS_TERMS: Final = ("item", "style", "shape", "colour", "distill")
+LOSS_TERMS: Final = ("item", "style", "shape", "colour")
 """The terms of a loss; with several, a log has each as ``loss_TERM``."""
 
 NEEDS_COLOURS: Final = "shape_weight and colour_weight need a network with colours; give it a colour_dim"
 
-_TEACHER_TEMPERATURE: Final = 0.1
+WHITENING_POWER: Final = 0.4
+"""The power of the shipped embedder, chosen by training on halves."""
+
+FULL_WHITENING: Final = 0.5
+"""The power that gives all larger components the same variance."""
+
+LEAST_VARIANCE: Final = 0.02
+"""Share of the largest variance that is added to each: components that hardly vary are noise, and stay small."""
+
+_WAYS: Final = 20
+_TRIALS: Final = 2000
+_MIN_SPREAD: Final = 1e-4
+"""Probabilities of a pair head with a smaller standard deviation are a collapse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +67,6 @@ class EmbedderRecipe(Recipe):
         style_weight: weight of the same loss one level up, where other identities of a style are positives.
         shape_weight: weight of the same loss on vectors without their colours, where all of a style are positives.
         colour_weight: weight of the same loss on the colours alone.
-        distill_weight: weight of the :class:`Teacher`'s loss, which keeps similarities near those of the start.
         frozen_blocks: number of first blocks of the backbone that stay as they are.
         batch_norm: whether batch norm follows the batches, or keeps its statistics, as it should if they come from
             ImageNet.
@@ -56,7 +77,6 @@ class EmbedderRecipe(Recipe):
     style_weight: float = 0.0
     shape_weight: float = 0.0
     colour_weight: float = 0.0
-    distill_weight: float = 0.0
     frozen_blocks: int = 0
     batch_norm: bool = True
 
@@ -67,11 +87,11 @@ class EmbedderRecipe(Recipe):
 
 
 class EmbedderTrainer(Trainer[Batch]):
-    """Trains a Siamese network.
+    """Trains a Siamese network in place, on its device.
 
     Args:
-        network: as it starts, the same each time; trained in place, on its device.
-        loss: one of :data:`~stages.embed.losses`; its own parameters are trained too.
+        network: as it starts, the same each time that the run is resumed.
+        loss: of :mod:`stages.embed.losses`; its own parameters are trained too.
         batches: gives the batch of each step; called from threads.
         recipe: of this run, the same each time that it is resumed.
         folder: of the run; created if necessary.
@@ -88,11 +108,10 @@ class EmbedderTrainer(Trainer[Batch]):
             raise ValueError(NEEDS_COLOURS)
         self._network, self._loss, self._source, self._settings = network, loss, batches, recipe
         self._normalise = Normalise(*network.design.stats)
-        self._teacher = Teacher(network.features) if recipe.distill_weight else None
-        set_train_mode(network, recipe)
+        self._set_train_mode()
         loss.to(next(network.parameters()).device)
         model = nn.ModuleDict({"network": network, "loss": loss})
-        super().__init__(model, _groups(network, loss, recipe), recipe, recipe.steps, folder)
+        super().__init__(model, self._groups(), recipe, recipe.steps, folder)
 
     def clipped(self) -> Iterable[nn.Parameter]:
         """Return the network's parameters; those of the loss are not clipped."""
@@ -105,12 +124,11 @@ class EmbedderTrainer(Trainer[Batch]):
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the loss's terms, each term, and the mean similarities of the batch."""
         recipe, network = self._settings, self._network
-        set_train_mode(network, recipe)
+        self._set_train_mode()
         pixels = self._normalise(list(batch.views)).to(self.device)
         with self.autocast():
             parts = network.parts(pixels)
             vectors = network.joined(parts)
-            distilled = self._teacher.loss(pixels, vectors) if self._teacher else None
         relations = batch.relations(self.device)
         terms = {"item": (1.0, self._loss(vectors, relations))}
         if recipe.style_weight:
@@ -121,37 +139,34 @@ class EmbedderTrainer(Trainer[Batch]):
             terms["shape"] = recipe.shape_weight, self._loss(parts.shapes, by_style)
         if recipe.colour_weight and parts.colours is not None:
             terms["colour"] = recipe.colour_weight, self._loss(parts.colours, relations)
-        if distilled is not None:
-            terms["distill"] = recipe.distill_weight, distilled
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         report = {f"loss_{name}": value.item() for name, (_, value) in terms.items()} if len(terms) > 1 else {}
         return loss, report | _similarities(vectors.detach(), relations)
 
+    def _set_train_mode(self) -> None:
+        """Put the network into training mode, except for what the recipe freezes."""
+        self._network.train()
+        if not self._settings.batch_norm:
+            for layer in self._network.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eval()
+        for block in list(self._network.features.children())[: self._settings.frozen_blocks]:
+            block.eval().requires_grad_(requires_grad=False)
 
-def set_train_mode(network: SiameseNetwork, recipe: EmbedderRecipe) -> None:
-    """Put a network into training mode, except for what the recipe freezes."""
-    network.train()
-    if not recipe.batch_norm:
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
-    for block in list(network.features.children())[: recipe.frozen_blocks]:
-        block.eval().requires_grad_(requires_grad=False)
-
-
-def _groups(network: SiameseNetwork, loss: nn.Module, recipe: EmbedderRecipe) -> list[dict[str, Any]]:
-    """Return parameter groups by learning rate and decay; biases, norms and proxies do not decay."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            peak = recipe.lr_backbone if name.startswith("features.") else recipe.lr
-            groups.setdefault((peak, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-    result: list[dict[str, Any]] = [
-        {"params": parameters, "lr": peak, "weight_decay": decay} for (peak, decay), parameters in groups.items()
-    ]
-    if proxies := list(loss.parameters()):
-        result.append({"params": proxies, "lr": recipe.lr_loss, "weight_decay": 0.0})
-    return result
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return parameter groups by learning rate and decay; biases, norms and proxies do not decay."""
+        recipe = self._settings
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self._network.named_parameters():
+            if parameter.requires_grad:
+                peak = recipe.lr_backbone if name.startswith("features.") else recipe.lr
+                groups.setdefault((peak, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        result: list[dict[str, Any]] = [
+            {"params": parameters, "lr": peak, "weight_decay": decay} for (peak, decay), parameters in groups.items()
+        ]
+        if proxies := list(self._loss.parameters()):
+            result.append({"params": proxies, "lr": recipe.lr_loss, "weight_decay": 0.0})
+        return result
 
 
 def _similarities(vectors: Tensor, relations: Relations) -> dict[str, float]:
@@ -160,44 +175,6 @@ def _similarities(vectors: Tensor, relations: Relations) -> dict[str, float]:
     similar = unit @ unit.T
     masks = (("same", relations.positive), ("different", relations.negative))
     return {name: similar[mask].mean().item() for name, mask in masks if mask.any()}
-
-
-class Teacher:
-    """A frozen copy of a backbone, whose similarities between photos a network keeps while it learns.
-
-    Probabilistic knowledge transfer (Passalis, Tefas, ECCV 2018), from the backbone as it starts: so training on a few
-    items does not cost what ImageNet has taught about all others.
-
-    Args:
-        features: the backbone, from ``(n, 3, h, w)`` to ``(n, channels, h', w')`` or ``(n, channels)``.
-    """
-
-    def __init__(self, features: nn.Module) -> None:
-        self._features = copy.deepcopy(features).eval().requires_grad_(requires_grad=False)
-
-    def loss(self, images: Tensor, vectors: Tensor) -> Tensor:
-        """Return the KL divergence of the neighbourhoods in a batch from the teacher's; 0 if they agree.
-
-        The neighbourhood of an image is the softmax of its cosine similarities to all others of the batch; the
-        teacher's features are averaged over positions, less the batch's mean, which any two photos share.
-
-        Args:
-            images: ``(n, 3, h, w)`` normalised float, n at least 2.
-            vectors: ``(n, dim)``, what the learning network makes of them.
-        """
-        with torch.no_grad():
-            features = self._features(images).float()
-            pooled = features.mean(dim=(-2, -1)) if features.ndim > 2 else features
-            known = _neighbourhoods(pooled - pooled.mean(dim=0))
-        return F.kl_div(_neighbourhoods(vectors.float()), known, reduction="batchmean", log_target=True)
-
-
-def _neighbourhoods(vectors: Tensor) -> Tensor:
-    """Return log-softmaxed similarities of each row to all others, ``(n, n - 1)``."""
-    unit = F.normalize(vectors)
-    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    similar = (unit @ unit.T)[others].view(len(unit), -1)
-    return (similar / _TEACHER_TEMPERATURE).log_softmax(dim=1)
 
 
 def start_from(network: SiameseNetwork, start: str) -> list[str]:
@@ -218,59 +195,160 @@ def start_from(network: SiameseNetwork, start: str) -> list[str]:
     if start == SCRATCH:
         return sorted(network.state_dict())
     backbone = network.design.backbone
+    if start == IMAGENET:
+        if backbone in OURS:
+            raise ValueError(f"there are no ImageNet weights for {backbone}; start from {SCRATCH} or a file")
+        tensors, is_classifier = imagenet_tensors(backbone), True
+    else:
+        checkpoint = read_start(start, (SCRATCH, IMAGENET))
+        tensors, is_classifier = checkpoint.tensors, not _is_siamese(checkpoint)
+    if is_classifier:
+        tensors = {f"features.{name}": value for name, value in backbone_tensors(backbone, tensors).items()}
     error = f"nothing in {start} fits {backbone}; name weights of that backbone, or {SCRATCH}"
-    return copy_fitting(network, _start_tensors(backbone, start), error)
+    return copy_fitting(network, tensors, error)
 
 
 def design_of(start: str) -> Design | None:
-    """Return the design of a start that is a Siamese checkpoint; None for any other.
-
-    Raises:
-        ValueError: there are no such weights.
-        WeightsError: they cannot be read.
-    """
+    """Return the design of a start that is a Siamese checkpoint; None for any other."""
     if start in (SCRATCH, IMAGENET):
         return None
     checkpoint = read_start(start, (SCRATCH, IMAGENET))
     return Design.of(checkpoint) if _is_siamese(checkpoint) else None
 
 
+def _is_siamese(checkpoint: Checkpoint) -> bool:
+    return checkpoint.metadata.get("architecture", "").startswith(PREFIX)
+
+
 def fit_colours(network: SiameseNetwork, images: Iterable[Sequence[Image]]) -> None:
-    """Start a network's colours from the principal components of some images' colours, if it has colours.
-
-    Args:
-        network: changed in place.
-        images: batches of square images of one size.
-
-    Raises:
-        ValueError: there are not more images than numbers of colour.
-    """
+    """Start a network's colours, if it has some, from the principal components of the colours of square images."""
     if network.colours is not None:
         normalise = Normalise(*network.design.stats)
         network.colours.fit(normalise(batch) for batch in images)
 
 
-def _is_siamese(checkpoint: Checkpoint) -> bool:
-    return checkpoint.metadata.get("architecture", "").startswith(PREFIX)
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """Measures a network during training, on photos that it does not train on.
+
+    Attributes:
+        data: the photos, loaded.
+        metric: of :data:`METRICS`.
+        query_domain: photos of this domain are queries and all others the gallery; empty: every photo is both.
+    """
+
+    data: Dataset
+    metric: str = "recall@1"
+    query_domain: str = ""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"no metric is called {self.metric!r}; there are {', '.join(METRICS)}")
+
+    def __call__(self, network: SiameseNetwork) -> float | None:
+        """Return the metric, in [0, 1], higher is better; None if the network has collapsed or its output is not finite."""
+        device = str(next(network.parameters()).device)
+        vectors = training_vectors(network, self.data.images)
+        if not np.isfinite(vectors).all():
+            return None
+        if network.pair_head is None:
+            unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            similarity, collapsed = cosine(unit), is_collapsed(unit)
+        else:
+            probabilities = pair_similarities(network.pair_head, vectors, vectors, device)
+            similarity = precomputed(probabilities)
+            collapsed = float(probabilities.std(dtype=np.float64)) < _MIN_SPREAD
+        return None if collapsed else float(METRICS[self.metric](similarity, self))
+
+    def retrieve(self, similarity: SimilarityFunction, labels: Ints) -> Retrieval:
+        """Return the retrieval of all queries; ``labels`` are equal for photos that count as the same."""
+        if not self.query_domain:
+            return retrieve(similarity, labels)
+        queries = self.data.in_domain(self.query_domain)
+        return retrieve(similarity, labels, queries, ~queries)
 
 
-def _start_tensors(backbone: str, start: str) -> dict[str, Tensor]:
-    if start == IMAGENET:
-        return _in_features(backbone, _imagenet(backbone))
-    checkpoint = read_start(start, (SCRATCH, IMAGENET))
-    return checkpoint.tensors if _is_siamese(checkpoint) else _in_features(backbone, checkpoint.tensors)
+METRICS: Final[Mapping[str, Callable[[SimilarityFunction, Validator], Any]]] = {
+    "recall@1": lambda similarity, by: by.retrieve(similarity, by.data.item_ids).hits(1).mean(),
+    "recall@5": lambda similarity, by: by.retrieve(similarity, by.data.item_ids).hits(5).mean(),
+    "style-recall@1": lambda similarity, by: by.retrieve(similarity, by.data.style_ids).hits(1).mean(),
+    "map@r": lambda similarity, by: by.retrieve(similarity, by.data.item_ids).average_precisions.mean(),
+    "auc": lambda similarity, by: (
+        error_rates(sample_pairs(similarity, by.data.item_ids, by.data.domain_ids if by.query_domain else None)).auc
+    ),
+    "one-shot": lambda similarity, by: one_shot(
+        similarity, by.data.item_ids, min(_WAYS, len(by.data.items)), trials=_TRIALS
+    ).hits.mean(),
+}
+"""Validation metrics by name."""
 
 
-def _in_features(backbone: str, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"features.{name}": value for name, value in backbone_tensors(backbone, classifier).items()}
+def training_vectors(network: SiameseNetwork, images: Sequence[Image], *, unit: bool = False) -> Vectors:
+    """Embed images by a network in training, ``(n, dim)``, which is in evaluation mode afterwards."""
+    device = str(next(network.parameters()).device)
+    return vectors_of(network.eval(), images, Normalise(*network.design.stats), device, 32, unit=unit)
 
 
-def _imagenet(backbone: str) -> Mapping[str, Tensor]:
-    if backbone in OURS:
-        raise ValueError(f"there are no ImageNet weights for {backbone}; start from {SCRATCH} or a file")
-    try:
-        return weights.read_torchvision(get_model_weights(backbone).DEFAULT)
-    except OSError as error:
-        raise WeightsError(
-            f"torchvision's weights of {backbone} cannot be downloaded ({error}); name a safetensors file of them"
-        ) from error
+def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: float = WHITENING_POWER) -> Vectors:
+    """Make the variances of a network's components more equal, in place, so that large ones do not drown the others.
+
+    Jégou and Chum 2012 whiten descriptors by their principal components, here partly: each component, of shapes and of
+    colours, is divided by ``(variance / largest variance + 0.02) ** power``. They come in the order of their variance,
+    the largest first, so that a vector can be truncated. The last layers are linear, so only their weights change.
+
+    Args:
+        network: trained; in evaluation mode afterwards.
+        sets: photos to fit the components to; each set has the same weight.
+        power: 0 only rotates vectors, :data:`FULL_WHITENING` whitens fully.
+
+    Returns:
+        The vectors of all these photos before whitening, ``(n, dim)``. If they are all equal, whitening only amplifies
+        noise; if they are not finite, the network is left unchanged.
+
+    Raises:
+        ValueError: see :func:`check_whitens`.
+    """
+    check_whitens(network.design, sum(map(len, sets)), power)
+    ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]  # scaled to unit length
+    ends += [] if network.colours is None else [network.colours.project]
+    before, outputs = [], []
+    for images in filter(len, sets):
+        kept: list[list[Tensor]] = [[] for _ in ends]
+        hooks = [
+            end.register_forward_hook(lambda _, __, output, rows=rows: rows.append(output.cpu().double()))
+            for end, rows in zip(ends, kept, strict=True)
+        ]
+        try:
+            before.append(training_vectors(network, images, unit=True))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        outputs.append([torch.cat(rows) for rows in kept])
+    vectors = np.concatenate(before)
+    if np.isfinite(vectors).all():
+        for end, of_sets in zip(ends, zip(*outputs, strict=True), strict=True):
+            _whiten(end, of_sets, power)
+    return vectors
+
+
+def check_whitens(design: Design, photos: int | None = None, power: float = WHITENING_POWER) -> None:
+    """Raise a ValueError if a network cannot be whitened by a number of photos; None: by enough photos."""
+    if not 0 <= power <= FULL_WHITENING:
+        raise ValueError(f"vectors are whitened by a power of at least 0 and at most {FULL_WHITENING}, got {power}")
+    if design.head not in UNIT or design.pair_head:
+        raise ValueError("whitening is for vectors of unit length that no pair head compares")
+    if photos is not None and photos <= design.dim:
+        raise ValueError(f"whitening {design.dim} numbers takes more than {design.dim} photos, got {photos}")
+
+
+@torch.no_grad()
+def _whiten(end: nn.Linear, of_sets: Sequence[Tensor], power: float) -> None:
+    middle = torch.stack([rows.mean(dim=0) for rows in of_sets]).mean(dim=0)
+    spread = torch.stack([(rows - middle).T @ (rows - middle) / len(rows) for rows in of_sets]).mean(dim=0)
+    variances, components = torch.linalg.eigh(spread)  # rising
+    variances, components = variances.flip(0).clamp(min=0), components.flip(1)
+    least = torch.finfo(variances.dtype).tiny
+    rotated = components.T / ((variances / variances[0].clamp(min=least) + LEAST_VARIANCE) ** power)[:, None]
+    weight, bias = (parameter.cpu().double() for parameter in (end.weight, end.bias))
+    end.weight.copy_((rotated @ weight).float())
+    end.bias.copy_((rotated @ (bias - middle)).float())

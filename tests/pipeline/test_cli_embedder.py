@@ -13,20 +13,17 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import EMBEDDER, lines, run
-from pycocotools import mask as coco_mask
 
 import weights
-from pipeline.calibration import add_verdicts, calibration_path, find_calibration
-from pipeline.cli.sets import LAYOUT_NAMES
 from pipeline.evaluation import embed_photos
 from pipeline.evaluation_pages import MAP_HEIGHT, MAP_WIDTH, curve_points, map_picture, projected, verification_panels
-from pipeline.photosets import LAYOUTS, open_set
-from stages.embed.calibration import Calibration, Verdict
+from pipeline.photosets import open_set
+from stages.embed.calibration import Calibration, Verdict, add_verdicts, calibration_path, find_calibration
 from stages.embed.data import Dataset, DatasetIssue, Sample, load, numbered
 from stages.embed.evaluation import Protocol, evaluate
 from stages.embed.metrics import precomputed, retrieve
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.verifier import PairVerifier
+from stages.embed.siamese import PairVerifier
 from stages.errors import CatalogueError, OutfinderError
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeEmbedder
@@ -202,68 +199,14 @@ class TestEvaluate:
         def told(*arguments: object) -> str:
             return run("evaluate", "embedder", *arguments, *EMBEDDER, status=2).stderr
 
-        assert "holds no photo .jpg" in told(items, "--layout", "luma")
-        assert "no splits of its own" in told(items, "--split", "test")
-        assert "COCO file and the folder" in told(items, "--layout", "cutouts")
         assert "is not a regular expression" in told(items, "--item-pattern", "(")
-        assert "item pattern is for the layout items" in told(items, "--layout", "shoes", "--item-pattern", "x")
         assert "needs a label that comes twice" in told(items / "item00", "--item-pattern", ".*")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "x").touch()
         assert "exists; give --overwrite" in told(items, "-o", tmp_path / "full")
 
 
-class TestCutouts:
-    @pytest.fixture
-    def annotated(self, tmp_path: Path) -> Path:
-        images, annotations = [], []
-        mask = np.zeros((64, 64), np.uint8, order="F")
-        mask[8:56, 12:52] = 1
-        rle = coco_mask.encode(mask)
-        for number in range(4):
-            write_jpeg(tmp_path / f"{number}.jpg", look(number, 0))
-            images.append({"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 64})
-            annotations.append(
-                {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 1920, "bbox": [12, 8, 40, 48],
-                 "segmentation": {"size": [64, 64], "counts": rle["counts"].decode()}}
-            )  # fmt: skip
-        annotations.append(annotations[0] | {"id": 9, "bbox": [0, 0, 9, 9], "segmentation": []})
-        categories = [{"id": 1, "name": "bag"}]
-        (tmp_path / "coco.json").write_text(
-            json.dumps({"images": images, "annotations": annotations, "categories": categories})
-        )
-        return tmp_path
-
-    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on numpy 2
-    def test_a_cutout_asks_for_its_original(self, annotated: Path) -> None:
-        command = ("evaluate", "embedder", annotated / "coco.json", annotated, "--layout", "cutouts", *EMBEDDER)
-        out = json.loads(run(*command, "--ways", 2, "--trials", 20, "--json", "-").stdout)
-        assert out["domains"] == "cutout asks for photo"
-        assert out["retrieval"]["item"]["queries"] == 4
-        assert out["retrieval"]["item"]["recall@1"]["value"] == 1
-        assert (out["verification"]["same_pairs"], out["verification"]["different_pairs"]) == (4, 12)
-
-    def test_the_other_ground_is_another_photo(self, annotated: Path) -> None:
-        photos = open_set([annotated / "coco.json", annotated], "cutouts")
-        grounds = [
-            (sample.path, sample.cut.background)
-            for sample in photos.samples
-            if sample.cut and sample.domain == "cutout"
-        ]
-        assert len(grounds) == 4
-        assert all(path != ground for path, ground in grounds)
-        assert any("less than 24 pixels" in note for note in photos.notes)
-
-    def test_garments_have_two_domains(self, annotated: Path) -> None:
-        photos = open_set([annotated / "coco.json", annotated], "garments")
-        assert [sample.domain for sample in photos.samples] == ["street", "shop"] * 4
-        assert {sample.label for sample in photos.samples} == {"bag"}
-
-
 class TestSets:
-    def test_every_layout_is_an_option(self) -> None:
-        assert list(LAYOUTS) == list(LAYOUT_NAMES)
-
     def test_columns_and_bad_rows(self, listed: Path) -> None:
         photos = open_set([listed])
         assert (photos.samples[0].style, photos.samples[3].label) == ("s0", "bag")

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 import crop_sets
 from pipeline.crop_benchmark_data import own_photos
-from stages.embed.public_sets import luma_split
+from public_sets import luma_split
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
 from stages.testing import FakeDetector

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from embed_cases import random_images, shop_photo
 
-from stages.embed.augmentation import VIEWS, Tint, garment_colour, view, white_background
+from stages.embed.augmentation import VIEWS, view, white_background
 
 
 class TestAugment:
@@ -25,32 +25,13 @@ class TestAugment:
 
     def test_views_keep_the_colour(self):
         photo = shop_photo((40, 60, 160))
-        colours = [garment_colour(view(photo, 64, np.random.default_rng(seed))) for seed in range(40)]
-        a, b = np.median([colour[1:] for colour in colours], axis=0)
-        assert math.dist((a, b), garment_colour(photo)[1:]) < 12
 
-    def test_a_close_up_shows_a_part_near_the_middle(self):
-        photo = np.full((120, 90, 3), 255, np.uint8)
-        photo[20:100, 15:75] = np.linspace(0, 200, 80, dtype=np.uint8)[:, None, None]
-        whole, close = (
-            [view(photo, 64, np.random.default_rng(seed), other_ground=0, detail=detail) for seed in range(20)]
-            for detail in (0.0, 1.0)
-        )
+        def colour(image):
+            middle = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[len(image) // 3 : -len(image) // 3, 20:-20]
+            return np.median(middle.reshape(-1, 3), axis=0)[1:]
 
-        def white(views):
-            return np.mean([(one > 235).all(axis=2).mean() for one in views])
-
-        def change(views):
-            return np.mean([one[20:44, 20:44].std() for one in views])
-
-        assert white(close) < white(whole) - 0.1
-        assert change(close) < change(whole)
-
-    def test_a_photo_of_white_background_has_no_close_up(self):
-        photo = np.full((80, 80, 3), 255, np.uint8)
-        photo[:20] = (30, 30, 160)
-        views = [view(photo, 48, np.random.default_rng(seed), other_ground=0, detail=1.0) for seed in range(20)]
-        assert sum((one[..., 2].astype(int) - one[..., 0] > 60).any() for one in views) > 12
+        views = [colour(view(photo, 64, np.random.default_rng(seed))) for seed in range(40)]
+        assert math.dist(np.median(views, axis=0), colour(photo)) < 12
 
     def test_a_white_background_can_be_left_as_it_is(self):
         shop = np.full((60, 60, 3), 255, np.uint8)
@@ -67,16 +48,6 @@ class TestAugment:
         assert ground[0, 0]
         assert not ground[42, 27]
         assert ground.sum() == 90 * 60 - 60 * 40
-
-    def test_a_tint_moves_the_garment_alone(self):
-        photo = shop_photo((40, 60, 160))
-        tint = Tint.draw(photo, np.random.default_rng(0))
-        moved = tint.apply(photo)
-        assert math.dist(garment_colour(moved), tint.target) < 20
-        assert math.dist(garment_colour(moved), garment_colour(photo)) > 20
-        assert (moved[:10] == 255).all()
-        hand = moved[66, 45].astype(int) - photo[66, 45]
-        assert abs(hand).max() < 12
 
 
 class TestViews:

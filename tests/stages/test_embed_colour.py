@@ -13,9 +13,9 @@ from embed_cases import random_images, settled, shop_photo
 import weights
 from stages.embed.colour import BINS, RANGES, SIDE, Colours, oklab
 from stages.embed.inputs import Normalise
-from stages.embed.network import Design, SiameseNetwork, alternating
+from stages.embed.network import Design, SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
-from stages.embed.training import design_of, fit_colours, start_from
+from stages.embed.training import design_of, fit_colours
 from stages.errors import WeightsError
 from stages.testing import check_embedder
 
@@ -123,23 +123,12 @@ class TestNetworkWithColours:
         wanted = 0.6 * parts.shapes @ parts.shapes.T + 0.4 * parts.colours @ parts.colours.T
         assert torch.allclose(vectors @ vectors.T, wanted, atol=1e-5)
 
-    def test_any_stretch_has_its_share_of_both(self):
-        order = alternating(88, 40)
-        assert sorted(order) == list(range(128))
-        for start in range(0, 128, 16):
-            assert sum(place >= 88 for place in order[start : start + 16]) in (5, 4, 6)
-
     def test_an_embedder_of_it_obeys_the_law_and_knows_it_from_its_file(self, path):
         embedder = SiameseEmbedder(weights.read(path))
         check_embedder(embedder)
         assert Design.of(weights.read(path)) == DESIGN
         assert design_of(str(path)) == DESIGN
         assert design_of("scratch") is None
-
-    def test_a_start_goes_over_whole(self, network, path):
-        other = SiameseNetwork(DESIGN)
-        assert start_from(other, str(path)) == []
-        assert torch.allclose(other.colours.project.weight, network.colours.project.weight, atol=1e-3)
 
     def test_colours_alone_tell_dyed_photos_apart(self):
         own = SiameseNetwork(DESIGN).eval()

@@ -84,14 +84,11 @@ class TestMerging:
     def test_no_duplicate_crosses_a_split(self) -> None:
         samples = tuple(Sample(Path(f"{k}.jpg"), f"i{k // 2}") for k in range(80))
         groups = [[k, k + 41] for k in range(0, 38, 2)]
-        joined = [[samples[row].item for row in group] for group in groups]
-        apart = split(Dataset("set", samples), by="item", val=40)
-        home = {item: name for name, part in apart.items() for item in part.items}
-        assert any(home[one] != home[other] for one, other in joined), "or this test tells nothing"
-        for parts in (
-            split(Dataset("set", samples), by="item", val=40, together=joined),
-            split(merge_duplicates(Dataset("set", samples), groups), by="item", val=40),
-        ):
-            home = {sample.path: name for name, part in parts.items() for sample in part.samples}
-            for first, second in groups:
-                assert home[samples[first].path] == home.get(samples[second].path, home[samples[first].path])
+        apart = split(Dataset("set", samples), 40, "item")
+        home = {item: number for number, part in enumerate(apart) for item in part.items}
+        assert any(home[samples[a].item] != home[samples[b].item] for a, b in groups), "or this test tells nothing"
+        merged = split(merge_duplicates(Dataset("set", samples), groups), 40, "item")
+        home = {sample.path: number for number, part in enumerate(merged) for sample in part.samples}
+        for first, second in groups:
+            others = [row for row in range(80) if samples[row].item == samples[second].item and row != second]
+            assert all(home[samples[first].path] == home[samples[row].path] for row in others)

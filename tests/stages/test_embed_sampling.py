@@ -227,22 +227,23 @@ class TestOffline:
         assert shop.tolist() == [[True, False, False]] * len(shop)
         assert len(shop) == 18, "each shop photo of the six once"
 
-    def test_a_sample_is_no_larger_than_wanted(self, crossed):
-        asked = []
-        sampler = OfflineTriplets(Pools(crossed), triplets=4, mine_steps=5, photos=12)
-        sampler.mine(0, lambda wanted: (asked.append(len(wanted)), self.embed(crossed)[0][wanted])[1])
-        assert 4 <= asked[0] <= 14
+    def test_a_resumed_run_reads_what_was_mined_for_its_steps_alone(self, data, tmp_path):
+        path, mined = tmp_path / "mined.safetensors", []
 
-    def test_is_restored_for_its_step_alone(self, data, tmp_path):
-        sampler, other = (OfflineTriplets(Pools(data), triplets=3, mine_steps=50, photos=100) for _ in range(2))
-        with pytest.raises(RuntimeError, match="mine first"):
+        def embed(rows):
+            mined.append(len(rows))
+            return self.embed(data)[0][rows]
+
+        sampler, resumed = (OfflineTriplets(Pools(data), triplets=3, mine_steps=50, photos=100) for _ in range(2))
+        with pytest.raises(RuntimeError, match="prepare first"):
             sampler(0)
-        sampler.mine(50, self.embed(data)[1])
-        sampler.save(tmp_path / "mined.safetensors", 50)
-        assert not other.restore(tmp_path / "mined.safetensors", 0)
-        assert not other.restore(tmp_path / "absent.safetensors", 50)
-        assert other.restore(tmp_path / "mined.safetensors", 50)
-        assert np.array_equal(sampler(61).rows, other(61).rows)
+        for step in (50, 50, 61):
+            sampler.prepare(step, path, embed)
+        resumed.prepare(61, path, embed)
+        assert len(mined) == 1
+        assert np.array_equal(sampler(61).rows, resumed(61).rows)
+        resumed.prepare(100, path, embed)
+        assert len(mined) == 2
 
     def test_says_that_there_is_nothing_to_mine(self):
         alone = dataset([Sample(Path(f"{item}"), f"{item}") for item in range(5)])

@@ -13,9 +13,8 @@ from stages.embed.augmentation import VIEWS
 from stages.embed.data import Dataset, Sample
 from stages.embed.losses import InfoNCE, LossPlan, Relations
 from stages.embed.network import Design, SiameseNetwork
-from stages.embed.sampling import Batch, Batches, SamplerPlan
-from stages.embed.training import EmbedderRecipe, EmbedderTrainer
-from stages.embed.validation import METRICS, Validator
+from stages.embed.sampling import Batches, SamplerPlan
+from stages.embed.training import METRICS, EmbedderRecipe, EmbedderTrainer, Validator
 from stages.errors import TrainingError, WeightsError
 
 DESIGN = Design("small", "average", "linear", 8, 16)
@@ -67,16 +66,6 @@ class TestTrainer:
         lines = list(resumed.run(workers=0))
         assert [line["step"] for line in lines] == [7]
         assert (tmp_path / "killed" / "log.jsonl").read_text().count("\n") == 2
-        torch.testing.assert_close(values(resumed), values(straight))
-
-    def test_a_distilled_run_that_goes_on_keeps_its_teacher(self, data, tmp_path):
-        recipe = EmbedderRecipe(steps=6, warmup_steps=2, distill_weight=1.0)
-        straight = trainer(data, tmp_path / "straight", recipe)
-        (line,) = straight.run()
-        assert line["loss"] == pytest.approx(line["loss_item"] + line["loss_distill"], abs=1e-4)
-        list(trainer(data, tmp_path / "killed", recipe).run(stop=4))
-        resumed = trainer(data, tmp_path / "killed", recipe)
-        list(resumed.run())
         torch.testing.assert_close(values(resumed), values(straight))
 
     def test_learns_and_leaves_what_is_frozen(self, data, tmp_path):
@@ -133,23 +122,6 @@ class TestTrainer:
         with pytest.raises(ValueError, match="colour_dim"):
             trainer(data, tmp_path, EmbedderRecipe(steps=1, **{weight: 0.3}))
 
-    def test_a_run_with_colours_is_resumed_to_the_same_weights(self, data, tmp_path):
-        design, recipe = (
-            Design("small", "average", "linear", 8, 32, colour_dim=3),
-            EmbedderRecipe(steps=4, shape_weight=0.3),
-        )
-        straight = trainer(data, tmp_path / "straight", recipe, design=design)
-        list(straight.run())
-        list(trainer(data, tmp_path / "parted", recipe, design=design).run(2))
-        parted = trainer(data, tmp_path / "parted", recipe, design=design, seed=1)
-        list(parted.run())
-        for name, value in values(straight).items():
-            assert torch.allclose(values(parted)[name], value, atol=1e-5), name
-
-    def test_bfloat16_trains_too(self, data, tmp_path):
-        (line,) = trainer(data, tmp_path, EmbedderRecipe(steps=2, precision="bfloat16")).run()
-        assert line["loss"] > 0
-
     def test_refuses_a_state_of_another_run(self, data, tmp_path):
         list(trainer(data, tmp_path, EmbedderRecipe(steps=1)).run())
         with pytest.raises(WeightsError, match="remove it"):
@@ -173,14 +145,6 @@ class TestBatches:
         assert batch.views.any(axis=(1, 2, 3)).tolist() == [False, True, True] * 4
         relations = batch.relations()
         assert relations.positive.sum() == relations.negative.sum() == 4
-
-    def test_needs_a_view_for_the_rest(self, data):
-        with pytest.raises(ValueError, match="empty name"):
-            Batches(data, SamplerPlan(batch_size=12).build(data), {"street": VIEWS["plain"]}, 16)
-
-    def test_all_with_all_without_a_word(self):
-        batch = Batch(np.zeros((3, 2, 2, 3), np.uint8), np.array([0, 0, 1]), np.array([0, 0, 0]))
-        assert batch.relations().negative.sum() == 4
 
 
 class TestJudge:

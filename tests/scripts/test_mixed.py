@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
-from embed_cases import shop_photo
 
-from stages.embed.mixed import Item, MixedSampler
+from mixed import Item, MixedSampler, Tint, close_up, garment_colour, items_of
+from stages.embed.data import Dataset, Sample
+
+
+def shop_photo(colour, seed=0):
+    """A garment of one colour and a hand of another on a white ground."""
+    photo = np.full((90, 60, 3), 255, np.uint8)
+    photo[15:75, 10:50] = colour
+    photo[15:75, 10:50] += np.random.default_rng(seed).integers(0, 4, (60, 40, 3), np.uint8)
+    photo[60:75, 40:50] = (222, 180, 150)  # a hand
+    return photo
+
 
 CLASSES = ("Hat", "Hat", "Hat", "Shirt", "Shirt", "Not sure", "Not sure", "")
 
@@ -110,6 +122,37 @@ class TestMixedSampler:
         assert np.array_equal(sampler(1).views, other(1).views)
         assert len(MixedSampler(items, side=32, seed=6).shots(1)) > 0
         assert not np.array_equal(sampler(1).views[:4], MixedSampler(items, side=32, seed=6)(1).views[:4])
+
+    def test_items_have_their_photos_in_order(self):
+        samples = (
+            Sample(Path("1.jpg"), "x-red", "x", "bag", "street"),
+            Sample(Path("2.jpg"), "y", source="anna"),
+            Sample(Path("3.jpg"), "x-red", "x", "bag", "shop"),
+        )
+        red, other = items_of(Dataset("set, train", samples, images=[np.zeros((1, 1, 3), np.uint8)] * 3))
+        assert (red.kind, red.style, red.colour, red.label) == ("set", "set/x", "red", "bag")
+        assert (red.domains, len(red.photos)) == (("street", "shop"), 2)
+        assert (other.identity, other.source, other.domains) == (("set/y", ""), "anna", ())
+
+    def test_a_tint_moves_the_garment_alone(self):
+        photo = shop_photo((40, 60, 160))
+        tint = Tint.draw(photo, np.random.default_rng(0))
+        moved = tint.apply(photo)
+        assert math.dist(garment_colour(moved), tint.target) < 20
+        assert math.dist(garment_colour(moved), garment_colour(photo)) > 20
+        assert (moved[:10] == 255).all()
+        hand = moved[66, 45].astype(int) - photo[66, 45]
+        assert abs(hand).max() < 12
+
+    def test_a_close_up_is_a_part_near_the_middle_unless_that_is_white(self):
+        photo = np.full((120, 90, 3), 255, np.uint8)
+        photo[20:100, 15:75] = 90
+        close = [close_up(photo, np.random.default_rng(seed)) for seed in range(20)]
+        assert all(0.28 < len(one) / 120 < 0.67 for one in close)
+        assert np.mean([(one > 235).mean() for one in close]) < (photo > 235).mean() - 0.1
+        photo[:] = 255
+        photo[:20] = 30
+        assert sum(len(close_up(photo, np.random.default_rng(seed))) == 120 for seed in range(20)) > 12
 
     def test_refuses_nothing(self):
         with pytest.raises(ValueError, match="needs items"):

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 
-from stages.embed.augmentation import Tint, garment_colour, view
+from stages.embed.augmentation import view, white_background
 from stages.embed.data import KEPT_PX, Dataset, load, numbered
 from stages.embed.sampling import Batch
 from stages.errors import ImageError
 from stages.types import Image
+
+_TINT_REACH = 22.0
+"""Standard deviation, in 8-bit Lab units, of the distance from the garment's colour within which pixels change."""
+
+_LIGHTNESS_WEIGHT = 0.35
+"""Folds and shadows differ in lightness, but belong to the garment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tint:
+    """A garment's colour and the colour to replace it by, both ``(L, a, b)`` in OpenCV's 8-bit Lab."""
+
+    source: tuple[float, float, float]
+    target: tuple[float, float, float]
+
+    @classmethod
+    def draw(cls, image: Image, rng: Generator) -> Tint:
+        """Draw a clearly different colour for the garment in the middle of a photo."""
+        source = garment_colour(image)
+        for _ in range(20):
+            angle, chroma = rng.uniform(0, 2 * math.pi), rng.choice([0.0, rng.uniform(15, 60)], p=[0.25, 0.75])
+            lightness = float(np.clip(source[0] + rng.uniform(-90, 90), 30, 230))
+            target = (lightness, 128 + chroma * math.cos(angle), 128 + chroma * math.sin(angle))
+            if math.dist((source[0] / 2, *source[1:]), (target[0] / 2, *target[1:])) > 28:
+                break
+        return cls(source, target)
+
+    def apply(self, image: Image) -> Image:
+        """Return the photo with pixels near the source colour moved to the target; a white background stays."""
+        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
+        source, target = np.array([self.source, self.target], np.float32)
+        away = (lab - source) * np.array([_LIGHTNESS_WEIGHT, 1, 1], np.float32)
+        share = np.exp(-(away**2).sum(axis=2) / (2 * _TINT_REACH**2))
+        share[white_background(image)] = 0
+        lab += share[..., None] * (target - source)
+        moved = cv2.cvtColor(lab.clip(0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+        return np.asarray(moved, np.uint8)
+
+
+def garment_colour(image: Image) -> tuple[float, float, float]:
+    """Return the median ``(L, a, b)``, 8-bit Lab, of the middle ninth of a photo without its white background."""
+    height, width = image.shape[:2]
+    middle = (slice(height // 3, height - height // 3), slice(width // 3, width - width // 3))
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[middle]
+    garment = lab[~white_background(image)[middle]]
+    lightness, a, b = np.median(garment if len(garment) else lab.reshape(-1, 3), axis=0)
+    return float(lightness), float(a), float(b)
+
 
 QUOTA: Mapping[str, int] = {"luma": 14, "shoes": 2, "clothing": 12, "garments": 8}
 """Groups of each kind in a batch: styles of luma and garments, photographers of shoes, photos of clothing."""
@@ -27,7 +77,7 @@ TINTED: Mapping[str, float] = {"clothing": 0.5, "garments": 0.25}
 _DYED, _DYED_STYLES = 0.3, 0.7
 """How often styles of luma are dyed in one colour, and how many of them then."""
 
-_DETAIL = 0.25
+DETAIL = 0.25
 """How often a view of luma's is a close-up, of which its photos have some."""
 
 _UNSORTED = ("", "Not sure", "Other", "Skip")
@@ -188,7 +238,21 @@ class MixedSampler:
         if shot.tint is not None:
             image = shot.tint.apply(image)
         scenery = self._scenery[int(rng.integers(len(self._scenery)))] if self._scenery else None
-        return view(image, self._side, rng, scenery, detail=_DETAIL if shot.item.kind == "luma" else 0.0)
+        if shot.item.kind == "luma" and rng.random() < DETAIL:
+            image = close_up(image, rng)
+        return view(image, self._side, rng, scenery)
+
+
+def close_up(image: Image, rng: Generator) -> Image:
+    """Return a third to two thirds of a photo near its middle, in its aspect ratio; the photo if that is mostly white."""
+    share = rng.uniform(0.3, 0.65)
+
+    def part(side: int, spread: float) -> slice:
+        start = int(np.clip(rng.normal(0.5, spread) * side - share * side / 2, 0, (1 - share) * side))
+        return slice(start, start + max(1, round(share * side)))
+
+    both = part(image.shape[0], 0.2), part(image.shape[1], 0.15)
+    return np.ascontiguousarray(image[both]) if white_background(image)[both].mean() < 0.5 else image
 
 
 def _shots_of(group: Sequence[Item], rng: Generator, tinted: float, count: int) -> list[Shot]:
