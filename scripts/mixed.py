@@ -156,10 +156,10 @@ class Shot:
 class MixedSampler:
     """Batches of several kinds of items, each a pure function of the seed and the step.
 
-    So a run that was killed goes on with the batches that it would have had. Styles of luma come by sorts, men's
-    jackets or women's tops, and sometimes dyed in one colour, so that neither sort nor colour tells them apart.
-    Within a kind, each group comes once before any comes again. Every identity of a batch has two views, from two
-    photos where it has them. The style of a photo of clothing, which has no other, is its class.
+    A resumed run therefore has the batches that it would have had. Styles of luma come by sorts, men's jackets or
+    women's tops, and are sometimes dyed in one colour, so that neither sort nor colour tells them apart. Within a kind,
+    each group comes once before any comes again. Every identity of a batch has two views, from two photos where it has
+    them. The style of a photo of clothing, which has no other, is its class.
 
     Args:
         items: of any kinds.
@@ -185,7 +185,7 @@ class MixedSampler:
             raise ValueError("a sampler needs items, got none")
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step, from 0."""
+        """Return the batch of a step, from 0."""
         shots = self.shots(step)
         rng = np.random.default_rng((self._seed, step, 1))
         return Batch(
@@ -195,7 +195,7 @@ class MixedSampler:
         )
 
     def shots(self, step: int) -> list[Shot]:
-        """What the batch of a step shows; views of one identity follow each other."""
+        """Return the shots of the batch of a step; views of one identity follow each other."""
         rng = np.random.default_rng((self._seed, step))
         shots = []
         dye = self._dye(rng) if rng.random() < _DYED else None
@@ -207,20 +207,20 @@ class MixedSampler:
         return shots
 
     def _dye(self, rng: Generator) -> tuple[float, float, float] | None:
-        """A colour unlike that of some garment; None where there is no garment to draw from."""
+        """Return a colour unlike that of some garment; None where there is no garment to draw from."""
         if not self._scenery:
             return None
         return Tint.draw(self._scenery[int(rng.integers(len(self._scenery)))], rng).target
 
     def _turn(self, kind: str, step: int) -> list[list[Item]]:
-        """The groups whose turn it is, none twice, though an epoch may end within the step."""
+        """Return the groups of a step, none twice, though an epoch may end within the step."""
         groups, quota = self._groups[kind], self._quota[kind]
         places = [divmod(step * quota + offset, len(groups)) for offset in range(min(quota, len(groups)))]
         order = {epoch: self._order(kind, epoch) for epoch in {epoch for epoch, _ in places}}
         return [groups[row] for row in dict.fromkeys(order[epoch][place] for epoch, place in places)]
 
     def _order(self, kind: str, epoch: int) -> list[int]:
-        """Every group once; styles of luma by threes of one sort."""
+        """Return every group once; styles of luma by threes of one sort."""
         groups, rng = self._groups[kind], np.random.default_rng((self._seed, epoch, *kind.encode()))
         rows: list[int] = rng.permutation(len(groups)).tolist()
         if kind != "luma":
@@ -256,7 +256,7 @@ def close_up(image: Image, rng: Generator) -> Image:
 
 
 def _shots_of(group: Sequence[Item], rng: Generator, tinted: float, count: int) -> list[Shot]:
-    """Two shots of each item, of so many at most, and sometimes two of one item in a made-up colour."""
+    """Return two shots of each of at most ``count`` items, and sometimes two of one item in a made-up colour."""
     chosen = [group[row] for row in rng.permutation(len(group))[:count]]
     shots = [Shot(item, photo) for item in chosen for photo in _two_photos(item, rng)]
     if rng.random() < tinted:
@@ -266,7 +266,7 @@ def _shots_of(group: Sequence[Item], rng: Generator, tinted: float, count: int) 
 
 
 def _dyed(group: Sequence[Item], rng: Generator, colour: tuple[float, float, float]) -> list[Shot]:
-    """Two shots of an item as if it were of some colour."""
+    """Return two shots of an item as if it had another colour."""
     item = _most_seen(group)
     return _tinted(item, Tint(garment_colour(item.photos[-1]), colour), rng)
 

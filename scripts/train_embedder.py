@@ -1,7 +1,7 @@
 """Train the shipped Siamese embedder, and write its weights; `outfinder evaluate embedder` judges them.
 
-Luma's test articles are never looked at; all others are trained on, or half of them, to be judged by the other half,
-which is how the recipe was chosen. Run it again with the same options after a kill: it goes on. Usage:
+Luma's test articles are left out; all others are trained on, or half of them, and evaluated on the other half, which is how
+the recipe was chosen. The same command resumes a run that was killed. Usage:
 
     python scripts/train_embedder.py DATA --init IMAGENET.safetensors --ccp-coco TRAIN.json --out RUN
 """
@@ -35,16 +35,16 @@ from stages.types import Image
 
 DESIGN = Design(colour_dim=64, colour_share=0.43, trim=True)
 COLOUR_SHARE = 0.35
-"""What colours make up of a similarity once vectors are whitened, as training on halves had it."""
+"""The share of colours in a similarity once vectors are whitened, chosen by training on halves."""
 
 WHITENED_BY = 800
 """At most so many photos of each kind whiten the vectors."""
 
 TRAIN_PX = 176
-"""Views are zoomed in while training; looking at more pixels afterwards makes up for it (Touvron et al. 2019)."""
+"""Views are zoomed in while training, which a larger input afterwards makes up for (Touvron et al. 2019)."""
 
 KEPT_PX = 336
-"""The long side that things are kept in memory at: of close-ups, views show half."""
+"""The long side of photos in memory; close-ups show half of it."""
 
 STEPS_PER_EPOCH = 50
 WEIGHTS = "siamese.safetensors"
@@ -114,9 +114,9 @@ def main(
         weights.save(out / WEIGHTS, network.state_dict(), replace(DESIGN, colour_share=COLOUR_SHARE).metadata() | ABOUT)
     if half is not None:
         judged = load(luma.only(lambda sample: _half(sample) == half), KEPT_PX, trim=True)
-        told = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), judged))
-        click.echo(told)
-        (out / "figures.json").write_text(told + "\n", encoding="utf-8")
+        figures = json.dumps(figures_of(SiameseEmbedder(weights.read(out / WEIGHTS)), judged))
+        click.echo(figures)
+        (out / "figures.json").write_text(figures + "\n", encoding="utf-8")
 
 
 def _some_of_each_kind(items: Sequence[Item], seed: int) -> list[list[Image]]:

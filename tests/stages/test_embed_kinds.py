@@ -33,13 +33,6 @@ def test_probabilities_are_read_back_from_vectors():
     assert PART.type_probabilities(vectors)[0] == pytest.approx([0.5, 0.25, 0.25, 0], abs=1e-3)
 
 
-def test_vectors_of_one_kind_are_more_similar_than_vectors_of_two():
-    jeans, also_jeans, boots = vectors_with([[1, 0, 0, 0], [0.9, 0.1, 0, 0], [0, 0, 1, 0]])
-
-    assert jeans @ also_jeans > 0.98
-    assert jeans @ boots == pytest.approx(0.7, abs=1e-6)
-
-
 def test_other_kinds_change_the_types_with_them_and_keep_unit_length():
     vectors = vectors_with([[0.5, 0.25, 0.25, 0.0]])
     shoes = np.full((1, len(KINDS)), 0.001, np.float32)
