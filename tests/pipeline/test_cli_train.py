@@ -153,7 +153,13 @@ TOY = settings(steps=2, validate_steps=1, batch_size=9, mine_steps=1, mine_photo
                dim=8, warmup_steps=1, precision="float32")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", commands())
+QUICK = ("omniglot", "pairs", "street-offline", "styles-bce")
+"""Runs that cover pair heads, both catalogues of a run, domains and offline mining."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in commands()]
+)
 def test_every_recipe_runs_at_toy_size(data: Path, converted: Path, tmp_path: Path, name: str) -> None:
     """With its loss, head, sampler and views; but few steps, small photos and a light backbone."""
     command, measured = commands()[name]

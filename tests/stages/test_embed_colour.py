@@ -187,5 +187,5 @@ class TestNetworkWithColours:
         assert (short.colours * network.parts(pixels).colours).sum(dim=1).min() > 0.999
 
     def test_refuses_a_backbone_without_a_map(self):
-        with pytest.raises(ValueError, match="no map of features"):
+        with torch.device("meta"), pytest.raises(ValueError, match="no map of features"):
             SiameseNetwork(Design("vit_b_32", dim=24, input_px=224, colour_dim=8))

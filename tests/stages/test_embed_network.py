@@ -41,10 +41,11 @@ class TestSiameseEmbedder:
 
     def test_vectors_do_not_depend_on_the_batch(self, checkpoint):
         images = random_images(7)
-        together = SiameseEmbedder(checkpoint)(images)
+        embedder = SiameseEmbedder(checkpoint)
+        together = embedder(images)
         assert (together[:-1] * together[1:]).sum(axis=1).max() < 0.99
         in_twos = SiameseEmbedder(checkpoint, batch_size=2)(images)
-        alone = np.concatenate([SiameseEmbedder(checkpoint)([image]) for image in images])
+        alone = np.concatenate([embedder([image]) for image in images])
         assert ((together * in_twos).sum(axis=1) > 0.9999).all()
         assert ((together * alone).sum(axis=1) > 0.9999).all()
 
@@ -173,7 +174,7 @@ class TestNetwork:
 
     def test_a_checkpoint_of_the_first_version_says_less(self, tmp_path):
         """It named no pooling, head or pair head: GeM and linear."""
-        design = Design("mobilenet_v2", dim=8, input_px=64)
+        design = Design("small", dim=8, input_px=64)
         about = {name: design.metadata()[name] for name in ("architecture", "dim", "input_px", "mean", "std")}
         weights.save(tmp_path / "old.safetensors", SiameseNetwork(design).state_dict(), about)
         assert read_network(weights.read(tmp_path / "old.safetensors")).design == design

@@ -70,7 +70,7 @@ def test_the_spread_of_two_sets_is_evened_out_and_ordered():
 
 def test_all_of_the_power_is_whitening():
     """With 0.5, what varied at all varies alike in all directions, but for the least that is added."""
-    network, images = seeded(), photos(200, seed=3)
+    network, images = seeded(), photos(80, seed=3)
     whiten(network, [images], 0.5)
     spread = np.linalg.eigvalsh(np.cov(unscaled(network, images)["colours"].T, bias=True))
     assert spread.max() / spread.min() < 1.5
