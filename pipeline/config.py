@@ -30,7 +30,7 @@ FLIP: Final = "+flip"
 """Suffix of an R-CNN detector that also analyses each photo mirrored and averages the two results."""
 
 WITH_KINDS: Final = "+kinds"
-"""The ending of an embedder's name that adds the kinds of garments to its vectors."""
+"""Suffix of an embedder that adds the kinds of garments to its vectors."""
 
 DEFAULT_EMBEDDER: Final = "siamese+kinds"
 
@@ -42,9 +42,9 @@ FEATURES: Final = "features-"
 class Config:
     """The names of the stages and the few settings they share.
 
-    ``detector_weights`` and ``embedder_weights`` are safetensors files of the user's; without one, the shipped weights
-    are loaded, or torchvision's for a torchvision network. ``device`` is a torch device or ``auto``. ``batch_size`` and
-    ``workers`` are those of :class:`pipeline.pipeline.Pipeline`.
+    ``detector_weights`` and ``embedder_weights`` are the user's safetensors files; None loads the shipped weights, or
+    torchvision's for a torchvision network. ``device`` is a torch device or ``auto``. ``batch_size`` and ``workers`` are
+    those of :class:`pipeline.pipeline.Pipeline`.
     """
 
     detector: str = "maskrcnn_mobilenet_v2"
@@ -98,7 +98,7 @@ def _torchvision(name: str, config: Config) -> Detector:
 
 
 def _whole(_name: str, config: Config) -> Detector:
-    from stages.detect.whole import WholeDetector  # noqa: PLC0415
+    from stages.detect import WholeDetector  # noqa: PLC0415
 
     if config.detector.endswith(FLIP):
         raise ValueError(f"{config.detector} has nothing to average; leave {FLIP} out")
@@ -141,20 +141,18 @@ def _index(class_name: str, dim: int) -> Index:
     return empty
 
 
+_NETWORKS: Final = (
+    "maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2",
+    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn",
+)  # fmt: skip
+"""The names of :mod:`stages.detect.networks`, which imports torch."""
+
 DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
-    "maskrcnn_mobilenet_v2": _torchvision,
-    "fasterrcnn_mobilenet_v2": _torchvision,
-    "maskrcnn_resnet50_fpn": _torchvision,
-    "maskrcnn_resnet50_fpn_v2": _torchvision,
-    "fasterrcnn_resnet50_fpn": _torchvision,
-    "fasterrcnn_resnet50_fpn_v2": _torchvision,
-    "fasterrcnn_mobilenet_v3_large_fpn": _torchvision,
-    "fasterrcnn_mobilenet_v3_large_320_fpn": _torchvision,
-    "retinanet_resnet50_fpn": _torchvision,
-    "retinanet_resnet50_fpn_v2": _torchvision,
-    "fcos_resnet50_fpn": _torchvision,
+    **dict.fromkeys(_NETWORKS, _torchvision),  # and NAME+flip for the R-CNNs
     "whole": _whole,
-    # and NAME+flip for the R-CNNs
 }
 CROPPERS: dict[str, Callable[[], Cropper]] = {
     "box": partial(_crop, "BoxCrop"),
@@ -201,12 +199,12 @@ def build_cropper(config: Config) -> Cropper:
 def build_embedder(config: Config) -> Embedder:
     """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does.
 
-    ``NAME+kinds`` adds what the shipped classifier of kinds takes each image for. Weights of the user's own are taken as
-    they are, unless another embedder than the default is named.
+    ``NAME+kinds`` appends the output of the shipped classifier of kinds to each vector. With the user's own weights, the
+    default embedder does not append it.
     """
     name = config.embedder.removesuffix(WITH_KINDS)
-    own_weights = config.embedder_weights is not None and config.embedder == DEFAULT_EMBEDDER
-    if name != config.embedder and not own_weights:
+    users_weights = config.embedder_weights is not None and config.embedder == DEFAULT_EMBEDDER
+    if name != config.embedder and not users_weights:
         return _with_kinds(build_embedder(replace(config, embedder=name)), config)
     if ":" in name:
         return _imported(name, Embedder)

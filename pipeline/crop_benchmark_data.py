@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pipeline.catalogue import read_catalogue
 from pipeline.demo import FOLDER
 from pipeline.tables import read_table
-from stages.detect.segmentation import to_rle
+from stages.detect.annotations import to_rle
 from stages.errors import CatalogueError, ImageError
 from stages.images import read_image
 from stages.problems import plural

@@ -1,7 +1,7 @@
-"""Kinds of garments: which detection a catalogue photo sells, and what both networks together take a garment for.
+"""Kinds of garments: which detection a catalogue photo sells, and the label that detector and embedder agree on.
 
-The detector gives a label to each box, and an embedder that knows kinds gives probabilities to each crop. Neither is
-right alone: a detector of street photos has seen few shoes on white, and a crop shows little of what is around it.
+The detector labels each box, and an embedder that knows kinds gives probabilities for each crop. Neither is right
+alone: a detector of street photos has seen few shoes on white, and a crop shows little of what is around it.
 """
 
 from __future__ import annotations
@@ -13,41 +13,28 @@ from typing import Final
 import numpy as np
 
 from stages.embed.kinds import KINDS, KindPart, Probabilities, believed, normalised
-from stages.labels import OTHER, kind_of
+from stages.labels import OTHER, PLURALS, kind_of
 from stages.types import LABELS, Detection, Vectors
 
 TRUST: Final = 0.8
-"""How often the detector's label of a garment is taken to be right."""
+"""The assumed probability that the detector's label of a garment is right."""
 
 CATALOGUE_TRUST: Final = 0.6
-"""The same in catalogue photos, which differ more from what detectors learn from."""
+"""The same in catalogue photos, which differ more from the detector's training data."""
 
 NAMED_TRUST: Final = 0.98
-"""How often the catalogue's own word for an item is taken to be right."""
+"""The assumed probability that the catalogue's word for an item is right."""
 
 WHOLE_WEIGHT: Final = 0.2
 """How much the whole photo counts beside a detection that fills it."""
 
-PLURALS: Final = {
-    "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
-    "belt": "belts",
-}  # fmt: skip
-"""The kinds whose names are singular; the others are their own plurals."""
-
 KIND_COLUMNS: Final = (
-    "kind",
-    "label",
-    "category",
-    "type",
-    "article_type",
-    "articletype",
-    "product_type",
-    "subcategory",
-)
-"""Columns of a catalogue whose words may say an item's kind, the first of them first."""
+    "kind", "label", "category", "type", "article_type", "articletype", "product_type", "subcategory",
+)  # fmt: skip
+"""Columns of a catalogue that may name an item's kind, in the order in which they are tried."""
 
 FAMILIES: Final = (frozenset({"top", "outerwear", "dress"}), frozenset({"pants", "shorts", "skirt", "hosiery"}))
-"""Labels that detectors take for each other: a box of one may be a garment of another."""
+"""Labels that detectors confuse: a box of one may be a garment of another."""
 
 _RELATED: Final = 0.6
 
@@ -55,18 +42,18 @@ _RELATED: Final = 0.6
 def settle(
     part: KindPart, vectors: Vectors, labels: Sequence[str], trust: float, beside: Probabilities | None = None
 ) -> tuple[Vectors, list[str]]:
-    """Give garments the kinds that detector and embedder together take them for.
+    """Combine the detector's labels with the embedder's probabilities of kinds.
 
     Args:
-        part: of the vectors.
+        part: the part of the vectors that holds kinds.
         vectors: ``(n, dim)``, one for each garment.
-        labels: the detector's; ``whole`` says nothing of the kind.
-        trust: how often they are right.
-        beside: ``(1, 14)``, what else is known of the kind, such as from the whole photo.
+        labels: the detector's; ``whole`` says nothing about the kind.
+        trust: the probability that they are right.
+        beside: ``(1, 14)``, further evidence of the kind, such as from the whole photo.
 
     Returns:
-        The vectors with these kinds, and the most probable label of each; a label stays as it is where the garment is
-        most probably none of the kinds.
+        The vectors with the combined probabilities, and the most probable label of each; a label stays as it is where
+        the garment is most probably none of the kinds.
     """
     if not len(vectors):
         return vectors, list(labels)
@@ -84,7 +71,7 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
     Args:
         found: in the photo.
         whole: the photo as a detection.
-        kinds: ``(14,)``, what the whole photo is taken for.
+        kinds: ``(14,)``, the probabilities of kinds for the whole photo.
     """
     probability = dict(zip(KINDS, kinds.tolist(), strict=True))
     likeliest = max(probability, key=lambda name: probability[name])
@@ -109,7 +96,7 @@ def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -
     """Return why nothing in a shop can match a garment, or "" if something can.
 
     Args:
-        part: of the vectors; without one, the labels of the catalogue are not reliable enough to say so.
+        part: the part of the vectors that holds kinds; without it, the catalogue's labels are too unreliable to tell.
         labels: how many of the gallery's photos have each label.
         label: of the garment.
     """
@@ -119,11 +106,11 @@ def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -
 
 
 def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -> str | None:
-    """Return the kind that a catalogue's own columns give an item, or None.
+    """Return the kind that the columns of a catalogue give an item, or None.
 
     Args:
         metadata: of the item, names and values.
-        column: the one that says it; None looks in :data:`KIND_COLUMNS`.
+        column: that names the kind; None tries :data:`KIND_COLUMNS`.
     """
     values = {name.casefold().replace(" ", "_"): value for name, value in metadata}
     columns = KIND_COLUMNS if column is None else (column.casefold().replace(" ", "_"),)

@@ -23,8 +23,8 @@ from torchvision.transforms.functional import to_tensor
 from pipeline.gallery import Gallery
 from pipeline.search import Garment, PhotoResult
 from stages.crop import BoxCrop
+from stages.detect.adapter import scale_odds
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
-from stages.detect.rcnn import scale_odds
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.kinds import KindAwareEmbedder
 from stages.embed.network import read_network

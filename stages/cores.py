@@ -14,7 +14,7 @@ def cores() -> int:
 
 
 def thread_cores() -> int:
-    """Return how many cores this thread may use: all, or one in a thread that others compute beside."""
+    """Return how many cores this thread may use: all, or one if it declared itself single."""
     return 1 if getattr(_thread, "is_single", False) else cores()
 
 

@@ -112,7 +112,7 @@ def _start_threads(threads: int, cores_each: int) -> ThreadPoolExecutor:
     before, all_started = torch.get_num_threads(), Barrier(threads)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread takes over the process's number when it first asks; from then on it has its own
+        torch.get_num_threads()  # the first call copies the process's setting to this thread
         torch.set_num_threads(cores_each)
         limit_thread_to_one_core()
         all_started.wait()
@@ -206,7 +206,7 @@ def in_precision(blocks: nn.Sequential, dtype: torch.dtype, exact: Collection[in
 class FixedBatch(nn.Module):
     """A network that computes ``size`` rows at a time, the last ones filled up with zeros; its result is float32.
 
-    How a matrix product is divided, and so how it rounds, depends on the number of its rows. In float32 nobody sees that; in
+    How a matrix product is divided, and so how it rounds, depends on the number of its rows. In float32 that is negligible; in
     bfloat16 and float16 a row would differ visibly with the batch that it came in.
     """
 

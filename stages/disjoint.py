@@ -1,4 +1,4 @@
-"""Disjoint sets: groups of things that pairs connect."""
+"""Disjoint sets: groups of elements that pairs connect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class DisjointSets(Generic[T]):
-    """Disjoint sets with union (Galler and Fischer 1964); a new thing is a set by itself.
+    """Disjoint sets with union (Galler and Fischer 1964); a new element is a set by itself.
 
     >>> sets = DisjointSets("abcde")
     >>> sets.join("b", "e"), sets.join("e", "c"), sets.leader("c")
@@ -18,25 +18,25 @@ class DisjointSets(Generic[T]):
     [['b', 'c', 'e']]
     """
 
-    def __init__(self, things: Iterable[T] = ()) -> None:
-        self._parents = {thing: thing for thing in things}
+    def __init__(self, elements: Iterable[T] = ()) -> None:
+        self._parents = {element: element for element in elements}
 
-    def leader(self, thing: T) -> T:
-        """Return the thing that represents the set of a thing."""
+    def leader(self, element: T) -> T:
+        """Return the element that represents the set of an element."""
         parents = self._parents
-        parents.setdefault(thing, thing)
-        while parents[thing] != thing:
-            parents[thing] = parents[parents[thing]]
-            thing = parents[thing]
-        return thing
+        parents.setdefault(element, element)
+        while parents[element] != element:
+            parents[element] = parents[parents[element]]
+            element = parents[element]
+        return element
 
     def join(self, one: T, other: T) -> None:
-        """Unite the sets of two things; the leader of the first one stays."""
+        """Unite the sets of two elements; the leader of the first one stays."""
         self._parents[self.leader(other)] = self.leader(one)
 
     def groups(self) -> list[list[T]]:
-        """Return the sets of two things or more, the largest first, each in the order of insertion."""
+        """Return the sets of two elements or more, the largest first, each in the order of insertion."""
         groups: dict[T, list[T]] = {}
-        for thing in self._parents:
-            groups.setdefault(self.leader(thing), []).append(thing)
+        for element in self._parents:
+            groups.setdefault(self.leader(element), []).append(element)
         return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)

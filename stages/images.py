@@ -8,7 +8,6 @@ raises an :class:`~stages.errors.ImageError` of one line, whatever the file hold
 from __future__ import annotations
 
 import errno
-import heapq
 import os
 import re
 import stat
@@ -50,9 +49,6 @@ _SYSTEM_FOLDERS: Final = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
 """Folders of thumbnails, deleted files and the like that desktop and NAS systems create everywhere."""
-
-_NAMES_AT_ONCE = 32_768
-"""How many names of a folder are in memory; a larger folder is listed again for the following ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -280,10 +276,10 @@ def _fit(image: Image, side: int) -> Image:
 def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """Yield the photos of files and folders, lazily; those of a folder sorted by name, with its subfolders.
 
-    A source that is not a folder is yielded whatever it is, even if it is missing. In folders, hidden names, names with
-    other suffixes than :data:`SUFFIXES`, and folders that outfinder or the system has written are left out. A folder that is named
-    like a photo or cannot be listed is yielded itself, so that reading it reports why. Links are followed, but never back
-    into a parent folder.
+    A source that is not a folder is yielded as it is, even if it is missing. Within folders, hidden names, other suffixes
+    than :data:`SUFFIXES`, and folders that outfinder or the system has written are left out. A folder that is named like a
+    photo or cannot be listed is yielded too, so that reading it reports why. Links are followed, but never back into a
+    parent folder.
     """
     for source in sources:
         path = Path(source)
@@ -318,25 +314,14 @@ def _walk_folder(root: Path) -> Iterator[Path]:
 
 def _listing(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the names of a folder, sorted, and whether to enter them; a folder named like a photo comes as both."""
-    after = ""
-    while True:
-        with os.scandir(folder) as entries:
-            following = ((entry.name, _is_folder(entry)) for entry in entries if _is_wanted(entry, after))
-            names = heapq.nsmallest(_NAMES_AT_ONCE, following)
-        for name, is_folder in names:
-            if _is_photo_name(name):
-                yield name, False
-            if is_folder:
-                yield name, True
-        if len(names) < _NAMES_AT_ONCE:
-            return
-        after = names[-1][0]
-
-
-def _is_wanted(entry: os.DirEntry[str], after: str) -> bool:
-    name = entry.name
-    shown = name > after and not name.startswith(".") and name not in _SYSTEM_FOLDERS
-    return shown and (_is_photo_name(name) or _is_folder(entry))
+    with os.scandir(folder) as entries:
+        shown = (entry for entry in entries if not entry.name.startswith(".") and entry.name not in _SYSTEM_FOLDERS)
+        names = sorted((entry.name, _is_folder(entry)) for entry in shown)
+    for name, is_folder in names:
+        if _is_photo_name(name):
+            yield name, False
+        if is_folder:
+            yield name, True
 
 
 def _is_photo_name(name: str) -> bool:

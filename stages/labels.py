@@ -1,8 +1,7 @@
-"""The one table of garment kinds and article types, and what other vocabularies call them.
+"""The table of garment kinds and article types, with their names in other vocabularies.
 
-A *kind* is one of the thirteen labels that detectors give (:data:`stages.types.LABELS`); a *type* is a finer word, such
-as jeans or boots, that street photos and shops share. Each type belongs to one kind, or to none where it is no garment
-that outfinder looks for, such as a watch.
+A *kind* is one of the labels of the detectors (:data:`stages.types.LABELS`); a *type* is finer, such as jeans or boots.
+Each type belongs to one kind, or to none if detectors have no label for it, such as a watch.
 """
 
 from __future__ import annotations
@@ -14,12 +13,18 @@ from typing import Final
 from stages.types import LABELS
 
 OTHER: Final = "other"
-"""The kind of what belongs to none of the thirteen."""
+"""The kind of articles that have none of the labels."""
+
+PLURALS: Final[Mapping[str, str]] = {
+    "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
+    "belt": "belts",
+}  # fmt: skip
+"""The plurals of the labels that are singular nouns."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArticleType:
-    """A type of article: its name, its kind (None for none of the thirteen), and its names elsewhere, in lower case."""
+    """A type of article: its name, its kind (None if it has none), and its other names, in lower case."""
 
     name: str
     kind: str | None
@@ -75,7 +80,7 @@ TYPES: Final[tuple[ArticleType, ...]] = (
     ArticleType("gloves", None, ()),
     ArticleType("umbrella", None, ("umbrellas",)),
 )
-"""Every type; clothing-dataset's, CCP's and the product photos' own words are among the aliases."""
+"""Every type; the aliases include the classes of clothing-dataset, CCP and the product photos."""
 
 _WIDE: Final[Mapping[str, str]] = {
     **{label: label for label in LABELS},
@@ -85,7 +90,7 @@ _WIDE: Final[Mapping[str, str]] = {
     "accessory": OTHER,
     OTHER: OTHER,
 }
-"""Words for a kind whose type stays open."""
+"""Words that name a kind but no type."""
 
 _BY_NAME: Final[Mapping[str, ArticleType]] = {name: kind for kind in TYPES for name in (kind.name, *kind.aliases)}
 
@@ -96,8 +101,8 @@ def type_of(name: str) -> str | None:
     >>> type_of("Casual Shoes"), type_of("jeans"), type_of("shoes")
     ('sneakers', 'jeans', None)
     """
-    found = _BY_NAME.get(_folded(name))
-    return None if found is None else found.name
+    article = _BY_NAME.get(_folded(name))
+    return article and article.name
 
 
 def kind_of(name: str) -> str | None:
@@ -109,8 +114,8 @@ def kind_of(name: str) -> str | None:
     folded = _folded(name)
     if folded in _WIDE:
         return _WIDE[folded]
-    found = _BY_NAME.get(folded)
-    return None if found is None else found.kind or OTHER
+    article = _BY_NAME.get(folded)
+    return article and (article.kind or OTHER)
 
 
 def _folded(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where time goes: steps of the work report how long they took, while someone listens."""
+"""Timing of the steps of a run, reported to listeners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Time a step of the work; costs about a microsecond while nobody listens.
+    """Time a step and report it to all listeners; costs about a microsecond without one.
 
     >>> steps = []
     >>> with listening(lambda step, wall_s, cpu_s: steps.append(step)), timed("decode"):
@@ -36,7 +36,7 @@ def timed(step: str) -> Iterator[None]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Report all steps of this process, on every thread, for as long as the context lasts."""
+    """Report all steps of this process, on every thread, while the context lasts."""
     _listeners.append(listener)
     try:
         yield

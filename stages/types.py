@@ -19,21 +19,9 @@ Vectors: TypeAlias = NDArray[np.float32]
 """``(n, dim)`` float32, one unit row per image; similarity is the inner product, in [-1, 1]."""
 
 LABELS: tuple[str, ...] = (
-    "outerwear",
-    "top",
-    "dress",
-    "skirt",
-    "pants",
-    "shorts",
-    "shoes",
-    "bag",
-    "hat",
-    "eyewear",
-    "scarf",
-    "belt",
-    "hosiery",
-)
-"""The labels of the shipped detectors, thirteen kinds of garment, in the order of their class indices from 1."""
+    "outerwear", "top", "dress", "skirt", "pants", "shorts", "shoes", "bag", "hat", "eyewear", "scarf", "belt", "hosiery",
+)  # fmt: skip
+"""The labels of the shipped detectors, in the order of their class indices from 1; :mod:`stages.labels` has more names."""
 
 WHOLE = "whole"
 """The label of a detection that covers the whole photo."""

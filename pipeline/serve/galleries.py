@@ -9,10 +9,10 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from pipeline.gallery import Gallery, read_manifest
-from pipeline.kinds import PLURALS
 from pipeline.serve import schemas
 from pipeline.serve.metrics import Metrics
 from stages.errors import GalleryCorrupt, GalleryError
+from stages.labels import PLURALS
 from stages.protocols import Cropper, Embedder
 from stages.types import Match, Vectors
 

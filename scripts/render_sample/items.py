@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 from render_sample.cloth import COLOURS, Cloth, Colour, make_cloth
-from stages.types import LABELS
 
 STYLES: dict[str, tuple[str, ...]] = {
     "outerwear": ("blazer", "coat", "bomber", "jacket", "parka", "cardigan", "biker"),
@@ -25,8 +24,14 @@ STYLES: dict[str, tuple[str, ...]] = {
     "belt": ("wide", "narrow"),
     "hosiery": ("tights", "knee socks", "ankle socks"),
 }
-_SHARES = dict(zip(LABELS, (8, 8, 6, 5, 6, 4, 7, 6, 3, 2, 3, 2, 3), strict=True))
-_PRICES = dict(zip(LABELS, (149, 39, 89, 59, 69, 45, 99, 119, 35, 89, 29, 25, 15), strict=True))
+_SHARES_AND_PRICES = {
+    "outerwear": (8, 149), "top": (8, 39), "dress": (6, 89), "skirt": (5, 59), "pants": (6, 69), "shorts": (4, 45),
+    "shoes": (7, 99), "bag": (6, 119), "hat": (3, 35), "eyewear": (2, 89), "scarf": (3, 29), "belt": (2, 25),
+    "hosiery": (3, 15),
+}  # fmt: skip
+RENDERED = tuple(_SHARES_AND_PRICES)
+"""The labels of the items that can be drawn."""
+
 
 _CLOTHS = ("plain", "stripes", "checks", "dots", "floral", "colour-block", "knit", "leopard")
 _MATERIALS: dict[str, tuple[str, ...]] = {
@@ -104,17 +109,17 @@ def make_items(seed: int = 0, count: int = 60) -> tuple[Item, ...]:
     Raises:
         ValueError: fewer items than groups.
     """
-    if count < len(LABELS):
-        raise ValueError(f"a shop needs an item of each of its {len(LABELS)} groups, got items={count}")
+    if count < len(RENDERED):
+        raise ValueError(f"a shop needs an item of each of its {len(RENDERED)} groups, got items={count}")
     rng = np.random.default_rng([seed, 1])
-    total = sum(_SHARES.values())
-    counts = {label: max(1, count * share // total) for label, share in _SHARES.items()}
-    order = sorted(LABELS, key=lambda label: -_SHARES[label])
+    total = sum(share for share, _ in _SHARES_AND_PRICES.values())
+    counts = {label: max(1, count * share // total) for label, (share, _) in _SHARES_AND_PRICES.items()}
+    order = sorted(RENDERED, key=lambda label: -_SHARES_AND_PRICES[label][0])
     for k in range(count - sum(counts.values())):
         counts[order[k % len(order)]] += 1
     while sum(counts.values()) > count:
         counts[max(counts, key=lambda label: counts[label])] -= 1
-    return tuple(_make_item(rng, label, k) for label in LABELS for k in range(counts[label]))
+    return tuple(_make_item(rng, label, k) for label in RENDERED for k in range(counts[label]))
 
 
 def _make_item(rng: np.random.Generator, label: str, number: int) -> Item:
@@ -132,7 +137,7 @@ def _make_item(rng: np.random.Generator, label: str, number: int) -> Item:
         names = ["black", "black", "brown", "camel", "navy", "burgundy", "grey", "beige", "red", "olive", "white"]
     colour = str(rng.choice(names))
     far = [n for n in COLOURS if abs(sum(COLOURS[n]) - sum(COLOURS[colour])) > 0.7]
-    price = round(_PRICES[label] * float(rng.uniform(0.6, 1.8))) - 0.05
+    price = round(_SHARES_AND_PRICES[label][1] * float(rng.uniform(0.6, 1.8))) - 0.05
     return Item(
         f"{label}-{number + 1:02d}",
         label,

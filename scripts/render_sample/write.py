@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PilImage
 from pycocotools import mask as coco_mask
 
-from render_sample.items import Item, make_items
+from render_sample.items import RENDERED, Item, make_items
 from render_sample.scene import Piece, Scene, choose_outfit, render_grounds, render_scene
 from render_sample.shop import SIDE_PX, VIEWS, render_lone
 from stages.types import LABELS, Image
@@ -39,8 +39,8 @@ def render_scenes(items: Sequence[Item], count: int, seed: int = 0) -> Iterator[
     """
     for k in range(count):
         rng = np.random.default_rng([seed, 2, k])
-        group = [item for item in items if item.label == LABELS[k % len(LABELS)]]
-        wanted = group[k // len(LABELS) % len(group)] if group else None
+        group = [item for item in items if item.label == RENDERED[k % len(RENDERED)]]
+        wanted = group[k // len(RENDERED) % len(group)] if group else None
         outfits = [choose_outfit(rng, items, wanted)]
         if rng.random() < 0.15:
             outfits.insert(0, choose_outfit(rng, items))
@@ -66,8 +66,8 @@ def paired_outfits(items: Sequence[Item], people: int, seed: int) -> list[tuple[
     beside a garment does not give it away.
     """
     rng = np.random.default_rng([seed, 3])
-    by_label = {label: [item for item in items if item.label == label] for label in LABELS}
-    wanted = [by_label[LABELS[k % len(LABELS)]] for k in range(people)]
+    by_label = {label: [item for item in items if item.label == label] for label in RENDERED}
+    wanted = [by_label[RENDERED[k % len(RENDERED)]] for k in range(people)]
     first = [choose_outfit(rng, items, group[int(rng.integers(len(group)))]) for group in wanted]
     worn: dict[str, list[Item]] = defaultdict(list)
     for outfit in first:

@@ -13,17 +13,23 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from stages.detect.annotations import (
+    FRACTIONS,
+    SLACK_PX,
     AnnotatedPhoto,
     AnnotationError,
     AnnotationIssue,
     Annotations,
     Corners,
     Instance,
+    are_fractions,
+    extent,
+    numbers,
+    to_rle,
 )
-from stages.detect.segmentation import FRACTIONS, SLACK_PX, are_fractions, extent, numbers, to_rle
 from stages.errors import CatalogueError, ImageError
 from stages.files import read_whole
 from stages.formats import header_size
@@ -36,15 +42,15 @@ MAX_BYTES: Final = 8_000_000_000
 
 _THREADS: Final = 8  # reading headers waits for the disk, not for a core
 _LISTS: Final = ("images", "annotations", "categories")
-_LEAST_INSIDE: Final = 0.5  # share of a mask that lies in its box
-_LEAST_BOXES: Final = 5  # that positions alone may be judged by
+_MIN_INSIDE: Final = 0.5  # share of a mask that lies in its box
+_MIN_BOXES: Final = 5  # below that, positions alone do not tell corners from widths and heights
 _CLEARLY_NEARER: Final = 0.05  # to the middle of their photos, as a share of the side
 
 
 def read_annotations(
     path: Path, photos: Path, labels: Sequence[str] = LABELS, *, check_images: bool = True
 ) -> Annotations:
-    """Read a COCO instances file; masks may be polygons, run lengths or missing, crowds are left out.
+    """Read a COCO instances file; masks may be polygons, run lengths or missing, and crowds are left out.
 
     Args:
         path: the JSON file.
@@ -88,68 +94,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 @dataclass(slots=True)
-class _Layout:
-    """Evidence on whether boxes are COCO's ``[x, y, width, height]`` or corners ``[x1, y1, x2, y2]``."""
-
-    boxes: int = 0
-    fit_as_corners: int = 0
-    fit_as_coco: int = 0
-    support_corners: int = 0  # boxes whose mask or area agrees with one reading only
-    support_coco: int = 0
-    off_centre: float = 0.0  # sum of the signed distances of box centres from the middle of their photos
-    off_centre_as_corners: float = 0.0
-
-    def add(self, record: dict[str, Any], photo: AnnotatedPhoto, around: Corners | None) -> None:
-        """Count one annotation; ``around`` is the smallest box around its mask."""
-        values = numbers(record.get("bbox"))
-        if values is None or len(values) != 4 or not all(map(math.isfinite, values)):
-            return
-        x, y, w, h = values
-        coco, corners = (x, y, x + w, y + h), (x, y, w, h)
-        self.boxes += 1
-        self.fit_as_corners += _fits(corners, photo)
-        self.fit_as_coco += _fits(coco, photo)
-        self.off_centre += _off_centre(coco, photo)
-        self.off_centre_as_corners += _off_centre(corners, photo)
-        (area,) = numbers([record.get("area")]) or (0.0,)
-        if around is not None:
-            as_coco, as_corners = _iou(coco, around), _iou(corners, around)
-        elif area > 0:
-            as_coco, as_corners = (min(a, area) / max(a, area) if a > 0 else 0.0 for a in map(_area, (coco, corners)))
-        else:
-            return
-        self.support_corners += as_corners > 0.8 and as_coco < 0.6
-        self.support_coco += as_coco > 0.8 and as_corners < 0.6
-
-    def problem(self) -> str:
-        """Return why the boxes look like corners; empty if they do not."""
-        if self.boxes == 0 or self.fit_as_corners < self.boxes:
-            return ""
-        if self.support_corners > max(self.boxes // 2, self.support_coco):
-            reason = (
-                f"{self.support_corners} of {self.boxes} agree with their segmentation or area only as [x1, y1, x2, y2]"
-            )
-        elif self.support_coco:
-            return ""
-        elif self.fit_as_coco < self.boxes:
-            outside = self.boxes - self.fit_as_coco
-            reason = f"{outside} of {self.boxes} reach out of their photo, and all fit as [x1, y1, x2, y2]"
-        elif (
-            self.boxes >= _LEAST_BOXES
-            and abs(self.off_centre) - abs(self.off_centre_as_corners) > _CLEARLY_NEARER * self.boxes
-        ):
-            reason = f"all {self.boxes} fit as [x1, y1, x2, y2] too, and lie nearer the middle of their photos then"
-        else:
-            return ""
-        return f"{reason}; COCO's boxes are [x, y, width, height]"
-
-
-@dataclass(slots=True)
 class _Reader:
     """Reads the records once and collects what is wrong in ``problems``.
 
-    A category or photo that is bad, or that another one contradicts, is None: it is one problem, and its annotations
-    are left out without further problems.
+    A category or photo that cannot be used is None: it is one problem, and its annotations are no further ones.
     """
 
     labels: Sequence[str]
@@ -158,10 +106,11 @@ class _Reader:
     categories: dict[int, str | None] = field(default_factory=dict)
     photos: dict[int, AnnotatedPhoto | None] = field(default_factory=dict)
     instances: defaultdict[int, list[Instance]] = field(default_factory=lambda: defaultdict(list))
-    seen: set[int] = field(default_factory=set)
+    annotation_ids: set[int] = field(default_factory=set)
     crowds: int = 0
     other_labels: Counter[int] = field(default_factory=Counter)
-    layout: _Layout = field(default_factory=_Layout)
+    boxes: list[tuple[float, ...]] = field(default_factory=list)
+    """For each box of four finite numbers: these, its photo's size, its area as recorded, and the corners of its mask."""
 
     def read_categories(self, records: list[object]) -> None:
         for place, record in enumerate(records):
@@ -171,31 +120,28 @@ class _Reader:
             except AnnotationError as error:
                 self.problems.append(error.at(where))
                 continue
-            name = record.get("name") if isinstance(record, dict) else None
+            name = _get(record, "name")
             if not isinstance(name, str):
                 self._add(AnnotationIssue.CATEGORY, where, f"has no name: {printable(record)}")
                 name = None
             elif self.categories.get(number, name) != name:
-                self._add(
-                    AnnotationIssue.CATEGORY, f"category {number} ({printable(name)})", "has the id of another category"
-                )
+                where = f"category {number} ({printable(name)})"
+                self._add(AnnotationIssue.CATEGORY, where, "has the id of another category")
                 name = None
             self.categories[number] = name
 
     def read_photos(self, records: list[object], *, check_images: bool) -> None:
-        """Keep the image records with an id, a file and a size of their own; read the photos' headers if asked to."""
+        """Keep the image records whose id, file and size are sound; read the photos' headers if asked to."""
         by_id: defaultdict[int, list[AnnotatedPhoto | None]] = defaultdict(list)
         for place, record in enumerate(records):
+            where = f"images[{place}]"
             try:
                 number = _id(record, AnnotationIssue.PHOTO_RECORD)
-            except AnnotationError as error:
-                self.problems.append(error.at(f"images[{place}]"))
-                continue
-            try:
-                by_id[number].append(AnnotatedPhoto(number, _file_name(record, self.folder), *_photo_size(record)))
-            except AnnotationError as error:
+                where = f"image {number}"
                 by_id[number].append(None)
-                self.problems.append(error.at(f"image {number}"))
+                by_id[number][-1] = AnnotatedPhoto(number, _file_name(record, self.folder), *_photo_size(record))
+            except AnnotationError as error:
+                self.problems.append(error.at(where))
         self.photos = dict.fromkeys(by_id)
         unique = self._with_one_file(self._with_one_id(by_id))
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -209,10 +155,8 @@ class _Reader:
     def _with_one_id(self, by_id: dict[int, list[AnnotatedPhoto | None]]) -> Iterator[AnnotatedPhoto]:
         for number, group in by_id.items():
             if len(group) > 1:
-                names = ", ".join({printable(photo.file_name): None for photo in group if photo})
-                self._add(
-                    AnnotationIssue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names or 'all unusable'}"
-                )
+                names = ", ".join({printable(photo.file_name): None for photo in group if photo}) or "all unusable"
+                self._add(AnnotationIssue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names}")
             if len(set(group)) == 1 and group[0]:
                 yield group[0]
 
@@ -243,14 +187,14 @@ class _Reader:
                 where = f"annotations[{place}]" if number is None else f"annotation {number}"
                 photo = None if image is None else self.photos.get(image)
                 self.problems.append(error.at(f"{where} of {printable(photo.file_name)}" if photo else where))
-        if reason := self.layout.problem():
-            self._add(AnnotationIssue.BOX_CORNERS, "all boxes", reason)
+        if reason := _why_corners(np.array(self.boxes).reshape(-1, 11)):
+            self._add(AnnotationIssue.BOX_CORNERS, "all boxes", f"{reason}; COCO's boxes are [x, y, width, height]")
 
     def _read_instance(self, record: object) -> None:
         number = _id(record, AnnotationIssue.RECORD)
-        if number in self.seen:
+        if number in self.annotation_ids:
             raise AnnotationError(AnnotationIssue.ID, "an earlier annotation has the same id")
-        self.seen.add(number)
+        self.annotation_ids.add(number)
         image = _reference(record, "image_id", self.photos, AnnotationIssue.UNKNOWN_PHOTO)
         category = _reference(record, "category_id", self.categories, AnnotationIssue.UNKNOWN_CATEGORY)
         name, photo = self.categories[category], self.photos[image]
@@ -273,13 +217,15 @@ class _Reader:
             around = extent(rle, photo.height, photo.width)
             if around is None:
                 raise AnnotationError(AnnotationIssue.MASK_EMPTY, "segmentation covers no pixel")
-        self.layout.add(record, photo, around)
+        values, (area,) = numbers(record.get("bbox")), numbers([record.get("area")]) or (0.0,)
+        if values and len(values) == 4 and all(map(math.isfinite, values)):
+            self.boxes.append((*values, photo.width, photo.height, area, *(around or [math.nan] * 4)))
         box = corners_of(record.get("bbox"), photo.width, photo.height)
         if rle is None or around is None:
             if box is None:
                 raise AnnotationError(AnnotationIssue.RECORD, "has neither bbox nor segmentation")
             return box, None
-        if box is not None and (inside := _share_inside(rle, around, box, photo)) < _LEAST_INSIDE:
+        if box is not None and (inside := _share_inside(rle, around, box, photo)) < _MIN_INSIDE:
             raise AnnotationError(
                 AnnotationIssue.MASK_OUTSIDE,
                 f"{inside:.0%} of the segmentation, which covers {around}, lies in bbox {box}, as (x1, y1, x2, y2)",
@@ -300,17 +246,16 @@ class _Reader:
             if name not in self.labels:
                 left_out = self.other_labels[number]
                 yield f"category {number} ({printable(name)}) is not one of the labels; annotations left out: {left_out}"
-        used = {instance.label for photo in photos for instance in photo.instances}
+        instances = [instance for photo in photos for instance in photo.instances]
+        used = {instance.label for instance in instances}
         unused = [printable(name) for label, name in enumerate(self.labels, 1) if label not in used]
         if unused and used:
             yield f"labels without a garment, which cannot be learned: {', '.join(unused)}"
         if self.crowds:
             yield f"crowds (iscrowd), left out: {self.crowds}"
-        bare = sum(not photo.instances for photo in photos)
-        if bare:
+        if bare := sum(not photo.instances for photo in photos):
             yield f"photos without a garment: {bare} of {len(photos)}"
-        boxes = sum(not instance.has_mask for photo in photos for instance in photo.instances)
-        if boxes:
+        if boxes := sum(not instance.has_mask for instance in instances):
             yield f"garments with a box but no segmentation: {boxes}"
 
     def _add(self, kind: AnnotationIssue, where: str, what: str) -> None:
@@ -319,11 +264,10 @@ class _Reader:
 
 def whole_number(value: object) -> int | None:
     """Return a whole number of any size; ``7.0`` (as pandas writes it) counts up to 53 bits. None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if abs(value) < 2**53 and value == int(value) else None
+    is_whole = isinstance(value, float) and abs(value) < 2**53 and value == int(value)
+    return int(value) if is_whole else None  # type: ignore[call-overload,no-any-return]
 
 
 def _get(record: object, key: str) -> object:
@@ -331,21 +275,21 @@ def _get(record: object, key: str) -> object:
 
 
 def _id(record: object, kind: AnnotationIssue) -> int:
-    number = whole_number(_get(record, "id"))
+    given = _get(record, "id")
+    number = whole_number(given)
     if number is None:
-        if isinstance(record, dict) and isinstance(record.get("id"), str):
-            raise AnnotationError(kind, f"has a text as its id ({_quoted(record['id'])}); COCO's are whole numbers")
+        if isinstance(given, str):
+            raise AnnotationError(kind, f"has a text as its id ({_quoted(given)}); COCO's are whole numbers")
         raise AnnotationError(kind, f"has no whole number as its id: {printable(record)}")
     return number
 
 
 def _reference(record: object, key: str, known: dict[int, Any], kind: AnnotationIssue) -> int:
-    number = whole_number(_get(record, key))
+    given = _get(record, key)
+    number = whole_number(given)
     if number is None or number not in known:
-        thing = key.removesuffix("_id")
-        given = _get(record, key)
         text = "; it is a text, and ids are whole numbers" if isinstance(given, str) else ""
-        raise AnnotationError(kind, f"no {thing} has the id {_quoted(given)}{text}")
+        raise AnnotationError(kind, f"no {key.removesuffix('_id')} has the id {_quoted(given)}{text}")
     return number
 
 
@@ -356,10 +300,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _article_type(record: dict[str, Any]) -> str:
     """Return the type of article that an annotation names, as ``attributes.type`` or ``type``; empty if it names none."""
-    for holder in (record.get("attributes"), record):
-        if isinstance(holder, dict) and isinstance(holder.get("type"), str):
-            return str(holder["type"])
-    return ""
+    types = (_get(holder, "type") for holder in (record.get("attributes"), record))
+    return next((name for name in types if isinstance(name, str)), "")
 
 
 def _is_crowd(record: dict[str, Any]) -> bool:
@@ -390,9 +332,8 @@ def _file_name(record: object, folder: Path) -> str:
             if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
                 return str(whole.relative_to(folder.resolve()))
     if outside:
-        raise AnnotationError(
-            AnnotationIssue.PHOTO_OUTSIDE, f"wanted a path within the photos folder, got {printable(name)}"
-        )
+        what = f"wanted a path within the photos folder, got {printable(name)}"
+        raise AnnotationError(AnnotationIssue.PHOTO_OUTSIDE, what)
     return str(path)
 
 
@@ -403,9 +344,8 @@ def _photo_size(record: object) -> tuple[int, int]:
         got = " and ".join(_quoted(_get(record, key)) for key in ("width", "height"))
         raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no width and height in pixels, but {got}")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise AnnotationError(
-            AnnotationIssue.PHOTO_RECORD, f"is recorded as {width}x{height}, larger than the limit for photos"
-        )
+        what = f"is recorded as {width}x{height}, larger than the limit for photos"
+        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, what)
     return width, height
 
 
@@ -416,7 +356,11 @@ def check_photo(path: Path, width: int, height: int) -> None:
         AnnotationError: the photo is missing, not a photo, or when upright not of this size.
     """
     try:
-        size = _header_size(path)
+        if not path.is_file():
+            why = "is not a file" if path.exists() else "was not found"
+            raise AnnotationError(AnnotationIssue.PHOTO_MISSING, why)  # noqa: TRY301
+        with path.open("rb") as file:
+            size = header_size(file)
     except AnnotationError:
         raise
     except ImageError as error:
@@ -426,17 +370,9 @@ def check_photo(path: Path, width: int, height: int) -> None:
         why = printable(" ".join((message or str(error) or type(error).__name__).split()))
         raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
     if size != (width, height):
-        turned = " when upright, as its EXIF says" if size == (height, width) else ""
-        raise AnnotationError(
-            AnnotationIssue.PHOTO_SIZE, f"is {size[0]}x{size[1]}{turned}, but recorded as {width}x{height}"
-        )
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    if not path.is_file():
-        raise AnnotationError(AnnotationIssue.PHOTO_MISSING, "is not a file" if path.exists() else "was not found")
-    with path.open("rb") as file:
-        return header_size(file)
+        upright = " when upright, as its EXIF says" if size == (height, width) else ""
+        what = f"is {size[0]}x{size[1]}{upright}, but recorded as {width}x{height}"
+        raise AnnotationError(AnnotationIssue.PHOTO_SIZE, what)
 
 
 def corners_of(bbox: object, width: int, height: int) -> Corners | None:
@@ -463,9 +399,8 @@ def corners_of(bbox: object, width: int, height: int) -> Corners | None:
     box = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
     reach = max(-x, -y, x + w - width, y + h - height)
     if reach > SLACK_PX or box[0] >= box[2] or box[1] >= box[3]:
-        raise AnnotationError(
-            AnnotationIssue.BOX_OUTSIDE, f"bbox {text} reaches {reach:.4g} px out of the {width}x{height} photo"
-        )
+        what = f"bbox {text} reaches {reach:.4g} px out of the {width}x{height} photo"
+        raise AnnotationError(AnnotationIssue.BOX_OUTSIDE, what)
     return box
 
 
@@ -479,23 +414,54 @@ def _share_inside(rle: bytes, around: Corners, box: Corners, photo: AnnotatedPho
     return float(coco_mask.area(coco_mask.merge([whole, filled], intersect=True)) / coco_mask.area(whole))
 
 
-def _fits(corners: Corners, photo: AnnotatedPhoto) -> bool:
-    x1, y1, x2, y2 = corners
-    inside = min(x1, y1) >= -SLACK_PX and x2 <= photo.width + SLACK_PX and y2 <= photo.height + SLACK_PX
-    return inside and x1 < x2 and y1 < y2
+def _why_corners(boxes: NDArray[np.float64]) -> str:
+    """Return why boxes look like corners ``[x1, y1, x2, y2]`` rather than COCO's widths and heights; else "".
+
+    Args:
+        boxes: ``(n, 11)``, as in :class:`_Reader`.
+    """
+    count, size, area, masks = len(boxes), boxes[:, 4:6], boxes[:, 6], boxes[:, 7:]
+    corners = boxes[:, :4]
+    coco = np.hstack([corners[:, :2], corners[:, :2] + corners[:, 2:]])
+    if not count or not _fit(corners, size).all():
+        return ""
+    has_mask = ~np.isnan(masks[:, 0])
+    as_coco, as_corners = (
+        np.where(has_mask, _iou(read, masks), np.where(area > 0, _ratio(_areas(read), area), 0))
+        for read in (coco, corners)
+    )
+    for_corners = int(((as_corners > 0.8) & (as_coco < 0.6)).sum())
+    for_coco = int(((as_coco > 0.8) & (as_corners < 0.6)).sum())
+    if for_corners > max(count // 2, for_coco):
+        return f"{for_corners} of {count} agree with their segmentation or area only as [x1, y1, x2, y2]"
+    if for_coco:
+        return ""
+    if outside := count - int(_fit(coco, size).sum()):
+        return f"{outside} of {count} reach out of their photo, and all fit as [x1, y1, x2, y2]"
+    off_centre = [abs(((read[:, :2] + read[:, 2:]) / 2 / size - 0.5).sum()) for read in (coco, corners)]
+    if count >= _MIN_BOXES and off_centre[0] - off_centre[1] > _CLEARLY_NEARER * count:
+        return f"all {count} fit as [x1, y1, x2, y2] too, and lie nearer the middle of their photos then"
+    return ""
 
 
-def _off_centre(corners: Corners, photo: AnnotatedPhoto) -> float:
-    """Return how far the middle of a box is right of and below the middle of its photo, as a share of each side."""
-    x1, y1, x2, y2 = corners
-    return (x1 + x2) / 2 / photo.width - 0.5 + (y1 + y2) / 2 / photo.height - 0.5
+def _fit(corners: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:
+    first, last = corners[:, :2], corners[:, 2:]
+    fits: NDArray[np.bool_] = ((first >= -SLACK_PX) & (last <= size + SLACK_PX) & (first < last)).all(1)
+    return fits
 
 
-def _area(corners: Corners) -> float:
-    return max(0.0, corners[2] - corners[0]) * max(0.0, corners[3] - corners[1])
+def _areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    areas: NDArray[np.float64] = (corners[:, 2:] - corners[:, :2]).clip(0).prod(1)
+    return areas
 
 
-def _iou(one: Corners, other: Corners) -> float:
-    shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
-    union = _area(one) + _area(other) - shared
-    return shared / union if union > 0 else 0.0
+def _ratio(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the smaller of each two areas divided by the larger."""
+    ratio: NDArray[np.float64] = np.minimum(some, others) / np.maximum(np.maximum(some, others), 1e-9)
+    return ratio
+
+
+def _iou(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    shared = _areas(np.hstack([np.maximum(some[:, :2], others[:, :2]), np.minimum(some[:, 2:], others[:, 2:])]))
+    iou: NDArray[np.float64] = shared / np.maximum(_areas(some) + _areas(others) - shared, 1e-9)
+    return iou

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,12 +21,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance, mask_of
+from stages.detect.annotations import AnnotatedPhoto, Instance, mask_of
 from stages.detect.coco import read_annotations
 from stages.errors import CatalogueError, ImageError, StageError
 from stages.images import read_image
 from stages.protocols import Detector
-from stages.types import Box, Detection, Image
+from stages.types import Box, Detection
 
 EVALUATION_MIN_SCORE: Final = 0.005
 """The ``min_score`` of a detector that is evaluated: average precision needs unsure detections as well."""
@@ -57,10 +57,7 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecall:
-    """Precision at IoU 0.50 and the score that reaches it, for each recall of 0.00, 0.01, … 1.00.
-
-    Precision is COCO's: the best at this recall or a higher one. Precision and score are 0 where a recall is not reached.
-    """
+    """The best precision at IoU 0.50 for each recall of 0.00, 0.01, … 1.00 or more, and its score; 0 if unreached."""
 
     recall: tuple[float, ...]
     precision: tuple[float, ...]
@@ -119,7 +116,7 @@ class Mistakes:
     """The worst mistakes of each kind, worst first.
 
     ``confusions``: missed garments that were detected under another label, by score. ``false_alarms``: other detections
-    without a garment of their own, by score. ``misses``: garments that were not detected at any score, by size.
+    that match no garment, by score. ``misses``: garments that were not detected at any score, by size.
     """
 
     false_alarms: tuple[Mistake, ...] = ()
@@ -155,17 +152,21 @@ class DetectorEvaluation:
 
     @property
     def false_alarms(self) -> int:
-        """The number of detections at the threshold without a garment of their own."""
+        """The number of detections at the threshold that match no garment."""
         return sum(label.false_alarms for label in self.labels.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Garment:
     """A garment in a photo, annotated (with score 1) or detected."""
 
     photo: AnnotatedPhoto
     instance: Instance
     score: float = 1.0
+
+    @property
+    def label(self) -> int:
+        return self.instance.label
 
     @property
     def xywh(self) -> list[float]:
@@ -214,24 +215,47 @@ def evaluate(
             f"no photo of {annotations} could be read; is {photos} the folder that its file names are relative to?"
         )
     truths = [_Garment(photo, instance) for photo in seen for instance in photo.instances]
-    names = {number: name for number, name in enumerate(detector.labels, start=1) if name in known.categories.values()}
-    detections = [detection for detection in detections if detection.instance.label in names]
+    categories = set(known.categories.values())
+    names = {number: name for number, name in enumerate(detector.labels, start=1) if name in categories}
+    detections = [detection for detection in detections if detection.label in names]
     boxes = _compare(seen, truths, detections, list(names), "bbox")
     has_masks = bool(detections) and all(garment.instance.has_mask for garment in (*truths, *detections))
     masks = _compare(seen, truths, detections, list(names), "segm") if has_masks else None
-    errors = _Errors(truths, detections, boxes.truth_of, threshold, names)
+    matches = boxes.matches
+    confident = [detection for detection in matches if detection.score >= threshold]
+    false = sorted((one for one in confident if matches[one] is None), key=lambda one: -one.score)
+    found = {matches[one] for one in confident}
+    missed = [truth for truth in truths if truth not in found]
+
+    def of_label(number: int) -> LabelEvaluation:
+        garments = sum(truth.label == number for truth in truths)
+        return LabelEvaluation(
+            garments=garments,
+            missed=sum(truth.label == number for truth in missed),
+            false_alarms=sum(one.label == number for one in false),
+            balanced_threshold=balanced_threshold((one.score for one in matches if one.label == number), garments),
+            box=boxes.by_label.get(number),
+            mask=masks.by_label.get(number) if masks else None,
+            box_curve=boxes.curves.get(number),
+            mask_curve=masks.curves.get(number) if masks else None,
+        )
+
+    absent = (name for name in detector.labels if name not in categories)
     return DetectorEvaluation(
         photos=len(seen),
         garments=len(truths),
         threshold=threshold,
         box=boxes.overall,
         mask=masks.overall if masks else None,
-        labels={name: _label(number, truths, detections, errors, boxes, masks) for number, name in names.items()},
+        labels={name: of_label(number) for number, name in names.items()},
         latency=_latency(seconds),
-        mistakes=errors.worst(mistakes),
+        mistakes=_worst_mistakes(truths, matches, false, missed, names, mistakes),
         failed=failed,
         problems=tuple(map(str, known.problems)),
-        notes=known.notes + _missing_categories(known, detector.labels),
+        notes=(
+            *known.notes,
+            *(f"label {name} is none of the categories: its detections are left out" for name in absent),
+        ),
     )
 
 
@@ -255,7 +279,7 @@ def balanced_thresholds(evaluation: DetectorEvaluation) -> dict[str, float]:
 def shrunk(thresholds: Mapping[str, tuple[float | None, int]]) -> dict[str, float]:
     """Shrink thresholds of labels with few garments towards the common one, given the garments of each.
 
-    The mean in log-odds weights a label's own threshold by its garments, and the common one by ten.
+    The mean in log-odds weights a label's threshold by its garments, and the common one by ten.
 
     >>> shrunk({"top": (0.8, 90), "belt": (0.2, 0), "hat": (None, 10)})
     {'top': 0.79, 'belt': 0.72, 'hat': 0.27}
@@ -280,7 +304,11 @@ def _detect(
     numbers = {name: number for number, name in enumerate(detector.labels, start=1)}
     for photo in photos:
         try:
-            image = _read(folder, photo)
+            image = read_image(folder / photo.file_name)
+            height, width = image.shape[:2]
+            if (width, height) != (photo.width, photo.height):
+                what = f"is {width}x{height} px, its annotations are for {photo.width}x{photo.height}"
+                raise ImageError(what)  # noqa: TRY301
         except ImageError as error:
             failed[photo.file_name] = str(error)
             progress(photo.file_name, str(error), len(photos))
@@ -296,14 +324,6 @@ def _detect(
     return seen, garments, seconds, failed
 
 
-def _read(folder: Path, photo: AnnotatedPhoto) -> Image:
-    image = read_image(folder / photo.file_name)
-    height, width = image.shape[:2]
-    if (width, height) != (photo.width, photo.height):
-        raise ImageError(f"is {width}x{height} px, its annotations are for {photo.width}x{photo.height}")
-    return image
-
-
 def _instance(label: int, detection: Detection, photo: AnnotatedPhoto) -> Instance:
     x1, y1, x2, y2 = map(float, detection.box.corners)
     if detection.mask is None:
@@ -313,51 +333,22 @@ def _instance(label: int, detection: Detection, photo: AnnotatedPhoto) -> Instan
     return Instance(label, (x1, y1, x2, y2), coco_mask.encode(whole)["counts"])
 
 
-def _label(
-    number: int,
-    truths: Sequence[_Garment],
-    detections: Sequence[_Garment],
-    errors: _Errors,
-    boxes: _Comparison,
-    masks: _Comparison | None,
-) -> LabelEvaluation:
-    garments = sum(truth.instance.label == number for truth in truths)
-    scores = [detections[place].score for place in boxes.truth_of if detections[place].instance.label == number]
-    return LabelEvaluation(
-        garments=garments,
-        missed=sum(truths[place].instance.label == number for place in errors.missed),
-        false_alarms=sum(detections[place].instance.label == number for place in errors.false),
-        balanced_threshold=balanced_threshold(scores, garments),
-        box=boxes.by_label.get(number),
-        mask=masks.by_label.get(number) if masks else None,
-        box_curve=boxes.curves.get(number),
-        mask_curve=masks.curves.get(number) if masks else None,
-    )
-
-
 def _latency(seconds: Sequence[float]) -> Latency:
     counted = seconds[1:] or seconds
     return Latency(fmean(counted), float(np.median(counted)), float(np.percentile(counted, 95)))
-
-
-def _missing_categories(known: Annotations, labels: Sequence[str]) -> tuple[str, ...]:
-    names = set(known.categories.values())
-    return tuple(
-        f"label {name} is none of the categories: its detections are left out" for name in labels if name not in names
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Comparison:
     """COCO's comparison of detections with annotated garments, overall and for each label with garments.
 
-    ``truth_of`` maps the place of each compared detection to the place of its garment at IoU 0.50, None if it has none.
+    ``matches`` has the garment of each compared detection at IoU 0.50, None if it has none.
     """
 
     overall: AveragePrecision
     by_label: dict[int, AveragePrecision]
     curves: dict[int, PrecisionRecall]
-    truth_of: dict[int, int | None]
+    matches: dict[_Garment, _Garment | None]
 
 
 def _compare(
@@ -384,8 +375,8 @@ def _compare(
             labels[k]: PrecisionRecall(grid, tuple(precision[0, :, k].tolist()), tuple(score[:, k].tolist()))
             for k in present
         },
-        truth_of={
-            number - 1: int(truth) - 1 if truth else None
+        matches={
+            detections[number - 1]: truths[int(truth) - 1] if truth else None
             for photo in result.evalImgs
             if photo is not None
             for number, truth in zip(photo["dtIds"], photo["dtMatches"][0], strict=True)
@@ -403,18 +394,11 @@ def _to_coco(photos: Sequence[AnnotatedPhoto], garments: Sequence[_Garment], lab
     """Return a COCO dataset whose annotation ids are the places of the garments, counted from 1: 0 means no match."""
     annotations: list[dict[str, Any]] = []
     for number, garment in enumerate(garments, start=1):
-        annotation = {
-            "id": number,
-            "image_id": garment.photo.id,
-            "category_id": garment.instance.label,
-            "score": garment.score,
-            "bbox": garment.xywh,
-            "area": garment.area,
-            "iscrowd": 0,
-        }
+        photo = garment.photo
+        annotation = {"id": number, "image_id": photo.id, "category_id": garment.label, "score": garment.score,
+                      "bbox": garment.xywh, "area": garment.area, "iscrowd": 0}  # fmt: skip
         if kind == "segm":
-            size = [garment.photo.height, garment.photo.width]
-            annotation["segmentation"] = {"size": size, "counts": garment.instance.rle}
+            annotation["segmentation"] = {"size": [photo.height, photo.width], "counts": garment.instance.rle}
         annotations.append(annotation)
     coco = COCO()
     coco.dataset = {
@@ -426,92 +410,74 @@ def _to_coco(photos: Sequence[AnnotatedPhoto], garments: Sequence[_Garment], lab
     return coco
 
 
-class _Errors:
-    """The errors at a score threshold: ``false`` detections, by falling score, and ``missed`` garments, by place."""
+def _worst_mistakes(
+    truths: Sequence[_Garment],
+    matches: Mapping[_Garment, _Garment | None],
+    false: Sequence[_Garment],
+    missed: Sequence[_Garment],
+    names: Mapping[int, str],
+    count: int,
+) -> Mistakes:
+    """Return the worst mistakes, at most ``count`` of each kind.
 
-    def __init__(
-        self,
-        truths: Sequence[_Garment],
-        detections: Sequence[_Garment],
-        truth_of: Mapping[int, int | None],
-        threshold: float,
-        names: Mapping[int, str],
-    ) -> None:
-        self._truths, self._detections, self._truth_of, self._names = truths, detections, truth_of, names
-        confident = [place for place in truth_of if detections[place].score >= threshold]
-        self.false = sorted((k for k in confident if truth_of[k] is None), key=lambda k: (-detections[k].score, k))
-        matched = {truth_of[k] for k in confident}
-        self.missed = [place for place in range(len(truths)) if place not in matched]
+    Args:
+        truths: the annotated garments.
+        matches: the garment of each detection, None if it has none.
+        false: confident detections without a garment, by falling score.
+        missed: garments without a confident detection.
+        names: of the labels.
+        count: of mistakes.
+    """
+    missed_in: defaultdict[int, list[_Garment]] = defaultdict(list)
+    for truth in missed:
+        missed_in[truth.photo.id].append(truth)
+    confusions: dict[_Garment, _Garment] = {}
+    for one in false:
+        in_photo = missed_in[one.photo.id]
+        if nearest := _nearest(one, [truth for truth in in_photo if truth.label != one.label], SAME_IOU):
+            in_photo.remove(nearest)
+            confusions[one] = nearest
+    alarms = [one for one in false if one not in confusions]
+    explained = {*matches.values(), *confusions.values()}
+    misses = sorted((truth for truth in missed if truth not in explained), key=lambda truth: -truth.area)
 
-    def worst(self, count: int) -> Mistakes:
-        """Return the worst mistakes, at most ``count`` of each kind."""
-        confusions = dict(self._confusions())
-        alarms = [place for place in self.false if place not in confusions]
-        unmatched = set(self.missed) - set(self._truth_of.values()) - set(confusions.values())
-        largest = sorted(unmatched, key=lambda place: (-self._truths[place].area, place))
-        return Mistakes(
-            tuple(self._mistake(place, self._truth_near(place)) for place in alarms[:count]),
-            tuple(self._mistake(self._detection_near(place), place) for place in largest[:count]),
-            tuple(self._mistake(place, truth) for place, truth in list(confusions.items())[:count]),
-        )
-
-    def _confusions(self) -> Iterator[tuple[int, int]]:
-        """Yield false detections with the missed garment of another label at the same place."""
-        missed = defaultdict(list)
-        for place in self.missed:
-            missed[self._truths[place].photo.id].append(place)
-        for place in self.false:
-            one = self._detections[place]
-            others = [k for k in missed[one.photo.id] if self._truths[k].instance.label != one.instance.label]
-            nearest = _nearest(one, self._truths, others, SAME_IOU)
-            if nearest is not None:
-                missed[one.photo.id].remove(nearest)
-                yield place, nearest
-
-    def _truth_near(self, place: int) -> int | None:
-        """Return the nearest garment of the detection's label, else of any label."""
-        one = self._detections[place]
-        here = [k for k, truth in enumerate(self._truths) if truth.photo.id == one.photo.id]
-        same = [k for k in here if self._truths[k].instance.label == one.instance.label]
-        nearest = _nearest(one, self._truths, same, NEAR_IOU)
-        return _nearest(one, self._truths, here, NEAR_IOU) if nearest is None else nearest
-
-    def _detection_near(self, place: int) -> int | None:
-        """Return the nearest detection of the garment's label, at any score."""
-        truth = self._truths[place]
-        wanted = truth.photo.id, truth.instance.label
-        same = [
-            k for k in self._truth_of if (self._detections[k].photo.id, self._detections[k].instance.label) == wanted
-        ]
-        return _nearest(truth, self._detections, same, NEAR_IOU)
-
-    def _mistake(self, place: int | None, truth_place: int | None) -> Mistake:
-        detection = None if place is None else self._detections[place]
-        truth = None if truth_place is None else self._truths[truth_place]
+    def mistake(detection: _Garment | None, truth: _Garment | None) -> Mistake:
         photo = (detection or truth).photo  # type: ignore[union-attr]  # one of them is given
         iou = float(_ious(detection, [truth])[0]) if detection and truth else 0.0
-        return Mistake(photo.file_name, photo.width, photo.height, self._shown(detection), self._shown(truth), iou)
+        shown = (None if one is None else _shown(one, names[one.label]) for one in (detection, truth))
+        return Mistake(photo.file_name, photo.width, photo.height, *shown, iou)
 
-    def _shown(self, garment: _Garment | None) -> Detection | None:
-        if garment is None:
-            return None
-        photo, instance = garment.photo, garment.instance
-        box = Box.clipped(*instance.box, width=photo.width, height=photo.height)
-        if box is None:
-            raise ValueError(f"{instance.box} is not a box of {photo.file_name}, {photo.width}x{photo.height} px")
-        mask = mask_of(instance, photo.height, photo.width)[box.slices] > 0 if instance.has_mask else None
-        return Detection(self._names[instance.label], garment.score, box, mask)
+    return Mistakes(
+        tuple(mistake(one, _near(one, truths, same_label=True) or _near(one, truths)) for one in alarms[:count]),
+        tuple(mistake(_near(truth, list(matches), same_label=True), truth) for truth in misses[:count]),
+        tuple(mistake(one, truth) for one, truth in list(confusions.items())[:count]),
+    )
 
 
-def _nearest(garment: _Garment, among: Sequence[_Garment], places: Sequence[int], min_iou: float) -> int | None:
-    """Return the place with the highest IoU, None if that is below ``min_iou``."""
-    if not places:
+def _near(garment: _Garment, among: Sequence[_Garment], *, same_label: bool = False) -> _Garment | None:
+    """Return the nearest garment in the same photo, perhaps of the same label."""
+    near = [one for one in among if one.photo.id == garment.photo.id and (not same_label or one.label == garment.label)]
+    return _nearest(garment, near, NEAR_IOU)
+
+
+def _nearest(garment: _Garment, among: Sequence[_Garment], min_iou: float) -> _Garment | None:
+    """Return the garment with the highest IoU, None if that is below ``min_iou``."""
+    if not among:
         return None
-    ious = _ious(garment, [among[place] for place in places])
+    ious = _ious(garment, among)
     best = int(ious.argmax())
-    return places[best] if ious[best] >= min_iou else None
+    return among[best] if ious[best] >= min_iou else None
 
 
 def _ious(garment: _Garment, others: Sequence[_Garment]) -> NDArray[np.float64]:
     ious: NDArray[np.float64] = coco_mask.iou([garment.xywh], [other.xywh for other in others], [0] * len(others))[0]
     return ious
+
+
+def _shown(garment: _Garment, name: str) -> Detection:
+    photo, instance = garment.photo, garment.instance
+    box = Box.clipped(*instance.box, width=photo.width, height=photo.height)
+    if box is None:
+        raise ValueError(f"{instance.box} is not a box of {photo.file_name}, {photo.width}x{photo.height} px")
+    mask = mask_of(instance, photo.height, photo.width)[box.slices] > 0 if instance.has_mask else None
+    return Detection(name, garment.score, box, mask)

@@ -1,38 +1,39 @@
-"""torchvision's detection networks as detectors: two-stage R-CNNs, made fast, and one-stage networks as they are."""
+"""torchvision's R-CNNs made fast, flip averaging, and detectors built from checkpoints.
+
+:class:`RcnnDetector` is the only code that takes the ``forward`` of a torchvision network apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import get_model_weights
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 import weights
 from stages.checkpoints import check_fits
-from stages.cpu import (
-    InParts,
-    InPrecision,
-    fast_dtype,
-    fold_batch_norms,
-    in_precision,
-    keep_memory,
-    parallel_map,
-)
-from stages.detect.flip import detect_both_ways, mirror_boxes, mirror_image
+from stages.cpu import InParts, InPrecision, fast_dtype, fold_batch_norms, in_precision, keep_memory
+from stages.detect.adapter import TorchvisionDetector
 from stages.detect.networks import ONE_STAGE, TORCHVISION, MobileNetV2FPN, build_network, float32_outputs
 from stages.errors import WeightsError
-from stages.timing import timed
-from stages.types import Box, Detection, Image, Mask, check_batch
+from stages.types import Image
 from weights import Checkpoint
+
+Features: TypeAlias = dict[str, Tensor]
+Size: TypeAlias = tuple[int, int]
+"""Height and width of a photo within its padding."""
 
 COCO_LABELS: Final = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
 """The labels that are kept of COCO's where torchvision's own weights are used."""
@@ -41,91 +42,21 @@ MAX_INPUT_PX: Final = 4096
 """The longest side that weights may ask for: memory grows with its square."""
 
 FLOAT32_ON_CPU: Final = ("maskrcnn_mobilenet_v2",)
-"""Networks that compute in float32 on a processor that has bfloat16, in which the detections of similar proposals would change
-for one garment in forty."""
+"""Networks that stay in float32 on a CPU with bfloat16, which would change one in forty of their detections."""
+
+MIN_VOTE_IOU: Final = 0.7
+"""The least overlap with a kept box at which a candidate votes on it."""
+
+TIE_BREAK: Final = 1e-3
+"""How much less the logits of a region at the right edge are than at the left one when a photo is flipped.
+
+In a photo that is its own mirror image, such as one of a plain wall, every region has a twin of the same score, of which
+suppression would keep the one that rounding favours: another one in another batch.
+"""
 
 _STRIDE: Final = 32
 _MIN_BILINEAR_SCALE: Final = 0.5  # below, bilinear sampling skips pixels
-_MAX_ASPECT: Final = 32
 _MASKS_AT_ONCE: Final = 16
-
-
-class TorchvisionDetector:
-    """Adapts a torchvision detection network of any kind, such as RetinaNet, FCOS or SSD.
-
-    The network is used through its public interface only: images in, boxes, labels and scores out, in float32.
-
-    Args:
-        network: with its weights loaded.
-        labels: the label of each class index from 1; None for a class that is left out.
-        min_score: detections with lower scores are left out.
-        device: where to run.
-        thresholds: for each label the score of the network that becomes 0.5, in (0, 1); other scores follow by their odds.
-            None leaves scores as they are.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        labels: Sequence[str | None],
-        min_score: float = 0.5,
-        device: str = "cpu",
-        thresholds: Sequence[float] | None = None,
-    ) -> None:
-        if not 0 <= min_score <= 1:
-            raise ValueError(f"min_score lies in [0, 1], got {min_score}")
-        self._names = tuple(labels)
-        self._thresholds = np.asarray(thresholds or [0.5] * len(self._names), np.float64)
-        if self._thresholds.shape != (len(self._names),) or not ((self._thresholds > 0) & (self._thresholds < 1)).all():
-            raise ValueError(f"thresholds are one number in (0, 1) for each of {len(self._names)} labels")
-        self._min_score, self._device = min_score, device
-        self._network: Any = network.eval().to(device).to(memory_format=torch.channels_last)
-        scorer: Any = self._network.roi_heads if isinstance(network, GeneralizedRCNN) else self._network
-        scorer.score_thresh = float(scale_odds(min_score, 1 - self._thresholds).min())  # what may become min_score
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Every label that a detection can have."""
-        return tuple(name for name in self._names if name is not None)
-
-    @property
-    def input_px(self) -> int:
-        """The long side that the network resizes photos to."""
-        return int(self._network.transform.max_size)
-
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """Detect garments, those of each photo by falling score.
-
-        Each photo runs by itself, so that its detections cannot depend on the batch.
-        """
-        check_batch(images)
-        return list(parallel_map(self._detect, images, self._device))
-
-    @torch.inference_mode()
-    def _detect(self, image: Image) -> list[Detection]:
-        height, width = image.shape[:2]
-        raw = {key: value.cpu().numpy() for key, value in self._predict(image).items()}
-        scores = scale_odds(raw["scores"], self._thresholds[raw["labels"].astype(int) - 1])
-        detections = []
-        for place, corners in enumerate(raw["boxes"].astype(np.float32)):
-            label, score = self._names[int(raw["labels"][place]) - 1], float(scores[place])
-            x1, y1, x2, y2 = map(float, corners)
-            box = Box.clipped(x1, y1, x2, y2, width=width, height=height)
-            if label is None or box is None or score < self._min_score:
-                continue
-            with timed("mask"):
-                mask = mask_in_box(raw["masks"][place, 0], corners, box) if "masks" in raw else None
-            detections.append(Detection(label, score, box, mask))
-        return sorted(detections, key=lambda detection: -detection.score)
-
-    def _predict(self, image: Image) -> Mapping[str, Tensor]:
-        """Return ``boxes`` in the photo's pixels, ``labels`` and ``scores``; perhaps ``masks`` ``(n, 1, m, m)`` over the boxes."""
-        height, width = image.shape[:2]
-        least = -(-max(height, width) // _MAX_ASPECT)  # a thinner photo would be resized to no pixels
-        padding = ((0, max(0, least - height)), (0, max(0, least - width)), (0, 0))
-        pixels = torch.from_numpy(np.pad(image, padding)).to(self._device).permute(2, 0, 1).float().div(255)
-        raw: dict[str, Tensor] = self._network([pixels])[0]
-        return {key: raw[key] for key in ("boxes", "labels", "scores")}
 
 
 class RcnnDetector(TorchvisionDetector):
@@ -135,10 +66,10 @@ class RcnnDetector(TorchvisionDetector):
 
     Args:
         network: with its weights loaded.
-        labels: see :class:`TorchvisionDetector`.
-        min_score: see there.
-        device: see there.
-        thresholds: see there.
+        labels: as for :class:`~stages.detect.adapter.TorchvisionDetector`, like the next three.
+        min_score: detections with lower scores are left out.
+        device: where to run.
+        thresholds: the score of the network that becomes 0.5, for each label.
         flip: average with the detections of the mirrored photo: better, and takes almost twice as long.
         dtype: of the network's arithmetic, coordinates and scores excepted. None: float16 on CUDA, otherwise float32.
     """
@@ -156,12 +87,15 @@ class RcnnDetector(TorchvisionDetector):
     ) -> None:
         super().__init__(network, labels, min_score, device, thresholds)
         self._device_type = torch.device(device).type
-        self._flip, self._dtype = flip, dtype or (fast_dtype(device) if self._device_type != "cpu" else torch.float32)
+        self._flip, self._dtype = flip, dtype or (torch.float32 if self._device_type == "cpu" else fast_dtype(device))
         if self._dtype != torch.float32:
             float32_outputs(network)
         transform = network.transform
         self._min_px, self._max_px = int(max(transform.min_size)), int(transform.max_size)
         self._mean, self._std = 255 * torch.tensor(transform.image_mean), 255 * torch.tensor(transform.image_std)
+
+    def _set_score_threshold(self, least: float) -> None:
+        self._network.roi_heads.score_thresh = least
 
     def _predict(self, image: Image) -> Mapping[str, Tensor]:
         height, width = image.shape[:2]
@@ -179,7 +113,7 @@ class RcnnDetector(TorchvisionDetector):
         to_full = raw["boxes"].new_tensor([width / size[1], height / size[0]] * 2)
         return raw | {"boxes": raw["boxes"] * to_full}
 
-    def _input(self, image: Image, size: tuple[int, int]) -> Tensor:
+    def _input(self, image: Image, size: Size) -> Tensor:
         """Resize, normalize and pad an image, ``(1, 3, h, w)``; the padding has the value of the mean."""
         height, width = size
         batch = torch.zeros(1, -height // _STRIDE * -_STRIDE, -width // _STRIDE * -_STRIDE, 3)
@@ -187,7 +121,7 @@ class RcnnDetector(TorchvisionDetector):
         torch.sub(resized, self._mean, out=batch[0, :height, :width]).div_(self._std)
         return batch.to(self._device).permute(0, 3, 1, 2)  # which makes it channels-last
 
-    def _propose(self, batch: Tensor, size: tuple[int, int]) -> tuple[dict[str, Tensor], Tensor]:
+    def _propose(self, batch: Tensor, size: Size) -> tuple[Features, Tensor]:
         """Return the features of a photo and its proposals ``(k, 4)``."""
         features = self._network.backbone(batch)
         if isinstance(features, Tensor):
@@ -196,41 +130,97 @@ class RcnnDetector(TorchvisionDetector):
         return features, proposals
 
 
-def scale_odds(scores: ArrayLike, threshold: ArrayLike) -> NDArray[np.float64]:
-    """Divide the odds of scores in [0, 1] by those of a threshold, so that the threshold becomes 0.5.
+def _resize(image: Image, size: Size) -> NDArray[np.float32]:
+    """Resize as torchvision does, but average the pixels of a photo that becomes much smaller."""
+    if image.shape[:2] == size:
+        return image.astype(np.float32)
+    if max(size[0] / image.shape[0], size[1] / image.shape[1]) < _MIN_BILINEAR_SCALE:
+        return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
-    >>> scale_odds([0.0, 0.8, 0.9, 1.0], 0.8).round(3).tolist()
-    [0.0, 0.5, 0.692, 1.0]
+
+# --- Flip averaging: each region is judged in a photo and in its mirror image, and the outputs are averaged ---
+
+
+def mirror_image(batch: Tensor, width: int) -> Tensor:
+    """Mirror a photo ``(1, 3, h, w)`` within its own width; its padding stays where it is."""
+    mirrored = torch.zeros_like(batch)
+    mirrored[..., :width] = batch[..., :width].flip(-1)
+    return mirrored
+
+
+def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
+    """Mirror the boxes ``(k, 4)`` of a photo."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], 1)
+
+
+def detect_both_ways(
+    heads: RoIHeads, features: Features, mirrored: Features, proposals: Tensor, size: Size
+) -> dict[str, Tensor]:
+    """Apply torchvision's RoI heads to the features of a photo and of its mirror image, and average the outputs.
+
+    Args:
+        heads: of a network in evaluation mode.
+        features: of the photo.
+        mirrored: of its mirror image, see :func:`mirror_image`.
+        proposals: ``(k, 4)`` in pixels of the photo.
+        size: of the photo.
+
+    Returns:
+        ``boxes``, ``labels``, ``scores`` and, with a mask head, ``masks``.
     """
-    score, middle = np.asarray(scores, np.float64), np.asarray(threshold, np.float64)
-    scaled: NDArray[np.float64] = score * (1 - middle) / np.maximum(score * (1 - middle) + (1 - score) * middle, 1e-12)
-    return scaled
+    logits, deltas = _box_outputs(heads, features, proposals, size)
+    mirrored_logits, mirrored_deltas = _box_outputs(heads, mirrored, mirror_boxes(proposals, size[1]), size)
+    mirrored_deltas[:, ::4].neg_()  # dx has the opposite sign
+    logits, deltas = (logits + mirrored_logits) / 2, (deltas + mirrored_deltas) / 2
+    centres = (proposals[:, :1] + proposals[:, 2:3]) / (2 * size[1])
+    logits[:, 1:] -= TIE_BREAK * centres
+    (boxes,), (scores,), (labels,) = heads.postprocess_detections(logits, deltas, [proposals], [size])
+    candidates = clip_boxes_to_image(heads.box_coder.decode(deltas, [proposals]).flatten(0, 1), size)
+    boxes = vote(boxes, labels, candidates.view(*logits.shape, 4), F.softmax(logits, -1))
+    result = {"boxes": boxes, "labels": labels, "scores": scores}
+    if heads.has_mask():
+        masks = _mask_logits(heads, features, boxes, size)
+        mirrored_masks = _mask_logits(heads, mirrored, mirror_boxes(boxes, size[1]), size).flip(-1)
+        (result["masks"],) = maskrcnn_inference((masks + mirrored_masks) / 2, [labels])
+    return result
 
 
-def mask_in_box(probabilities: NDArray[np.float32], corners: NDArray[np.float32], box: Box) -> Mask:
-    """Sample a mask head's ``(m, m)`` output, which spans the real-valued corners, at the box's pixels.
+def vote(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor) -> Tensor:
+    """Replace each box that suppression has kept by the mean of the candidates that overlap it, weighted by their scores.
 
-    Where no pixel exceeds one half, the mask is the whole box.
+    Box voting: Gidaris and Komodakis, *Object detection via a multi-region & semantic segmentation-aware CNN model*,
+    ICCV 2015, §3.3.
+
+    Args:
+        boxes: ``(n, 4)``.
+        labels: of the boxes, ``(n,)``.
+        candidates: the boxes of all proposals for each label, ``(k, labels + 1, 4)``.
+        scores: of the candidates, ``(k, labels + 1)``.
     """
-    side = probabilities.shape[0]
-    step_x = side / max(float(corners[2] - corners[0]), 1e-3)
-    step_y = side / max(float(corners[3] - corners[1]), 1e-3)
-    to_grid = np.array(
-        [
-            [step_x, 0, (box.x1 + 0.5 - corners[0]) * step_x - 0.5],
-            [0, step_y, (box.y1 + 0.5 - corners[1]) * step_y - 0.5],
-        ],
-        np.float64,
-    )
-    sampled = cv2.warpAffine(
-        probabilities,
-        to_grid,
-        (box.width, box.height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    mask: Mask = sampled > 0.5
-    return mask if mask.any() else np.ones_like(mask)
+    moved = boxes.clone()
+    for label in sorted(set(labels.tolist())):
+        of_label, voters = labels == label, candidates[:, label]
+        votes = (box_iou(boxes[of_label], voters) >= MIN_VOTE_IOU) * scores[:, label]
+        total = votes.sum(1, keepdim=True)
+        moved[of_label] = torch.where(total > 0, votes @ voters / total.clamp(min=1e-12), boxes[of_label])
+    return moved
+
+
+def _box_outputs(heads: RoIHeads, features: Features, boxes: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Return logits ``(k, labels + 1)`` and box deltas ``(k, 4 * (labels + 1))``."""
+    logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, [boxes], [size])))
+    return logits, deltas
+
+
+def _mask_logits(heads: RoIHeads, features: Features, boxes: Tensor, size: Size) -> Tensor:
+    """Return mask logits ``(k, labels + 1, m, m)``."""
+    masks: Tensor = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, [boxes], [size])))
+    return masks
+
+
+# --- Detectors from weights, of one stage or two ---
 
 
 def from_checkpoint(
@@ -244,7 +234,7 @@ def from_checkpoint(
     """Build a detector from weights that describe themselves.
 
     Raises:
-        WeightsError: the architecture is unknown or the tensors do not fit it.
+        WeightsError: the architecture is unknown, cannot flip, or the tensors do not fit it.
     """
     labels = checkpoint.describes("labels").split("\n")
     architecture = checkpoint.describes("architecture")
@@ -265,6 +255,13 @@ def from_checkpoint(
         raise WeightsError(f"{checkpoint.name} does not fit its architecture: {reason}") from error
 
 
+def read_detector(
+    path: Path, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False
+) -> TorchvisionDetector:
+    """Build a detector from a checkpoint file that ``weights.save`` wrote."""
+    return from_checkpoint(weights.read(path), min_score, device, flip=flip)
+
+
 def from_torchvision(
     architecture: str, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False
 ) -> TorchvisionDetector:
@@ -274,10 +271,9 @@ def from_torchvision(
         ValueError: torchvision has no such architecture, or it cannot flip.
         WeightsError: the weights are damaged, or neither in torchvision's cache nor can be downloaded.
     """
-    if architecture not in TORCHVISION + ONE_STAGE:
-        raise ValueError(
-            f"{architecture!r} is not one of torchvision's detectors; they are {', '.join(TORCHVISION + ONE_STAGE)}"
-        )
+    known = TORCHVISION + ONE_STAGE
+    if architecture not in known:
+        raise ValueError(f"{architecture!r} is not one of torchvision's detectors; they are {', '.join(known)}")
     _check_flip(architecture, flip=flip)
     coco = get_model_weights(architecture).DEFAULT
     categories = coco.meta["categories"]  # the first is the background
@@ -291,13 +287,6 @@ def from_torchvision(
         ) from error
     labels = [name if name in COCO_LABELS else None for name in categories[1:]]
     return _detector(network, labels, min_score, device, flip=flip, dtype=_dtype_of(architecture, device))
-
-
-def read_detector(
-    path: Path, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False
-) -> TorchvisionDetector:
-    """Build a detector from a checkpoint file that ``weights.save`` wrote."""
-    return from_checkpoint(weights.read(path), min_score, device, flip=flip)
 
 
 def _check_flip(architecture: str, *, flip: bool) -> None:
@@ -320,18 +309,18 @@ def _detector(
     flip: bool,
     dtype: torch.dtype,
 ) -> TorchvisionDetector:
-    if isinstance(network, GeneralizedRCNN):
-        _prepare_for_inference(network, device, dtype)
-        return RcnnDetector(network, labels, min_score, device, thresholds, flip=flip, dtype=dtype)
     keep_memory()
-    return TorchvisionDetector(network.requires_grad_(requires_grad=False), labels, min_score, device, thresholds)
+    network.eval().requires_grad_(requires_grad=False)
+    if not isinstance(network, GeneralizedRCNN):
+        return TorchvisionDetector(network, labels, min_score, device, thresholds)
+    _prepare_for_inference(network, device, dtype)
+    return RcnnDetector(network, labels, min_score, device, thresholds, flip=flip, dtype=dtype)
 
 
 def _prepare_for_inference(network: GeneralizedRCNN, device: str, dtype: torch.dtype) -> None:
     """Make a network fast, in place; it can no longer be trained."""
-    keep_memory()
     fold_batch_norms(network)
-    network.eval().requires_grad_(requires_grad=False).to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)
     if isinstance(network.backbone, MobileNetV2FPN):
         network.backbone.body = in_precision(network.backbone.body, dtype)
     if torch.device(device).type != "cpu":
@@ -342,13 +331,3 @@ def _prepare_for_inference(network: GeneralizedRCNN, device: str, dtype: torch.d
     if heads.mask_predictor is not None:
         heads.mask_predictor = InParts(nn.Sequential(heads.mask_head, heads.mask_predictor), _MASKS_AT_ONCE)
         heads.mask_head = nn.Identity()
-
-
-def _resize(image: Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize as torchvision does, but average the pixels of a photo that becomes much smaller."""
-    height, width = size
-    if image.shape[:2] == size:
-        return image.astype(np.float32)
-    if max(height / image.shape[0], width / image.shape[1]) < _MIN_BILINEAR_SCALE:
-        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32)
-    return np.asarray(cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,4 +1,4 @@
-"""The command as a process: how fast help is, closed pipes, Ctrl-C."""
+"""The command as a process: what help imports, closed pipes, Ctrl-C."""
 
 import json
 import signal
@@ -13,8 +13,6 @@ from conftest import draw
 from pipeline.gallery import Gallery
 from pipeline.integrity import verify
 from stages.images import encode_jpeg
-
-resource = pytest.importorskip("resource")
 
 OUTFINDER = """
 import signal, sys
@@ -45,17 +43,6 @@ def outfinder(*arguments: object, folder: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
 
 
-def cpu_seconds(*arguments: str) -> float:
-    """CPU time of a Python process, the least of three."""
-    took = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(took)
-
-
 def many_photos(folder: Path, count: int) -> Path:
     folder.mkdir()
     for number in range(count):
@@ -74,12 +61,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "Commands:" in done.stdout
 
 
-def test_help_answers_at_once() -> None:
-    own = cpu_seconds("-c", "pass")
-    assert cpu_seconds("-c", "from pipeline.cli import main; main(['--help'])") - own < 0.3
-
-
-def test_a_reader_that_has_had_enough_ends_the_run_quietly(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:
     photos = many_photos(tmp_path / ("long name " * 20), 400)  # more lines than a pipe holds
     process = outfinder("detect", photos, "--detector", "stages.testing:FakeDetector", folder=tmp_path)
     assert process.stdout is not None
@@ -94,7 +76,7 @@ def test_a_reader_that_has_had_enough_ends_the_run_quietly(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_ctrl_c_leaves_a_sound_gallery_that_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_sound_gallery_that_the_same_command_continues(tmp_path: Path) -> None:
     photos = many_photos(tmp_path / "photos", 200)
     (tmp_path / "slow.py").write_text(SLOW)
     stages = ("--detector", "slow:Slow", "--embedder", "stages.testing:FakeEmbedder")

@@ -10,7 +10,7 @@ from pipeline.gallery import Gallery, Row
 from pipeline.pipeline import Pipeline, main_garment
 from pipeline.search import search_batch
 from stages.crop import BoxCrop, MaskCrop
-from stages.detect.whole import WholeDetector
+from stages.detect import WholeDetector
 from stages.images import read_photo, walk, write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 from stages.types import WHOLE, Box, Detection, Image, Vectors

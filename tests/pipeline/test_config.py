@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import few_scenes
 
 from pipeline.config import (
     CROPPERS,
@@ -15,7 +16,6 @@ from pipeline.config import (
     build_embedder,
     build_index,
 )
-from pipeline.demo import FOLDER
 from stages.crop import MaskCrop
 from stages.errors import StageError
 from stages.testing import FakeDetector, check_cropper, check_detector
@@ -46,29 +46,17 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
-@pytest.mark.parametrize("name", CROPPERS)
-def test_every_named_cropper_keeps_the_law(name: str) -> None:
-    check_cropper(build_cropper(Config(crop=name)))
-
-
-def test_mask_is_mask_on_white() -> None:
+def test_every_name_of_a_stage_builds_one_that_keeps_its_protocol() -> None:
+    for name in CROPPERS:
+        check_cropper(build_cropper(Config(crop=name)))
     assert build_cropper(Config(crop="mask")) == MaskCrop("white")
-
-
-@pytest.mark.parametrize("name", INDEXES)
-def test_every_named_index_has_the_width_asked_for(name: str) -> None:
-    assert build_index(name, 7).dim == 7
-
-
-def test_whole_keeps_the_law() -> None:
+    for name in INDEXES:
+        assert build_index(name, 7).dim == 7
     check_detector(build_detector(Config(detector="whole")))
 
 
-def test_a_stage_of_the_users_own_is_found_beside_them(mine: None) -> None:
+def test_a_users_stage_is_imported_from_the_current_folder_or_a_package(mine: None) -> None:
     check_detector(build_detector(Config(detector="mine:Middle")))
-
-
-def test_a_stage_from_an_installed_package() -> None:
     assert isinstance(build_detector(Config(detector="stages.testing:FakeDetector")), FakeDetector)
 
 
@@ -120,5 +108,5 @@ libc.fclose(told)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_info is glibc's")
 def test_all_threads_that_look_at_photos_share_one_heap(tmp_path: Path) -> None:
     heaps = tmp_path / "heaps.xml"
-    subprocess.run([sys.executable, "-c", ONE_HEAP, FOLDER / "street", heaps], check=True)
+    subprocess.run([sys.executable, "-c", ONE_HEAP, few_scenes(tmp_path / "few", 3) / "street", heaps], check=True)
     assert heaps.read_text().count("<heap nr=") == 1

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from conftest import draw
 
-from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance
+from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance, to_rle
 from stages.detect.augmentation import Scene, jitter, paste, recolour
-from stages.detect.segmentation import to_rle
 from stages.detect.training import LabelledPhotos, TrainingSet, repeat_factors, to_target
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
