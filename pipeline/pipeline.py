@@ -41,7 +41,8 @@ class Analysis:
     """What the pipeline found in one photo.
 
     ``photo`` may be decoded at a reduced scale; detections and crops are in full-size pixels. ``vectors`` has a row for
-    each detection. With an ``error`` everything else is empty.
+    each detection, and ``whole_kinds`` ``(1, 14)`` the kinds of a catalogue photo as a whole, if the embedder knows them.
+    With an ``error`` everything else is empty.
     """
 
     path: Path
@@ -222,7 +223,8 @@ def sharp_crops(
                 larger = read(min(wanted_px, max(photo.width, photo.height)))
         except ImageError:  # the file has vanished since: keep the reduced crops
             return sharp
-        moved = [between(detections[number], photo, larger) for number in small]
+        before, after = ((one.image.shape[1], one.image.shape[0]) for one in (photo, larger))
+        moved = [_resized(detections[number], detections[number].box.scaled(before, after)) for number in small]
         with timed("crop"):
             (larger_crops,) = cropper([larger.image], [moved])
         for number, crop in zip(small, larger_crops, strict=True):
@@ -252,20 +254,6 @@ def main_garment(found: Sequence[Detection], image: Image, kinds: Probabilities 
 def to_full(detection: Detection, photo: Photo) -> Detection:
     """Return a detection of a reduced photo in full-size pixels."""
     return detection if photo.scale == 1 else _resized(detection, photo.to_full(detection.box))
-
-
-def between(detection: Detection, photo: Photo, larger: Photo) -> Detection:
-    """Return a detection of one decoding of a photo in the pixels of a larger one."""
-    height, width = photo.image.shape[:2]
-    larger_height, larger_width = larger.image.shape[:2]
-    x1, y1, x2, y2 = detection.box.corners
-    box = Box(
-        x1 * larger_width // width,
-        y1 * larger_height // height,
-        -(-x2 * larger_width // width),
-        -(-y2 * larger_height // height),
-    )
-    return _resized(detection, box)
 
 
 def _resized(detection: Detection, box: Box) -> Detection:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final, cast
 
-from PIL import ExifTags
+from PIL import ExifTags, features
 from PIL import Image as PillowImage
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -76,13 +76,16 @@ _PLUGINS: Final[dict[str, tuple[bytes, Callable[[BinaryIO, str], ImageFile]]]] =
 HEAD_BYTES: Final = 64
 """How many first bytes a signature may take."""
 
+_HAS_AVIF: Final = "avif" in features.modules and features.check("avif")
+_HAS_HEIC: Final = importlib.util.find_spec("pillow_heif") is not None
+
 _MISSING: Final[dict[str, str]] = {
     name: f"is {name}, which needs {remedy}"
-    for name, module, remedy in (
-        ("AVIF", "PIL._avif", "Pillow 11.3 or newer: pip install -U pillow"),
-        ("HEIC", "pillow_heif", "an extra: pip install 'outfinder[heic]'"),
+    for name, installed, remedy in (
+        ("AVIF", _HAS_AVIF, "Pillow 11.3 or newer: pip install -U pillow"),
+        ("HEIC", _HAS_HEIC, "an extra: pip install 'outfinder[heic]'"),
     )
-    if not importlib.util.find_spec(module)
+    if not installed
 }
 """Formats that this installation cannot read, and what to install."""
 

@@ -69,19 +69,11 @@ class Photo:
 
         Raises:
             ValueError: the box does not lie within ``image``.
-
-        >>> Photo(np.zeros((3, 4, 3), np.uint8), width=15, height=12).to_full(Box(1, 0, 4, 3))
-        Box(x1=3, y1=0, x2=15, y2=12)
         """
         height, width, _ = self.image.shape
         if box.x2 > width or box.y2 > height:
             raise ValueError(f"wanted a box within the photo's {width}x{height} pixels as read, got {box.corners}")
-        return Box(
-            box.x1 * self.width // width,
-            box.y1 * self.height // height,
-            -(-box.x2 * self.width // width),
-            -(-box.y2 * self.height // height),
-        )
+        return box.scaled((width, height), (self.width, self.height))
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:

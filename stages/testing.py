@@ -1,4 +1,4 @@
-"""Checks that a stage keeps its protocol, for our stages and yours, and small fakes to test against.
+"""Checks that a stage keeps its protocol, for our stages and yours, and a fake detector and embedder to test against.
 
 Each check calls a stage in many ways and raises an ``AssertionError`` that says what is wrong. It needs nothing but numpy, and
 works in any test framework or without one. ::
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from stages._index_law import check_index
 from stages.protocols import Cropper, Detector, Embedder
-from stages.types import Box, Crop, Detection, Image, Neighbors, Vectors
+from stages.types import Box, Crop, Detection, Image, Vectors
 
 __all__ = [
-    "FakeCropper", "FakeDetector", "FakeEmbedder", "FakeIndex",
+    "FakeDetector", "FakeEmbedder",
     "check_cropper", "check_detector", "check_embedder", "check_index", "example_images",
 ]  # fmt: skip
 
@@ -297,17 +297,6 @@ class FakeDetector:
         return Detection("dress" if box.height > box.width else "top", float(mask.mean()), box, mask)
 
 
-class FakeCropper:
-    """Cuts boxes without context."""
-
-    fingerprint: str = "fake box"
-
-    def __call__(self, images: Sequence[Image], detections: Sequence[Sequence[Detection]]) -> list[list[Crop]]:
-        """Return one crop per detection of each image."""
-        pairs = zip(images, detections, strict=True)
-        return [[Crop(image[one.box.slices].copy(), one.box) for one in ones] for image, ones in pairs]
-
-
 class FakeEmbedder:
     """Embeds an image as sixteen mean colors and a constant: images that look alike are close."""
 
@@ -328,53 +317,3 @@ class FakeEmbedder:
         vector = np.append(means.ravel(), 0.5)
         unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
         return unit
-
-
-class FakeIndex:
-    """Compares a query with every stored vector."""
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-        self._stored: dict[int, NDArray[np.float32]] = {}
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
-        """Store unit vectors under new row numbers."""
-        self._check(vectors)
-        numbers: list[int] = rows.tolist()
-        if len(numbers) != len(vectors) or len(set(numbers)) < len(numbers) or min(numbers, default=0) < 0:
-            raise ValueError("wanted one distinct row number, at least 0, for each vector")
-        if taken := self._stored.keys() & set(numbers):
-            raise ValueError(f"rows {sorted(taken)} are taken; remove them first")
-        self._stored.update(zip(numbers, vectors.copy(), strict=True))
-
-    def remove(self, rows: NDArray[np.int64]) -> None:
-        """Remove stored rows."""
-        numbers: list[int] = rows.tolist()
-        if len(set(numbers)) < len(numbers) or not self._stored.keys() >= set(numbers):
-            raise ValueError(f"wanted distinct rows that are stored, got {numbers}")
-        for number in numbers:
-            del self._stored[number]
-
-    def search(self, queries: Vectors, k: int) -> Neighbors:
-        """Return the k most similar rows of each query."""
-        self._check(queries)
-        if k < 1:
-            raise ValueError(f"wanted at least 1 neighbour, got k={k}")
-        rows = np.full((len(queries), k), -1, np.int64)
-        similarities = np.full((len(queries), k), -np.inf, np.float32)
-        if self._stored:
-            numbers = np.array(list(self._stored), np.int64)
-            every = queries @ np.stack(list(self._stored.values())).T
-            best = np.argsort(-every, axis=1, kind="stable")[:, :k]
-            rows[:, : best.shape[1]] = numbers[best]
-            similarities[:, : best.shape[1]] = np.take_along_axis(every, best, axis=1)
-        return Neighbors(rows, similarities)
-
-    def _check(self, vectors: Vectors) -> None:
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise ValueError(f"wanted vectors of shape (n, {self.dim}), got {vectors.shape}")
-        if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-            raise ValueError("wanted finite unit vectors; divide each by its norm")

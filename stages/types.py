@@ -90,6 +90,20 @@ class Box:
         """The box as an index: ``image[box.slices]``."""
         return slice(self.y1, self.y2), slice(self.x1, self.x2)
 
+    def scaled(self, before: tuple[int, int], after: tuple[int, int]) -> Box:
+        """Return the pixels that the box covers in an image that is resized, rounded outwards; sizes are (width, height).
+
+        >>> Box(1, 0, 4, 3).scaled((4, 3), (15, 12))
+        Box(x1=3, y1=0, x2=15, y2=12)
+        """
+        (width, height), (new_width, new_height) = before, after
+        return Box(
+            self.x1 * new_width // width,
+            self.y1 * new_height // height,
+            -(-self.x2 * new_width // width),
+            -(-self.y2 * new_height // height),
+        )
+
     def iou(self, other: Box) -> float:
         """Return the intersection over union with another box, in [0, 1]."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)

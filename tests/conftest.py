@@ -52,7 +52,7 @@ def _trusted_fakes() -> None:
     """Let galleries name the fake stages, which no test would want to name again and again."""
     from pipeline.config import trust
 
-    for name in ("FakeDetector", "FakeCropper", "FakeEmbedder"):
+    for name in ("FakeDetector", "FakeEmbedder"):
         trust(f"stages.testing:{name}")
 
 

@@ -161,6 +161,11 @@ class Gallery:
                     f"gallery {self.folder} was made with {part} {own!r}, asked for is {other!r};"
                     f" use the gallery's {part}, or index the catalogue into another gallery"
                 )
+        if embedder.dim != self.manifest.dim:
+            raise GalleryMismatch(
+                f"gallery {self.folder} holds vectors of {self.manifest.dim} numbers, and {embedder.fingerprint} now makes"
+                f" {embedder.dim}, as after a label was added; index the catalogue into another gallery"
+            )
 
     def photo_of(self, item: str, photo: str, sha256: str = "") -> Row | None:
         """Return the row of an item's photo: the one of that file name, else one of the same content."""

@@ -130,7 +130,8 @@ class Design:
         """Return what a checkpoint says of its network, for :meth:`of` to read."""
         mean, std = (" ".join(map(str, values)) for values in self.stats)
         values = {field.name: _text(getattr(self, field.name)) for field in fields(self) if field.name != "backbone"}
-        return {"architecture": self.architecture, **values, "mean": mean, "std": std}
+        kinds = {"kinds": str(len(KINDS))} if self.types else {}
+        return {"architecture": self.architecture, **values, "mean": mean, "std": std, **kinds}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
@@ -150,6 +151,8 @@ class Design:
                 for field in fields(cls)
                 if field.name in given
             }
+            if values.get("types"):  # a label may have been added since
+                values["dim"] += len(KINDS) - int(given.get("kinds", "14"))
             return cls(**{**values, "backbone": architecture.removeprefix(PREFIX)})
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error

@@ -236,7 +236,7 @@ def test_code_that_a_gallery_names_is_not_run(whole, folder, tmp_path, monkeypat
     monkeypatch.setattr("pipeline.config._trusted", set())
     monkeypatch.setattr(search_module, "TAIL", 8)
     for field in ("index", "detector", "crop", "embedder"):
-        for name in ("evil:Evil", "stages.testing:FakeCropper"):
+        for name in ("evil:Evil", "stages.testing:FakeDetector"):
             settings = {"crop": "box", "embedder": "siamese", "detector": "whole"}
             change = setting(index=name) if field == "index" else setting(settings=json.dumps(settings | {field: name}))
             put(folder, whole, change)

@@ -180,6 +180,10 @@ def test_another_embedder_or_crop_is_refused_by_both_names(tmp_path: Path) -> No
         gallery.check_made_with(other, BoxCrop())
     with pytest.raises(GalleryMismatch, match=r"'box margin=0.05'.*'mask background=white"):
         gallery.check_made_with(FakeEmbedder(), MaskCrop())
+    wider = FakeEmbedder()
+    wider.dim += 1
+    with pytest.raises(GalleryMismatch, match="holds vectors of 49 numbers, and fake mean colours now makes 50"):
+        gallery.check_made_with(wider, BoxCrop())
 
 
 def test_absent_and_present_galleries_are_told_apart(tmp_path: Path) -> None:

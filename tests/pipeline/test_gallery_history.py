@@ -31,7 +31,7 @@ class History(RuleBasedStateMachine):
         self.gone: set[int] = set()
         self.before: set[int] = set()
 
-    @initialize(index=st.sampled_from(["exact", "hnsw", "hnsw", "stages.testing:FakeIndex"]))
+    @initialize(index=st.sampled_from(["exact", "hnsw", "hnsw", "stages.index:ExactIndex"]))
     def create(self, index: str) -> None:
         self.gallery = new(self.folder, index)
 

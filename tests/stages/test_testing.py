@@ -9,10 +9,8 @@ import pytest
 
 from stages.protocols import Cropper, Detector, Embedder, Index
 from stages.testing import (
-    FakeCropper,
     FakeDetector,
     FakeEmbedder,
-    FakeIndex,
     check_cropper,
     check_detector,
     check_embedder,
@@ -22,6 +20,62 @@ from stages.testing import (
 from stages.types import Box, Crop, Neighbors
 
 # --- the fakes ---
+
+
+class FakeCropper:
+    """Cuts boxes without context."""
+
+    fingerprint = "fake box"
+
+    def __call__(self, images, detections):
+        pairs = zip(images, detections, strict=True)
+        return [[Crop(image[one.box.slices].copy(), one.box) for one in ones] for image, ones in pairs]
+
+
+class FakeIndex:
+    """Compares a query with every stored vector."""
+
+    def __init__(self, dim):
+        self.dim = dim
+        self._stored = {}
+
+    def __len__(self):
+        return len(self._stored)
+
+    def add(self, rows, vectors):
+        self._check(vectors)
+        numbers = rows.tolist()
+        if len(numbers) != len(vectors) or len(set(numbers)) < len(numbers) or min(numbers, default=0) < 0:
+            raise ValueError("wanted one distinct row number, at least 0, for each vector")
+        if taken := self._stored.keys() & set(numbers):
+            raise ValueError(f"rows {sorted(taken)} are taken; remove them first")
+        self._stored.update(zip(numbers, vectors.copy(), strict=True))
+
+    def remove(self, rows):
+        numbers = rows.tolist()
+        if len(set(numbers)) < len(numbers) or not self._stored.keys() >= set(numbers):
+            raise ValueError(f"wanted distinct rows that are stored, got {numbers}")
+        for number in numbers:
+            del self._stored[number]
+
+    def search(self, queries, k):
+        self._check(queries)
+        if k < 1:
+            raise ValueError(f"wanted at least 1 neighbour, got k={k}")
+        rows = np.full((len(queries), k), -1, np.int64)
+        similarities = np.full((len(queries), k), -np.inf, np.float32)
+        if self._stored:
+            every = queries @ np.stack(list(self._stored.values())).T
+            best = np.argsort(-every, axis=1, kind="stable")[:, :k]
+            rows[:, : best.shape[1]] = np.array(list(self._stored), np.int64)[best]
+            similarities[:, : best.shape[1]] = np.take_along_axis(every, best, axis=1)
+        return Neighbors(rows, similarities)
+
+    def _check(self, vectors):
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise ValueError(f"wanted vectors of shape (n, {self.dim}), got {vectors.shape}")
+        if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            raise ValueError("wanted finite unit vectors; divide each by its norm")
 
 
 def test_the_fakes_keep_their_protocols():
