@@ -102,7 +102,7 @@ def type_of(name: str) -> str | None:
     ('sneakers', 'jeans', None)
     """
     article = _BY_NAME.get(_folded(name))
-    return article and article.name
+    return article.name if article else None
 
 
 def kind_of(name: str) -> str | None:
@@ -115,7 +115,7 @@ def kind_of(name: str) -> str | None:
     if folded in _WIDE:
         return _WIDE[folded]
     article = _BY_NAME.get(folded)
-    return article and (article.kind or OTHER)
+    return (article.kind or OTHER) if article else None
 
 
 def _folded(name: str) -> str:
