@@ -264,10 +264,9 @@ class _Reader:
 
 def whole_number(value: object) -> int | None:
     """Return a whole number of any size; ``7.0`` (as pandas writes it) counts up to 53 bits. None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    is_whole = isinstance(value, float) and abs(value) < 2**53 and value == int(value)
-    return int(value) if is_whole else None  # type: ignore[call-overload,no-any-return]
+    if isinstance(value, float) and abs(value) < 2**53 and value == int(value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _get(record: object, key: str) -> object:
@@ -446,8 +445,7 @@ def _why_corners(boxes: NDArray[np.float64]) -> str:
 
 def _fit(corners: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:
     first, last = corners[:, :2], corners[:, 2:]
-    fits: NDArray[np.bool_] = ((first >= -SLACK_PX) & (last <= size + SLACK_PX) & (first < last)).all(1)
-    return fits
+    return np.asarray(((first >= -SLACK_PX) & (last <= size + SLACK_PX) & (first < last)).all(1), np.bool_)
 
 
 def _areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:

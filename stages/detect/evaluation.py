@@ -444,8 +444,8 @@ def _worst_mistakes(
     def mistake(detection: _Garment | None, truth: _Garment | None) -> Mistake:
         photo = (detection or truth).photo  # type: ignore[union-attr]  # one of them is given
         iou = float(_ious(detection, [truth])[0]) if detection and truth else 0.0
-        shown = (None if one is None else _shown(one, names[one.label]) for one in (detection, truth))
-        return Mistake(photo.file_name, photo.width, photo.height, *shown, iou)
+        detected, annotated = (None if one is None else _shown(one, names[one.label]) for one in (detection, truth))
+        return Mistake(photo.file_name, photo.width, photo.height, detected, annotated, iou)
 
     return Mistakes(
         tuple(mistake(one, _near(one, truths, same_label=True) or _near(one, truths)) for one in alarms[:count]),
