@@ -10,7 +10,7 @@ from types import TracebackType
 
 from pipeline.pipeline import Analysis
 from pipeline.search import PhotoResult
-from pipeline.writers import FORMATS, Options, Output, Writer, photo_key
+from pipeline.writers import WRITERS, Options, Output, Writer, photo_key
 
 
 class Outputs(AbstractContextManager["Outputs"]):
@@ -91,11 +91,11 @@ def open_outputs(
     paths = {**(others or {}), name: output}
     if resume and output is None and not paths.get("coco"):
         raise ValueError("--resume continues a file of results: name it with -o")
-    wanted = [name for name in FORMATS if paths.get(name) or (name == "jsonl" and output is None)]
+    wanted = [name for name in WRITERS if paths.get(name) or (name == "jsonl" and output is None)]
     writers: list[Writer] = []
     try:
         writers.extend(
-            FORMATS[name](paths[name], options or Options(), resume=resume, overwrite=overwrite) for name in wanted
+            WRITERS[name](paths[name], options or Options(), resume=resume, overwrite=overwrite) for name in wanted
         )
     except BaseException:
         for writer in writers:

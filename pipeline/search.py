@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.config import (
     EMBEDDERS,
     FEATURES,
+    WITH_KINDS,
     Config,
     build_cropper,
     build_detector,
@@ -37,8 +38,8 @@ _SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_w
 class Garment:
     """One garment of a photo; its box and mask are in pixels of the full-size photo.
 
-    ``matches`` is None where nothing was searched. ``notice`` tells people why there are no matches, such as "This shop
-    has no shoes."
+    ``matches`` is None where nothing was searched. ``notice`` says why there are no matches, such as "this shop has no
+    shoes".
     """
 
     label: str
@@ -104,7 +105,7 @@ def search_batch(
         batch: analyses of some photos.
         k: matches per garment.
         kinds: where the vectors hold kinds, see :func:`stages.embed.kinds.kind_part`; None gives no notices.
-        same_label: only items of the garment's own group.
+        same_label: only items with the garment's label.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
 
@@ -140,15 +141,15 @@ def of_any_kind(batch: Sequence[Analysis], kinds: KindPart) -> list[Analysis]:
 
 
 def catalogue_columns(gallery: Gallery) -> list[str]:
-    """Return the names of the catalogue's own columns."""
-    own = ("item", "photo", "label", "found", "detector")
-    return [name.removeprefix("metadata.") for name in gallery.columns if name not in own]
+    """Return the names of the catalogue's columns, without those that every gallery has."""
+    built_in = ("item", "photo", "label", "found", "detector")
+    return [name.removeprefix("metadata.") for name in gallery.columns if name not in built_in]
 
 
 def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
     """Return the config for a gallery: the given fields, else those it was made with, else the defaults.
 
-    A stage that is given by name does not inherit the weights that the gallery's own stage has.
+    A stage that is given by another name does not inherit the weights of the gallery's.
 
     Raises:
         StageError: the manifest names code, or a database elsewhere, that the caller does not.
@@ -241,28 +242,27 @@ def open_or_create(
 
 
 def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
-    """Refuse what cannot match the gallery before any network is loaded or downloaded.
+    """Refuse a name that cannot be the gallery's before any network is loaded or downloaded.
 
-    An embedder from a file, or from elsewhere, is compared by its fingerprint once it is loaded.
+    An embedder whose weights are a file's, or that is not built in, is compared by its fingerprint once it is loaded.
     """
     made_with = {"index": manifest.index, "vectors": manifest.storage}
-    embedder, own = given.get("embedder"), manifest.settings.get("embedder", "")
-    if (
-        not ({"embedder_weights"} & (given.keys() | manifest.settings.keys()))
-        and _is_named(embedder)
-        and _is_named(own)
-    ):
-        made_with["embedder"] = own
+    embedder = manifest.settings.get("embedder", "")
+    has_file = "embedder_weights" in {*given, *manifest.settings}
+    if not has_file and _is_built_in(embedder) and _is_built_in(given.get("embedder") or ""):
+        made_with["embedder"] = embedder
     for name, value in made_with.items():
-        if given.get(name, value) != value and {given[name], value} != {"features", f"{FEATURES}mobilenet_v2"}:
+        asked = given.get(name, value)
+        if asked != value and {asked, value} != {"features", f"{FEATURES}mobilenet_v2"}:
             raise GalleryMismatch(
-                f"gallery {folder} was made with {name} {value!r}, not {given[name]!r};"
+                f"gallery {folder} was made with {name} {value!r}, not {asked!r};"
                 f" leave --{name} out, or make another gallery"
             )
 
 
-def _is_named(embedder: str | None) -> bool:
-    return embedder is not None and (embedder in EMBEDDERS or embedder.startswith(FEATURES))
+def _is_built_in(embedder: str) -> bool:
+    name = embedder.removesuffix(WITH_KINDS)
+    return name in EMBEDDERS or name.startswith(FEATURES)
 
 
 def _build_pipeline(config: Config, *, main_garment: bool = False) -> tuple[Pipeline, Embedder, Cropper]:

@@ -1,6 +1,6 @@
 """Write results: one table of output formats, all of which an interrupted run resumes alike.
 
-To add a format, write a :class:`Writer` and enter it into :data:`FORMATS`.
+To add a format, write a :class:`Writer` and enter it into :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -453,7 +453,7 @@ class Overlays(_Pictures):
             self.save(output, draw(output.analysis.photo.image, output.result))
 
 
-FORMATS: Final[dict[str, Any]] = {"crops": Crops, "overlays": Overlays, "coco": Coco, "csv": Table, "jsonl": JsonLines}
+WRITERS: Final[dict[str, Any]] = {"crops": Crops, "overlays": Overlays, "coco": Coco, "csv": Table, "jsonl": JsonLines}
 """Every format's :class:`Writer`, in the order that a photo is written in: the lines last, for then it is finished."""
 
 

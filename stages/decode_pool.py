@@ -37,7 +37,7 @@ from stages.types import Image
 TIME_S: Final = 60.0
 """Seconds that reading and decoding a photo may take; a hundred megapixels take about ten."""
 
-MAX_MEMORY: Final = 950_000_000
+MAX_GROWTH: Final = 950_000_000
 """Bytes by which a worker may grow, on Linux; with what it starts from it stays below 1 GB."""
 
 _START_S: Final = 60.0
@@ -68,7 +68,7 @@ class _Worker:
             self._process = subprocess.Popen(  # noqa: S603  our own code
                 [
                     *(sys.executable, "-P", "-S", "-W", "ignore", "-c", _BOOTSTRAP),
-                    *(str(MAX_MEMORY), str(self._shared), *_search_path()),
+                    *(str(MAX_GROWTH), str(self._shared), *_search_path()),
                 ],
                 pass_fds=[self._shared],
                 stdin=subprocess.PIPE,

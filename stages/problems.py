@@ -52,10 +52,10 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def printable(value: object) -> str:
+def brief(value: object) -> str:
     """Return any value as one short line.
 
-    >>> printable("a.jpg"), printable(" "), printable(list(range(100)))
+    >>> brief("a.jpg"), brief(" "), brief(list(range(100)))
     ('a.jpg', "' '", '[0, 1, 2, 3, 4, 5, ...]')
     """
     if isinstance(value, str) and value.isprintable() and value.strip() and len(value) <= 100:

@@ -62,8 +62,8 @@ def test_the_open_clip_embedder_is_a_stage_by_its_name(tmp_path: Path, monkeypat
 
 
 def test_the_output_format_writes_a_file_for_each_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "FORMATS", writers.FORMATS.copy())
-    monkeypatch.setattr("pipeline.outputs.FORMATS", writers.FORMATS)
+    monkeypatch.setattr(writers, "WRITERS", writers.WRITERS.copy())
+    monkeypatch.setattr("pipeline.outputs.WRITERS", writers.WRITERS)
     exec(snippet("pipeline/writers.py"), vars(writers))
     monkeypatch.delattr(writers, "YoloLabels")
     garment = Garment("bag", 0.9, Box(10, 20, 30, 60))

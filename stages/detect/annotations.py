@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from stages.errors import CatalogueError
-from stages.problems import Problem, described, plural, printable
+from stages.problems import Problem, brief, described, plural
 from stages.types import Box
 
 Corners = tuple[float, float, float, float]
@@ -207,15 +207,15 @@ def to_rle(segmentation: object, height: int, width: int) -> bytes:
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, height, width)
     if not isinstance(segmentation, dict):
-        raise _malformed(f"is neither polygons nor run lengths, but {printable(segmentation)}")
+        raise _malformed(f"is neither polygons nor run lengths, but {brief(segmentation)}")
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        raise _malformed(f"has the size {printable(size)}, its photo [height, width] has [{height}, {width}]")
+        raise _malformed(f"has the size {brief(size)}, its photo [height, width] has [{height}, {width}]")
     if isinstance(counts, str):
         _check_runs(_decompress(counts).tolist(), height * width)
         return counts.encode()
     if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
-        raise _malformed(f"has counts that are no run lengths: {printable(counts)}")
+        raise _malformed(f"has counts that are no run lengths: {brief(counts)}")
     _check_runs(counts, height * width)
     return _counts(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
 
@@ -239,9 +239,9 @@ def _counts(rle: dict[str, bytes]) -> bytes:
 
 def _check_runs(runs: list[int], pixels: int) -> None:
     if min(runs, default=0) < 0:
-        raise _malformed(f"has a run of {printable(min(runs))} pixels")
+        raise _malformed(f"has a run of {brief(min(runs))} pixels")
     if sum(runs) != pixels:
-        raise _malformed(f"has runs of {printable(sum(runs))} pixels in all, its photo has {pixels}")
+        raise _malformed(f"has runs of {brief(sum(runs))} pixels in all, its photo has {pixels}")
 
 
 def _decompress(counts: str) -> NDArray[np.int64]:
@@ -255,7 +255,7 @@ def _decompress(counts: str) -> NDArray[np.int64]:
     digits = np.frombuffer(counts.encode("utf-8", "backslashreplace"), np.uint8).astype(np.int64) - ord("0")
     last = digits & 0x20 == 0
     if not digits.size or digits.min() < 0 or digits.max() > 0x3F or not last[-1] or not counts.isascii():
-        raise _malformed(f"is no string of run lengths: {printable(counts)}")
+        raise _malformed(f"is no string of run lengths: {brief(counts)}")
     ends = np.flatnonzero(last) + 1
     lengths = np.diff(ends, prepend=0)
     if lengths.max() > _MAX_CHARACTERS:
@@ -279,14 +279,14 @@ def _from_polygons(polygons: list[object], height: int, width: int) -> bytes:
 def _points(polygon: object, height: int, width: int) -> list[float]:
     values = numbers(polygon)
     if values is None:
-        raise _malformed(f"has a polygon that is no list of numbers: {printable(polygon)}")
+        raise _malformed(f"has a polygon that is no list of numbers: {brief(polygon)}")
     if len(values) % 2:
         raise _malformed(f"has a polygon of {len(values)} numbers, an odd count; they are x1, y1, x2, y2, …")
     if len(values) < 6:
         raise _malformed(f"has a polygon of {len(values) // 2} points; it takes 3")
     points = np.array(values).reshape(-1, 2)
     if are_fractions(values, width, height):
-        raise AnnotationError(AnnotationIssue.FRACTIONS, f"polygon {printable(values)} {FRACTIONS}")
+        raise AnnotationError(AnnotationIssue.FRACTIONS, f"polygon {brief(values)} {FRACTIONS}")
     reach = float(np.maximum(-points, points - (width, height)).max())
     if not reach <= SLACK_PX:  # NaN included
         raise _malformed(f"has a polygon that reaches {reach:.4g} px out of the {width}x{height} photo")

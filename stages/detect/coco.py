@@ -34,10 +34,10 @@ from stages.errors import CatalogueError, ImageError
 from stages.files import read_whole
 from stages.formats import header_size
 from stages.images import MAX_PIXELS, MAX_SIDE
-from stages.problems import Problem, printable
+from stages.problems import Problem, brief
 from stages.types import LABELS
 
-MAX_BYTES: Final = 8_000_000_000
+MAX_FILE_BYTES: Final = 8_000_000_000
 """Larger files are refused: their content would not fit into memory."""
 
 _THREADS: Final = 8  # reading headers waits for the disk, not for a core
@@ -71,7 +71,7 @@ def read_annotations(
     if not names and reader.problems:
         raise CatalogueError(f"{path}: none of its categories can be used; {reader.problems[0]}")
     if names.keys().isdisjoint(labels):
-        given = _listed([printable(name) for name in list(names)[:20]]) or "there are none"
+        given = _listed([brief(name) for name in list(names)[:20]]) or "there are none"
         raise CatalogueError(
             f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {_listed(labels)}"
         )
@@ -82,7 +82,7 @@ def read_annotations(
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        coco = json.loads(read_whole(path, MAX_BYTES))
+        coco = json.loads(read_whole(path, MAX_FILE_BYTES))
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -122,10 +122,10 @@ class _Reader:
                 continue
             name = _get(record, "name")
             if not isinstance(name, str):
-                self._add(AnnotationIssue.CATEGORY, where, f"has no name: {printable(record)}")
+                self._add(AnnotationIssue.CATEGORY, where, f"has no name: {brief(record)}")
                 name = None
             elif self.categories.get(number, name) != name:
-                where = f"category {number} ({printable(name)})"
+                where = f"category {number} ({brief(name)})"
                 self._add(AnnotationIssue.CATEGORY, where, "has the id of another category")
                 name = None
             self.categories[number] = name
@@ -148,14 +148,14 @@ class _Reader:
             errors = threads.map(self._photo_error, unique) if check_images else [None] * len(unique)
             for photo, wrong in zip(unique, errors, strict=True):
                 if wrong:
-                    self.problems.append(wrong.at(f"image {photo.id} ({printable(photo.file_name)})"))
+                    self.problems.append(wrong.at(f"image {photo.id} ({brief(photo.file_name)})"))
                 else:
                     self.photos[photo.id] = photo
 
     def _with_one_id(self, by_id: dict[int, list[AnnotatedPhoto | None]]) -> Iterator[AnnotatedPhoto]:
         for number, group in by_id.items():
             if len(group) > 1:
-                names = ", ".join({printable(photo.file_name): None for photo in group if photo}) or "all unusable"
+                names = ", ".join({brief(photo.file_name): None for photo in group if photo}) or "all unusable"
                 self._add(AnnotationIssue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names}")
             if len(set(group)) == 1 and group[0]:
                 yield group[0]
@@ -167,7 +167,7 @@ class _Reader:
         for name, group in by_name.items():
             if len(group) > 1:
                 ids = ", ".join(str(photo.id) for photo in group)
-                self._add(AnnotationIssue.PHOTO_TWICE, printable(name), f"is recorded as the images {ids}")
+                self._add(AnnotationIssue.PHOTO_TWICE, brief(name), f"is recorded as the images {ids}")
         return [group[0] for group in by_name.values() if len(group) == 1]
 
     def _photo_error(self, photo: AnnotatedPhoto) -> AnnotationError | None:
@@ -186,7 +186,7 @@ class _Reader:
                 number, image = (whole_number(_get(record, key)) for key in ("id", "image_id"))
                 where = f"annotations[{place}]" if number is None else f"annotation {number}"
                 photo = None if image is None else self.photos.get(image)
-                self.problems.append(error.at(f"{where} of {printable(photo.file_name)}" if photo else where))
+                self.problems.append(error.at(f"{where} of {brief(photo.file_name)}" if photo else where))
         if reason := _why_corners(np.array(self.boxes).reshape(-1, 11)):
             self._add(AnnotationIssue.BOX_CORNERS, "all boxes", f"{reason}; COCO's boxes are [x, y, width, height]")
 
@@ -245,10 +245,10 @@ class _Reader:
         for number, name in names.items():
             if name not in self.labels:
                 left_out = self.other_labels[number]
-                yield f"category {number} ({printable(name)}) is not one of the labels; annotations left out: {left_out}"
+                yield f"category {number} ({brief(name)}) is not one of the labels; annotations left out: {left_out}"
         instances = [instance for photo in photos for instance in photo.instances]
         used = {instance.label for instance in instances}
-        unused = [printable(name) for label, name in enumerate(self.labels, 1) if label not in used]
+        unused = [brief(name) for label, name in enumerate(self.labels, 1) if label not in used]
         if unused and used:
             yield f"labels without a garment, which cannot be learned: {', '.join(unused)}"
         if self.crowds:
@@ -279,7 +279,7 @@ def _id(record: object, kind: AnnotationIssue) -> int:
     if number is None:
         if isinstance(given, str):
             raise AnnotationError(kind, f"has a text as its id ({_quoted(given)}); COCO's are whole numbers")
-        raise AnnotationError(kind, f"has no whole number as its id: {printable(record)}")
+        raise AnnotationError(kind, f"has no whole number as its id: {brief(record)}")
     return number
 
 
@@ -312,7 +312,7 @@ def _is_crowd(record: dict[str, Any]) -> bool:
 
 def _quoted(value: object) -> str:
     """Return a short representation that tells texts from numbers."""
-    return repr(value[:60]) if isinstance(value, str) else printable(value)
+    return repr(value[:60]) if isinstance(value, str) else brief(value)
 
 
 def _file_name(record: object, folder: Path) -> str:
@@ -322,7 +322,7 @@ def _file_name(record: object, folder: Path) -> str:
     """
     name = _get(record, "file_name")
     if not isinstance(name, str) or not name.strip():
-        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no file_name, but {printable(name)}")
+        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no file_name, but {brief(name)}")
     path = PurePath(name)
     outside = path.is_absolute() or ".." in path.parts
     with suppress(OSError, ValueError):
@@ -331,7 +331,7 @@ def _file_name(record: object, folder: Path) -> str:
             if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
                 return str(whole.relative_to(folder.resolve()))
     if outside:
-        what = f"wanted a path within the photos folder, got {printable(name)}"
+        what = f"wanted a path within the photos folder, got {brief(name)}"
         raise AnnotationError(AnnotationIssue.PHOTO_OUTSIDE, what)
     return str(path)
 
@@ -366,7 +366,7 @@ def check_photo(path: Path, width: int, height: int) -> None:
         raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, str(error)) from error
     except Exception as error:  # of any kind: Pillow and the file system meet arbitrary bytes and names
         message = error.strerror if isinstance(error, OSError) else None
-        why = printable(" ".join((message or str(error) or type(error).__name__).split()))
+        why = brief(" ".join((message or str(error) or type(error).__name__).split()))
         raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
     if size != (width, height):
         upright = " when upright, as its EXIF says" if size == (height, width) else ""
@@ -385,7 +385,7 @@ def corners_of(bbox: object, width: int, height: int) -> Corners | None:
     """
     if bbox is None or bbox == []:
         return None
-    text, values = printable(bbox), numbers(bbox)
+    text, values = brief(bbox), numbers(bbox)
     if values is None or len(values) != 4:
         raise AnnotationError(AnnotationIssue.BOX_MALFORMED, f"wanted bbox [x, y, width, height], got {text}")
     if any(map(math.isnan, values)):

@@ -167,11 +167,12 @@ def test_names_of_any_bytes_work_in_every_command(tmp_path: Path, shop: Path) ->
     assert "1 items in 1 photos" in run("index", tmp_path / "clean", folder / "clean.csv", *DETECTOR, *EMBEDDER).stderr
 
 
+@pytest.mark.parametrize("made_with", ["siamese", "siamese+kinds"])
 @pytest.mark.parametrize("given", [{"embedder": "features"}, {"embedder": "features-resnet18"}, {"index": "exact"}])
 def test_stage_that_cannot_match_is_refused_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], made_with: str
 ) -> None:
-    Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), settings={"embedder": "siamese"})
+    Gallery.create(tmp_path / "g", FakeEmbedder(), BoxCrop(), settings={"embedder": made_with})
     monkeypatch.setattr("pipeline.search.build_embedder", lambda _: pytest.fail("it was loaded"))
     with pytest.raises(GalleryMismatch, match="was made with"):
         open_gallery(str(tmp_path / "g"), given)

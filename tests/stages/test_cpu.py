@@ -74,15 +74,13 @@ class TestParallelMap:
         assert {share for _, share in met} == {1}
         assert torch.get_num_threads() == 5
 
-    def test_a_single_part_has_all_cores(self) -> None:
+    def test_a_single_part_has_all_cores_and_a_gpu_gets_one_part_after_the_other(self) -> None:
         def where(_: int) -> tuple[bool, int]:
             return current_thread() is main_thread(), torch.get_num_threads()
 
         assert list(parallel_map(where, [0], "cpu")) == [(True, 5)]
-
-    def test_a_gpu_gets_one_part_after_the_other(self) -> None:
         assert parallel_parts("cuda") == 1
-        assert set(parallel_map(lambda _: current_thread() is main_thread(), range(3), "cuda")) == {True}
+        assert set(parallel_map(where, range(3), "cuda")) == {(True, 5)}
 
     def test_takes_few_parts_before_their_turn(self) -> None:
         taken = []
@@ -135,12 +133,10 @@ class TestRunInTurn:
             parts.result()
 
     def test_with_one_core_the_caller_computes(self) -> None:
-        torch.set_num_threads(1)
-        assert run_in_turn(lambda: current_thread() is main_thread())
-
-    def test_an_error_reaches_the_caller(self) -> None:
         with pytest.raises(ZeroDivisionError):
             run_in_turn(lambda: 1 // 0)
+        torch.set_num_threads(1)
+        assert run_in_turn(lambda: current_thread() is main_thread())
 
 
 @given(count=st.integers(0, 100), most=st.integers(1, 20))
@@ -274,26 +270,24 @@ def test_blocks_compute_in_the_type_that_is_asked_for() -> None:
     assert seen == 2 * [torch.float32, torch.bfloat16, torch.bfloat16]
 
 
-@pytest.mark.parametrize(("rows", "seen"), [(0, [0]), (1, [1]), (4, [4]), (11, [4, 4, 2, 1])])
-def test_rows_are_computed_in_parts(rows: int, seen: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("module", "rows", "seen"),
+    [
+        (InParts, 0, [0]),
+        (InParts, 1, [1]),
+        (InParts, 11, [4, 4, 2, 1]),
+        (FixedBatch, 1, [4]),
+        (FixedBatch, 11, [4, 4, 4]),
+    ],
+)
+def test_rows_are_computed_in_parts(module: type[InParts | FixedBatch], rows: int, seen: list[int]) -> None:
     counts = []
     network = nn.Conv2d(3, 2, 3)
     x = torch.rand(rows, 3, 8, 8).to(memory_format=torch.channels_last)
     whole = network(x)
     network.register_forward_hook(lambda _module, _inputs, out: counts.append(len(out)))
-    torch.testing.assert_close(InParts(network, 4)(x), whole)
+    torch.testing.assert_close(module(network, 4)(x), whole)
     assert counts == seen
-
-
-@pytest.mark.parametrize("rows", [1, 4, 11])
-def test_a_fixed_batch_is_filled_up(rows: int) -> None:
-    counts = set()
-    network = nn.Conv2d(3, 2, 3)
-    x = torch.rand(rows, 3, 8, 8)
-    whole = network(x)
-    network.register_forward_hook(lambda _module, _inputs, out: counts.add(len(out)))
-    torch.testing.assert_close(FixedBatch(network, 4)(x), whole)
-    assert counts == {4}
 
 
 def test_coarse_rounding_that_depends_on_the_batch_shows() -> None:
