@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from stages.detect import ONE_STAGE, OURS, TORCHVISION, WholeDetector
 from stages.errors import StageError
 from stages.protocols import Cropper, Detector, Embedder, Index
 
@@ -98,8 +99,6 @@ def _torchvision(name: str, config: Config) -> Detector:
 
 
 def _whole(_name: str, config: Config) -> Detector:
-    from stages.detect import WholeDetector  # noqa: PLC0415
-
     if config.detector.endswith(FLIP):
         raise ValueError(f"{config.detector} has nothing to average; leave {FLIP} out")
     return WholeDetector()
@@ -141,17 +140,8 @@ def _index(class_name: str, dim: int) -> Index:
     return empty
 
 
-_NETWORKS: Final = (
-    "maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2",
-    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2",
-    "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn",
-)  # fmt: skip
-"""The names of :mod:`stages.detect.networks`, which imports torch."""
-
 DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
-    **dict.fromkeys(_NETWORKS, _torchvision),  # and NAME+flip for the R-CNNs
+    **dict.fromkeys((*OURS, *TORCHVISION, *ONE_STAGE), _torchvision),  # and NAME+flip for the R-CNNs
     "whole": _whole,
 }
 CROPPERS: dict[str, Callable[[], Cropper]] = {

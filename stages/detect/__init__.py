@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from stages.types import WHOLE, Box, Detection, Image, check_batch
+
+OURS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
+"""The R-CNNs of :mod:`stages.detect.networks`."""
+
+TORCHVISION: Final = (
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+"""torchvision's R-CNNs."""
+
+ONE_STAGE: Final = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")
+"""torchvision's networks without proposals, which can be used here but not trained."""
 
 
 class WholeDetector:

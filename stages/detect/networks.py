@@ -22,19 +22,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-OURS = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
-TORCHVISION = (
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn_v2",
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_mobilenet_v3_large_fpn",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-)
-"""torchvision's R-CNN networks."""
-
-ONE_STAGE = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")
-"""torchvision's networks without proposals, which can be used here but not trained."""
+from stages.detect import ONE_STAGE, OURS, TORCHVISION
 
 ARCHITECTURES = OURS + TORCHVISION
 """What can be trained."""

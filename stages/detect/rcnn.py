@@ -25,8 +25,9 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 import weights
 from stages.checkpoints import check_fits
 from stages.cpu import InParts, InPrecision, fast_dtype, fold_batch_norms, in_precision, keep_memory
+from stages.detect import ONE_STAGE, TORCHVISION
 from stages.detect.adapter import TorchvisionDetector
-from stages.detect.networks import ONE_STAGE, TORCHVISION, MobileNetV2FPN, build_network, float32_outputs
+from stages.detect.networks import MobileNetV2FPN, build_network, float32_outputs
 from stages.errors import WeightsError
 from stages.types import Image
 from weights import Checkpoint

@@ -19,9 +19,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import weights
 from stages.checkpoints import copy_fitting, read_start
+from stages.detect import OURS
 from stages.detect.annotations import Annotations
 from stages.detect.augmentation import Scene, jitter, paste, recolour
-from stages.detect.networks import OURS, MobileNetV2FPN, float32_outputs
+from stages.detect.networks import MobileNetV2FPN, float32_outputs
 from stages.errors import CatalogueError, ImageError, WeightsError
 from stages.images import read_image
 from stages.training import Recipe, Trainer, ahead

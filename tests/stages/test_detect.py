@@ -22,16 +22,9 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 import weights
 from pipeline.cli import main
 from pipeline.config import Config, build_detector
+from stages.detect import ONE_STAGE, OURS
 from stages.detect.adapter import TorchvisionDetector, mask_in_box
-from stages.detect.networks import (
-    ARCHITECTURES,
-    ONE_STAGE,
-    OURS,
-    MobileNetV2FPN,
-    PyramidRoIAlign,
-    _folded,
-    build_network,
-)
+from stages.detect.networks import ARCHITECTURES, MobileNetV2FPN, PyramidRoIAlign, _folded, build_network
 from stages.detect.rcnn import (
     MIN_VOTE_IOU,
     TIE_BREAK,
@@ -90,7 +83,7 @@ def test_detections_do_not_depend_on_the_batch_where_short_numbers_round_by_its_
     detector = read_detector(saved(architecture, tmp_path), min_score=0.0)
     detector._network.roi_heads.detections_per_img = 20
     round_by_batch(detector._network)
-    check_detector(detector)
+    check_detector(detector, PHOTOS)
     assert detector.labels == LABELS
     masks = [detection.mask is not None for detection in detector([draw("red", "blue")])[0]]
     assert any(masks) == architecture.startswith("mask")
