@@ -6,7 +6,7 @@ alone: a detector of street photos has seen few shoes on white, and a crop shows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.embed.kinds import KINDS, KindPart, Probabilities, believed, normalised
 from stages.labels import OTHER, PLURALS, kind_of
-from stages.types import LABELS, Detection, Vectors
+from stages.types import LABELS, Detection, Match, Vectors
 
 TRUST: Final = 0.8
 """The assumed probability that the detector's label of a garment is right."""
@@ -90,6 +90,33 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
 def relabelled(detection: Detection, label: str) -> Detection:
     """Return a detection under another label."""
     return detection if detection.label == label else replace(detection, label=label)
+
+
+def search_garments(
+    search: Callable[[Vectors, float], list[list[Match]]],
+    part: KindPart | None,
+    vectors: Vectors,
+    min_similarity: float = -1.0,
+    *,
+    any_kind: bool = False,
+) -> list[list[Match]]:
+    """Search by garments, with items of their kind first.
+
+    Args:
+        search: takes queries, ``(n, dim)`` unit rows, and the least similarity; such as :meth:`Gallery.search`.
+        part: where the vectors hold kinds; None where they hold none, and the similarity is their inner product.
+        vectors: of the garments, ``(n, dim)`` unit rows.
+        min_similarity: matches below it are left out.
+        any_kind: kinds count for nothing.
+
+    Returns:
+        The matches of each garment, best first. An item that is the garment itself has similarity 1.
+    """
+    if part is None:
+        return search(vectors, min_similarity)
+    queries, scale = part.queries(vectors, any_kind=any_kind)
+    found = search(queries, min_similarity / scale)
+    return [[replace(one, similarity=min(1.0, one.similarity * scale)) for one in matches] for matches in found]
 
 
 def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -> str:

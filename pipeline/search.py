@@ -21,14 +21,14 @@ from pipeline.config import (
     trust,
 )
 from pipeline.gallery import Gallery, Manifest, is_gallery
-from pipeline.kinds import missing_kind
+from pipeline.kinds import missing_kind, search_garments
 from pipeline.pipeline import Analysis, Pipeline
 from stages.cpu import run_in_turn
 from stages.embed.kinds import KindPart
 from stages.errors import GalleryError, GalleryMismatch
 from stages.protocols import Cropper, Embedder
 from stages.timing import timed
-from stages.types import WHOLE, Box, Mask, Match
+from stages.types import WHOLE, Box, Mask, Match, Vectors
 
 _SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
 """The settings that a gallery saves, so that it is always opened with the stages it was made with."""
@@ -85,12 +85,13 @@ def result_of(
     return PhotoResult(str(analysis.path), photo.width, photo.height, tuple(garments))
 
 
-def search_batch(
+def search_batch(  # noqa: PLR0913
     gallery: Gallery,
     batch: Sequence[Analysis],
     k: int,
     *,
     kinds: KindPart | None = None,
+    any_kind: bool = False,
     same_label: bool = False,
     where: str | None = None,
     min_similarity: float = -1.0,
@@ -104,7 +105,8 @@ def search_batch(
         gallery: made with the pipeline's embedder.
         batch: analyses of some photos.
         k: matches per garment.
-        kinds: where the vectors hold kinds, see :func:`stages.embed.kinds.kind_part`; None gives no notices.
+        kinds: where the vectors hold kinds, see :func:`stages.embed.kinds.kind_part`; None where they hold none.
+        any_kind: rank by looks alone, and give no notices.
         same_label: only items with the garment's label.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
@@ -118,13 +120,14 @@ def search_batch(
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
     labels = [None if one.label == WHOLE else one.label for one in detections] if same_label else None
     present = gallery.labels if kinds else {}
-    if kinds:
-        vectors = kinds.emphasised(vectors)
-    reasons = [missing_kind(kinds, present, detection.label) for detection in detections]
+    reasons = ["" if any_kind else missing_kind(kinds, present, detection.label) for detection in detections]
+
+    def ask(queries: Vectors, least: float) -> list[list[Match]]:
+        return gallery.search(queries, k, labels=labels, where=where, min_similarity=least)
 
     def search() -> list[list[Match]]:
         with timed("search"):
-            return gallery.search(vectors, k, labels=labels, where=where, min_similarity=min_similarity)
+            return search_garments(ask, kinds, vectors, min_similarity, any_kind=any_kind)
 
     found = [[] if reason else matches for matches, reason in zip(run_in_turn(search), reasons, strict=True)]
     results, start = [], 0
@@ -133,11 +136,6 @@ def search_batch(
         results.append(result_of(analysis, found[start:end], reasons[start:end]))
         start = end
     return results
-
-
-def of_any_kind(batch: Sequence[Analysis], kinds: KindPart) -> list[Analysis]:
-    """Return analyses whose vectors say nothing of kinds, so that they are ranked by looks alone."""
-    return [replace(one, vectors=kinds.without_kinds(one.vectors)) if len(one.vectors) else one for one in batch]
 
 
 def catalogue_columns(gallery: Gallery) -> list[str]:

@@ -62,6 +62,7 @@ def calibrate(
     from stages.embed import calibration
     from stages.embed.calibration import calibration_path
     from stages.embed.data import numbered
+    from stages.embed.kinds import kind_part
     from stages.embed.metrics import cosine, sample_pairs
 
     checkpoint = settings.get("embedder_weights")
@@ -75,9 +76,10 @@ def calibrate(
     stage = build_embedder(Config(**settings))
     embedded = embed_photos(stage, photos)
     print_problems(embedded.photos)
-    samples = embedded.samples
+    samples, part = embedded.samples, kind_part(stage)
+    vectors = part.comparable(embedded.vectors) if part else embedded.vectors
     found = calibration.calibrate(
-        sample_pairs(cosine(embedded.vectors), numbered([sample.item for sample in samples])),
+        sample_pairs(cosine(vectors), numbered([sample.item for sample in samples])),
         numbered([sample.style_or_item for sample in samples]),
         [sample.label for sample in samples],
         stage.fingerprint,

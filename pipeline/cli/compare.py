@@ -37,6 +37,7 @@ def compare(
     """  # noqa: D301
     from pipeline.config import Config, build_embedder
     from stages.embed.calibration import find_calibration
+    from stages.embed.kinds import kind_part
     from stages.embed.metrics import angular_percent, euclidean
     from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo
@@ -50,7 +51,9 @@ def compare(
             images.append(read_photo(path, enough_px(stage.input_px)).image)
         except ImageError as error:
             raise ImageError(f"{path} {error}") from error
-    one, other = stage(images)
+    vectors = stage(images)
+    part = kind_part(stage)
+    one, other = part.comparable(vectors) if part else vectors
     cosine = float(one @ other)
     if not math.isfinite(cosine):
         raise StageError(f"the vectors of {config.embedder} are not finite; its weights are damaged")

@@ -76,7 +76,7 @@ def search(
     """  # noqa: D301
     from pipeline.outputs import open_outputs
     from pipeline.report import Report
-    from pipeline.search import catalogue_columns, of_any_kind, open_gallery, search_batch
+    from pipeline.search import catalogue_columns, open_gallery, search_batch
     from pipeline.writers import Options, clear_folder, mark_folder
     from stages.embed.calibration import find_calibration
     from stages.embed.kinds import kind_part
@@ -105,8 +105,7 @@ def search(
         if report:
             mark_folder(report)
         for batch in stack.enter_context(closing(pipeline.batches(outputs.remaining(walk(photos))))):
-            queries = of_any_kind(batch, kinds) if kinds and any_kind else batch
-            results = search_batch(gallery, queries, k, kinds=None if any_kind else kinds, same_label=same_label,
+            results = search_batch(gallery, batch, k, kinds=kinds, any_kind=any_kind, same_label=same_label,
                                    where=where, min_similarity=min_similarity)  # fmt: skip
             for analysis, found in zip(batch, results, strict=True):
                 result = judged(found, calibration) if calibration else found

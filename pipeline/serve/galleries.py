@@ -9,8 +9,10 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from pipeline.gallery import Gallery, read_manifest
+from pipeline.kinds import search_garments
 from pipeline.serve import schemas
 from pipeline.serve.metrics import Metrics
+from stages.embed.kinds import KindPart
 from stages.errors import GalleryCorrupt, GalleryError
 from stages.labels import PLURALS
 from stages.protocols import Cropper, Embedder
@@ -52,19 +54,29 @@ class Snapshot:
         filterable = PUBLIC_COLUMNS.union(own)
         return cls(gallery, gallery.item_count, gallery.labels, columns[:MAX_COLUMNS], filterable)
 
-    def search(self, vectors: Vectors, k: int, labels: Sequence[str | None], query: schemas.Query) -> list[list[Match]]:
-        """Return the k best matches of each vector, of its label unless that is None.
+    def search(
+        self,
+        vectors: Vectors,
+        k: int,
+        labels: Sequence[str | None],
+        query: schemas.Query,
+        kinds: KindPart | None,
+    ) -> list[list[Match]]:
+        """Return the k best matches of each vector, of its label unless that is None; see :func:`search_garments`.
 
         Raises:
             QueryError: the filter is wrong.
         """
         if not len(vectors):
             return []
-        try:
+
+        def ask(queries: Vectors, least: float) -> list[list[Match]]:
             return self.gallery.search(
-                vectors, k, labels=labels, where=query.where, min_similarity=query.min_similarity,
-                columns=self.filterable,
-            )  # fmt: skip
+                queries, k, labels=labels, where=query.where, min_similarity=least, columns=self.filterable
+            )
+
+        try:
+            return search_garments(ask, kinds, vectors, query.min_similarity, any_kind=query.any_kind)
         except ValueError as error:
             raise QueryError(str(error)) from error
 

@@ -320,7 +320,7 @@ class Service:
         """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
 
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
-            found = snapshot.search(self._ranking_vectors(vectors, query), query.k, labels, query)
+            found = snapshot.search(vectors, query.k, labels, query, self._kinds)
             kinds = None if query.any_kind else self._kinds
             notices = [
                 snapshot.notice(label) or missing_kind(kinds, snapshot.labels, group)
@@ -338,20 +338,13 @@ class Service:
         if not rows:
             raise NotFoundError(f"the gallery has no item {query.item!r}")
         vectors = snapshot.gallery.vectors_of(item)
-        looks = self._kinds.without_kinds(vectors) if self._kinds and query.any_kind else vectors
-        found = snapshot.search(looks, query.k + 1, [query.label] * len(rows), query)
+        found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query, self._kinds)
         best: dict[str, Match] = {}
         for match in (match for matches in found for match in matches if match.item != item):
             if match.item not in best or best[match.item].similarity < match.similarity:
                 best[match.item] = match
         first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
         return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label))
-
-    def _ranking_vectors(self, vectors: Vectors, query: schemas.Query) -> Vectors:
-        """Return the vectors of garments to search by: of the garment's kind first, or of any kind."""
-        if self._kinds is None:
-            return vectors
-        return self._kinds.without_kinds(vectors) if query.any_kind else self._kinds.emphasised(vectors)
 
     def _matches(
         self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match], notice: str

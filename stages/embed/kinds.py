@@ -26,7 +26,7 @@ Probabilities = NDArray[np.float32]
 """``(n, kinds)`` or ``(n, types)`` float32, rows with the sum 1."""
 
 EMPHASIS = 7.0
-"""How many times more kinds and types weigh where a garment is the query than in the similarity of two items.
+"""How many times more kinds and types weigh where a garment is the query than in the product of two items' vectors.
 
 The probabilities of two views of one item differ a little, so kinds weigh little between items. Between street and
 shop, looks differ so much that the kind has to weigh more.
@@ -84,12 +84,27 @@ class KindPart:
         types = normalised((self.type_probabilities(vectors) * (factor @ self.kind_of_type.T)).astype(np.float32))
         return self._concatenated(vectors[:, : self.dim - self.width], kinds, types)
 
-    def without_kinds(self, vectors: Vectors) -> Vectors:
-        """Return the vectors without kinds and types: as queries, they find what looks alike of any kind."""
-        return self.emphasised(vectors, 0)
+    def queries(self, vectors: Vectors, *, any_kind: bool = False) -> tuple[Vectors, float]:
+        """Return garments as queries, in whose similarities kinds and types weigh :data:`EMPHASIS` times as much.
 
-    def emphasised(self, vectors: Vectors, factor: float = EMPHASIS) -> Vectors:
-        """Return queries in whose similarities kinds and types weigh so many times as much as in those of two items."""
+        Args:
+            vectors: ``(n, dim)`` unit rows.
+            any_kind: kinds and types weigh nothing instead.
+
+        Returns:
+            ``(n, dim)`` unit rows, and what their inner products with items are multiplied by to be similarities: with
+            it, an item that is the garment itself has 1.
+        """
+        factor = 0.0 if any_kind else EMPHASIS
+        share = self.kind_share + self.type_share
+        length = (1 - share + factor**2 * share) ** 0.5
+        return self._weighted(vectors, factor), length / (1 - share + factor * share)
+
+    def comparable(self, vectors: Vectors) -> Vectors:
+        """Return vectors whose inner products are the similarities of garments that :meth:`queries` describes."""
+        return self._weighted(vectors, EMPHASIS**0.5)
+
+    def _weighted(self, vectors: Vectors, factor: float) -> Vectors:
         rows = vectors.copy()
         rows[:, self.dim - self.width :] *= factor
         return _unit(rows)

@@ -8,7 +8,7 @@ from pipeline.catalogue import CataloguePhoto, Indexing
 from pipeline.gallery import Gallery
 from pipeline.kinds import fitting_garment, missing_kind, named_kind, settle, with_named_kind
 from pipeline.pipeline import Pipeline
-from pipeline.search import of_any_kind, search_batch
+from pipeline.search import search_batch
 from stages.crop import BoxCrop
 from stages.embed.kinds import KINDS, KindPart
 from stages.types import WHOLE, Box, Detection
@@ -141,7 +141,7 @@ def test_a_garment_of_a_kind_that_the_gallery_lacks_gets_a_notice_and_matches_of
     batch = list(Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes())(photos))
 
     dark, bright = search_batch(gallery, batch, 3, kinds=PART)
-    any_kind, _ = search_batch(gallery, of_any_kind(batch, PART), 3)
+    any_kind, _ = search_batch(gallery, batch, 3, kinds=PART, any_kind=True)
 
     assert (dark.garments[0].notice, dark.garments[0].matches) == ("this shop has no shoes", ())
     assert [match.item for match in bright.garments[0].matches] == ["fedora"]

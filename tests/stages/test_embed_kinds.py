@@ -48,9 +48,10 @@ def test_other_kinds_change_the_types_with_them_and_keep_unit_length():
 def test_without_kinds_a_query_tells_kinds_no_longer_apart():
     vectors = vectors_with([[1, 0, 0, 0], [0, 0, 1, 0]])
 
-    (query,) = PART.without_kinds(vectors[:1])
+    (query,), scale = PART.queries(vectors[:1], any_kind=True)
 
     assert np.linalg.norm(query) == pytest.approx(1, abs=1e-6)
+    assert scale * query @ vectors[0] == pytest.approx(1, abs=1e-5)
     assert query @ vectors[0] == pytest.approx(query @ vectors[1])
 
 
@@ -125,7 +126,7 @@ def test_kinds_are_added_to_the_looks_of_any_embedder():
 
     assert vectors.shape == (2, 4 + PART.width)
     assert [KINDS[place] for place in embedder.kinds.kinds(vectors).argmax(axis=1)] == ["pants", "pants"]
-    assert embedder.kinds.without_kinds(vectors)[:, :4] == pytest.approx(Looks()(images), abs=1e-3)
+    assert embedder.kinds.queries(vectors, any_kind=True)[0][:, :4] == pytest.approx(Looks()(images), abs=1e-3)
     assert (embedder.input_px, embedder.fingerprint) == (32, "looks+jeans")
 
 
@@ -138,11 +139,14 @@ def test_emphasised_queries_prefer_an_item_of_their_kind_that_looks_less_alike()
         np.array([[0.6, 0.8, 0, 0, 0, 0]], np.float32), (probabilities @ part.kind_of_type)[:1], probabilities[:1]
     )
 
-    plain, emphasised = like_boots[0], part.emphasised(like_boots)[0]
+    plain, ((emphasised,), scale) = like_boots[0], part.queries(like_boots)
 
     assert plain @ boots > plain @ jeans
     assert emphasised @ jeans > emphasised @ boots
     assert np.linalg.norm(emphasised) == pytest.approx(1, abs=1e-5)
+    assert scale * emphasised @ like_boots[0] == pytest.approx(1, abs=1e-5), "the very same garment"
+    one, other = part.comparable(np.stack([like_boots[0], boots]))
+    assert one @ other == pytest.approx(scale * emphasised @ boots, abs=1e-5), "compare and search agree"
 
 
 def test_kinds_come_from_a_classifier_that_knows_them_and_are_added_once():
