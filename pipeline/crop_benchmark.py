@@ -1,4 +1,4 @@
-"""Compare mask crops with box crops: detect once, crop in many ways, embed, search, and measure the differences.
+"""Compare mask crops with box crops: detect once, crop in several ways, embed, search, and measure the differences.
 
 Every query is searched under every condition. A garment that its detector missed is a failure, whether it is the query or
 the answer; figures over the garments that all detectors found stand beside. Differences are paired over the same queries.
@@ -6,57 +6,99 @@ the answer; figures over the garments that all detectors found stand beside. Dif
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Final, Literal
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.crop_benchmark_costs import (
-    AVERAGE,
-    BOX,
-    CONTEXT,
-    CROPS,
-    MASK,
-    MASKS,
-    NONE,
-    PARTS,
-    WHOLE,
-    CropCost,
-    CropStages,
-    costs,
-)
+import weights
+from pipeline.config import EMBEDDERS, Config, build_detector, build_embedder
 from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto
 from pipeline.pipeline import main_garment
+from stages.crop import BoxCrop, MaskCrop, WholeCrop
 from stages.embed.data import numbered
 from stages.embed.metrics import Estimate, Flags, Floats, Ints, mean_estimate
-from stages.protocols import Detector, Embedder
+from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE as WHOLE_LABEL
 from stages.types import Detection, Image, Vectors
 
-TRUTH: Final = "truth"
-"""The name of the annotations, as a source of detections."""
+TRUTH, NONE = "truth", "none"
+"""Sources of detections besides detectors: the annotations, and none, for whole photos."""
+
+WHOLE, BOX, CONTEXT, MASK = "whole", "box", "box-context", "mask-white"
+MASKS: Final = ("mask-mean", MASK, "mask-blur")
+AVERAGE: Final = "mask+box"
+"""The normalised mean of the vectors of :data:`MASK` and :data:`BOX`."""
+
+CROPS: Final[Mapping[str, Cropper]] = {
+    WHOLE: WholeCrop(),
+    BOX: BoxCrop(),
+    CONTEXT: BoxCrop(0.25),
+    "mask-mean": MaskCrop("mean"),
+    MASK: MaskCrop("white"),
+    "mask-blur": MaskCrop("blur"),
+}
+"""Box and masks have the same margin of 5 %, so that only the background differs."""
 
 MIXED: Final = ((BOX, MASK), (MASK, BOX), (BOX, WHOLE), (MASK, WHOLE))
-"""Crops of query and gallery that differ."""
+"""Different crops of query and gallery."""
 
 ALL, FOUND_BY_ALL = "all", "found by all detectors"
 """Which garments count: every one, or those that no detector missed."""
 
 RANKS: Final = (1, 5, 20)
 IOU: Final = 0.5
-"""A detection is of a garment if their boxes overlap by this much, intersection over union."""
+"""A detection is of a garment if the intersection over union of their boxes is at least this."""
 
 MISSED: Final = 1 << 30
 """The rank of an answer that cannot be found, because a detector missed it or the query."""
 
-Asked = Literal["crop", "detector", "training"]
+DETECTORS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
+UNKNOWN: Final = "unknown"
 
-Key = tuple[str, str]
-"""A source of detections and a crop."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropStages:
+    """The detectors and embedders that are compared, by name; the verdict is about the first embedder.
+
+    ``specs`` name the embedders as :meth:`build` takes them; ``trained_on`` is the crop that each embedder's weights say
+    they were trained on.
+    """
+
+    detectors: dict[str, Detector]
+    embedders: dict[str, Embedder]
+    specs: dict[str, str]
+    trained_on: dict[str, str]
+
+    @classmethod
+    def build(cls, detectors: Sequence[str] = DETECTORS, embedders: Sequence[str] = ()) -> CropStages:
+        """Build stages by name; an embedder is ``NAME`` or ``NAME=WEIGHTS``, by default all with shipped weights.
+
+        Raises:
+            ValueError: a name is unknown or given twice.
+            StageError, WeightsError: a stage cannot be built.
+        """
+        given = embedders or [name for name in EMBEDDERS if name in weights.manifest()]
+        specs = {spec.partition("=")[0]: spec for spec in given}
+        for name, count in Counter((*detectors, *(spec.partition("=")[0] for spec in given))).items():
+            if count > 1:
+                raise ValueError(f"two stages are called {name!r}; give each its own name: NAME=WEIGHTS")
+        return cls(
+            {name: build_detector(Config(detector=name)) for name in detectors},
+            {name: build_embedder(_config(spec)) for name, spec in specs.items()},
+            specs,
+            {name: _trained_on(name, _config(spec)) for name, spec in specs.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,8 +116,8 @@ class Condition:
 
     @classmethod
     def same(cls, embedder: str, detections: str, crop: str) -> Condition:
-        """Return the condition with the same crop on both sides."""
-        return cls(embedder, detections, crop, crop)
+        """Return the condition with the same crop on both sides; whole photos need no detections."""
+        return cls(embedder, NONE if crop == WHOLE else detections, crop, crop)
 
     def __str__(self) -> str:
         return f"{self.embedder}, {self.detections}: {self.crops}"
@@ -86,9 +128,11 @@ class Condition:
         return self.query if self.query == self.gallery else f"{self.query} for {self.gallery}"
 
     @property
-    def keys(self) -> tuple[Key, Key]:
-        """Where the vectors of query and gallery are."""
-        return _key(self.detections, self.query), _key(self.detections, self.gallery)
+    def keys(self) -> list[tuple[str, str, str]]:
+        """The keys of :attr:`EmbeddedSet.vectors` of query and gallery."""
+        return [
+            (self.embedder, NONE if crop == WHOLE else self.detections, crop) for crop in (self.query, self.gallery)
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,40 +141,30 @@ class EmbeddedSet:
 
     Attributes:
         data: the set.
-        examples: of all its photos.
-        photos: ``(n,)``, the photo of each example.
-        present: by detections and crop, ``(n,)``, whether there is a crop, that is, whether the garment was detected.
-        vectors: by embedder, detections and crop, ``(n, dim)`` unit rows; zero if there is no crop.
+        photos: ``(n,)``, the number of each example's photo.
+        detections: by source, the detection of each example, None where it was missed.
+        vectors: by embedder, source and crop, ``(n, dim)`` unit rows; NaN where there is no crop.
     """
 
     data: CropSet
-    examples: tuple[Example, ...]
     photos: Ints
-    present: dict[Key, Flags]
-    vectors: dict[tuple[str, Key], Vectors]
+    detections: Mapping[str, Sequence[Detection | None]]
+    vectors: dict[tuple[str, str, str], Vectors]
 
-    @property
-    def sources(self) -> list[str]:
-        """The sources of detections."""
-        return [source for source, crop in self.present if crop == BOX]
-
-    @property
-    def items(self) -> Ints:
-        """The number of each example's item, ``(n,)``."""
-        return numbered([example.item for example in self.examples])
+    def found(self, source: str) -> Flags:
+        """Return which examples a source of detections did not miss, ``(n,)``."""
+        return np.array([one is not None for one in self.detections[source]], np.bool_)
 
     def similarities(self, condition: Condition, queries: Ints, gallery: Ints) -> NDArray[np.float32]:
-        """Return how similar queries and gallery are, ``(q, g)``; minus infinity for what must not or cannot match.
+        """Return the similarities of queries and gallery, ``(q, g)``; minus infinity for what must not or cannot match.
 
         A missed garment cannot match; other items in the query's photo, and the query itself, must not.
         """
-        query, other = condition.keys
-        vectors = self.vectors[condition.embedder, query][queries], self.vectors[condition.embedder, other][gallery]
-        similar = np.round(vectors[0] @ vectors[1].T, 6)  # so that equal vectors tie, in whatever order sums are taken
-        items, photos = self.items, self.photos
+        query, other = (self.vectors[key] for key in condition.keys)
+        similar = np.round(query[queries] @ other[gallery].T, 6)  # so that equal vectors tie, however sums are rounded
+        items, photos = numbered([one.item for one in self.data.examples]), self.photos
         excluded = (photos[queries][:, None] == photos[gallery]) & (items[queries][:, None] != items[gallery])
-        excluded |= ~self.present[query][queries][:, None] | ~self.present[other][gallery]
-        excluded |= queries[:, None] == gallery
+        excluded |= np.isnan(similar) | (queries[:, None] == gallery)
         return np.where(excluded, -np.inf, similar).astype(np.float32)
 
 
@@ -142,7 +176,7 @@ class SetResults:
         data: name of the set.
         clutter: of its backgrounds; None if unknown, or for several sets together.
         among: :data:`ALL` or :data:`FOUND_BY_ALL`.
-        rows: of the queries in the set; of no meaning for several sets together.
+        rows: of the queries in the set; without meaning for several sets together.
         labels: of the queries.
         units: of the queries, what the bootstrap resamples.
         missed: by source of detections, which queries it missed.
@@ -163,61 +197,86 @@ class SetResults:
         ranks, precisions = self.outcomes[condition]
         return np.stack([*((ranks <= k).astype(np.float64) for k in RANKS), precisions])
 
-    def by_label(self) -> list[tuple[str, Flags]]:
-        """Return all queries under an empty label, then those of each label if there are several."""
-        labels = np.array(self.labels)
+    def rows_of(
+        self,
+        first: Condition,
+        second: Condition | None = None,
+        compared: str = "",
+        *,
+        seed: int = 0,
+        cost: CropCost | None = None,
+    ) -> Iterator[CropRow]:
+        """Yield a row of all queries, then one of each label if there are several."""
+        scores, floor = self.scores(first), 0.0
+        if second:
+            scores, floor = scores - self.scores(second), -1.0
+        labels, units = np.array(self.labels), numbered(self.units)
+        missed = self.missed.get(first.detections, np.zeros(len(units), np.bool_))
         names = sorted({*self.labels} - {""})
-        everyone = [("", np.ones(len(labels), np.bool_))]
-        return everyone + ([(name, labels == name) for name in names] if len(names) > 1 else [])
+        for label in ("", *(names if len(names) > 1 else ())):
+            chosen = labels == label if label else np.ones(len(labels), np.bool_)
+            estimates = [mean_estimate(row[chosen], units[chosen], seed=seed, floor=floor) for row in scores]
+            yield CropRow(
+                data=self.data,
+                clutter=self.clutter,
+                among=self.among,
+                label=label,
+                queries=int(chosen.sum()),
+                missed=int(missed[chosen].sum()),
+                first=first,
+                second=second,
+                compared=compared,
+                cost=cost,
+                **dict(zip(("recall_1", "recall_5", "recall_20", "map_at_r"), estimates, strict=True)),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropRow:
-    """Figures of one set of queries, all or those of a label; see :class:`SetResults`."""
+    """How good the condition ``first`` is on a set of queries, or by how much it is better than ``second``.
+
+    Two conditions differ in what ``compared`` names: the crop; the detector (and perhaps the crop); or the training of
+    the embedder, each with the crop that it was trained on. ``label`` is empty for all queries; ``missed`` counts those
+    that the detector of ``first`` missed. ``cost`` is that of ``first``, where it is the same crop on both sides. See
+    :class:`SetResults` for the other fields.
+    """
 
     data: str
     clutter: float | None
     among: str
     label: str
     queries: int
+    missed: int
+    first: Condition
+    second: Condition | None = None
+    compared: str = ""
     recall_1: Estimate
     recall_5: Estimate
     recall_20: Estimate
     map_at_r: Estimate
+    cost: CropCost | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropFigures(CropRow):
-    """How good one condition is; ``missed`` counts the queries that the detector missed."""
+class CropCost(NamedTuple):
+    """The median milliseconds per photo of detector, crop and embedder together, and the growth of a process in MB.
 
-    condition: Condition
-    missed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropDifference(CropRow):
-    """By how much one condition is better than another on the same queries.
-
-    They differ in what ``asked`` names: the crop; the detector (and perhaps the crop); or the training of the embedder,
-    each with the crop that it was trained on.
+    Photos are taken one at a time. The process analyses some photos, networks included; None if it was not measured.
     """
 
-    asked: Asked
-    first: Condition
-    second: Condition
+    ms: float
+    peak_mb: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropComparison:
-    """Rows of figures, of paired differences and of costs, and the results and vectors that they were made from.
+    """Rows of figures and of paired differences, and the results and vectors that they were made from.
 
-    Figures and differences follow from data, stages and seed; costs are of this machine. ``results`` has each set at each
+    They follow from data, stages and seed, except for costs, which are of this machine. ``results`` has each set at each
     clutter, and sets of one name together.
     """
 
-    figures: tuple[CropFigures, ...]
-    differences: tuple[CropDifference, ...]
-    costs: tuple[CropCost, ...]
+    figures: tuple[CropRow, ...]
+    differences: tuple[CropRow, ...]
     results: tuple[SetResults, ...]
     embedded: tuple[EmbeddedSet, ...]
     trained_on: dict[str, str]
@@ -240,7 +299,6 @@ def benchmark_crops(
     *,
     seed: int = 0,
     timed_photos: int = 8,
-    timing_rounds: int = 2,
     memory: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CropComparison:
@@ -251,8 +309,7 @@ def benchmark_crops(
         stages: detectors and embedders; by default those with shipped weights.
         seed: of the bootstrap.
         timed_photos: how many photos of the first set are timed.
-        timing_rounds: how often.
-        memory: whether to measure peak memory in processes of their own; a script then needs its
+        memory: whether to measure peak memory in separate processes; a script then needs its
             ``if __name__ == "__main__"``.
         progress: called with what is being done.
 
@@ -261,26 +318,30 @@ def benchmark_crops(
         CatalogueError: no item of a set has two photos, or labels match nothing that a detector finds.
         ImageError: a photo cannot be read.
     """
-    if not data or min(timed_photos, timing_rounds) < 1:
-        raise ValueError("comparing crops needs at least one set, one timed photo and one round")
+    if not data or timed_photos < 1:
+        raise ValueError("comparing crops needs at least one set and one timed photo")
     stages = stages or CropStages.build()
     embedded = [embed_set(one.checked(stages.detectors), stages.detectors, stages.embedders, progress) for one in data]
     progress("searching")
     levels: dict[tuple[str, str], list[SetResults]] = defaultdict(list)
     for one in embedded:
         for among in (ALL, FOUND_BY_ALL):
-            if found := search_set(one, list(stages.embedders), among):
-                levels[found.data, among].append(found)
-    results = [one for some in levels.values() for one in (*some, *([_together(some)] if len(some) > 1 else []))]
+            if results := search_set(one, list(stages.embedders), among):
+                levels[results.data, among].append(results)
+    every = [one for some in levels.values() for one in (*some, *([_together(some)] if len(some) > 1 else []))]
     first = [one for one in data if one.name == data[0].name]
     photos = first[len(first) // 2].photos
-    places = np.linspace(0, len(photos) - 1, min(timed_photos, len(photos))).round().astype(int)
-    timed = costs([photos[place].read() for place in places], stages, timing_rounds, memory=memory, progress=progress)
+    numbers = np.linspace(0, len(photos) - 1, min(timed_photos, len(photos))).round().astype(int)
+    costs = measure_costs([photos[number].read() for number in numbers], stages, memory=memory, progress=progress)
     return CropComparison(
-        tuple(row for one in results for row in _figures(one, seed)),
-        tuple(row for one in results for row in _differences(one, stages.trained_on, seed)),
-        tuple(timed),
-        tuple(results),
+        tuple(
+            row
+            for one in every
+            for condition in one.outcomes
+            for row in one.rows_of(condition, seed=seed, cost=costs.get(condition))
+        ),
+        tuple(row for one in every for pair in _pairs(one, stages.trained_on) for row in one.rows_of(*pair, seed=seed)),
+        tuple(every),
         tuple(embedded),
         stages.trained_on,
         seed,
@@ -298,52 +359,40 @@ def embed_set(
     Raises:
         ImageError: a photo cannot be read.
     """
-    examples = tuple(data.examples)
-    sources = [TRUTH, *detectors] if data.annotated else list(detectors)
-    crops = [crop for crop in CROPS if crop != WHOLE or data.whole]
-    keys = dict.fromkeys(_key(source, crop) for source in sources for crop in crops)
-    present = {key: np.zeros(len(examples), np.bool_) for key in keys}
+    detections: dict[str, list[Detection | None]] = {one: [] for one in ([TRUTH] if data.annotated else [])}
+    detections |= {name: [] for name in detectors}
+    keys = [(source, crop) for source in detections for crop in CROPS if crop != WHOLE]
+    keys += [(NONE, WHOLE)] if data.whole else []
+    count = len(data.examples)
     vectors = {
-        (name, key): np.zeros((len(examples), embedder.dim), np.float32)
-        for name, embedder in embedders.items()
-        for key in keys
+        (name, *key): np.full((count, embedders[name].dim), np.nan, np.float32)
+        for name, key in product(embedders, keys)
     }
     photos: list[int] = []
-    for place, photo in enumerate(data.photos):
-        cropped = list(_crops(data, photo, detectors, crops, len(photos)))
-        photos += [place] * len(photo.examples)
+    for number, photo in enumerate(data.photos):
+        image, first = photo.read(), len(photos)
+        photos += [number] * len(photo.examples)
+        cut = [(NONE, WHOLE, row, image) for row in range(first, len(photos) if data.whole else first)]
+        for source, of_photo in _detect_examples(data, photo, image, detectors):
+            detections[source] += of_photo
+            for crop in (crop for crop in CROPS if crop != WHOLE):
+                cut += [(source, crop, first + place, one) for place, one in crop_examples(image, of_photo, crop)]
         for name, embedder in embedders.items():
-            for (key, rows, _), vector in zip(cropped, embedder([pixels for *_, pixels in cropped]), strict=True):
-                present[key][rows] = True
-                vectors[name, key][rows] = vector
-        if (place + 1) % 20 == 0 or place + 1 == len(data.photos):
-            clutter = "" if data.clutter is None else f", clutter {data.clutter:g}"
-            progress(f"{data.name}{clutter}: {place + 1} of {len(data.photos)} photos")
-    for source in sources:
-        for mask in MASKS:  # a mask that only some garments have compares nothing
-            if not present[source, BOX].any() or not np.array_equal(present[source, mask], present[source, BOX]):
-                del present[source, mask]
-        if (source, MASK) in present:
-            present[source, AVERAGE] = present[source, BOX]
-            for name in embedders:
-                vectors[name, (source, AVERAGE)] = _unit(vectors[name, (source, MASK)] + vectors[name, (source, BOX)])
-    return EmbeddedSet(data, examples, np.array(photos, np.int64), present, vectors)
+            for (source, crop, row, _), vector in zip(cut, embedder([pixels for *_, pixels in cut]), strict=True):
+                vectors[name, source, crop][row] = vector
+        if (number + 1) % 20 == 0 or number + 1 == len(data.photos):
+            progress(f"{data.title}: {number + 1} of {len(data.photos)} photos")
+    for name, source in product(embedders, detections):
+        total = vectors[name, source, MASK] + vectors[name, source, BOX]
+        length = np.linalg.norm(total, axis=1, keepdims=True)
+        vectors[name, source, AVERAGE] = (total / np.where(length == 0, 1, length)).astype(np.float32)
+        if not any(detections[source]) or any(one and one.mask is None for one in detections[source]):
+            for crop in (*MASKS, AVERAGE):  # a mask that only some garments have compares nothing
+                del vectors[name, source, crop]
+    return EmbeddedSet(data, np.array(photos, np.int64), detections, vectors)
 
 
-def _crops(
-    data: CropSet, photo: ExamplePhoto, detectors: Mapping[str, Detector], crops: Sequence[str], row: int
-) -> Iterator[tuple[Key, slice, Image]]:
-    """Yield the crops of a photo whose first example is in a row, each with the rows that it is of."""
-    image = photo.read()
-    if WHOLE in crops:
-        yield (NONE, WHOLE), slice(row, row + len(photo.examples)), image
-    for source, detections in detect_examples(data, photo, image, detectors):
-        for crop in (crop for crop in crops if crop != WHOLE):
-            for number, pixels in crop_examples(image, detections, crop):
-                yield (source, crop), slice(row + number, row + number + 1), pixels
-
-
-def detect_examples(
+def _detect_examples(
     data: CropSet, photo: ExamplePhoto, image: Image, detectors: Mapping[str, Detector]
 ) -> Iterator[tuple[str, list[Detection | None]]]:
     """Yield each source of detections with the detection of each example, None for those that it missed."""
@@ -362,16 +411,16 @@ def detect_examples(
 def match_detections(examples: Sequence[Example], detections: Sequence[Detection]) -> list[Detection | None]:
     """Return each example's detection: same label, an overlap of :data:`IOU`, best overlap first, each only once."""
     pairs = [
-        (example.truth.box.iou(detection.box), place, other)
-        for place, example in enumerate(examples)
+        (example.truth.box.iou(detection.box), number, other)
+        for number, example in enumerate(examples)
         for other, detection in enumerate(detections)
         if example.truth is not None and example.label in ("", detection.label)
     ]
     chosen: dict[int, int] = {}
-    for overlap, place, other in sorted(pairs, key=lambda pair: -pair[0]):
-        if overlap >= IOU and place not in chosen and other not in chosen.values():
-            chosen[place] = other
-    return [detections[chosen[place]] if place in chosen else None for place in range(len(examples))]
+    for overlap, number, other in sorted(pairs, key=lambda pair: -pair[0]):
+        if overlap >= IOU and number not in chosen and other not in chosen.values():
+            chosen[number] = other
+    return [detections[chosen[number]] if number in chosen else None for number in range(len(examples))]
 
 
 def crop_examples(image: Image, detections: Sequence[Detection | None], crop: str) -> list[tuple[int, Image]]:
@@ -387,10 +436,10 @@ def crop_examples(image: Image, detections: Sequence[Detection | None], crop: st
 
 def search_set(embedded: EmbeddedSet, embedders: Sequence[str], among: str = ALL) -> SetResults | None:
     """Search every query under every condition; None if no query has an answer."""
-    examples, items, present = embedded.examples, embedded.items, embedded.present
-    counted = np.ones(len(examples), np.bool_)
+    examples, found = embedded.data.examples, {source: embedded.found(source) for source in embedded.detections}
+    items, counted = numbered([one.item for one in examples]), np.ones(len(examples), np.bool_)
     if among == FOUND_BY_ALL:
-        counted = reduce(np.logical_and, (present[one, BOX] for one in embedded.sources if one != TRUTH), counted)
+        counted = reduce(np.logical_and, (some for source, some in found.items() if source != TRUTH), counted)
     in_gallery = np.array([example.in_gallery for example in examples], np.bool_) & counted
     answers = np.bincount(items[in_gallery], minlength=items.max() + 1)[items] - in_gallery
     queries = np.flatnonzero(np.array([example.is_query for example in examples]) & counted & (answers > 0))
@@ -411,7 +460,7 @@ def search_set(embedded: EmbeddedSet, embedders: Sequence[str], among: str = ALL
         queries,
         tuple(examples[row].label for row in queries),
         tuple(examples[row].unit or examples[row].item for row in queries),
-        {source: ~present[source, BOX][queries] for source in embedded.sources},
+        {source: ~some[queries] for source, some in found.items()},
         {condition: outcomes(condition) for condition in _conditions(embedders, embedded)},
     )
 
@@ -432,20 +481,94 @@ def rank(similarities: NDArray[np.float32], relevant: Flags) -> Floats:
     return np.stack([np.where(hits.any(axis=1), hits.argmax(axis=1) + 1.0, MISSED), precisions.sum(axis=1)])
 
 
-def _key(source: str, crop: str) -> Key:
-    return (NONE if crop == WHOLE else source), crop
+def measure_costs(
+    images: Sequence[Image], stages: CropStages, *, memory: bool, progress: Callable[[str], None] = lambda _: None
+) -> dict[Condition, CropCost]:
+    """Measure the time, and perhaps the memory, that each combination of detector, crop and embedder takes."""
+    progress("timing")
+    ms: defaultdict[Condition, list[float]] = defaultdict(list)
+    for image in (images[0], *images):  # the first twice, because the first call of a network is slow
+        for source, detector in (NONE, None), *stages.detectors.items():
+            start = perf_counter()
+            detections = detector([image])[0] if detector else []
+            detect_s = perf_counter() - start
+            masks = (*MASKS, AVERAGE) if all(one.mask is not None for one in detections) else ()
+            crops = (BOX, CONTEXT, *masks) if detector else (WHOLE,)
+            for crop in crops:
+                for name, embedder in stages.embedders.items():
+                    start = perf_counter()
+                    for part in (MASK, BOX) if crop == AVERAGE else (crop,):
+                        embedder([pixels for _, pixels in crop_examples(image, detections, part)] or [image])
+                    ms[Condition.same(name, source, crop)].append(1000 * (detect_s + perf_counter() - start))
+    spec, images = next(iter(stages.specs.values())), list(images)
+    peaks: dict[tuple[str, str], float | None] = {}
+    for one in ms if memory else ():
+        if one.query == _memory_like(one.query) and (one.detections, one.query) not in peaks:
+            progress(f"memory: {one.detections} {one.query}")
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                growth = process.submit(_memory_growth, one.detections, one.query, spec, images)
+                peaks[one.detections, one.query] = growth.result()
+    return {
+        one: CropCost(round(median(values[1:]), 2), peaks.get((one.detections, _memory_like(one.query))))
+        for one, values in ms.items()
+    }
+
+
+def _memory_like(crop: str) -> str:
+    """Return the crop whose memory is measured for this one."""
+    return WHOLE if crop == WHOLE else MASK if crop in (*MASKS, AVERAGE) else BOX
+
+
+def _memory_growth(source: str, crop: str, spec: str, images: Sequence[Image]) -> float | None:
+    """Return by how many MB this fresh process grows at most while it analyses photos; None if the system hides it."""
+    import stages.detect.rcnn  # noqa: PLC0415  modules are loaded before the measurement
+    import stages.embed.siamese  # noqa: F401, PLC0415
+
+    before = _process_mb("VmRSS")
+    embedder = build_embedder(_config(spec))
+    detector = None if source == NONE else build_detector(Config(detector=source))
+    for image in images:
+        embedder([image] if detector is None else [one.image for one in CROPS[crop]([image], detector([image]))[0]])
+    peak = _process_mb("VmHWM")  # not that of getrusage, which a process inherits from its parent
+    return None if before is None or peak is None else round(max(0.0, peak - before), 1)
+
+
+def _process_mb(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    return next((1024 * int(line.split()[1]) / 1e6 for line in lines if line.startswith(field)), None)
+
+
+def _config(spec: str) -> Config:
+    """Return the config of the embedder ``NAME`` or ``NAME=WEIGHTS``; with weights, an unknown name is a Siamese network.
+
+    >>> _config("mine=run/weights.safetensors").embedder, _config("features-resnet50").embedder
+    ('siamese', 'features-resnet50')
+    """
+    name, _, file = spec.partition("=")
+    known = name in EMBEDDERS or ":" in name or name.startswith("features-")
+    return Config(embedder=name if known or not file else "siamese", embedder_weights=Path(file) if file else None)
+
+
+def _trained_on(name: str, config: Config) -> str:
+    """Return the crop that an embedder's weights say they were trained on."""
+    if config.embedder.startswith("features"):
+        return "nothing but ImageNet"
+    if config.embedder_weights:
+        return weights.read(config.embedder_weights).metadata.get("crop", UNKNOWN)
+    return weights.load(name).metadata.get("crop", UNKNOWN) if name in weights.manifest() else UNKNOWN
 
 
 def _conditions(embedders: Sequence[str], embedded: EmbeddedSet) -> Iterator[Condition]:
     """Yield the conditions for which there are crops."""
+    crops = [*((crop, crop) for crop in (*CROPS, AVERAGE) if crop != WHOLE), *MIXED]
     for embedder in embedders:
-        if (NONE, WHOLE) in embedded.present:
-            yield Condition.same(embedder, NONE, WHOLE)
-        for source in embedded.sources:
-            for query, gallery in (*((crop, crop) for crop in PARTS if crop != WHOLE), *MIXED):
-                condition = Condition(embedder, source, query, gallery)
-                if all(key in embedded.present for key in condition.keys):
-                    yield condition
+        possible = [Condition(embedder, source, *pair) for source in embedded.detections for pair in crops]
+        for condition in (Condition.same(embedder, NONE, WHOLE), *possible):
+            if all(key in embedded.vectors for key in condition.keys):
+                yield condition
 
 
 def _together(levels: Sequence[SetResults]) -> SetResults:
@@ -462,70 +585,37 @@ def _together(levels: Sequence[SetResults]) -> SetResults:
     )
 
 
-def _figures(results: SetResults, seed: int) -> Iterator[CropFigures]:
-    """Yield a row for each condition, over all queries and by label."""
-    for condition in results.outcomes:
-        missed = results.missed.get(condition.detections, np.zeros(len(results.units), np.bool_))
-        for label, chosen in results.by_label():
-            values = _row(results, results.scores(condition), label, chosen, seed, floor=0.0)
-            yield CropFigures(**values, condition=condition, missed=int(missed[chosen].sum()))
-
-
-def _differences(results: SetResults, trained_on: Mapping[str, str], seed: int) -> Iterator[CropDifference]:
-    """Yield a row for each pair of conditions worth comparing, over all queries and by label."""
-    for asked, first, second in _pairs(results, trained_on):
-        scores = results.scores(first) - results.scores(second)
-        for label, chosen in results.by_label():
-            values = _row(results, scores, label, chosen, seed, floor=-1.0)
-            yield CropDifference(**values, asked=asked, first=first, second=second)
-
-
-def _row(results: SetResults, scores: Floats, label: str, chosen: Flags, seed: int, floor: float) -> dict[str, Any]:
-    """Return the fields of a :class:`CropRow`."""
-    units = numbered([unit for unit, wanted in zip(results.units, chosen, strict=True) if wanted])
-    names = (*(f"recall_{k}" for k in RANKS), "map_at_r")
-    return {
-        "data": results.data, "clutter": results.clutter, "among": results.among, "label": label,
-        "queries": int(chosen.sum()),
-    } | {
-        name: mean_estimate(values[chosen], units, seed=seed, floor=floor)
-        for name, values in zip(names, scores, strict=True)
-    }  # fmt: skip
-
-
-def _pairs(results: SetResults, trained_on: Mapping[str, str]) -> Iterator[tuple[Asked, Condition, Condition]]:
-    """Yield the pairs of conditions to compare; the first has to be worth its cost."""
+def _pairs(results: SetResults, trained_on: Mapping[str, str]) -> Iterator[tuple[Condition, Condition, str]]:
+    """Yield the pairs of conditions to compare, and what differs; the first costs more, so it has to be worth it."""
     same = Condition.same
     embedders = list(dict.fromkeys(condition.embedder for condition in results.outcomes))
-    sources = [one for one in dict.fromkeys(condition.detections for condition in results.outcomes) if one != NONE]
-    masked = [one for one in sources if same(embedders[0], one, MASK) in results.outcomes]
-    boxed = [one for one in sources if one not in (*masked, TRUTH)]
-    pairs: list[tuple[Asked, Condition, Condition]] = []
-    for name in embedders:
-        for source in sources:
-            crops = dict.fromkeys((MASK, *MASKS, AVERAGE, CONTEXT))
-            pairs += [("crop", same(name, source, crop), same(name, source, BOX)) for crop in crops]
-        for heavy in (one for one in masked if one != TRUTH):
-            for light in boxed:
-                pairs += [("detector", same(name, heavy, crop), same(name, light, BOX)) for crop in (MASK, BOX)]
-    by_crop = {crop: name for name, crop in trained_on.items() if crop in ("box", "mask") and name in embedders}
-    if len(by_crop) == 2:
+    masked = [one for one in results.missed if same(embedders[0], one, MASK) in results.outcomes]
+    boxed = [one for one in results.missed if one not in (*masked, TRUTH)]
+    pairs = [
+        (same(name, source, crop), same(name, source, BOX), "crop")
+        for name in embedders
+        for source in results.missed
+        for crop in dict.fromkeys((MASK, *MASKS, AVERAGE, CONTEXT))
+    ]
+    pairs += [
+        (same(name, heavy, crop), same(name, light, BOX), "detector")
+        for name in embedders
+        for heavy in masked
+        for light in boxed
+        for crop in (MASK, BOX)
+        if heavy != TRUTH
+    ]
+    by_crop = {crop: name for name, crop in trained_on.items() if name in embedders}
+    if {"mask", "box"} <= by_crop.keys():
         mask, box = by_crop["mask"], by_crop["box"]
-        pairs += [("training", same(mask, source, MASK), same(box, source, BOX)) for source in masked]
-    yield from (pair for pair in pairs if pair[1] in results.outcomes and pair[2] in results.outcomes)
+        pairs += [(same(mask, source, MASK), same(box, source, BOX), "training") for source in masked]
+    yield from (pair for pair in pairs if pair[0] in results.outcomes and pair[1] in results.outcomes)
 
 
-def clutter_effect(
-    plain: SetResults, cluttered: SetResults, first: Condition, second: Condition, seed: int
-) -> Estimate | None:
-    """Return by how much clutter changes the difference in recall@1; None if the queries are not the same."""
+def clutter_effect(levels: Sequence[SetResults], first: Condition, second: Condition, seed: int) -> Estimate | None:
+    """Return the change of a difference in recall@1 from least to most clutter; None if the queries are not the same."""
+    plain, cluttered = levels[0], levels[-1]
     if plain.units != cluttered.units or plain.labels != cluttered.labels:
         return None
     change = [(one.scores(first) - one.scores(second))[0] for one in (cluttered, plain)]
     return mean_estimate(change[0] - change[1], numbered(plain.units), seed=seed, floor=-2.0)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
-    return unit

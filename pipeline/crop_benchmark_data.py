@@ -1,4 +1,4 @@
-"""Photos to compare crops on: rendered scenes, or a CSV or a folder of the user's."""
+"""Photos to compare crops on: rendered scenes, a table of annotated garments, or a folder per item."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.catalogue import read_catalogue
 from pipeline.demo import FOLDER
-from pipeline.tables import read_table
+from pipeline.tables import TableRow, read_table
 from stages.detect.annotations import to_rle
 from stages.errors import CatalogueError, ImageError
 from stages.images import read_image
@@ -34,8 +35,8 @@ class Example:
     """One garment in one photo.
 
     Attributes:
-        item: what it is; a query should find the other examples of its item.
-        label: its group, or empty; a detection of it must have the same label.
+        item: a query should find the other examples of its item.
+        label: of the garment, or empty; a detection of it must have the same label.
         truth: where it is; None if the photo mainly shows this garment.
         is_query: whether it is searched for.
         in_gallery: whether it can be found.
@@ -61,7 +62,7 @@ class ExamplePhoto:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropSet:
-    """Photos to compare crops on; sets of the same name differ only in ``clutter``, that of the background in [0, 1].
+    """Photos to compare crops on; sets of the same name differ only in the ``clutter`` of the background, in [0, 1].
 
     ``about`` says what is searched for among what; ``problems`` name photos that could not be used, and why.
     """
@@ -72,6 +73,11 @@ class CropSet:
     clutter: float | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name with the clutter."""
+        return self.name if self.clutter is None else f"{self.name}, clutter {self.clutter:g}"
 
     @property
     def examples(self) -> list[Example]:
@@ -85,24 +91,19 @@ class CropSet:
 
     @property
     def whole(self) -> bool:
-        """Whether whole photos can be compared: not if answers are only in the photos of their queries."""
-        places: defaultdict[str, set[int]] = defaultdict(set)
-        for place, photo in enumerate(self.photos):
-            for example in photo.examples:
-                if example.in_gallery:
-                    places[example.item].add(place)
-        return any(
-            places[example.item] - {place}
-            for place, photo in enumerate(self.photos)
-            for example in photo.examples
-            if example.is_query
-        )
+        """Whether whole photos can be compared: some query has an answer in another photo."""
+        numbered = [(number, one) for number, photo in enumerate(self.photos) for one in photo.examples]
+        photos_of: defaultdict[str, set[int]] = defaultdict(set)
+        for number, one in numbered:
+            if one.in_gallery:
+                photos_of[one.item].add(number)
+        return any(photos_of[one.item] - {number} for number, one in numbered if one.is_query)
 
     def checked(self, detectors: Mapping[str, Detector]) -> CropSet:
-        """Return the set without the annotated garments that no detector knows, with a note on those.
+        """Return the set without annotated garments whose label no detector knows, with a note on those labels.
 
         Raises:
-            CatalogueError: labels match nothing that a detector finds, or no item has two photos.
+            CatalogueError: a detector knows none of the labels, or no item has two photos.
         """
         labels = {example.label for example in self.examples if example.label} if self.annotated else set()
         for name, detector in detectors.items():
@@ -111,48 +112,45 @@ class CropSet:
                     f"{self.name}: its labels ({', '.join(sorted(labels))}) match nothing that {name} finds"
                     f" ({', '.join(detector.labels)}); rename them, leave them out, or name another detector"
                 )
-        if detectors:
-            labels -= {label for detector in detectors.values() for label in detector.labels}
-        photos, notes = self.photos, self.notes
-        if detectors and labels:
-            kept = [tuple(one for one in photo.examples if one.label not in labels) for photo in photos]
-            photos = [replace(photo, examples=some) for photo, some in zip(photos, kept, strict=True) if some]
-            notes = (*notes, f"no detector finds {', '.join(sorted(labels))}: left out")
-        checked = replace(self, photos=photos, notes=notes)
+        checked = self
+        unknown = labels.difference(*(detector.labels for detector in detectors.values())) if detectors else set()
+        if unknown:
+            kept = (
+                replace(photo, examples=tuple(one for one in photo.examples if one.label not in unknown))
+                for photo in self.photos
+            )
+            note = f"no detector finds {', '.join(sorted(unknown))}: left out"
+            checked = replace(self, photos=[photo for photo in kept if photo.examples], notes=(*self.notes, note))
         examples = checked.examples
-        in_gallery = Counter(example.item for example in examples if example.in_gallery)
-        if not any(in_gallery[one.item] > one.in_gallery for one in examples if one.is_query):
+        answers = Counter(example.item for example in examples if example.in_gallery)
+        if not any(answers[example.item] > example.in_gallery for example in examples if example.is_query):
             items = plural(len({example.item for example in examples}), "item")
             raise CatalogueError(
                 f"{self.name}: no item has two photos, so nothing can be found; got {plural(len(examples), 'garment')} of"
-                f" {items} in {plural(len(photos), 'photo')}; photos of one item need the same item_id or folder"
+                f" {items} in {plural(len(checked.photos), 'photo')}; photos of one item need the same item_id or folder"
             )
         return checked
 
 
-def own_photos(source: Path) -> CropSet:
+def load_photos(source: Path) -> CropSet:
     """Return the photos of a CSV with the columns photo, item_id, box, mask, label, role and unit, or of a folder per item.
 
     A box is four numbers ``x1 y1 x2 y2`` in pixels, a mask a picture of the photo's size that is white where the garment
-    is; files are relative to the CSV. Only photo and item_id must be there. If all boxes and masks are missing, or in a
-    folder, each photo shows one garment, which detectors find. The role is ``query`` or ``gallery``, empty for both; items
-    with the same unit fail together, and intervals resample units.
+    is; files are relative to the CSV. Only photo and item_id are required. Where all boxes and masks are missing, and in
+    a folder, each photo shows one garment, which detectors find. The role is ``query`` or ``gallery``, empty for both;
+    items of one unit fail together, so intervals resample units.
 
     Raises:
         CatalogueError: the CSV cannot be read as a whole, or no photo can be used.
     """
-    found: defaultdict[Path, list[Example]] = defaultdict(list)
     problems: list[str] = []
     notes: list[str] = []
-    rows = _csv_rows(source, notes) if source.suffix.lower() == ".csv" else _folder_rows(source)
-    for path, example in rows:
-        if isinstance(example, str):
-            problems.append(example)
-        else:
-            found[path].append(example)
-    annotated = any(example.truth for examples in found.values() for example in examples)
+    by_photo: defaultdict[Path, list[Example]] = defaultdict(list)
+    for path, example in _rows(source, problems, notes):
+        by_photo[path].append(example)
+    annotated = any(example.truth for examples in by_photo.values() for example in examples)
     photos = []
-    for path, examples in found.items():
+    for path, examples in by_photo.items():
         if annotated:
             problems += [f"{path.name}: {one.item} has neither box nor mask" for one in examples if not one.truth]
         elif len(examples) > 1:
@@ -171,24 +169,23 @@ def own_photos(source: Path) -> CropSet:
     return CropSet(source.stem or str(source), about, photos, notes=tuple(notes), problems=tuple(problems))
 
 
-def _folder_rows(source: Path) -> Iterator[tuple[Path, Example | str]]:
-    for photo in read_catalogue([source]):
-        yield photo.path, f"{photo.path}: {photo.error}" if photo.error else Example(photo.item)
+def _rows(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple[Path, Example]]:
+    """Yield the photos and examples of a CSV or folder; add to problems and notes what is wrong with it."""
+    if source.suffix.lower() == ".csv":
+        for row in read_table(source, ("photo", "item_id"), notes.append):
+            try:
+                yield source.parent / row.cells.get("photo", ""), _example(source.parent, row)
+            except (ImageError, ValueError) as error:
+                problems.append(f"{source.name} line {row.line}: {error}")
+    else:
+        for listed in read_catalogue([source]):
+            if listed.error:
+                problems.append(f"{listed.path}: {listed.error}")
+            else:
+                yield listed.path, Example(listed.item)
 
 
-def _csv_rows(source: Path, notes: list[str]) -> Iterator[tuple[Path, Example | str]]:
-    """Yield the photo and the example of each row, or what is wrong with it."""
-    for line in read_table(source, ("photo", "item_id"), notes.append):
-        try:
-            example = line.error or _example(source.parent, line.cells)
-        except (ImageError, ValueError) as error:
-            example = str(error)
-        if isinstance(example, str):
-            example = f"{source.name} line {line.line}: {example}"
-        yield source.parent / line.cells.get("photo", ""), example
-
-
-def rendered(folder: Path = FOLDER) -> list[CropSet]:
+def rendered_scenes(folder: Path = FOLDER) -> list[CropSet]:
     """Return a set for each grade of clutter; half of the scenes are queries, the other half the gallery.
 
     Args:
@@ -224,7 +221,7 @@ def reader(path: Path) -> Callable[[], Image]:
 
 
 def _scenes(coco: dict[str, Any], folder: Path) -> Iterator[tuple[float, ExamplePhoto]]:
-    """Yield the clutter of each scene, and the scene with the largest piece of each item, if it is large enough."""
+    """Yield the clutter of each scene, and the scene with the largest piece of each item."""
     labels = {one["id"]: one["name"] for one in coco["categories"]}
     pieces: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for piece in sorted(coco["annotations"], key=lambda piece: float(piece["area"])):
@@ -245,19 +242,22 @@ def _scenes(coco: dict[str, Any], folder: Path) -> Iterator[tuple[float, Example
         yield float(image["clutter"]), ExamplePhoto(image["file_name"], reader(folder / image["file_name"]), examples)
 
 
-def _example(folder: Path, cells: Mapping[str, str]) -> Example:
+def _example(folder: Path, row: TableRow) -> Example:
     """Return the example of a row.
 
     Raises:
         ImageError: photo or mask cannot be read.
         ValueError: the row lacks something, or box, mask and photo do not fit together.
     """
-    item, label, role = cells.get("item_id"), cells.get("label", ""), cells.get("role", "")
-    if not item or not cells.get("photo"):
+    cells = row.cells
+    if row.error:
+        raise ValueError(row.error)
+    if not cells.get("item_id") or not cells.get("photo"):
         raise ValueError("lacks a photo or an item_id")
+    label, role = cells.get("label", ""), cells.get("role", "")
     if role not in _ROLES:
         raise ValueError(f"the role is query, gallery or empty, got {role!r}")
-    return Example(item, label, _truth(folder, cells, label or "garment"), *_ROLES[role], cells.get("unit", ""))
+    return Example(cells["item_id"], label, _truth(folder, cells, label), *_ROLES[role], cells.get("unit", ""))
 
 
 def _truth(folder: Path, cells: Mapping[str, str], label: str) -> Detection | None:
@@ -268,18 +268,16 @@ def _truth(folder: Path, cells: Mapping[str, str], label: str) -> Detection | No
     height, width = _read(folder / cells["photo"]).shape[:2]
     box = _box(text, width, height) if text else Box(0, 0, width, height)
     if not name:
-        return Detection(label, 1.0, box)
-    dense = _read(folder / name).max(axis=2) > 127
-    if dense.shape != (height, width):
-        raise ValueError(f"the mask {name} is {dense.shape[1]}x{dense.shape[0]}, its photo {width}x{height}")
-    mask = dense[box.slices]
-    if not mask.any():
+        return Detection(label or "garment", 1.0, box)
+    mask = _read(folder / name).max(axis=2) > 127
+    if mask.shape != (height, width):
+        raise ValueError(f"the mask {name} is {mask.shape[1]}x{mask.shape[0]}, its photo {width}x{height}")
+    if not mask[box.slices].any():
         raise ValueError(f"the mask {name} has no white pixel in the box {box.corners}")
     if not text:
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = Box(int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
-        mask = dense[box.slices]
-    return Detection(label, 1.0, box, mask.copy())
+        x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+        box = Box(x, y, x + w, y + h)
+    return Detection(label or "garment", 1.0, box, mask[box.slices].copy())
 
 
 def _read(path: Path) -> Image:

@@ -138,10 +138,7 @@ def write_catalogue(photos: Dataset, target: Path, rows: Mapping[Path, Mapping[s
     ]
     columns = list(dict.fromkeys(name for row in table for name in row))
     folder = os.path.realpath(target.parent)
-    with (
-        replacing(target) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
+    with replacing(target) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         lines = csv.writer(file)
         lines.writerow([*REQUIRED, *columns])
         for sample, row in zip(photos.samples, table, strict=True):

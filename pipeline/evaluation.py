@@ -13,7 +13,7 @@ import numpy as np
 
 import weights
 from pipeline.config import FLIP, Config
-from stages.detect.evaluation import AveragePrecision, DetectorEvaluation
+from stages.detect.evaluation import AveragePrecision, DetectorEvaluation, Mistakes
 from stages.embed.data import KEPT_PX, Dataset, Sample, load, small
 from stages.embed.evaluation import EmbedderEvaluation, RetrievalFigures
 from stages.embed.metrics import SimilarityFunction, cosine
@@ -96,24 +96,12 @@ def describe_detector(config: Config, annotations: Path, photos: Path) -> dict[s
 
 def detector_figures(evaluation: DetectorEvaluation) -> dict[str, Any]:
     """Return all figures of a detector but its curves, for JSON."""
-    counted = ("garments", "missed", "false_alarms", "balanced_threshold")
-    return {
-        "photos": evaluation.photos,
-        "garments": evaluation.garments,
-        "threshold": evaluation.threshold,
-        "box": rounded(evaluation.box),
-        "mask": rounded(evaluation.mask),
-        "missed": evaluation.missed,
-        "false_alarms": evaluation.false_alarms,
-        "latency": rounded(evaluation.latency),
-        "labels": {
-            name: rounded({"box": label.box, "mask": label.mask} | {key: getattr(label, key) for key in counted})
-            for name, label in evaluation.labels.items()
-        },
-        "failed": evaluation.failed,
-        "problems": list(evaluation.problems),
-        "notes": list(evaluation.notes),
-    }
+    figures: dict[str, Any] = rounded(replace(evaluation, mistakes=Mistakes()))
+    del figures["mistakes"]
+    figures |= {"missed": evaluation.missed, "false_alarms": evaluation.false_alarms}
+    for label in figures["labels"].values():
+        del label["box_curve"], label["mask_curve"]
+    return figures
 
 
 def detector_curves(evaluation: DetectorEvaluation) -> dict[str, Any]:
@@ -128,24 +116,16 @@ def detector_curves(evaluation: DetectorEvaluation) -> dict[str, Any]:
 def detector_label_table(evaluation: DetectorEvaluation, *, with_ap: bool = False) -> Table:
     """Return a row of figures for each label and one for all; ``with_ap`` adds AP over IoU 0.50 to 0.95."""
 
-    def precision(of: AveragePrecision | None) -> list[str]:
-        values = (None, None) if of is None else (of.ap50, of.ap)
-        return [_text(value) for value in values[: 1 + with_ap]]
+    def precision(*means: AveragePrecision | None) -> list[str]:
+        return [_text(value) for one in means for value in (one and one.ap50, one and one.ap)[: 1 + with_ap]]
 
-    rows = [
-        (
-            name,
-            str(label.garments),
-            *precision(label.box),
-            *precision(label.mask),
-            *map(str, (label.found, label.missed, label.false_alarms)),
-            "–" if label.balanced_threshold is None else f"{label.balanced_threshold:.2f}",
-        )
-        for name, label in evaluation.labels.items()
-    ]
-    totals = (evaluation.garments - evaluation.missed, evaluation.missed, evaluation.false_alarms)
-    both = [*precision(evaluation.box), *precision(evaluation.mask)]
-    rows.append(("all", str(evaluation.garments), *both, *map(str, totals), ""))
+    rows: list[tuple[str, ...]] = []
+    for name, label in evaluation.labels.items():
+        counts = map(str, (label.found, label.missed, label.false_alarms))
+        balanced = "–" if label.balanced_threshold is None else f"{label.balanced_threshold:.2f}"
+        rows.append((name, str(label.garments), *precision(label.box, label.mask), *counts, balanced))
+    totals = map(str, (evaluation.garments - evaluation.missed, evaluation.missed, evaluation.false_alarms))
+    rows.append(("all", str(evaluation.garments), *precision(evaluation.box, evaluation.mask), *totals, ""))
     columns = [f"{kind} {figure}" for kind in ("box", "mask") for figure in ("AP50", "AP")[: 1 + with_ap]]
     return Table(("label", "garments", *columns, "found", "missed", "false alarms", "balanced at"), rows)
 
@@ -276,40 +256,32 @@ def embedder_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     """Return the figures of :func:`embedder_figures` by table: retrieval, verification, one-shot, smaller vectors, label."""
     retrieval, pairs = figures["retrieval"], dict(figures["verification"])
     pairs |= {f"FNMR at FMR {fmr}": fnmr for fmr, fnmr in pairs.pop("fnmr_at_fmr").items()}
-    labels = figures["labels"] if len(figures["labels"]) > 1 else {}
-    tables = {
-        "retrieval": Table(
-            ("retrieval", *(f"same {name}" for name in retrieval)),
+    rows: dict[tuple[str, ...], list[list[object]]] = {
+        ("retrieval", *(f"same {name}" for name in retrieval)): [
+            [_NAMES.get(key, key), *(one[key] for one in retrieval.values())] for key in next(iter(retrieval.values()))
+        ],
+        ("verification", ""): [[_NAMES.get(key, key), value] for key, value in pairs.items()],
+        ("one-shot accuracy", ""): [[f"{ways}-way", value] for ways, value in figures["one_shot"].items()],
+        ("smaller vectors", "recall@1", "loss"): [
+            [name, *one.values()] for name, one in figures["smaller_vectors"].items()
+        ],
+        ("label", "photos", "recall@1", "mAP@R", "AUC", "EER"): [
             [
-                (_NAMES.get(str(key), str(key)), *(_text(one[key]) for one in retrieval.values()))
-                for key in next(iter(retrieval.values()))
-            ],
-        ),
-        "verification": Table(
-            ("verification", ""), [(_NAMES.get(key, key), _text(value)) for key, value in pairs.items()]
-        ),
-        "one-shot": Table(
-            ("one-shot accuracy", ""), [(f"{ways}-way", _text(value)) for ways, value in figures["one_shot"].items()]
-        ),
-        "smaller vectors": Table(
-            ("smaller vectors", "recall@1", "loss"),
-            [(name, *map(_text, one.values())) for name, one in figures["smaller_vectors"].items()],
-        ),
-        "label": Table(
-            ("label", "photos", "recall@1", "mAP@R", "AUC", "EER"),
-            [
-                (
-                    name,
-                    _text(one["photos"]),
-                    *(_text((one["retrieval"] or {}).get(key)) for key in ("recall@1", "map_at_r")),
-                    _text(one["auc"]),
-                    _text(one["eer"]),
-                )
-                for name, one in labels.items()
-            ],
-        ),
+                name,
+                one["photos"],
+                *((one["retrieval"] or {}).get(key) for key in ("recall@1", "map_at_r")),
+                one["auc"],
+                one["eer"],
+            ]
+            for name, one in figures["labels"].items()
+            if len(figures["labels"]) > 1
+        ],
     }
-    return {name: table for name, table in tables.items() if table.rows}
+    return {
+        head[0].removesuffix(" accuracy"): Table(head, [tuple(map(_text, cells)) for cells in some])
+        for head, some in rows.items()
+        if some
+    }
 
 
 def embedder_text(figures: Mapping[str, Any]) -> str:

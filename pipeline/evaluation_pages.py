@@ -27,7 +27,7 @@ from pipeline.plots import Line, Panel, draw, require_matplotlib
 from pipeline.writers import clear_folder, mark_folder
 from stages.detect.evaluation import SAME_IOU, DetectorEvaluation, Mistake
 from stages.embed.evaluation import EmbedderEvaluation
-from stages.embed.metrics import ErrorRates, Pairs
+from stages.embed.metrics import ErrorRates
 from stages.errors import ImageError, OutfinderError
 from stages.files import write_whole
 from stages.images import letterbox, read_image, write_jpeg
@@ -161,7 +161,6 @@ def write_embedder_page(
     )
     write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors, projection))
     chosen = _Examples(Pictures(folder, "photos"), evaluation, embedded)
-    worst, best = chosen.triplets(examples)
     counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
     among = f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else ""
     write_page(
@@ -175,13 +174,13 @@ def write_embedder_page(
         messages=[*embedded.photos.notes, *map(str, embedded.photos.problems)],
         tables=embedder_tables(figures),
         notes=[INTERVALS, *evaluation.notes],
-        triplets={"Worst": worst, "Best": best},
+        triplets=chosen.triplets(examples),
         per_photo=PER_PHOTO,
         pairs={
-            "The same, least similar": chosen.pairs(examples, same=True, most=False),
-            "Different, most similar": chosen.pairs(examples, same=False, most=True),
-            "The same, most similar": chosen.pairs(examples, same=True, most=True),
-            "Different, least similar": chosen.pairs(examples, same=False, most=False),
+            f"{'The same' if same else 'Different'}, {'most' if most else 'least'} similar": chosen.pairs(
+                examples, same=same, most=most
+            )
+            for same, most in ((True, False), (False, True), (True, True), (False, False))
         },
         neighbors=[chosen.neighbors(row) for row in chosen.queries(queries, examples)],
         projection=projection,
@@ -190,14 +189,9 @@ def write_embedder_page(
 
 def curve_points(rates: ErrorRates) -> dict[str, list[float]]:
     """Return some hundred points of the error rates, by falling threshold, for JSON."""
+    columns = {"threshold": rates.thresholds, "fmr": rates.fmr, "fnmr": rates.fnmr, "precision": rates.precision}
     kept = _thinned(rates)
-    columns = {
-        "threshold": rates.thresholds[kept],
-        "fmr": rates.fmr[kept],
-        "fnmr": rates.fnmr[kept],
-        "precision": rates.precision[kept],
-    }
-    return {name: [round(float(value), 6) for value in values] for name, values in columns.items()}
+    return {name: np.round(values[kept].astype(np.float64), 6).tolist() for name, values in columns.items()}
 
 
 def verification_panels(evaluation: EmbedderEvaluation) -> list[Panel]:
@@ -208,42 +202,29 @@ def verification_panels(evaluation: EmbedderEvaluation) -> list[Panel]:
     recall, precision = (1 - rates.fnmr)[kept].tolist(), rates.precision[kept].tolist()
     x_range, y_range = (min(*thresholds, 0.95), 1.0), (0.0, 1.02)
     eer, accepted = verification.eer.value, "similarity from which a pair is the same"
+    shares = "share, at as many same as different pairs"
+    chance, roc = Line("chance", [0, 1], [0, 1]), Line("EER", [eer], [1 - eer])
+    title = f"ROC  AUC {verification.auc.value:.3f}"
+    retrieved = [Line("precision", thresholds, precision), Line("recall", thresholds, recall)]
+    errors = [
+        Line("false matches (FMR)", thresholds, fmr),
+        Line("false non-matches (FNMR)", thresholds, fnmr),
+        Line("EER", [verification.eer_threshold], [eer]),
+    ]
+    pairs, bins = evaluation.pairs, "share of the pairs in a bin"
+    edges = np.linspace(float(pairs.similarities.min()), max(1.0, float(pairs.similarities.max())), _HISTOGRAM_BINS + 1)
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    histograms = []
+    for name, kind in (("same", pairs.same), ("different", ~pairs.same)):
+        counts, _ = np.histogram(pairs.similarities[kind], edges)
+        histograms.append(Line(name, middles, (counts / max(1, counts.sum())).tolist()))
     return [
         Panel(
-            f"ROC  AUC {verification.auc.value:.3f}",
-            "false match rate",
-            "true match rate",
-            [Line("pairs", fmr, recall), Line("chance", [0, 1], [0, 1]), Line("EER", [eer], [1 - eer])],
-            x_range=(-0.01, 1),
-            y_range=y_range,
+            title, "false match rate", "true match rate", [Line("pairs", fmr, recall), chance, roc], (-0.01, 1), y_range
         ),
-        Panel(
-            "Precision and recall",
-            accepted,
-            "share, at as many same as different pairs",
-            [Line("precision", thresholds, precision), Line("recall", thresholds, recall)],
-            x_range=x_range,
-            y_range=y_range,
-        ),
-        Panel(
-            f"Error rates  EER {eer:.3f}",
-            accepted,
-            "rate",
-            [
-                Line("false matches (FMR)", thresholds, fmr),
-                Line("false non-matches (FNMR)", thresholds, fnmr),
-                Line("EER", [verification.eer_threshold], [eer]),
-            ],
-            x_range=x_range,
-            y_range=y_range,
-        ),
-        Panel(
-            "Distribution of similarities",
-            "similarity",
-            "share of the pairs in a bin",
-            _histograms(evaluation.pairs),
-            x_range=x_range,
-        ),
+        Panel("Precision and recall", accepted, shares, retrieved, x_range, y_range),
+        Panel(f"Error rates  EER {eer:.3f}", accepted, "rate", errors, x_range, y_range),
+        Panel("Distribution of similarities", "similarity", bins, histograms, x_range),
     ]
 
 
@@ -293,17 +274,13 @@ def map_picture(images: Sequence[Image], vectors: Vectors, projection: Projectio
 def _detector_tiles(evaluation: DetectorEvaluation) -> dict[str, dict[str, str]]:
     box, mask = evaluation.box, evaluation.mask
     precision = {"Box AP50": box.ap50, "Box AP": box.ap}
-    if mask:
-        precision |= {"Mask AP50": mask.ap50, "Mask AP": mask.ap}
+    precision |= {"Mask AP50": mask.ap50, "Mask AP": mask.ap} if mask else {}
     precision |= {"Box AP75": box.ap75, "Box recall, 100 per photo": box.recall}
+    seconds = {"Seconds per photo": evaluation.latency.mean_s, "95th percentile": evaluation.latency.p95_s}
+    counts = {"Missed": str(evaluation.missed), "False alarms": str(evaluation.false_alarms)}
     return {
         "Average precision": {name: f"{value:.3f}" for name, value in precision.items()},
-        f"In use, at score {evaluation.threshold:g}": {
-            "Missed": str(evaluation.missed),
-            "False alarms": str(evaluation.false_alarms),
-            "Seconds per photo": f"{evaluation.latency.mean_s:.3f}",
-            "95th percentile": f"{evaluation.latency.p95_s:.3f}",
-        },
+        f"In use, at score {evaluation.threshold:g}": counts | {name: f"{one:.3f}" for name, one in seconds.items()},
     }
 
 
@@ -403,17 +380,6 @@ def _embedder_tiles(evaluation: EmbedderEvaluation) -> dict[str, dict[str, str]]
     return {"Retrieval": retrieval, "Pairs": pairs}
 
 
-def _histograms(pairs: Pairs) -> list[Line]:
-    low, high = float(pairs.similarities.min()), max(1.0, float(pairs.similarities.max()))
-    edges = np.linspace(low, high, _HISTOGRAM_BINS + 1)
-    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
-    lines = []
-    for name, kind in (("same", pairs.same), ("different", ~pairs.same)):
-        counts, _ = np.histogram(pairs.similarities[kind], edges)
-        lines.append(Line(name, middles, (counts / max(1, counts.sum())).tolist()))
-    return lines
-
-
 def _thinned(rates: ErrorRates) -> NDArray[np.int64]:
     """Return the places of enough points to draw the rates; without the infinite threshold."""
     lengths = np.append(0, np.cumsum(np.abs(np.diff(rates.fmr)) + np.abs(np.diff(rates.fnmr))))
@@ -430,14 +396,25 @@ class _Examples:
         self._pictures, self._evaluation, self._embedded = pictures, evaluation, embedded
         self._addresses: dict[int, str] = {}
 
-    def triplets(self, count: int) -> tuple[list[list[Thumb]], list[list[Thumb]]]:
+    def triplets(self, count: int) -> dict[str, list[list[Thumb]]]:
         """Return the worst and the best anchors with their nearest positive and negative, one anchor per item."""
         queries = self._evaluation.retrieval.queries
         spread = np.linspace(0, len(queries) - 1, min(_MAX_TRIPLETS, len(queries))).round().astype(np.int64)
-        found = [triplet for query in queries[spread].tolist() if (triplet := self._triplet(query))]
-        worst = sorted(found, key=lambda triplet: triplet[0])
-        best = sorted(found, key=lambda triplet: -triplet[0])
-        return self._strips(worst, count), self._strips(best, count)
+        triplets = sorted(triplet for query in queries[spread].tolist() if (triplet := self._triplet(query)))
+        strips = {}
+        for heading, ordered in (("Worst", triplets), ("Best", triplets[::-1])):
+            one_per_item: dict[str, Triplet] = {}
+            for triplet in ordered:
+                one_per_item.setdefault(self._embedded.samples[triplet[1]].item, triplet)
+            strips[heading] = [
+                [
+                    self._thumb(anchor, "anchor", "anchor"),
+                    self._thumb(positive, "right", f"positive {margin + far:.3f}"),
+                    self._thumb(negative, "wrong", f"negative {far:.3f}"),
+                ]
+                for margin, anchor, positive, negative, far in list(one_per_item.values())[:count]
+            ]
+        return strips
 
     def pairs(self, count: int, *, same: bool, most: bool) -> list[list[Thumb]]:
         """Return pairs of one item, or of two, the most similar first, or the least."""
@@ -494,19 +471,6 @@ class _Examples:
         negative = int(np.where(relevant, -np.inf, similarities).argmax())
         far = float(similarities[negative])
         return float(similarities[positive]) - far, query, int(others[positive]), int(others[negative]), far
-
-    def _strips(self, triplets: Sequence[Triplet], count: int) -> list[list[Thumb]]:
-        one_per_item: dict[str, Triplet] = {}
-        for triplet in triplets:
-            one_per_item.setdefault(self._embedded.samples[triplet[1]].item, triplet)
-        return [
-            [
-                self._thumb(anchor, "anchor", "anchor"),
-                self._thumb(positive, "right", f"positive {margin + far:.3f}"),
-                self._thumb(negative, "wrong", f"negative {far:.3f}"),
-            ]
-            for margin, anchor, positive, negative, far in list(one_per_item.values())[:count]
-        ]
 
     def _thumb(self, row: int, kind: str, words: str = "") -> Thumb:
         if row not in self._addresses:

@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from stages.files import write_whole
 from stages.images import encode_jpeg
+from stages.problems import plural
 from stages.types import WHOLE, Box, Image, Mask
 
 COLORS: Final = {
@@ -178,6 +179,8 @@ def environment() -> Environment:
     environment.filters |= {
         "color": color_of,
         "label": shown_label,
+        "described": described,
+        "plural": plural,
         "interval": _split_interval,
         "basename": lambda path: path.replace("\\", "/").rstrip("/").rpartition("/")[2] or path,
         "folder": lambda path: path.replace("\\", "/").rstrip("/").rpartition("/")[0],

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -14,7 +14,7 @@ from typing import Final, Self
 from markupsafe import Markup
 
 from pipeline.groups import group_variants, merge_matches, pair_shoes
-from pipeline.pages import Description, Pictures, color_of, described, render, shown_label, svg_path, write_page
+from pipeline.pages import Pictures, render, shown_label, svg_path, write_page
 from pipeline.search import Garment, PhotoResult
 from stages.crop import cut_box
 from stages.errors import ImageError
@@ -23,20 +23,11 @@ from stages.problems import plural
 from stages.types import WHOLE, Box, Image, Match
 
 PHOTOS_PER_PAGE: Final = 25
-PHOTO_PX: Final = 1200
-"""The long side of a photo in the report."""
-
-PICTURE_PX: Final = 480
-"""The long side of a crop or a product picture: sharp when it is enlarged a little."""
-
-ENTRY_PX: Final = 160
-"""The long side of a photo in the index."""
+PHOTO_PX, PICTURE_PX, ENTRY_PX = 1200, 480, 160
+"""The long sides of a photo, of a crop or product picture, and of a photo in the index."""
 
 CONTEXT: Final = 0.05
 """How much a crop shows around its box, as a fraction of the box's longer side."""
-
-DETAILS: Final = 4
-"""Columns of metadata, and links, shown per match beside its name and price."""
 
 FAILURES_LISTED: Final = 50
 """Failures listed in the overview; the index has all."""
@@ -49,58 +40,20 @@ UNREADABLE, NO_GARMENT, NO_MATCH = "not read", "no garment", "no match"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The box of a detection, and the outline of its mask as an SVG path."""
-
-    box: Box
-    path: str
-    color: str
-
-
-@dataclass(frozen=True, slots=True)
-class MatchCard:
-    """A match as shown: ``share`` is its similarity in percent, ``variants`` are other colours of its style."""
-
-    item: str
-    picture: str | None
-    similarity: float
-    share: float
-    label: str
-    verdict: str
-    text: Description
-    details: Sequence[tuple[str, str]]
-    links: Sequence[str]
-    variants: Sequence[MatchCard] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class GarmentCard:
-    """A garment as shown, which may be a pair of shoes; ``tag`` places its label on the photo, as CSS."""
+    """A garment as shown, which may be a pair of shoes.
+
+    ``tag`` places its label on the photo, as CSS. ``matches`` are groups of colour variants, each match with the address
+    of its picture; None if nothing was searched.
+    """
 
     anchor: str
     label: str
     score: str
     tag: str
     crops: Sequence[str]
-    searched: bool
-    matches: Sequence[MatchCard]
+    matches: Sequence[Sequence[tuple[Match, str | None]]] | None
     notice: str
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoCard:
-    """A photo as shown."""
-
-    anchor: str
-    name: str
-    error: str | None
-    width: int
-    height: int
-    picture: str | None
-    count: str
-    labels: str
-    garments: Sequence[GarmentCard]
-    shapes: Sequence[Shape]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,37 +66,6 @@ class Entry:
     labels: Sequence[str]
     kinds: Sequence[str]
     error: str | None
-
-
-@dataclass
-class _Summary:
-    """Counts over all photos."""
-
-    settings: Mapping[str, str]
-    garments: int = 0
-    seconds: float | None = None
-    labels: Counter[str] = field(default_factory=Counter)
-    entries: list[Entry] = field(default_factory=list)
-
-    def values(self) -> dict[str, object]:
-        """Return what the overview shows."""
-        photos = len(self.entries)
-        failed = [entry for entry in self.entries if entry.error is not None]
-        tiles: dict[str, object] = {"Photos": photos, "Garments": self.garments}
-        if photos > len(failed):
-            tiles["Garments per photo"] = f"{self.garments / (photos - len(failed)):.1f}"
-        tiles["Unreadable photos"] = len(failed)
-        state = "so far; the run is not finished" if self.seconds is None else f"in {_duration(self.seconds)}"
-        most = max(self.labels.values(), default=1)
-        return {
-            "state": f"{plural(photos, 'photo')} {state}",
-            "tiles": tiles,
-            "bad": ["Unreadable photos"] if failed else [],
-            "labels": [(label, count, count / most) for label, count in self.labels.most_common()],
-            "settings": self.settings,
-            "failed": failed[:FAILURES_LISTED],
-            "more_failed": len(failed[FAILURES_LISTED:]),
-        }
 
 
 def read_product(match: Match) -> Image | None:
@@ -179,13 +101,15 @@ class Report:
             self._pictures = Pictures(folder)
         except FileExistsError:  # another run made it just now
             raise ValueError(f"the report's folder {folder} is not empty; name a new one") from None
-        self._folder, self._title, self._product = folder, title, product
-        self._summary = _Summary(settings)
+        self._folder, self._title, self._settings, self._product = folder, title, settings, product
         self._products: dict[str, str | None] = {}
+        self._entries: list[Entry] = []
+        self._labels = Counter[str]()
         self._first: list[Markup] = []
         self._last: list[Markup] = []
         self._pages = 1
         self._start = time.perf_counter()
+        self._seconds: float | None = None
         self._index_due = 0.0
         self._write(1)
 
@@ -208,12 +132,28 @@ class Report:
             if self._pages > 2:
                 self._write(self._pages - 1)  # again, with a link to the next one
             photos = self._last = []
-        anchor = f"photo-{len(self._summary.entries) + 1}"
-        shown = result if result.error is None else PhotoResult(result.photo, error=result.error)
-        picture = None if image is None or shown.error else self._pictures.write(anchor, image, PHOTO_PX, 82)
-        card = self._photo_card(shown, None if picture is None else image, anchor, picture)
-        photos.append(render("photo.html", photo=card))
-        self._count(shown, card, image)
+        anchor = f"photo-{len(self._entries) + 1}"
+        image = None if result.error is not None else image
+        picture = small = None
+        if image is not None:
+            picture = self._pictures.write(anchor, image, PHOTO_PX, 82)
+            small = self._pictures.write(f"{anchor}-small", image, ENTRY_PX, 75)
+        garments = self._garment_cards(result, image, anchor)
+        shapes = [(one, svg_path(one.mask, one.box)) for one in result.garments]
+        photos.append(
+            render("photo.html", photo=result, anchor=anchor, photo_picture=picture, garments=garments, shapes=shapes)
+        )
+        labels = list(dict.fromkeys(garment.label for garment in garments))
+        kinds = [*labels]
+        if result.error is not None:
+            kinds.append(UNREADABLE)
+        elif not garments:
+            kinds.append(NO_GARMENT)
+        elif any(garment.matches is not None and not garment.matches for garment in garments):
+            kinds.append(NO_MATCH)
+        address = f"{_page_name(self._pages)}#{anchor}"
+        self._entries.append(Entry(address, result.photo, small, labels, kinds, result.error))
+        self._labels.update(garment.label for garment in garments)
         if self._pages > 1:
             self._write(self._pages)
         if self._pages == 1 or time.perf_counter() >= self._index_due:
@@ -221,77 +161,30 @@ class Report:
 
     def close(self) -> None:
         """Say that the report is complete, and write the index."""
-        if self._summary.seconds is None:
-            self._summary.seconds = time.perf_counter() - self._start
+        if self._seconds is None:
+            self._seconds = time.perf_counter() - self._start
             self._write(1)
 
-    def _count(self, result: PhotoResult, card: PhotoCard, image: Image | None) -> None:
-        """Add a photo to the summary and to the index."""
-        labels = list(dict.fromkeys(garment.label for garment in card.garments))
-        kinds = [*labels]
-        if result.error is not None:
-            kinds.append(UNREADABLE)
-        elif not card.garments:
-            kinds.append(NO_GARMENT)
-        elif any(garment.searched and not garment.matches for garment in card.garments):
-            kinds.append(NO_MATCH)
-        picture = None
-        if card.picture and image is not None:
-            picture = self._pictures.write(f"{card.anchor}-small", image, ENTRY_PX, 75)
-        address = f"{_page_name(self._pages)}#{card.anchor}"
-        self._summary.entries.append(Entry(address, result.photo, picture, labels, kinds, result.error))
-        self._summary.garments += len(card.garments)
-        self._summary.labels.update(garment.label for garment in card.garments)
-
-    def _photo_card(self, result: PhotoResult, image: Image | None, anchor: str, picture: str | None) -> PhotoCard:
-        groups = pair_shoes(result.garments)
-        tags = place_tags(groups, result.width, result.height)
-        garments = [
-            self._garment_card(group, f"{anchor}-{number}", tag, result, image)
-            for number, (group, tag) in enumerate(zip(groups, tags, strict=True), start=1)
-        ]
-        return PhotoCard(
-            anchor,
-            result.photo,
-            result.error,
-            result.width,
-            result.height,
-            picture,
-            plural(len(garments), "garment"),
-            ", ".join(shown_label(garment.label) for garment in garments) or "no garment",
-            garments,
-            [Shape(one.box, svg_path(one.mask, one.box), color_of(one.label)) for one in result.garments],
-        )
-
-    def _garment_card(
-        self, group: Sequence[Garment], anchor: str, tag: str, result: PhotoResult, image: Image | None
-    ) -> GarmentCard:
-        crops = [] if image is None else [
-            self._pictures.write(f"{anchor}-{part}" if part else anchor, _crop(garment, result, image), PICTURE_PX, 82)
-            for part, garment in enumerate(group)
-        ]  # fmt: skip
-        first = group[0]
-        score = "" if first.label == WHOLE else f"{max(garment.score for garment in group):.2f}"
-        matches = merge_matches(group)
-        cards = [self._match_card(variants) for variants in group_variants(matches or ())]
-        notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
-        return GarmentCard(anchor, first.label, score, tag, crops, matches is not None, cards, notice)
-
-    def _match_card(self, variants: Sequence[Match]) -> MatchCard:
-        match, *others = variants
-        text = described(match.metadata)
-        return MatchCard(
-            match.item,
-            self._product_picture(match),
-            match.similarity,
-            100 * max(0.0, min(1.0, match.similarity)),
-            match.label,
-            match.verdict,
-            text,
-            list(text.details.items())[:DETAILS],
-            text.links[:DETAILS],
-            [self._match_card([other]) for other in others],
-        )
+    def _garment_cards(self, result: PhotoResult, image: Image | None, anchor: str) -> list[GarmentCard]:
+        groups = [] if result.error is not None else pair_shoes(result.garments)
+        cards = []
+        for number, (group, tag) in enumerate(
+            zip(groups, place_tags(groups, result.width, result.height), strict=True), 1
+        ):
+            name = f"{anchor}-{number}"
+            crops = [] if image is None else [
+                self._pictures.write(f"{name}-{part}" if part else name, _crop(garment, result, image), PICTURE_PX, 82)
+                for part, garment in enumerate(group)
+            ]  # fmt: skip
+            label = group[0].label
+            score = "" if label == WHOLE else f"{max(garment.score for garment in group):.2f}"
+            matches = merge_matches(group)
+            shown = [
+                [(match, self._product_picture(match)) for match in some] for some in group_variants(matches or ())
+            ]
+            notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
+            cards.append(GarmentCard(name, label, score, tag, crops, None if matches is None else shown, notice))
+        return cards
 
     def _product_picture(self, match: Match) -> str | None:
         """Return the address of a match's picture, which is written when it is first needed."""
@@ -301,17 +194,33 @@ class Report:
             self._products[key] = None if image is None else self._pictures.write(f"item-{key}", image, PICTURE_PX, 82)
         return self._products[key]
 
+    def _summary(self) -> dict[str, object]:
+        """Return what the overview shows."""
+        photos, garments = len(self._entries), self._labels.total()
+        failed = [entry for entry in self._entries if entry.error is not None]
+        tiles: dict[str, object] = {"Photos": photos, "Garments": garments}
+        if photos > len(failed):
+            tiles["Garments per photo"] = f"{garments / (photos - len(failed)):.1f}"
+        tiles["Unreadable photos"] = len(failed)
+        state = "so far; the run is not finished" if self._seconds is None else f"in {_duration(self._seconds)}"
+        most = max(self._labels.values(), default=1)
+        return {
+            "state": f"{plural(photos, 'photo')} {state}",
+            "tiles": tiles,
+            "bad": ["Unreadable photos"] if failed else [],
+            "labels": [(label, count, count / most) for label, count in self._labels.most_common()],
+            "settings": self._settings,
+            "failed": failed[:FAILURES_LISTED],
+            "more_failed": len(failed[FAILURES_LISTED:]),
+        }
+
     def _write(self, number: int) -> None:
         """Write a page: the first, or the last but one or last."""
         values: dict[str, object] = {}
         if number == 1:
-            entries = self._summary.entries
-            kinds = Counter(kind for entry in entries for kind in entry.kinds)
-            values = {
-                "summary": self._summary.values(),
-                "index": entries,
-                "kinds": [kind for kind, count in kinds.most_common() if count < len(entries)],
-            }
+            kinds = Counter(kind for entry in self._entries for kind in entry.kinds)
+            filters = [kind for kind, count in kinds.most_common() if count < len(self._entries)]
+            values = {"summary": self._summary(), "index": self._entries, "kinds": filters}
         write_page(
             self._folder / _page_name(number),
             "report.html",

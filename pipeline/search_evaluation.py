@@ -19,7 +19,7 @@ from pipeline.pages import Pictures, write_page
 from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
 from pipeline.writers import mark_folder
-from stages.detect.annotations import AnnotatedPhoto, Instance
+from stages.detect.annotations import AnnotatedPhoto
 from stages.detect.coco import read_annotations
 from stages.embed.data import numbered
 from stages.embed.kinds import kind_part
@@ -44,6 +44,8 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 Relation = Literal["kind", "type"]
+RELATIONS: Final[tuple[Relation, ...]] = ("kind", "type")
+
 ProgressCallback = Callable[[str, str | None, int], None]
 """Called with a photo, the error if it has one, and the number of all photos."""
 
@@ -175,11 +177,7 @@ def search_figures(evaluation: SearchEvaluation) -> dict[str, Any]:
         },
         "confusions": {
             f"{kind} > {other}": count
-            for (kind, other), count in Counter(
-                (query.kind, query.matches[0].kind or "unknown")
-                for query in found
-                if query.matches and query.matches[0].kind != query.kind
-            ).most_common()
+            for (kind, other), count in Counter(pair for pair, _ in _confusions(found)).most_common()
         },
         "failed": dict(evaluation.failed),
         "problems": list(evaluation.problems),
@@ -191,36 +189,29 @@ def search_figures(evaluation: SearchEvaluation) -> dict[str, Any]:
 def search_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     """Return the figures of :func:`search_figures` by table: catalogue, search."""
     catalogue, search = figures["catalogue"], figures["search"]
-    keys = [f"p@{n}" for n in dict.fromkeys((1, search["k"]))]
     labels = [
         (
             kind,
             str(one["photos"]),
             str(one["right"]),
-            ", ".join(f"{label} {count}" for label, count in list(one["labels"].items())[:4]),
+            ", ".join(f"{label} {n}" for label, n in [*one["labels"].items()][:4]),
         )
         for kind, one in catalogue["kinds"].items()
     ]
-    labels += [
-        (name, "", str(catalogue["label_right"][key] or "–"), "")
-        for name, key in (("mean over kinds", "mean_over_kinds"), ("over all photos", "over_photos"))
-    ]
-    rows = []
-    for kind, one in search["kinds"].items():
-        rows.append((kind, str(one["garments"]), str(one["found"]), *_precision_cells(one["all_garments"], keys)))
-    for name, count in (("all garments", search["garments"]), ("found garments", search["found"])):
-        cells = _precision_cells(search[name.replace(" ", "_")], keys)
-        rows.append((name, str(count), str(search["found"]), *cells))
-    head = [
-        "kind",
-        "garments",
-        "found",
-        *(f"{key.upper()} by {relation}" for relation in ("kind", "type") for key in keys),
-    ]
-    return {
-        "catalogue": Table(("kind", "photos", "label right", "labels"), labels),
-        "search": Table(head, rows),
-    }
+    means = catalogue["label_right"]
+    labels.append(("mean over kinds", "", str(means["mean_over_kinds"] or "–"), ""))
+    labels.append(("over all photos", "", str(means["over_photos"] or "–"), ""))
+    keys = [(relation, f"p@{n}") for relation in ("kind", "type") for n in dict.fromkeys((1, search["k"]))]
+
+    def row(name: str, garments: int, found: int, precision: Mapping[str, Any]) -> tuple[str, ...]:
+        values = (str(precision[relation][key]) if precision[relation] else "–" for relation, key in keys)
+        return (name, str(garments), str(found), *values)
+
+    rows = [row(kind, one["garments"], one["found"], one["all_garments"]) for kind, one in search["kinds"].items()]
+    rows.append(row("all garments", search["garments"], search["found"], search["all_garments"]))
+    rows.append(row("found garments", search["found"], search["found"], search["found_garments"]))
+    head = ("kind", "garments", "found", *(f"{key.upper()} by {relation}" for relation, key in keys))
+    return {"catalogue": Table(("kind", "photos", "label right", "labels"), labels), "search": Table(head, rows)}
 
 
 def search_text(figures: Mapping[str, Any]) -> str:
@@ -258,35 +249,38 @@ def write_search_page(
     """
     mark_folder(folder)
     write_whole(folder / "figures.json", json.dumps(rounded({**about, **figures}), indent=2) + "\n")
-    pictures = _Pictures(folder, photos)
-    mislabelled: defaultdict[str, list[list[Thumb]]] = defaultdict(list)
-    for (kind, label), wrong in _most_common(
-        ((photo.kind, photo.label), photo)
-        for photo in evaluation.catalogue
-        if photo.kind in LABELS and photo.kind != photo.label
-    ):
-        mislabelled[f"{kind} labelled {label}: {plural(len(wrong), 'photo')}"] += [
+    pictures, known = _Pictures(folder, photos), evaluation.known("kind")
+    mislabelled = {
+        f"{kind} labelled {label}: {plural(len(wrong), 'photo')}": [
             [pictures.of_catalogue(photo, "wrong", photo.label)] for photo in wrong[:_PHOTOS]
         ]
-    mismatched: defaultdict[str, list[list[Thumb]]] = defaultdict(list)
-    for (kind, other), mistaken in _most_common(
-        ((query.kind, query.matches[0].kind or "unknown"), query)
-        for query in evaluation.queries
-        if query.matches and query.matches[0].kind != query.kind and query.kind in evaluation.known("kind")
-    ):
-        mismatched[f"{kind} answered with {other}: {plural(len(mistaken), 'garment')}"] += [
-            [pictures.of_query(query, "anchor", query.garment.label if query.garment else "")]
-            + [
-                pictures.of_catalogue(one, "right" if one.kind == query.kind else "wrong", one.type or one.kind or "")
-                for one in query.matches
+        for (kind, label), wrong in _most_common(
+            ((photo.kind, photo.label), photo)
+            for photo in evaluation.catalogue
+            if photo.kind in LABELS and photo.kind != photo.label
+        )
+    }
+    mismatched = {
+        f"{kind} answered with {other}: {plural(len(wrong), 'garment')}": [
+            [
+                pictures.of_query(query, "anchor", query.garment.label if query.garment else ""),
+                *(
+                    pictures.of_catalogue(one, "right" if one.kind == kind else "wrong", one.type or one.kind or "")
+                    for one in query.matches
+                ),
             ]
-            for query in mistaken[:_EXAMPLES]
+            for query in wrong[:_EXAMPLES]
         ]
-    missed: defaultdict[str, list[list[Thumb]]] = defaultdict(list)
-    for kind, some in _most_common((query.kind, query) for query in evaluation.queries if query.garment is None):
-        missed[f"{kind}: {plural(len(some), 'garment')}"] += [
+        for (kind, other), wrong in _most_common(
+            (pair, query) for pair, query in _confusions(evaluation.queries) if query.kind in known
+        )
+    }
+    missed = {
+        f"{kind}: {plural(len(some), 'garment')}": [
             [pictures.of_query(query, "wrong", "missed")] for query in some[:_PHOTOS]
         ]
+        for kind, some in _most_common((query.kind, query) for query in evaluation.queries if query.garment is None)
+    }
     write_page(
         folder / "index.html",
         "evaluation_search.html",
@@ -309,13 +303,19 @@ def write_search_page(
     )
 
 
+def _confusions(queries: Iterable[Query]) -> Iterator[tuple[tuple[str, str], Query]]:
+    """Yield the kinds of query and first match, and the query, where they differ."""
+    for query in queries:
+        if query.matches and query.matches[0].kind != query.kind:
+            yield (query.kind, query.matches[0].kind or "unknown"), query
+
+
 def _tiles(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     search, labels = figures["search"], figures["catalogue"]["label_right"]
-    by_kind = {name: search[f"{name}_garments"]["kind"] or {} for name in ("all", "found")}
     precision = {
         f"P@{key[2:]} by kind, {name}": f"{estimate.value:.3f}"
-        for name, one in by_kind.items()
-        for key, estimate in one.items()
+        for name in ("all", "found")
+        for key, estimate in (search[f"{name}_garments"]["kind"] or {}).items()
         if key != "garments"
     }
     return {
@@ -361,30 +361,24 @@ def _most_common(pairs: Iterable[tuple[T, V]]) -> list[tuple[T, list[V]]]:
 
 def _read_catalogue(gallery: Gallery, columns: Columns) -> tuple[tuple[CataloguePhoto, ...], list[str]]:
     """Return the photos of a gallery with their kinds and types, and notes on names that are unknown."""
-    rows = gallery.rows
-    known = dict.fromkeys(name for row in rows for name, _ in row.metadata)
-    there = ", ".join(known) or "none"
-    by = columns.kind or columns.type
+    rows = [(row, dict(row.metadata)) for row in gallery.rows]
+    known = dict.fromkeys(name for _, values in rows for name in values)
+    by, listed = columns.kind or columns.type, f"its columns are {', '.join(known) or 'none'}"
     if not by:
-        raise ValueError(
-            f"name the catalogue's column of kinds or of types: --kind-column, --type-column; its columns are {there}"
-        )
+        raise ValueError(f"name the catalogue's column of kinds or of types: --kind-column, --type-column; {listed}")
     for option, column in (("--kind-column", columns.kind), ("--type-column", columns.type)):
         if column is not None and column not in known:
-            raise ValueError(f"{option} {column!r} is no column of the catalogue; its columns are {there}")
-    photos, unknown = [], Counter[str]()
-    for row in rows:
-        values = dict(row.metadata)
-        kind = kind_of(values.get(by, ""))
+            raise ValueError(f"{option} {column!r} is no column of the catalogue; {listed}")
+    photos = []
+    for row, values in rows:
         stated = values.get(columns.type or "")
-        unknown[values.get(by, "")] += kind is None
-        photos.append(CataloguePhoto(row.item, row.photo, row.label, kind, type_of(stated) if stated else None))
-    unknown = +unknown
+        kind, type_ = kind_of(values.get(by, "")), type_of(stated) if stated else None
+        photos.append(CataloguePhoto(row.item, row.photo, row.label, kind, type_))
+    unknown = Counter(values.get(by, "") for _, values in rows if kind_of(values.get(by, "")) is None)
     if not any(photo.kind in LABELS for photo in photos):
-        values_there = ", ".join(repr(name) for name, _ in unknown.most_common(5)) or "there are no photos"
+        some = ", ".join(repr(name) for name, _ in unknown.most_common(5)) or "there are no photos"
         raise ValueError(
-            f"no value of the column {by!r} ({values_there}) is a known kind or type of garment;"
-            f" the kinds are {', '.join(LABELS)}"
+            f"no value of the column {by!r} ({some}) is a known kind or type of garment; the kinds are {', '.join(LABELS)}"
         )
     notes = [f"{name or 'an empty value'}: no known kind, {count} photos" for name, count in unknown.most_common(20)]
     return tuple(photos), notes
@@ -415,33 +409,33 @@ def _pair(
 
     Pairs of the same kind come first, then those that overlap most.
     """
-    truths = [(instance, box) for instance in photo.instances if (box := _box(instance, photo))]
-    kinds = [kind_of(names[instance.label - 1]) or "" for instance, _ in truths]
-    overlaps = {
-        (place, number): iou
-        for place, (_, box) in enumerate(truths)
+    truths = [
+        (names[instance.label - 1], instance.type, box)
+        for instance in photo.instances
+        if (box := Box.clipped(*instance.box, width=photo.width, height=photo.height))
+    ]
+    candidates = sorted(
+        (garment.label != (kind_of(name) or ""), -iou, place, number)
+        for place, (name, _, box) in enumerate(truths)
         for number, garment in enumerate(garments)
         if (iou := box.iou(garment.box)) >= MIN_IOU
-    }
+    )
     pairs: dict[int, int] = {}
-    for place, number in sorted(overlaps, key=lambda one: (garments[one[1]].label != kinds[one[0]], -overlaps[one])):
+    for *_, place, number in candidates:
         if place not in pairs and number not in pairs.values():
             pairs[place] = number
-    for place, (instance, box) in enumerate(truths):
+    for place, (name, type_, box) in enumerate(truths):
         garment = garments[pairs[place]] if place in pairs else None
+        matches = (garment.matches or ()) if garment else ()
         yield Query(
             photo=photo.file_name,
             box=box,
             size=(photo.width, photo.height),
-            kind=kinds[place],
-            type=type_of(instance.type or names[instance.label - 1]),
+            kind=kind_of(name) or "",
+            type=type_of(type_ or name),
             garment=garment,
-            matches=tuple(catalogue[match.item, match.photo] for match in (garment.matches or ())) if garment else (),
+            matches=tuple(catalogue[match.item, match.photo] for match in matches),
         )
-
-
-def _box(instance: Instance, photo: AnnotatedPhoto) -> Box | None:
-    return Box.clipped(*instance.box, width=photo.width, height=photo.height)
 
 
 def _catalogue_figures(catalogue: Sequence[CataloguePhoto]) -> dict[str, Any]:
@@ -469,13 +463,13 @@ def _catalogue_figures(catalogue: Sequence[CataloguePhoto]) -> dict[str, Any]:
 
 
 def _kind_figures(evaluation: SearchEvaluation, kind: str) -> dict[str, Any]:
-    own = [query for query in evaluation.queries if query.kind == kind]
-    found = [query for query in own if query.garment]
+    queries = [query for query in evaluation.queries if query.kind == kind]
+    found = [query for query in queries if query.garment]
     return {
-        "garments": len(own),
+        "garments": len(queries),
         "found": len(found),
-        "missed": len(own) - len(found),
-        "all_garments": _precision(evaluation, own),
+        "missed": len(queries) - len(found),
+        "all_garments": _precision(evaluation, queries),
         "found_garments": _precision(evaluation, found),
     }
 
@@ -487,17 +481,17 @@ def _precision(evaluation: SearchEvaluation, queries: Sequence[Query]) -> dict[s
     """
     items = len({photo.item for photo in evaluation.catalogue})
     figures: dict[str, dict[str, Any] | None] = {}
-    relations: tuple[Relation, ...] = ("kind", "type")
-    for relation in relations:
-        asked = [query for query in queries if getattr(query, relation) in evaluation.known(relation)]
-        photos = numbered([query.photo for query in asked])
-        figures[relation] = {"garments": len(asked)} if asked else None
-        for n in dict.fromkeys((1, evaluation.k)) if asked else ():
-            hits = [
-                [getattr(one, relation) == getattr(query, relation) for one in query.matches[:n]] for query in asked
-            ]
-            values = np.array([sum(one) / min(n, items) for one in hits])
-            figures[relation][f"p@{n}"] = mean_estimate(values, photos)  # type: ignore[index]
+    for relation in RELATIONS:
+        known = evaluation.known(relation)
+        counted = [query for query in queries if getattr(query, relation) in known]
+        photos = numbered([query.photo for query in counted])
+        right = [[getattr(match, relation) == getattr(query, relation) for match in query.matches] for query in counted]
+        precision = {
+            f"p@{n}": mean_estimate(np.array([sum(one[:n]) / min(n, items) for one in right]), photos)
+            for n in dict.fromkeys((1, evaluation.k))
+            if counted
+        }
+        figures[relation] = {"garments": len(counted), **precision} if counted else None
     return figures
 
 
@@ -515,15 +509,10 @@ def _mean_over_groups(
     return Estimate.from_replicates(value, np.array([one[np.isfinite(one)].mean() for one in means]))
 
 
-def _precision_cells(figures: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    return [str(figures[relation][key]) if figures[relation] else "–" for relation in ("kind", "type") for key in keys]
-
-
 def _unanswerable(evaluation: SearchEvaluation) -> list[str]:
     """Return notes on garments that no match could be right for."""
     notes = []
-    relations: tuple[Relation, ...] = ("kind", "type")
-    for relation in relations:
+    for relation in RELATIONS:
         lacking = Counter(getattr(query, relation) for query in evaluation.queries)
         for value in evaluation.known(relation):
             del lacking[value]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from stages.errors import CatalogueError
 from stages.files import check_regular
@@ -39,7 +37,7 @@ class TableRow:
 
 
 def read_table(path: Path, required: Sequence[str], note: Callable[[str], None]) -> Iterator[TableRow]:
-    """Yield the rows of a table lazily, those that hold nothing left out, blanks around cells stripped.
+    """Yield the rows of a table, without empty ones, blanks around cells stripped.
 
     Args:
         path: of a file in UTF-8, UTF-16 or Windows-1252, delimited by commas, semicolons or tabs.
@@ -51,83 +49,60 @@ def read_table(path: Path, required: Sequence[str], note: Callable[[str], None])
     """
     try:
         check_regular(path.stat())
-        if path.suffix.lower() in WORKBOOKS:
-            raise CatalogueError(_workbook(path))
-        with path.open("rb") as file:
-            lines = _Lines(file, path, note)
-            columns, delimiter = _read_header(lines, path, required, note)
-            yield from _read_rows(lines, columns, delimiter)
+        lines = _read_lines(path, note)
+        start, columns, delimiter = _read_header(lines, path, required, note)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise CatalogueError(f"catalogue {path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))  # the module's limit, 131,072, is less than some have
+    number = start
+    while number < len(lines):
+        reader = csv.reader(lines[number : number + _MAX_LINES], delimiter=delimiter, strict=True)
+        try:
+            cells = next(reader)
+        except csv.Error as error:
+            number += 1
+            yield TableRow(number, error=_reason(error))
+            continue
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            yield TableRow(number + 1, error="has more cells than the header")
+        elif any(cell.strip() for cell in cells):
+            named = {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name}
+            yield TableRow(number + 1, named)
+        number += reader.line_num
 
 
-class _Lines:
-    """The numbered lines of a text file in whichever encoding, which can be looked at before they are consumed."""
-
-    def __init__(self, file: BinaryIO, path: Path, note: Callable[[str], None]) -> None:
-        self._path, self._note = path, note
-        self._text = TextIOWrapper(file, _encoding(file, path), errors="surrogateescape", newline="")
-        self._ahead: deque[str] = deque()
-        self._read = 0
-        self._legacy = False
-
-    @property
-    def number(self) -> int:
-        """The number of the next line."""
-        return self._read - len(self._ahead) + 1
-
-    def peek(self, limit: int) -> Iterator[str]:
-        """Yield the next lines, at most so many, without consuming them."""
-        for place in range(limit):
-            if place == len(self._ahead):
-                line = self._text.readline()
-                if not line:
-                    return
-                self._read += 1
-                self._ahead.append(self._decoded(line))
-            yield self._ahead[place]
-
-    def skip(self, count: int = 1) -> None:
-        """Consume lines that have been looked at."""
-        for _ in range(count):
-            self._ahead.popleft()
-
-    def _decoded(self, line: str) -> str:
-        """Read bytes that are not UTF-8 as Windows-1252, in which Excel saves a plain CSV."""
-        if line.isascii() or not _NOT_UTF8.search(line):
-            return line
-        if not self._legacy:
-            self._legacy = True
-            self._note(f"{self._path}: line {self._read} is not UTF-8; it and others like it are read as Windows-1252")
-        return _NOT_UTF8.sub(
-            lambda found: found[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace"), line
+def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
+    """Return the lines of a text file; lines that are not UTF-8 are read as Windows-1252, in which Excel saves a CSV."""
+    with path.open("rb") as binary:
+        head = binary.read(4)
+    if path.suffix.lower() in WORKBOOKS or head.startswith(_WORKBOOK_MAGIC):
+        raise CatalogueError(
+            f"catalogue {path} is a spreadsheet file; save it as CSV (in Excel: 'CSV UTF-8') and index that"
         )
-
-
-def _encoding(file: BinaryIO, path: Path) -> str:
-    head = file.read(4096)
-    file.seek(0)
-    if head.startswith(_WORKBOOK_MAGIC):
-        raise CatalogueError(_workbook(path))
+    encoding = "utf-8-sig"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    if b"\0" in head[:2]:
-        return "utf-16-be" if head[0] == 0 else "utf-16-le"
-    return "utf-8-sig"
-
-
-def _workbook(path: Path) -> str:
-    return f"catalogue {path} is a spreadsheet file; save it as CSV (in Excel: 'CSV UTF-8') and index that"
+        encoding = "utf-16"
+    elif b"\0" in head[:2]:
+        encoding = "utf-16-be" if head[0] == 0 else "utf-16-le"
+    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+        lines = list(file)
+    others = [number for number, line in enumerate(lines) if not line.isascii() and _NOT_UTF8.search(line)]
+    for number in others:
+        lines[number] = _NOT_UTF8.sub(
+            lambda found: found[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace"), lines[number]
+        )
+    if others:
+        note(f"{path}: line {others[0] + 1} is not UTF-8; it and others like it are read as Windows-1252")
+    return lines
 
 
 def _read_header(
-    lines: _Lines, path: Path, required: Sequence[str], note: Callable[[str], None]
-) -> tuple[list[str], str]:
-    """Consume the header; return the name of each column, empty for those to be ignored, and the delimiter."""
+    lines: Sequence[str], path: Path, required: Sequence[str], note: Callable[[str], None]
+) -> tuple[int, list[str], str]:
+    """Return the number of the first row's line, the name of each column, empty if it is ignored, and the delimiter."""
     delimiters = DELIMITERS
-    for line in iter(lambda: next(lines.peek(1), ""), ""):
-        lines.skip()
-        if separator := re.fullmatch(r"sep=(.)\s*", line):  # Excel's own, for its own
+    for start, line in enumerate(lines, 1):  # noqa: B007  used after the loop
+        if separator := re.fullmatch(r"sep=(.)\s*", line):  # written and read by Excel
             delimiters = separator[1]
         elif line.strip():
             break
@@ -147,38 +122,12 @@ def _read_header(
             f" its first line must name {' and '.join(required)}, it is {line.strip()[:100]!r}"
         )
     for name in {name for name in columns if name and columns.count(name) > 1}:
-        others = [place for place, column in enumerate(columns) if column == name][1:]
         if name in required:
             raise CatalogueError(f"catalogue {path} has the column {name} twice; rename or delete one of them")
-        note(f"{path}: the column {name} is there {1 + len(others)} times; the first is read")
-        columns = ["" if place in others else column for place, column in enumerate(columns)]
-    return columns, delimiter
-
-
-def _read_rows(lines: _Lines, columns: Sequence[str], delimiter: str) -> Iterator[TableRow]:
-    csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))  # the module's, 131,072, is less than some have
-    while True:
-        number, taken = lines.number, 0
-
-        def record() -> Iterator[str]:
-            nonlocal taken
-            for line in lines.peek(_MAX_LINES):
-                taken += 1
-                yield line
-
-        try:
-            cells = next(csv.reader(record(), delimiter=delimiter, strict=True), None)
-        except csv.Error as error:
-            lines.skip()
-            yield TableRow(number, error=_reason(error))
-            continue
-        if cells is None:
-            return
-        lines.skip(taken)
-        if any(cell.strip() for cell in cells[len(columns) :]):
-            yield TableRow(number, error="has more cells than the header")
-        elif any(cell.strip() for cell in cells):
-            yield TableRow(number, {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name})
+        note(f"{path}: the column {name} is there {columns.count(name)} times; the first is read")
+        first = columns.index(name)
+        columns = [column if column != name or place == first else "" for place, column in enumerate(columns)]
+    return start, columns, delimiter
 
 
 def _reason(error: csv.Error) -> str:

@@ -14,16 +14,20 @@ import stat
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from io import StringIO
+from io import StringIO, TextIOWrapper
+from itertools import accumulate
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO
 
+import cv2
 import numpy as np
 import pycocotools.mask
 
-from pipeline.overlay import draw
+from pipeline.pages import color_of
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
 from stages.errors import ImageError, OutfinderError
@@ -38,14 +42,16 @@ MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_labe
 """The further columns of a table of matches, before the catalogue's; ``rank`` counts from 1 within a garment."""
 
 CATALOGUE_PREFIX: Final = "catalogue_"
-"""Prefix of a catalogue's column that is called like one of the table's."""
+"""Prefix of a catalogue's column that has the name of one of the table's."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_DIM: Final = 0.45
+"""How far an overlay fades to white outside garments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the formats can be asked for.
+    """Options of the formats.
 
     ``masks`` adds masks to JSON lines, ``matches`` the columns of matches to tables, and ``metadata`` the catalogue's
     columns; ``labels`` are those of the detector, for COCO's categories.
@@ -82,17 +88,17 @@ class Record:
 
 
 class Writer(ABC):
-    """An output of a run; what ``write`` has written stays, whatever happens next.
+    """An output of a run; a photo stays written, whatever happens after ``write``.
 
     Args:
         path: of the file or folder.
         options: of the format.
         resume: keep what an interrupted run left in it; ``record`` describes it. A format that has no record of photos,
             such as a folder of pictures, must write a photo again without harm.
-        overwrite: replace what is there.
+        overwrite: replace what exists.
 
     Raises:
-        OutfinderError: there is an output already, or another run is writing it.
+        OutfinderError: the output exists, or another run is writing it.
         OSError: it cannot be opened.
     """
 
@@ -106,13 +112,102 @@ class Writer(ABC):
         """Close the output; ``complete`` unless the run was interrupted."""
 
 
+class Outputs(AbstractContextManager["Outputs"]):
+    """The outputs of one run, which agree on which photos are finished: those that all of them have.
+
+    Attributes:
+        done: how many photos are finished.
+        failed: how many of them could not be read.
+    """
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+        records = [writer.record for writer in writers if writer.record is not None]
+        self._finished: Counter[str] = Counter()
+        for number, record in enumerate(records):
+            self._finished = record.photos & self._finished if number else record.photos.copy()
+        self._ahead = {id(one): one.record.photos - self._finished for one in writers if one.record is not None}
+        self.done, self.failed = self._finished.total(), records[-1].failed if records else 0
+
+    def remaining(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Yield the photos still to be analysed: each as often as it is named, less the times that it is finished."""
+        finished = self._finished.copy()
+        for path in paths:
+            key = photo_key(str(path))
+            if finished[key]:
+                finished[key] -= 1
+            else:
+                yield path
+
+    def write(self, result: PhotoResult, analysis: Analysis | None = None) -> None:
+        """Write one photo to every output that lacks it."""
+        self.done += 1
+        self.failed += result.error is not None
+        key = photo_key(result.photo)
+        for writer in self._writers:
+            ahead = self._ahead.get(id(writer), Counter())
+            if ahead[key]:
+                ahead[key] -= 1
+            else:
+                writer.write(Output(result, analysis, self.done))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers:
+            writer.close(complete=kind is None)
+
+
+def open_outputs(
+    output: Path | None,
+    others: Mapping[str, Path | None] | None = None,
+    options: Options | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Outputs:
+    """Open the outputs of a run.
+
+    Args:
+        output: a file of results, ``.jsonl`` or ``.csv``; None means JSON lines on standard output.
+        others: further outputs by format.
+        options: of the formats.
+        resume: continue the outputs of an interrupted run.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        ValueError: the file has another suffix, or no output can be resumed.
+        OutfinderError: an output exists and is neither resumed nor overwritten, was written by something else, or is
+            being written by another run.
+        OSError: an output cannot be opened.
+    """
+    name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
+    if output and name not in ("jsonl", "csv"):
+        raise ValueError(
+            f"results are written as .jsonl or .csv, got {output.suffix or 'no suffix'} in {output.name!r}"
+        )
+    paths = {**(others or {}), name: output}
+    if resume and output is None and not paths.get("coco"):
+        raise ValueError("--resume continues a file of results: name it with -o")
+    writers: list[Writer] = []
+    try:
+        for one, writer in WRITERS.items():
+            if paths.get(one) or (output is None and one == name):
+                writers.append(writer(paths[one], options or Options(), resume=resume, overwrite=overwrite))
+    except BaseException:
+        for opened in writers:
+            opened.close(complete=False)
+        raise
+    return Outputs(writers)
+
+
 def photo_key(name: str) -> str:
-    """Return a photo's name as a table has it, by which all formats know it again."""
+    """Return a photo's name as a table has it, by which all formats recognize it."""
     return _cell(name.encode("utf-8", "backslashreplace").decode())
 
 
 def check_absent(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file, or a folder that holds something, unless that was asked for.
+    """Refuse to replace a file, or a folder that is not empty, unless the user asked for it.
 
     Raises:
         OutfinderError: it exists.
@@ -128,7 +223,7 @@ def clear_folder(folder: Path, *, overwrite: bool) -> None:
     """Empty a folder that outfinder has written, so that it can be written anew.
 
     Raises:
-        OutfinderError: it holds something, and that was not asked for or is not outfinder's.
+        OutfinderError: it is not empty, and the user did not ask for it or outfinder has not written it.
     """
     check_absent(folder, overwrite=overwrite)
     if folder.is_dir() and any(folder.iterdir()):
@@ -155,25 +250,20 @@ class _Lines(Writer):
     """A text file of results, or standard output."""
 
     newline = "\n"
-    encoding = "ascii"
+    encoding = "utf-8"
+    header = ""
 
     def __init__(self, path: Path | None, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
         self.options = options
-        if path is None:
-            if sys.stdout is None:
-                raise OutfinderError("standard output is closed; name a file for the results with -o")
-            self._stream: TextIO = sys.stdout
-            self.begin()
-        elif resume and path.is_file():
-            self.record = self._resume(path)
+        if path is not None:
+            self._stream = self._open(path, resume=resume, overwrite=overwrite)
+        elif sys.stdout is None:
+            raise OutfinderError("standard output is closed; name a file for the results with -o")
         else:
-            check_absent(path, overwrite=overwrite)
-            self._stream = _opened(path, self.encoding, self.newline)
-            self.record = Record()
-            self.begin()
-
-    def begin(self) -> None:
-        """Write what precedes the first photo."""
+            self._stream = sys.stdout
+        if not self.record or not self.record.end:
+            self._stream.write(self.header)
+            self._stream.flush()
 
     def read(self, file: BinaryIO) -> Record:
         """Return what an interrupted run left in the file.
@@ -188,19 +278,26 @@ class _Lines(Writer):
         if self._stream is not sys.stdout:
             self._stream.close()
 
-    def _resume(self, path: Path) -> Record:
-        with path.open("r+b") as file:
-            _lock(file.fileno(), path)
-            try:
-                record = self.read(file)
-            except (ValueError, TypeError, KeyError, csv.Error) as error:
-                raise OutfinderError(f"{path} cannot be resumed and is left as it is: {error}") from error
-            file.truncate(record.end)
-        self._stream = path.open("a", encoding="utf-8", errors="backslashreplace", newline=self.newline)
-        _lock(self._stream.fileno(), path)
-        if not record.end:
-            self.begin()
-        return record
+    def _open(self, path: Path, *, resume: bool, overwrite: bool) -> TextIO:
+        """Open a file that no other run is writing, after the last photo that it has."""
+        resume = resume and path.is_file()
+        if not resume:
+            check_absent(path, overwrite=overwrite)
+        descriptor = os.open(path, os.O_RDWR if resume else os.O_WRONLY | os.O_CREAT, 0o666)
+        file = os.fdopen(descriptor, "r+b" if resume else "wb")
+        try:
+            _lock(descriptor, path)
+            self.record = self.read(file) if resume else Record()
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # no pipe or device
+                file.seek(self.record.end)
+                file.truncate()
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            file.close()
+            raise OutfinderError(f"{path} cannot be resumed and is left as it is: {error}") from error
+        except BaseException:
+            file.close()
+            raise
+        return TextIOWrapper(file, encoding=self.encoding, errors="backslashreplace", newline=self.newline)
 
 
 class JsonLines(_Lines):
@@ -215,9 +312,7 @@ class JsonLines(_Lines):
         """Return the photos of all whole lines."""
         record = Record()
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                if not line.startswith(b"{"[: len(line)]):
-                    raise ValueError(f"line {number} is no result")
+            if not line.endswith(b"\n") and line.startswith(b"{"[: len(line)]):  # cut
                 break
             try:
                 photo = json.loads(line)
@@ -236,7 +331,6 @@ class Table(_Lines):
     """
 
     newline = ""
-    encoding = "utf-8"
 
     @property
     def columns(self) -> list[str]:
@@ -247,21 +341,15 @@ class Table(_Lines):
     @property
     def _metadata(self) -> dict[str, str]:
         """The table's name for each column of the catalogue."""
-        own = {*DETECT_COLUMNS, *MATCH_COLUMNS}
-        return {name: CATALOGUE_PREFIX + name if name in own else name for name in self.options.metadata}
+        taken = {*DETECT_COLUMNS, *MATCH_COLUMNS}
+        return {name: CATALOGUE_PREFIX + name if name in taken else name for name in self.options.metadata}
 
     @property
-    def _header(self) -> str:
+    def header(self) -> str:  # type: ignore[override]
         """The first line, after a byte-order mark, by which Excel recognizes UTF-8."""
-        line = StringIO("\ufeff", newline="")
-        line.seek(1)
+        line = StringIO(newline="")
         self._rows(line).writerow([_cell(column) for column in self.columns])
-        return line.getvalue()
-
-    def begin(self) -> None:
-        """Write the header."""
-        self._stream.write(self._header)
-        self._stream.flush()
+        return "\ufeff" + line.getvalue()
 
     def write(self, output: Output) -> None:
         """Write one photo's rows."""
@@ -273,51 +361,41 @@ class Table(_Lines):
 
     def read(self, file: BinaryIO) -> Record:
         """Return all photos but the last, of which rows may be missing."""
-        header = self._header.encode()
-        first = file.readline()
-        if first != header:
-            if header.startswith(first):
+        lines = list(file)
+        header = self.header.encode()
+        if not b"".join(lines).startswith(header):
+            if header.startswith(b"".join(lines)):
                 return Record()
             raise ValueError("its columns are others")
-        record, last, cut = Record(end=len(header)), None, False
-        for row, start in self._read_rows(file, len(header)):
-            if cut:
-                raise ValueError(f"the row before byte {start} is no result")
-            if row is None:
-                cut = True
+        ends = list(accumulate(map(len, lines), initial=0))
+        rows = csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=self.options.delimiter)
+        record, last, start = Record(end=len(header)), None, ends[rows.line_num]
+        for row in rows:
+            first, start = start, ends[rows.line_num]
+            if not first:  # the header
                 continue
+            at_end = start == ends[-1]
+            if len(row) != len(self.columns) and not at_end:
+                raise ValueError(f"the row before byte {start} is no result")
+            if at_end and (len(row) != len(self.columns) or not lines[-1].endswith(b"\n")):  # cut
+                break
             cells = dict(zip(self.columns, row, strict=True))
             if cells["garment"] in ("", "1") and cells.get("rank", "") in ("", "1"):  # a photo's first row
                 if last:
                     record.photos[last["photo"]] += 1
                     record.failed += bool(last["error"])
-                last, record.end = cells, start
+                last, record.end = cells, first
         return record
 
     def _rows(self, stream: TextIO) -> Any:
         return csv.writer(stream, delimiter=self.options.delimiter, lineterminator="\n")
 
-    def _read_rows(self, file: BinaryIO, start: int) -> Iterator[tuple[list[str] | None, int]]:
-        """Yield the rows and where each starts, in bytes; None for one that was cut."""
-        position, whole = start, True
-
-        def lines() -> Iterator[str]:
-            nonlocal position, whole
-            for line in file:
-                position += len(line)
-                whole = line.endswith(b"\n")
-                yield line.decode("utf-8", "replace")
-
-        for row in csv.reader(lines(), delimiter=self.options.delimiter):
-            yield (row if whole and len(row) == len(self.columns) else None), start
-            start = position
-
 
 class Coco(Writer):
     """A COCO dataset of images, categories and scored annotations: https://cocodataset.org/#format-data.
 
-    ``pycocotools.coco.COCO(path)`` reads it, and its annotations are what ``COCO.loadRes`` takes. Photos that could not
-    be read are left out. Until the run has finished, the results are JSON lines with masks in a hidden file beside it.
+    ``pycocotools.coco.COCO(path)`` reads it, and ``COCO.loadRes`` takes its annotations. Photos that could not be read
+    are left out. Until the run has finished, the results are JSON lines with masks in a hidden file beside it.
     """
 
     def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -349,60 +427,55 @@ class Coco(Writer):
                 self._write_dataset(file)
             self._part.unlink()
 
-    def _photos(self) -> Iterator[dict[str, Any]]:
-        with self._part.open(encoding="ascii") as lines:
-            yield from (photo for photo in map(json.loads, lines) if "error" not in photo)
-
     def _write_dataset(self, file: TextIO) -> None:
+        """Write annotations photo by photo, so that masks never fill the memory."""
         categories = {label: number for number, label in enumerate(self._labels, start=1)}
-        file.write('{"info": {"description": "outfinder"}, "annotations": [')
+        images: list[dict[str, Any]] = []
         count = 0
-        for image_id, photo in enumerate(self._photos(), start=1):
-            for garment in photo["garments"]:
-                x1, y1, x2, y2 = garment["box"]
-                count += 1
-                annotation = {
-                    "id": count,
-                    "image_id": image_id,
-                    "category_id": categories[garment["label"]],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "score": garment["score"],
-                    "iscrowd": 0,
-                }
-                if mask := garment.get("mask"):
-                    annotation |= {"area": int(pycocotools.mask.area(mask)), "segmentation": mask}
-                file.write(f"{',' if count > 1 else ''}\n{json.dumps(annotation)}")
-        file.write('],\n"images": [')
-        for image_id, photo in enumerate(self._photos(), start=1):
-            image = {"id": image_id, "file_name": photo["photo"], "width": photo["width"], "height": photo["height"]}
-            file.write(f"{',' if image_id > 1 else ''}\n{json.dumps(image)}")
+        file.write('{"info": {"description": "outfinder"}, "annotations": [')
+        with self._part.open(encoding="ascii") as lines:
+            for photo in (photo for photo in map(json.loads, lines) if "error" not in photo):
+                size = {"width": photo["width"], "height": photo["height"]}
+                images.append({"id": len(images) + 1, "file_name": photo["photo"], **size})
+                for garment in photo["garments"]:
+                    x1, y1, x2, y2 = garment["box"]
+                    count += 1
+                    annotation = {
+                        "id": count,
+                        "image_id": len(images),
+                        "category_id": categories[garment["label"]],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "score": garment["score"],
+                        "iscrowd": 0,
+                    }
+                    if mask := garment.get("mask"):
+                        annotation |= {"area": int(pycocotools.mask.area(mask)), "segmentation": mask}
+                    file.write(f"{',' if count > 1 else ''}\n{json.dumps(annotation)}")
         named = [{"id": number, "name": label} for label, number in categories.items()]
-        file.write(f'],\n"categories": {json.dumps(named)}}}\n')
+        file.write(f'],\n"images": {json.dumps(images)},\n"categories": {json.dumps(named)}}}\n')
 
     def _restore(self) -> None:
         """Make the JSON lines again from the dataset of a run that had finished."""
         try:
             data = json.loads(self._path.read_text(encoding="ascii"))
-            labels = {category["id"]: category["name"] for category in data["categories"]}
+            labels = {one["id"]: one["name"] for one in data["categories"]}
             photos = {
-                image["id"]: {
-                    "photo": image["file_name"],
-                    "width": image["width"],
-                    "height": image["height"],
-                    "garments": [],
-                }
-                for image in data["images"]
+                one["id"]: {"photo": one["file_name"], "width": one["width"], "height": one["height"], "garments": []}
+                for one in data["images"]
             }
-            for annotation in data["annotations"]:
-                x, y, width, height = annotation["bbox"]
-                garment = {"label": labels[annotation["category_id"]], "score": annotation["score"]}
-                garment |= {"box": [x, y, x + width, y + height]}
-                garment |= {"mask": annotation["segmentation"]} if "segmentation" in annotation else {}
-                photos[annotation["image_id"]]["garments"].append(garment)
+            for one in data["annotations"]:
+                x, y, width, height = one["bbox"]
+                garment = {
+                    "label": labels[one["category_id"]],
+                    "score": one["score"],
+                    "box": [x, y, x + width, y + height],
+                }
+                mask = {"mask": one["segmentation"]} if "segmentation" in one else {}
+                photos[one["image_id"]]["garments"].append(garment | mask)
         except (ValueError, TypeError, KeyError) as error:
             raise OutfinderError(
-                f"{self._path} cannot be resumed and is left as it is: it is no dataset of outfinder's"
+                f"{self._path} cannot be resumed and is left as it is: outfinder did not write it"
             ) from error
         write_whole(self._part, "".join(json.dumps(photo) + "\n" for photo in photos.values()))
 
@@ -450,11 +523,53 @@ class Overlays(_Pictures):
     def write(self, output: Output) -> None:
         """Write the overlay of one photo."""
         if output.analysis and output.analysis.photo:
-            self.save(output, draw(output.analysis.photo.image, output.result))
+            self.save(output, draw_garments(output.analysis.photo.image, output.result))
 
 
 WRITERS: Final[dict[str, Any]] = {"crops": Crops, "overlays": Overlays, "coco": Coco, "csv": Table, "jsonl": JsonLines}
 """Every format's :class:`Writer`, in the order that a photo is written in: the lines last, for then it is finished."""
+
+
+def draw_garments(image: Image, result: PhotoResult) -> Image:
+    """Return a copy of a photo, which may be reduced, with its garments outlined and labelled and the rest dimmed.
+
+    Nothing covers a garment, whose colours its matches depend on; labels do not cover one another.
+    """
+    height, width = image.shape[:2]
+    across, down = width / max(1, result.width), height / max(1, result.height)
+    placed = []
+    for garment in result.garments:
+        x1, y1, x2, y2 = garment.box.corners
+        if box := Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height):
+            placed.append((garment, box))
+    canvas = (image * (1 - _DIM) + 255 * _DIM).astype(np.uint8) if placed else image.copy()
+    outlines = []
+    for garment, box in placed:
+        mask = np.ones((1, 1), np.bool_) if garment.mask is None else garment.mask
+        inside = cv2.resize(mask.astype(np.uint8), (box.width, box.height), interpolation=cv2.INTER_NEAREST)
+        canvas[box.slices][inside > 0] = image[box.slices][inside > 0]
+        outlines.append(cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(box.x1, box.y1))[0])
+    line_px = max(1, round(max(height, width) / 400))
+    labels: list[Box] = []
+    for (garment, box), outline in zip(placed, outlines, strict=True):
+        color = tuple(int(color_of(garment.label)[place : place + 2], 16) for place in (1, 3, 5))
+        cv2.drawContours(canvas, outline, -1, color, line_px)
+        _draw_label(canvas, f"{garment.label} {garment.score:.2f}", box, color, line_px, labels)
+    return canvas
+
+
+def _draw_label(canvas: Image, text: str, box: Box, color: tuple[int, ...], line_px: int, labels: list[Box]) -> None:
+    """Draw a label at the top of its box, or below earlier labels that would cover it."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line_px
+    (width, height), below = cv2.getTextSize(text, font, size, line_px)
+    height += below
+    left, bottom = max(0, min(box.x1, canvas.shape[1] - width)), max(box.y1, height)
+    for other in sorted(labels, key=lambda label: label.y1):
+        if left < other.x2 and other.x1 < left + width and bottom - height < other.y2 and other.y1 < bottom:
+            bottom = other.y2 + height
+    labels.append(Box(left, bottom - height, left + width, bottom))
+    cv2.rectangle(canvas, (left, bottom - height), (left + width, bottom), color, cv2.FILLED)
+    cv2.putText(canvas, text, (left, bottom - below // 2), font, size, (255, 255, 255), line_px, cv2.LINE_AA)
 
 
 def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
@@ -531,37 +646,16 @@ def _cell(text: str) -> str:
 def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
     """Return COCO's compressed run lengths of a mask in its photo: ``{"size": [height, width], "counts": str}``.
 
-    The runs are found within the box and moved to the photo; the full-photo mask is never built.
-
     >>> full_rle(np.ones((2, 1), dtype=np.bool_), Box(0, 0, 1, 2), width=2, height=3)
     {'size': [3, 2], 'counts': '024'}
     """
-    # COCO counts down the columns. A closing row of background keeps the runs of neighbouring columns apart.
-    columns = np.zeros((box.width, box.height + 1), dtype=np.int8)
-    columns[:, :-1] = mask.T
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=0))  # a run's start and the place after its end
-    column, row = np.divmod(edges, box.height + 1)
-    places = (box.x1 + column) * height + box.y1 + row
-    meets = np.flatnonzero(places[1:-1:2] == places[2::2])  # runs that join if the box is as high as the photo
-    places = np.delete(places, np.concatenate([2 * meets + 1, 2 * meets + 2]))
-    counts = np.diff(places, prepend=0, append=width * height)
+    columns = np.pad(mask, ((box.y1, height - box.y2), (0, 0))).ravel(order="F")  # COCO counts down the columns
+    edges = box.x1 * height + np.flatnonzero(np.diff(columns.astype(np.int8), prepend=0, append=0))
+    counts = np.diff(edges, prepend=0, append=width * height)
     if len(counts) > 1 and counts[-1] == 0:
         counts = counts[:-1]
     packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
-
-
-def _opened(path: Path, encoding: str, newline: str) -> TextIO:
-    """Open a file to write anew, which no other run is writing."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        _lock(descriptor, path)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.ftruncate(descriptor, 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "w", encoding=encoding, errors="backslashreplace", newline=newline)
 
 
 def _lock(descriptor: int, path: Path) -> None:

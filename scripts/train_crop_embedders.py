@@ -23,9 +23,8 @@ import torch
 
 import weights
 from crop_sets import garments
-from pipeline.crop_benchmark import TRUTH, Condition, crop_examples, embed_set, search_set
-from pipeline.crop_benchmark_costs import BOX, CROPS, MASK
-from pipeline.crop_benchmark_data import Example, ExamplePhoto, reader, rendered
+from pipeline.crop_benchmark import BOX, CROPS, MASK, TRUTH, Condition, crop_examples, embed_set, search_set
+from pipeline.crop_benchmark_data import Example, ExamplePhoto, reader, rendered_scenes
 from pipeline.training import keep_plan
 from render_sample.write import render_sample
 from stages.detect.coco import read_annotations
@@ -111,7 +110,7 @@ def _rendered(scenes: int) -> Iterator[ExamplePhoto]:
     """Yield scenes in which several people wear each item in front of several backgrounds."""
     with TemporaryDirectory() as folder:
         render_sample(Path(folder) / "scenes", seed=SCENE_SEED, items=150, scenes=scenes)
-        for data in rendered(Path(folder) / "scenes"):
+        for data in rendered_scenes(Path(folder) / "scenes"):
             yield from data.photos
 
 
@@ -158,7 +157,8 @@ def _figures(trained: dict[str, Path]) -> str:
     with TemporaryDirectory() as folder:
         render_sample(Path(folder) / "scenes", seed=7, items=65, scenes=24, clutters=(0.0, 1.0))
         results = [
-            search_set(embed_set(data, {}, embedders), list(embedders)) for data in rendered(Path(folder) / "scenes")
+            search_set(embed_set(data, {}, embedders), list(embedders))
+            for data in rendered_scenes(Path(folder) / "scenes")
         ]
     for name in embedders:
         for crop in (BOX, MASK):

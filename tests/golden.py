@@ -236,7 +236,7 @@ def evaluation() -> Any:
 
 
 def crop_benchmark() -> Any:
-    """Figures and differences on garments that are worn and the same in the shop; of costs the fields."""
+    """Figures and differences on garments that are worn and the same in the shop."""
     crops_csv()
     small = ("--detector", "maskrcnn_mobilenet_v2", "--embedder", "siamese")
     told = json.loads(
@@ -246,7 +246,6 @@ def crop_benchmark() -> Any:
         "figures": [row for row in told["figures"] if not row["label"]],
         "differences": [row for row in told["differences"] if not row["label"]],
         "data": told["data"],
-        "costs": [dict.fromkeys(row) | {"crop": row["crop"], "detections": row["detections"]} for row in told["costs"]],
         "page": sorted(Path(one).suffix for one in files("page"))[:1],
     }
 

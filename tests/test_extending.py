@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import draw
 from PIL import Image as PillowImage
+from pipeline.outputs import open_outputs
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 import weights
 from pipeline import writers
 from pipeline.config import Config, build_embedder
-from pipeline.outputs import open_outputs
 from pipeline.search import Garment, PhotoResult
 from stages.embed.network import Design
 from stages.testing import check_embedder

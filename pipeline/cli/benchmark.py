@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FILE_OUT, FOLDER, SOME_FAILED, friendly, overwrite_option, print_figures
+from pipeline.cli.common import ANYWHERE, FigureOutputs, figure_options, friendly
 
 
 @click.group()
@@ -31,9 +30,7 @@ def benchmark() -> None:
               help="May be repeated; the verdict is about the first.  [default: all that are shipped; quick: siamese]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the intervals.")
 @click.option("--quick", is_flag=True, help="One embedder, and less timing: under two minutes.")
-@click.option("-o", "--output", type=FOLDER, help="Write a page with curves and pictures into this folder.")
-@click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output.")
-@overwrite_option
+@figure_options
 @friendly
 def crops(
     data: tuple[Path, ...],
@@ -42,18 +39,15 @@ def crops(
     embedders: tuple[str, ...],
     seed: int,
     quick: bool,
-    output: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
+    outputs: FigureOutputs,
 ) -> None:
     """Compare mask crops with box crops: which find the same garment again, and what they cost.
 
-    Each photo is detected once by each detector; its garments are cropped in every way (whole photo, box, box with context,
+    Each photo is detected once by each detector. Its garments are cropped in every way (whole photo, box, box with context,
     mask on white, on the mean colour, on a blurred background, and the mean of the vectors of mask and box), embedded by
-    every embedder, and searched for. Detections are the annotations, if there are some, and those of each detector; what
-    a detector misses is a failure, and recall over the garments that all detectors found is given beside. Differences are
-    paired, over the same queries, with 95 % intervals, and the verdict follows from them. The same seed gives the same
-    figures; only times and roundings differ between machines.
+    every embedder, and searched for. Annotations, if there are any, count as a detector. A garment that a detector misses
+    is a failure; recall over the garments that all detectors found is given too. Differences are paired, over the same
+    queries, with 95 % intervals, and the verdict follows from them. The same seed gives the same figures.
 
     Without --data, rendered scenes are compared, which need no download. In a CSV a box is `x1 y1 x2 y2` in pixels, a mask
     a picture that is white where the garment is; both may be empty. There may be columns label, role (query or gallery)
@@ -67,35 +61,27 @@ def crops(
       outfinder benchmark crops --data mine.csv -o comparison
       outfinder benchmark crops --embedder mine=run/weights.safetensors --embedder siamese --json crops.json
     """  # noqa: D301
-    from pipeline.crop_benchmark import benchmark_crops
-    from pipeline.crop_benchmark_costs import DETECTORS, CropStages
-    from pipeline.crop_benchmark_data import own_photos, rendered
+    from pipeline.crop_benchmark import DETECTORS, CropStages, benchmark_crops
+    from pipeline.crop_benchmark_data import load_photos, rendered_scenes
     from pipeline.crop_benchmark_report import figures_of, text_report, write_crop_page
-    from pipeline.evaluation_pages import prepare_page
-    from pipeline.writers import check_absent
 
-    if json_file and json_file != Path("-"):
-        check_absent(json_file, overwrite=overwrite)
-    if output:
-        prepare_page(output, overwrite=overwrite)
+    outputs.prepare()
     stages = CropStages.build(detectors or DETECTORS, embedders or (("siamese",) if quick else ()))
-    sets = [own_photos(source) for source in data]
+    sets = [load_photos(source) for source in data]
     if scenes or not data:
-        sets = [*(rendered(scenes) if scenes else rendered()), *sets]
+        sets = [*(rendered_scenes(scenes) if scenes else rendered_scenes()), *sets]
     comparison = benchmark_crops(
         sets,
         stages,
         seed=seed,
         timed_photos=4 if quick else 12,
-        timing_rounds=1 if quick else 3,
         memory=True,
         progress=lambda doing: click.echo(doing, err=True),
     )
     figures = figures_of(comparison)
-    if output:
-        write_crop_page(output, comparison, stages.detectors, figures)
-        click.echo(f"page: {output / 'index.html'}", err=True)
-    for problem in dict.fromkeys(text for one in sets for text in one.problems):
+    if outputs.page:
+        write_crop_page(outputs.page, comparison, figures)
+    problems = dict.fromkeys(text for one in sets for text in one.problems)
+    for problem in problems:
         click.echo(problem, err=True)
-    print_figures(figures, text_report(comparison), json_file)
-    sys.exit(SOME_FAILED if any(one.problems for one in sets) else 0)
+    outputs.finish(figures, text_report(comparison), failed=bool(problems))

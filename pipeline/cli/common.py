@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
@@ -290,15 +291,47 @@ def print_problems(photos: Dataset) -> None:
         click.echo(photos.describe(), err=True)
 
 
-def print_figures(figures: Mapping[str, Any], table: str, json_file: Path | None) -> None:
-    """Print the table, or the figures as JSON if their file is ``-``."""
-    text = json.dumps(figures, indent=2) + "\n"
-    if json_file == Path("-"):
-        click.echo(text, nl=False)
-        return
-    if json_file:
-        json_file.write_text(text, encoding="ascii")
-    click.echo(table)
+@dataclass(frozen=True, slots=True)
+class FigureOutputs:
+    """Where a command writes its figures besides standard output: a folder for a page, and a JSON file."""
+
+    page: Path | None
+    json_file: Path | None
+    overwrite: bool
+
+    def prepare(self) -> None:
+        """Refuse outputs that exist, before a long run."""
+        from pipeline.evaluation_pages import prepare_page
+        from pipeline.writers import check_absent
+
+        if self.json_file and self.json_file != Path("-"):
+            check_absent(self.json_file, overwrite=self.overwrite)
+        if self.page:
+            prepare_page(self.page, overwrite=self.overwrite)
+
+    def finish(self, figures: Mapping[str, Any], table: str, *, failed: bool) -> NoReturn:
+        """Print the table, or the figures as JSON if their file is ``-``, and exit."""
+        if self.page:
+            click.echo(f"page: {self.page / 'index.html'}", err=True)
+        text = json.dumps(figures, indent=2) + "\n"
+        if self.json_file and self.json_file != Path("-"):
+            self.json_file.write_text(text, encoding="ascii")
+        click.echo(text.rstrip("\n") if self.json_file == Path("-") else table)
+        sys.exit(SOME_FAILED if failed else 0)
+
+
+def figure_options(command: Callable[..., R]) -> Callable[..., R]:
+    """``-o``, ``--json`` and ``--overwrite``; the command gets them as the :class:`FigureOutputs` ``outputs``."""
+
+    @wraps(command)
+    def run(output: Path | None, json_file: Path | None, overwrite: bool, **options: Any) -> R:
+        return command(outputs=FigureOutputs(output, json_file, overwrite), **options)
+
+    return combined(
+        click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
+        click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."),
+        overwrite_option,
+    )(run)
 
 
 def how_to_resume(output: Path | None) -> str:

@@ -19,13 +19,7 @@ from pipeline.cli.common import ANYWHERE, calibration_option, config_options, fr
 @calibration_option
 @click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
 @friendly
-def compare(
-    a: Path,
-    b: Path,
-    settings: dict[str, Any],
-    calibration_file: Path | None,
-    label: str,
-) -> None:
+def compare(a: Path, b: Path, settings: dict[str, Any], calibration_file: Path | None, label: str) -> None:
     """Compare pictures A and B as wholes: cosine, angular similarity in percent, Euclidean distance.
 
     With a calibration also the verdict: same item, not sure, or different.

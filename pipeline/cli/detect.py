@@ -49,10 +49,9 @@ def detect(
       outfinder detect photos/ -o found.jsonl --resume
     """  # noqa: D301
     from pipeline.config import Config, build_cropper, build_detector
-    from pipeline.outputs import open_outputs
     from pipeline.pipeline import Pipeline
     from pipeline.search import result_of
-    from pipeline.writers import Options
+    from pipeline.writers import Options, open_outputs
     from stages.images import walk
 
     config = Config(**settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +11,15 @@ import click
 from pipeline.cli.common import (
     EXISTING,
     FILE_IN,
-    FILE_OUT,
     FOLDER,
-    SOME_FAILED,
-    combined,
+    FigureOutputs,
     config_options,
+    figure_options,
     friendly,
-    overwrite_option,
-    print_figures,
     print_problems,
     set_options,
 )
 from pipeline.cli.progress import Progress
-
-_output_options = combined(
-    click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
-    click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."),
-    overwrite_option,
-)
 
 
 @click.group()
@@ -48,7 +38,7 @@ def evaluate() -> None:
 @click.argument("annotations", type=FILE_IN)
 @click.argument("photos", type=FOLDER)
 @config_options("detector")
-@_output_options
+@figure_options
 @click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
 @click.option("--limit", type=click.IntRange(1), help="Evaluate only so many photos, the first ones.")
 @friendly
@@ -56,9 +46,7 @@ def detector(
     annotations: Path,
     photos: Path,
     settings: dict[str, Any],
-    output: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
+    outputs: FigureOutputs,
     mistakes: int,
     limit: int | None,
 ) -> None:
@@ -81,7 +69,7 @@ def detector(
     from stages.detect.evaluation import evaluate as evaluate_detector
 
     config = Config(**settings | {"device": resolve_device(settings["device"])})
-    _prepare(output, json_file, overwrite=overwrite)
+    outputs.prepare()
     described = describe_detector(config, annotations, photos)
     progress = Progress("evaluated")
     evaluation = evaluate_detector(
@@ -89,7 +77,7 @@ def detector(
         annotations,
         photos,
         threshold=config.min_score,
-        mistakes=mistakes if output else 0,
+        mistakes=mistakes if outputs.page else 0,
         limit=limit,
         progress=_counter(progress),
     )
@@ -97,11 +85,9 @@ def detector(
     for line in (*evaluation.problems, *evaluation.notes):
         click.echo(line, err=True)
     figures = described | detector_figures(evaluation)
-    if output:
-        write_detector_page(output, evaluation, photos, figures)
-        _tell_page(output)
-    print_figures(figures, detector_text(evaluation), json_file)
-    sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
+    if outputs.page:
+        write_detector_page(outputs.page, evaluation, photos, figures)
+    outputs.finish(figures, detector_text(evaluation), failed=bool(evaluation.failed or evaluation.problems))
 
 
 @evaluate.command()
@@ -123,7 +109,7 @@ def detector(
 @config_options("embedder")
 @click.option("--pair-head", is_flag=True,
               help="Compare by the pair head of --embedder-weights, trained to tell same from different.")  # fmt: skip
-@_output_options
+@figure_options
 @click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
 @click.option("--query", "queries", multiple=True, metavar="ITEM",
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
@@ -144,9 +130,7 @@ def embedder(
     seed: int,
     settings: dict[str, Any],
     pair_head: bool,
-    output: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
+    outputs: FigureOutputs,
     examples: int,
     queries: tuple[str, ...],
     projection: Literal["pca", "tsne"],
@@ -190,7 +174,7 @@ def embedder(
         others = open_set(distractors, item_pattern).only(lambda one: not wanted or one.domain in wanted)
         if not others.samples:
             raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
-    _prepare(output, json_file, overwrite=overwrite)
+    outputs.prepare()
     config = Config(**settings | {"device": resolve_device(settings["device"])})
     stage = build_embedder(config)
     embedded = embed_photos(stage, photos, others, keep_large=pair_head)
@@ -216,11 +200,9 @@ def embedder(
     figures: dict[str, Any] = dict(about)
     figures |= {"dim": stage.dim, "seconds_per_photo": round(embedded.seconds / len(embedded.images), 4)}
     figures |= embedder_figures(evaluation) | {"problems": list(map(str, embedded.photos.problems))}
-    if output:
-        write_embedder_page(output, evaluation, embedded, figures, examples, queries, projection)
-        _tell_page(output)
-    print_figures(rounded(figures), embedder_text(figures), json_file)
-    sys.exit(SOME_FAILED if embedded.photos.problems else 0)
+    if outputs.page:
+        write_embedder_page(outputs.page, evaluation, embedded, figures, examples, queries, projection)
+    outputs.finish(rounded(figures), embedder_text(figures), failed=bool(embedded.photos.problems))
 
 
 @evaluate.command()
@@ -231,7 +213,7 @@ def embedder(
 @click.option("--type-column", metavar="NAME", help="The catalogue's column of types of articles.")
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Matches of each garment.")
 @config_options("detector")
-@_output_options
+@figure_options
 @friendly
 def search(
     folder: Path,
@@ -241,9 +223,7 @@ def search(
     type_column: str | None,
     k: int,
     settings: dict[str, Any],
-    output: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
+    outputs: FigureOutputs,
 ) -> None:
     """Evaluate search in GALLERY by TRUTH, a COCO instances file of the garments in the folder PHOTOS.
 
@@ -265,17 +245,11 @@ def search(
     from pipeline.search import open_gallery
     from pipeline.search_evaluation import Columns, evaluate_search, search_figures, search_text, write_search_page
 
-    _prepare(output, json_file, overwrite=overwrite)
+    outputs.prepare()
     gallery, pipeline, config = open_gallery(folder, settings)
     progress = Progress("searched")
     evaluation = evaluate_search(
-        gallery,
-        pipeline,
-        truth,
-        photos,
-        columns=Columns(kind_column, type_column),
-        k=k,
-        progress=_counter(progress),
+        gallery, pipeline, truth, photos, columns=Columns(kind_column, type_column), k=k, progress=_counter(progress)
     )
     progress.finish()
     for line in evaluation.problems:
@@ -292,22 +266,10 @@ def search(
     }
     about = {name: value for name, value in about.items() if value}
     figures = search_figures(evaluation)
-    if output:
-        write_search_page(output, evaluation, photos, figures, about)
-        _tell_page(output)
-    print_figures(rounded(about | figures), search_text(figures), json_file)
-    sys.exit(SOME_FAILED if evaluation.failed or evaluation.problems else 0)
-
-
-def _prepare(output: Path | None, json_file: Path | None, *, overwrite: bool) -> None:
-    """Refuse outputs that exist before a long evaluation."""
-    from pipeline.evaluation_pages import prepare_page
-    from pipeline.writers import check_absent
-
-    if json_file and json_file != Path("-"):
-        check_absent(json_file, overwrite=overwrite)
-    if output:
-        prepare_page(output, overwrite=overwrite)
+    if outputs.page:
+        write_search_page(outputs.page, evaluation, photos, figures, about)
+    failed = bool(evaluation.failed or evaluation.problems)
+    outputs.finish(rounded(about | figures), search_text(figures), failed=failed)
 
 
 def _counter(progress: Progress) -> Any:
@@ -318,7 +280,3 @@ def _counter(progress: Progress) -> Any:
         progress.count(error, photo)
 
     return count
-
-
-def _tell_page(folder: Path) -> None:
-    click.echo(f"page: {folder / 'index.html'}", err=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.crop_benchmark_costs import CropStages
+from pipeline.crop_benchmark import CropStages
 from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto
 from stages.images import write_jpeg
 from stages.protocols import Detector

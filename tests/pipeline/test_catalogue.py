@@ -107,7 +107,7 @@ def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path
     assert [(photo.path.name, dict(photo.metadata)["size"]) for photo in photos] == [
         ("a.jpg", "S"), ("café.jpg", "L"), ("ä.jpg", "L"),
     ]  # fmt: skip
-    doubled, encoding = notes
+    encoding, doubled = notes
     assert "column size is there 2 times" in doubled
     assert "line 3 is not UTF-8" in encoding
 

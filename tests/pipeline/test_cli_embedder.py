@@ -171,6 +171,7 @@ class TestEvaluate:
             "    def __call__(self, images):\n        return np.full((len(images), 4), 0.5, np.float32)\n"
         )
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("pipeline.evaluation_pages.draw", lambda *_, **__: None)
         page = tmp_path / "page"
         told = run("evaluate", "embedder", items, "--embedder", "collapsed:One", "--trials", 10, "-o", page).stdout
         assert told.startswith("COLLAPSED")

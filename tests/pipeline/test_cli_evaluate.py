@@ -14,7 +14,7 @@ from cli_runs import DETECTOR, run
 
 from pipeline.config import Config
 from pipeline.evaluation import describe_detector
-from stages.images import read_image, write_jpeg
+from stages.images import read_image
 
 HOSTILE = "<b>&'\".jpg"
 
@@ -105,13 +105,20 @@ def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, t
     curve = json.loads((page / "curves.json").read_text())["dress"]["box"]
     assert (len(curve["recall"]), curve["precision"][-1]) == (101, 1.0)
     assert not list(page.rglob("*.part"))
+    left, top, wide, high = map(int, re.findall(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', html)[0])
+    assert 0 <= left < 80
+    assert left + wide <= 128, "the surroundings of a mistake are cut off at the edge of the photo"
+    assert (top, high) == (0, 64)
     confusion = read_image(page / "mistakes" / "confusion-1.jpg")
-    height, width, _ = confusion.shape
-    assert (confusion[height // 2, width // 2] < (90, 90, 255)).all(), "the blue block is in the middle"
-    assert confusion[2, 2].min() > 200, "with what is around it"
+    assert confusion.shape == (high, wide, 3)
+    cut = read_image(street / "a two.jpg")[top : top + high, left : left + wide]
+    assert np.abs(confusion.astype(int) - cut).mean() < 8
 
 
-def test_so_many_mistakes_and_photos(truth: Path, street: Path, tmp_path: Path) -> None:
+def test_so_many_mistakes_and_photos(
+    truth: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.evaluation_pages.draw", lambda *_, **__: None)
     command = ("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", "--limit", 1)
     run(*command)
     run(*command, "--mistakes", 0, "--overwrite")
@@ -140,22 +147,6 @@ def test_what_cannot_run_says_so_before_anything_is_judged(
     told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", status=2).stderr
     assert told == "outfinder: drawing curves needs matplotlib; install it with: pip install 'outfinder[train]'\n"
     run("evaluate", "detector", truth, street, *DETECTOR, status=1)
-
-
-def test_a_picture_shows_the_mistake_with_its_surroundings_within_the_photo(truth: Path, street: Path) -> None:
-    write_jpeg(street / "a two.jpg", read_image(street / "a two.jpg"))
-    page = street.parent / "page"
-    run("evaluate", "detector", truth, street, *DETECTOR, "-o", page, status=1)
-    box = re.search(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', (page / "index.html").read_text(encoding="utf-8"))
-    assert box is not None
-    left, top, wide, high = map(int, box.groups())
-    assert 0 <= left < 80
-    assert left + wide <= 128
-    assert (top, high) == (0, 64)
-    picture = read_image(page / "mistakes" / "confusion-1.jpg")
-    assert picture.shape == (high, wide, 3)
-    cut = read_image(street / "a two.jpg")[top : top + high, left : left + wide]
-    assert np.abs(picture.astype(int) - cut).mean() < 8
 
 
 def test_the_size_of_shipped_weights_is_known(tmp_path: Path) -> None:

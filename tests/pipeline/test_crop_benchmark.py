@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +17,34 @@ from pipeline.crop_benchmark import (
     MISSED,
     Condition,
     CropComparison,
-    CropDifference,
+    CropRow,
+    CropStages,
     EmbeddedSet,
+    _memory_growth,
     benchmark_crops,
     embed_set,
     match_detections,
     search_set,
 )
-from pipeline.crop_benchmark_costs import CropStages, _memory_growth, costs
-from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto, own_photos, rendered
+from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto, load_photos, rendered_scenes
 from pipeline.crop_benchmark_report import figures_of, verdict
 from stages.errors import CatalogueError
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeDetector
 from stages.types import Box, Detection
 
-FAST = {"timed_photos": 2, "timing_rounds": 1}
+FAST = {"timed_photos": 2}
 FAKES = ("--detector", "stages.testing:FakeDetector", "--embedder", "stages.testing:FakeEmbedder")
 
 
-def mask_against_box(comparison: CropComparison, clutter: float | None = None) -> CropDifference:
+def mask_against_box(comparison: CropComparison, data: str, clutter: float | None = None) -> CropRow:
     """The row on all queries by the annotations."""
+    conditions = [Condition.same("fake", "truth", crop) for crop in ("mask-white", "box")]
     (found,) = (
         row
         for row in comparison.differences
-        if (row.first.query, row.second.query, row.first.detections) == ("mask-white", "box", "truth")
-        and (row.clutter, row.among, row.label, row.asked) == (clutter, ALL, "", "crop")
+        if [row.first, row.second] == conditions
+        and (row.data, row.clutter, row.among, row.label) == (data, clutter, ALL, "")
     )
     return found
 
@@ -57,10 +60,10 @@ class TestSearch:
         photos = rng.integers(0, 15, count)
         vectors = np.round(rng.normal(size=(count, 3)), 1).astype(np.float32)  # coarse, so that there are ties
         present = rng.random(count) < 0.7
-        key = ("d", "box")
-        found = search_set(
-            EmbeddedSet(CropSet("random", "", ()), examples, photos, {key: present}, {("e", key): vectors}), ["e"]
-        )
+        data = CropSet("random", "", [ExamplePhoto("", lambda: draw("red"), examples)])
+        detections = [Detection("top", 1.0, BOX) if one else None for one in present]
+        embedded = {("e", "d", "box"): np.where(present[:, None], vectors, np.nan)}
+        found = search_set(EmbeddedSet(data, photos, {"d": detections}, embedded), ["e"])
         assert found is not None
         ranks, precisions = found.outcomes[Condition.same("e", "d", "box")]
         checked = 0
@@ -127,91 +130,96 @@ def test_detections_are_matched_once_by_label_and_overlap() -> None:
     assert match_detections([example("bag", 57, 0, 67, 10)], [bag]) == [None]
 
 
+def where_the_background_gives_the_item_away() -> CropSet:
+    def shot(number: int, side: int) -> ExamplePhoto:
+        shade = 40 + (number * 7 + side * 3) % 20 * 8  # independent of the item
+        image = photo((shade, shade, shade), (number * 12, 255 - number * 12, 128))
+        example = Example(f"{number}", "top", Detection("top", 1.0, BOX, disc()), side == 0, side == 1)
+        return ExamplePhoto(f"{number}", lambda: image, (example,))
+
+    return CropSet("backgrounds", "", [shot(number, side) for number in range(20) for side in range(2)])
+
+
+@pytest.fixture(scope="module")
+def compared() -> CropComparison:
+    """Sets where masks win, where nothing differs, where boxes win; and clutter from a plain to a misleading background."""
+    sets = [items(misleading=True), items(misleading=False, name="white"), where_the_background_gives_the_item_away()]
+    sets += [items(misleading=bool(clutter), clutter=clutter, name="street") for clutter in (0.0, 1.0)]
+    return benchmark_crops(sets, fake_stages(), **FAST)
+
+
 class TestKnownAnswers:
-    def test_masks_win_on_misleading_backgrounds(self) -> None:
-        compared = benchmark_crops([items(misleading=True)], fake_stages(), **FAST)
-        gain = mask_against_box(compared)
-        recall = {row.condition.crops: row.recall_1.value for row in compared.figures}
+    def test_the_verdict_names_what_finds_more_on_each_set(self, compared: CropComparison) -> None:
+        first, clutter = verdict(compared)
+        assert first.startswith(
+            "Mask against box at recall@1, by truth and the embedder fake: on discs masks find more"
+        )
+        assert "on white no difference could be shown" in first
+        assert "on backgrounds boxes find more" in first
+        assert "From clutter 0 to 1 on street" in clutter
+        assert "clutter favours masks" in clutter
+
+    def test_differences_are_those_of_the_figures(self, compared: CropComparison) -> None:
+        gain = mask_against_box(compared, "discs")
+        recall = {row.first.crops: row.recall_1.value for row in compared.figures if row.data == "discs"}
         assert recall["mask-white"] == recall["mask-mean"] == 1.0
         assert gain.recall_1.value == pytest.approx(recall["mask-white"] - recall["box"])
         assert gain.recall_1.low > 0
-        (sentence,) = verdict(compared)
-        assert sentence.startswith(
-            "Mask against box at recall@1, by truth and the embedder fake: on discs masks find more"
-        )
-
-    def test_no_difference_is_shown_on_white(self) -> None:
-        compared = benchmark_crops([items(misleading=False)], fake_stages(), **FAST)
-        gain = mask_against_box(compared)
-        assert gain.recall_1.low <= 0 <= gain.recall_1.high
         assert gain.queries == 24
-        assert "on discs no difference could be shown" in verdict(compared)[0]
-
-    def test_boxes_win_where_the_background_gives_the_item_away(self) -> None:
-        def shot(number: int, side: int) -> ExamplePhoto:
-            shade = 40 + (number * 7 + side * 3) % 20 * 8  # independent of the item
-            image = photo((shade, shade, shade), (number * 12, 255 - number * 12, 128))
-            truth = Detection("top", 1.0, BOX, disc())
-            example = Example(f"{number}", "top", truth, is_query=side == 0, in_gallery=side == 1)
-            return ExamplePhoto(f"{number}", lambda: image, (example,))
-
-        photos = [shot(number, side) for number in range(20) for side in range(2)]
-        compared = benchmark_crops([CropSet("backgrounds", "", photos)], fake_stages(), **FAST)
-        assert "on backgrounds boxes find more" in verdict(compared)[0]
-
-    def test_clutter_is_a_curve_and_its_effect_is_paired(self) -> None:
-        data = [items(misleading=misleading, clutter=clutter) for clutter, misleading in ((0.0, False), (1.0, True))]
-        compared = benchmark_crops(data, fake_stages(), **FAST)
-        plain, crowded, together = (mask_against_box(compared, clutter) for clutter in (0.0, 1.0, None))
+        plain, crowded, together = (mask_against_box(compared, "street", clutter) for clutter in (0.0, 1.0, None))
         assert plain.recall_1.value == 0 < crowded.recall_1.value
         assert together.queries == 48
         assert together.recall_1.value == pytest.approx(crowded.recall_1.value / 2)
-        assert any("From clutter 0 to 1" in text and "clutter favours masks" in text for text in verdict(compared))
 
     def test_what_a_detector_misses_is_a_failure_and_reported_apart(self) -> None:
         compared = benchmark_crops([items(misleading=False)], fake_stages(FakeDetector(), BoxesOnly()), **FAST)
         light = Condition.same("fake", "detector 1", "box")
         every, found = (
-            next(row for row in compared.figures if (row.condition, row.among) == (light, among))
+            next(row for row in compared.figures if (row.first, row.among) == (light, among))
             for among in (ALL, FOUND_BY_ALL)
         )
         assert 0 < every.missed < every.queries == 24
         assert (found.missed, found.queries) == (0, 24 - every.missed)
         assert every.recall_1.value == pytest.approx(found.recall_1.value * found.queries / 24, abs=0.05)
-        rows = [row for row in compared.differences if row.asked == "detector" and row.among == ALL]
-        assert {(row.first.query, row.second.query) for row in rows} == {("mask-white", "box"), ("box", "box")}
+        rows = [row for row in compared.differences if row.compared == "detector" and row.among == ALL]
+        assert [(row.first.query, row.second and row.second.query) for row in rows] == [
+            ("mask-white", "box"),
+            ("box",) * 2,
+        ]
         assert all(row.recall_1.low > 0 for row in rows)
-        assert not any("mask" in row.condition.crops for row in compared.figures if "1" in row.condition.detections)
+        assert not any("mask" in row.first.crops for row in compared.figures if "1" in row.first.detections)
         assert len(verdict(compared)) == 2
         assert "a photo takes" in verdict(compared)[1]
+        costs = {row.first: row.cost for row in compared.figures if row.cost}
+        assert len(costs) == 1 + 6 + 2, "whole photos, crops of the detector with masks, and of the one without"
+        assert all(cost.ms > 0 and cost.peak_mb is None for cost in costs.values())
 
     def test_each_crop_is_compared_with_the_embedder_that_was_trained_on_it(self) -> None:
         trained = {"mine": "whole", "on_box": "box", "on_mask": "mask"}
-        compared = benchmark_crops([items(misleading=True)], fake_stages(trained=trained), **FAST)
-        (row,) = (row for row in compared.differences if row.asked == "training" and row.among == ALL)
+        compared = benchmark_crops([items(misleading=True, count=8)], fake_stages(trained=trained), **FAST)
+        (row,) = (row for row in compared.differences if row.compared == "training" and row.among == ALL)
         assert row.first == Condition.same("on_mask", "truth", "mask-white")
         assert row.second == Condition.same("on_box", "truth", "box")
         assert compared.reference == "mine"
-        assert verdict(compared)[-1].startswith(
-            "Each crop with the embedder that was trained on it (on_mask against on_box)"
-        )
+        sentence = "Each crop with the embedder that was trained on it (on_mask against on_box)"
+        assert verdict(compared)[-1].startswith(sentence)
 
     def test_the_same_seed_gives_the_same_rows(self) -> None:
-        data = [items(misleading=True)]
+        data = [items(misleading=True, count=8)]
         first, again, other = (benchmark_crops(data, fake_stages(), seed=seed, **FAST) for seed in (0, 0, 1))
-        assert (first.figures, first.differences) == (again.figures, again.differences)
+        assert first.differences == again.differences
+        assert first.differences != other.differences, "other draws, other intervals"
         assert [row.recall_1.value for row in first.figures] == [row.recall_1.value for row in other.figures]
-        assert first.figures != other.figures, "other draws, other intervals"
 
     def test_nothing_to_compare_or_to_time_is_refused(self) -> None:
         for data, timed in (([], 1), ([items(misleading=False)], 0)):
-            with pytest.raises(ValueError, match="at least one set, one timed photo"):
+            with pytest.raises(ValueError, match="at least one set and one timed photo"):
                 benchmark_crops(data, fake_stages(), timed_photos=timed)
 
 
 class TestRenderedScenes:
     def test_nothing_but_the_background_changes(self) -> None:
-        plain, half, crowded = rendered()
+        plain, half, crowded = rendered_scenes()
         assert (plain.clutter, half.clutter, crowded.clutter) == (0.0, 0.5, 1.0)
         assert {one.is_query for one in plain.examples} == {True, False}
         for bare, full in zip(plain.photos, crowded.photos, strict=True):
@@ -231,15 +239,15 @@ class TestRenderedScenes:
 
     def test_a_folder_without_scenes_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(CatalogueError, match="no rendered street"):
-            rendered(tmp_path)
+            rendered_scenes(tmp_path)
         (tmp_path / "street.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
         with pytest.raises(CatalogueError, match="no rendered street"):
-            rendered(tmp_path)
+            rendered_scenes(tmp_path)
 
 
 class TestOwnPhotos:
     def test_a_table_has_boxes_and_masks(self, tmp_path: Path) -> None:
-        data = own_photos(write_table(tmp_path))
+        data = load_photos(write_table(tmp_path))
         assert (data.name, data.problems) == ("garments", ())
         first = data.photos[0].examples[0]
         assert (first.item, first.label, first.is_query, first.in_gallery) == ("item 0", "top", True, True)
@@ -251,31 +259,31 @@ class TestOwnPhotos:
         table = write_table(tmp_path)
         text = table.read_text().replace("16 16 48 48,mask.jpg", ",mask.jpg", 1)
         table.write_text(text.replace("16 16 48 48,mask.jpg", "16.5 16 48 48,", 1))
-        first, second = (one.examples[0].truth for one in own_photos(table).photos[:2])
+        first, second = (one.examples[0].truth for one in load_photos(table).photos[:2])
         assert first is not None
         assert second is not None
         assert first.box.iou(BOX) > 0.8
         assert (second.box, second.mask) == (BOX, None)
-        compared = benchmark_crops([own_photos(table)], fake_stages(), **FAST)
-        assert not any("mask" in row.condition.crops for row in compared.figures), "one garment has none"
+        compared = benchmark_crops([load_photos(table)], fake_stages(), **FAST)
+        assert not any("mask" in row.first.crops for row in compared.figures), "one garment has none"
 
     def test_roles_and_units_are_columns(self, tmp_path: Path) -> None:
         write_table(tmp_path)
         table = tmp_path / "roles.csv"
         table.write_text("photo,item_id,role,unit\n0-0.jpg,a,query,u\n0-1.jpg,a,gallery,u\n1-0.jpg,b,,\n1-1.jpg,b,x,\n")
-        data = own_photos(table)
+        data = load_photos(table)
         roles = [(one.is_query, one.in_gallery, one.unit) for one in data.examples]
         assert roles == [(True, False, "u"), (False, True, "u"), (True, True, "")]
         assert data.problems == ("roles.csv line 5: the role is query, gallery or empty, got 'x'",)
 
     def test_a_folder_per_item_needs_no_annotations(self, shop: Path) -> None:
-        data = own_photos(shop)
+        data = load_photos(shop)
         assert Counter(one.item for one in data.examples) == {"black": 1, "blue": 1, "green": 1, "red": 2}
         compared = benchmark_crops([data], fake_stages(FakeDetector()), **FAST)
         main = Condition.same("fake", "detector 0", "mask-white")
-        row = next(row for row in compared.figures if row.condition == main)
+        row = next(row for row in compared.figures if row.first == main)
         assert (row.queries, row.missed, row.recall_1.value) == (2, 0, 1.0)
-        assert not any(row.condition.detections == "truth" for row in compared.figures)
+        assert not any(row.first.detections == "truth" for row in compared.figures)
 
     @pytest.mark.parametrize(
         ("row", "reason"),
@@ -295,7 +303,7 @@ class TestOwnPhotos:
         write_jpeg(tmp_path / "small.jpg", draw("red", side=10))
         with table.open("a") as file:
             file.write(row + "\n")
-        data = own_photos(table)
+        data = load_photos(table)
         assert len(data.examples) == 16
         (problem,) = data.problems
         assert reason in problem
@@ -307,41 +315,28 @@ class TestOwnPhotos:
 
         table = write_table(tmp_path)
         (tmp_path / "single.csv").write_text("\n".join(table.read_text().splitlines()[:9]) + "\n")
-        refused(own_photos(tmp_path / "single.csv"), "no item has two photos.*got 8 garments of 8 items in 8 photos")
-        refused(own_photos(write_table(tmp_path / "boots", label="boots")), r"its labels \(boots\) match nothing that")
+        refused(load_photos(tmp_path / "single.csv"), "no item has two photos.*got 8 garments of 8 items in 8 photos")
+        refused(load_photos(write_table(tmp_path / "boots", label="boots")), r"its labels \(boots\) match nothing that")
         (tmp_path / "wrong.csv").write_text("image,item_id\n")
         with pytest.raises(CatalogueError, match="photo"):
-            own_photos(tmp_path / "wrong.csv")
+            load_photos(tmp_path / "wrong.csv")
         (tmp_path / "empty.csv").write_text("photo,item_id\n")
         with pytest.raises(CatalogueError, match="no photo that can be used"):
-            own_photos(tmp_path / "empty.csv")
+            load_photos(tmp_path / "empty.csv")
         with pytest.raises(CatalogueError, match="cannot be read"):
-            own_photos(tmp_path / "none.csv")
+            load_photos(tmp_path / "none.csv")
 
     def test_labels_that_no_detector_finds_are_left_out_with_a_note(self, tmp_path: Path) -> None:
         table = write_table(tmp_path)
         table.write_text(table.read_text().replace(",top", ",boots", 1))
-        checked = own_photos(table).checked({"fake": FakeDetector()})
+        checked = load_photos(table).checked({"fake": FakeDetector()})
         assert len(checked.examples) == 15
         assert checked.notes == ("no detector finds boots: left out",)
 
 
-class TestCosts:
-    def test_every_combination_has_its_time(self) -> None:
-        images = [draw("red", "blue"), draw("green")]
-        rows = costs(images, fake_stages(FakeDetector(), BoxesOnly()), 1, memory=False)
-        ways = {(one.detections, one.crop): one for one in rows}
-        assert len(ways) == len(rows) == 1 + 6 + 2
-        assert ways["none", "whole"].detect_ms == ways["none", "whole"].crop_ms == 0
-        assert ways["detector 0", "box"].garments == 1.5
-        both = ways["detector 0", "mask+box"]
-        assert both.embed_ms == pytest.approx(2 * ways["detector 0", "box"].embed_ms, abs=0.02)
-        assert both.total_ms == pytest.approx(both.detect_ms + both.crop_ms + both.embed_ms)
-        assert all(one.embed_ms > 0 and one.peak_mb is None for one in rows)
-
-    def test_memory_is_the_growth_of_a_process(self) -> None:
-        grown = _memory_growth("stages.testing:FakeDetector", "mask-white", FAKES[-1], [draw("red")])
-        assert grown is None or grown >= 0
+def test_memory_is_the_growth_of_a_process() -> None:
+    grown = _memory_growth("stages.testing:FakeDetector", "mask-white", FAKES[-1], [draw("red")])
+    assert grown is None or grown >= 0
 
 
 def test_embedders_are_built_by_name_and_weights() -> None:
@@ -352,52 +347,41 @@ def test_embedders_are_built_by_name_and_weights() -> None:
     assert CropStages.build((), [FAKES[-1]]).trained_on == {FAKES[-1]: "unknown"}
 
 
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr("pipeline.crop_benchmark_costs._peaks", lambda *_: {})
-
-
-@pytest.mark.usefixtures("brief")
 class TestCommand:
-    def test_it_prints_a_table_and_writes_json_and_a_page(self, tmp_path: Path) -> None:
-        table = write_table(tmp_path / "data")
-        page = tmp_path / "page"
-        result = run("benchmark", "crops", "--data", table, *FAKES, "-o", page, "--json", tmp_path / "crops.json")
+    def test_it_prints_a_table_and_writes_json_and_a_page(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("matplotlib")
+        scenes = [items(misleading=bool(one), clutter=one, name="scenes", count=8) for one in (0.0, 1.0)]
+        monkeypatch.setattr("pipeline.crop_benchmark_data.rendered_scenes", lambda *_: scenes)
+        monkeypatch.setattr("pipeline.crop_benchmark.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+        table, page, file = write_table(tmp_path / "data"), tmp_path / "page", tmp_path / "crops.json"
+        with table.open("a") as more:
+            more.write("gone.jpg,0 0 4 4,,a,top\n")
+        command = ("benchmark", "crops", "--quick", "--scenes", tmp_path, "--data", table, *FAKES)
+        result = run(*command, "-o", page, "--json", file, status=1)
+        assert "gone.jpg was not found" in result.stderr
         assert "garments (16 queries, 16 garments)" in result.stdout
         assert "Mask against box at recall@1" in result.stdout
-        figures = json.loads((tmp_path / "crops.json").read_text())
+        figures = json.loads(file.read_text())
         assert figures == json.loads((page / "figures.json").read_text())
-        assert figures["data"][0]["missed"] == {"truth": 0, FAKES[1]: 16}, "the background is not white"
+        assert figures["data"][2]["missed"] == {"truth": 0, FAKES[1]: 16}, "the background is not white"
         row = next(row for row in figures["figures"] if (row["detections"], row["query"]) == ("truth", "mask-white"))
         assert row["recall_1"].keys() == {"value", "low", "high"}
         html = (page / "index.html").read_text()
         assert figures["verdict"][0] in html
+        assert "Mask wins most" in html
         pictures = {part.split('"')[0] for part in html.split('src="')[1:]}
-        assert {"cost.png"} < pictures
+        assert {"cost.png", "curves.png"} < pictures
         assert any(name.startswith("photos/") for name in pictures)
         for name in pictures:
             assert min(read_image(page / name).shape[:2]) > 20
-
-    def test_clutter_is_drawn_for_rendered_scenes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        data = [
-            items(misleading=misleading, clutter=clutter, name="scenes")
-            for clutter, misleading in ((0.0, False), (1.0, True))
-        ]
-        monkeypatch.setattr("pipeline.crop_benchmark_data.rendered", lambda *_: data)
-        run("benchmark", "crops", "--quick", *FAKES, "-o", tmp_path / "page")
-        html = (tmp_path / "page" / "index.html").read_text()
-        assert "curves.png" in html
-        assert "Mask wins most" in html
-        curves = json.loads((tmp_path / "page" / "curves.json").read_text())
+        curves = json.loads((page / "curves.json").read_text())
         assert [point[0] for point in curves["By annotated outlines"]["box"]] == [0.0, 1.0]
         assert curves["By annotated outlines"]["mask-white"][1][1] == 1.0
 
-    def test_bad_rows_and_refusals_have_their_exit_status(self, tmp_path: Path) -> None:
+    def test_refusals_have_their_exit_status(self, tmp_path: Path) -> None:
         table = write_table(tmp_path)
-        with table.open("a") as file:
-            file.write("gone.jpg,0 0 4 4,,a,top\n")
-        assert "gone.jpg was not found" in run("benchmark", "crops", "--data", table, *FAKES, status=1).stderr
         (tmp_path / "lone.csv").write_text("photo,item_id\n0-0.jpg,a\n1-0.jpg,b\n")
         refused = run("benchmark", "crops", "--data", tmp_path / "lone.csv", *FAKES, status=2)
         assert "no item has two photos" in refused.stderr
@@ -407,14 +391,14 @@ class TestCommand:
 @pytest.mark.slow
 def test_shipped_stages_find_rendered_garments() -> None:
     stages = CropStages.build(embedders=["siamese"])
-    compared = benchmark_crops(rendered(), stages, memory=True, **FAST)
+    compared = benchmark_crops(rendered_scenes(), stages, memory=True, **FAST)
     recall = {
-        (row.condition.detections, row.condition.crops): row.recall_1.value
+        (row.first.detections, row.first.crops): row.recall_1.value
         for row in compared.figures
         if (row.clutter, row.among, row.label) == (None, ALL, "")
     }
     assert recall["truth", "mask-white"] > 0.4 > recall["none", "whole"]
     assert recall["truth", "box"] > 0.3
-    peaks = {(one.detections, one.crop): one.peak_mb or 0 for one in compared.costs}
+    peaks = {(row.first.detections, row.first.crops): row.cost.peak_mb or 0 for row in compared.figures if row.cost}
     assert peaks["maskrcnn_mobilenet_v2", "mask-white"] > peaks["none", "whole"] > 20
     assert len(figures_of(compared)["verdict"]) == 3

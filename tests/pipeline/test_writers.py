@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from pipeline.outputs import Outputs, open_outputs
-from pipeline.overlay import draw
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from pipeline.writers import DETECT_COLUMNS, MATCH_COLUMNS, Options, clear_folder, full_rle, mark_folder
+from pipeline.writers import (
+    DETECT_COLUMNS,
+    MATCH_COLUMNS,
+    Options,
+    Outputs,
+    clear_folder,
+    draw_garments,
+    full_rle,
+    mark_folder,
+    open_outputs,
+)
 from stages.errors import OutfinderError
 from stages.types import Box, Crop, Match
 
@@ -207,7 +216,7 @@ def test_overlay_outlines_garments_and_dims_the_rest() -> None:
     image = np.full((200, 100, 3), 90, np.uint8)
     mask = np.zeros((100, 60), np.bool_)
     mask[50:] = True
-    drawn = draw(image, PhotoResult("a.jpg", 100, 200, (Garment("top", 0.5, Box(20, 60, 80, 160), mask),)))
+    drawn = draw_garments(image, PhotoResult("a.jpg", 100, 200, (Garment("top", 0.5, Box(20, 60, 80, 160), mask),)))
     assert (image == 90).all()
     assert (drawn[120:150, 30:70] == 90).all(), "the garment keeps its colours"
     assert (drawn[90:105, 30:70] > 90).all(), "the rest of its box is dimmed"
@@ -218,7 +227,7 @@ def test_overlay_outlines_garments_and_dims_the_rest() -> None:
 def test_overlay_draws_the_thinnest_garment_at_the_rim_of_a_reduced_photo() -> None:
     image = np.full((100, 125, 3), 255, np.uint8)
     rim = Garment("belt", 0.5, Box(997, 797, 1000, 800), np.ones((3, 3), np.bool_))
-    drawn = draw(image, PhotoResult("a.jpg", 1000, 800, (rim,)))
+    drawn = draw_garments(image, PhotoResult("a.jpg", 1000, 800, (rim,)))
     assert drawn.shape == image.shape
     assert (drawn[99, 124] != 255).any()
 
@@ -243,18 +252,19 @@ def finish(outputs: Outputs) -> None:
 
 
 @pytest.mark.parametrize("name", ["found.jsonl", "found.csv"])
-def test_file_cut_at_any_byte_is_resumed_to_the_same_file(tmp_path: Path, name: str) -> None:
+def test_file_cut_anywhere_is_resumed_to_the_same_file(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     finish(open_outputs(file, None, LABELS))
     whole = file.read_bytes()
-    for end in range(len(whole) + 1):
+    around_lines = {match.start() + more for match in re.finditer(b"\n", whole) for more in (-1, 0, 1)}
+    for end in sorted({*range(0, len(whole), 9), *around_lines}):
         file.write_bytes(whole[:end])
         finish(open_outputs(file, None, LABELS, resume=True))
         assert file.read_bytes() == whole, end
 
 
 @pytest.mark.parametrize("name", ["found.jsonl", "found.csv"])
-@pytest.mark.parametrize("count", range(len(RESULTS) + 1))
+@pytest.mark.parametrize("count", [0, 1, 3, len(RESULTS)])
 def test_all_formats_are_resumed_together(tmp_path: Path, name: str, count: int) -> None:
     def outputs(folder: Path, *, resume: bool) -> Outputs:
         folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from conftest import draw
 from pycocotools import mask as coco_mask
 
 import crop_sets
-from pipeline.crop_benchmark_data import own_photos
+from pipeline.crop_benchmark_data import load_photos
 from public_sets import luma_split
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
@@ -50,7 +50,7 @@ def write_coco(folder: Path, photos: int = 4) -> tuple[Path, Path]:
 
 def test_shoes_find_their_other_among_all(tmp_path: Path) -> None:
     convert("shoes", *write_coco(tmp_path / "photos"), tmp_path / "sets")
-    data = own_photos(tmp_path / "sets" / "shoes.csv")
+    data = load_photos(tmp_path / "sets" / "shoes.csv")
     assert not data.problems
     assert Counter(one.item for one in data.examples if one.is_query) == {"1": 2, "2": 2, "3": 2}
     assert len(data.examples) == 9, "three pieces of the last photo are distractors"
@@ -60,7 +60,7 @@ def test_shoes_find_their_other_among_all(tmp_path: Path) -> None:
 def test_cutouts_are_the_garment_on_another_background(tmp_path: Path) -> None:
     path, photos = write_coco(tmp_path / "photos")
     convert("cutouts", path, photos, tmp_path / "sets", "--most", 5)
-    data = own_photos(tmp_path / "sets" / "cutouts.csv")
+    data = load_photos(tmp_path / "sets" / "cutouts.csv")
     queries = [photo for photo in data.photos if photo.examples[0].is_query]
     assert len(queries) == 5
     for photo in queries:
@@ -87,7 +87,7 @@ def test_luma_fronts_find_backs(tmp_path: Path) -> None:
     for name in names:
         write_jpeg(tmp_path / "luma" / f"{name}.jpg", draw("red"))
     convert("luma", tmp_path / "luma", tmp_path / "sets")
-    data = own_photos(tmp_path / "sets" / "luma.csv").checked({"fake": FakeDetector()})
+    data = load_photos(tmp_path / "sets" / "luma.csv").checked({"fake": FakeDetector()})
     assert [(Path(photo.name).stem, photo.examples[0].is_query) for photo in data.photos] == [
         (f"{test}-red_main", True),
         (f"{test}-red_back", False),
@@ -95,4 +95,4 @@ def test_luma_fronts_find_backs(tmp_path: Path) -> None:
     ]
     assert {one.unit for one in data.examples} == {test, other}
     convert("luma", tmp_path / "luma", tmp_path / "sets", "--others", 0)
-    assert len(own_photos(tmp_path / "sets" / "luma.csv").photos) == 2
+    assert len(load_photos(tmp_path / "sets" / "luma.csv").photos) == 2
