@@ -188,7 +188,8 @@ class Pipeline:
             return analysis
         labels = [detection.label for detection in analysis.detections]
         trust = CATALOGUE_TRUST if self._main_garment else TRUST
-        vectors, settled = settle(self._kinds, analysis.vectors, labels, trust, analysis.whole_kinds)
+        beside = None if labels == [WHOLE] else analysis.whole_kinds  # which would count twice
+        vectors, settled = settle(self._kinds, analysis.vectors, labels, trust, beside)
         detections = tuple(map(relabelled, analysis.detections, settled))
         return replace(analysis, vectors=vectors, detections=detections)
 

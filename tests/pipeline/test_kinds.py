@@ -10,6 +10,7 @@ from pipeline.kinds import fitting_garment, missing_kind, named_kind, settle, wi
 from pipeline.pipeline import Pipeline
 from pipeline.search import search_batch
 from stages.crop import BoxCrop
+from stages.detect import WholeDetector
 from stages.embed.kinds import KINDS, KindPart
 from stages.types import WHOLE, Box, Detection
 
@@ -161,3 +162,15 @@ def test_a_photo_is_embedded_again_when_the_catalogue_changes_its_kind(photos, t
     assert index("Scarves").unchanged == 1
     assert index("Belts").replaced == 1
     assert gallery.labels == {"belt": 1}
+
+
+def test_a_catalogue_photo_that_is_taken_whole_is_its_own_best_match(photos, tmp_path):
+    catalogue, queried = (
+        Pipeline(WholeDetector(), BoxCrop(), KnowsShoes(), main_garment=of_shop) for of_shop in (True, False)
+    )
+    gallery = Gallery.create(tmp_path / "shop", catalogue.embedder, catalogue.cropper)
+    Indexing(gallery, catalogue, "whole", kinds=PART)([CataloguePhoto(photos[0], "boot")])
+
+    dark, _ = search_batch(gallery, list(queried(photos)), 3, kinds=PART)
+
+    assert dark.garments[0].matches[0].similarity == pytest.approx(1, abs=1e-4)
