@@ -54,6 +54,17 @@ def write(folder: Path, *names: str, px: int = 40, seed: int = 0) -> None:
         assert cv2.imwrite(str(folder / name), np.clip(blocks + noise, 0, 255).astype(np.uint8))
 
 
+@pytest.fixture
+def drawing() -> None:
+    """Requested by tests that draw curves, which takes longer than training at this size."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawing" not in request.fixturenames:
+        monkeypatch.setattr("pipeline.training.draw", lambda panels, path: path.write_bytes(b"\x89PNG"))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The public sets of the recipes in their upstream layouts, tiny."""
@@ -179,17 +190,17 @@ def test_every_recipe_runs_at_toy_size(data: Path, converted: Path, tmp_path: Pa
     assert embedder([np.full((50, 40, 3), 90, np.uint8)]).shape == (1, 8)
     steps = [line["step"] for line in read_lines(tmp_path / name / "validation.jsonl")]
     assert steps == ([1, 2] if validated else [])
-    assert (tmp_path / name / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert measured
     words = [  # photos are in the converted sets, weights in the folder of the test
         word.replace(str(tmp_path), str(converted)) if word.endswith(".csv") else word
-        for word in placed(measured[0], data, tmp_path)
+        for word in placed(measured[0].partition(" -o ")[0], data, tmp_path)
     ]
     figures = json.loads(run(*words, "--trials", 20, "--json", "-").stdout)
     assert figures["distractors"] > 0 or "--distractors" not in words
     assert figures["retrieval"]
 
 
+@pytest.mark.usefixtures("drawing")
 def test_an_embedder_is_trained_resumed_and_used(items: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     told = run("train", "embedder", items, "-o", folder, *SMALL).stderr
@@ -200,6 +211,7 @@ def test_an_embedder_is_trained_resumed_and_used(items: Path, tmp_path: Path) ->
     check_embedder(SiameseEmbedder(weights.read(folder / "weights.safetensors")))
     run("embed", items, "-o", tmp_path / "v.npz", "--embedder-weights", folder / "weights.safetensors")
     assert np.load(tmp_path / "v.npz")["vectors"].shape == (24, 8)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     curves = json.loads((folder / "curves.json").read_text())
     assert [line["step"] for line in curves["validation"]] == [2, 4]
     other = settings(margin=0.3, loss__name="triplet")
@@ -360,6 +372,7 @@ def test_bad_photos_are_reported_before_training_starts(tmp_path: Path) -> None:
     assert "12 photos of 6 items can be used" in told
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_detector_is_trained_by_a_recipe_resumed_and_used(street: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'architecture = "fasterrcnn_mobilenet_v2"\ninput_px = 96\ntrain = [["{street[0]}", "{street[1]}"]]\n'
