@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.embed.data import Dataset, Sample, split
-from stages.embed.duplicates import (
+from pipeline.dedupe import (
     Duplicate,
     by_hash,
     by_vectors,
@@ -17,6 +16,7 @@ from stages.embed.duplicates import (
     merge_duplicates,
     perceptual_hashes,
 )
+from stages.embed.data import Dataset, Sample, split
 from stages.images import decode_photo, encode_jpeg
 from stages.types import Image
 
