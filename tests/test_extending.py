@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import draw
 from PIL import Image as PillowImage
-from pipeline.outputs import open_outputs
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -63,12 +62,11 @@ def test_the_open_clip_embedder_is_a_stage_by_its_name(tmp_path: Path, monkeypat
 
 def test_the_output_format_writes_a_file_for_each_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "WRITERS", writers.WRITERS.copy())
-    monkeypatch.setattr("pipeline.outputs.WRITERS", writers.WRITERS)
     exec(snippet("pipeline/writers.py"), vars(writers))
     monkeypatch.delattr(writers, "YoloLabels")
     garment = Garment("bag", 0.9, Box(10, 20, 30, 60))
     options = writers.Options(labels=("top", "bag"))
-    with open_outputs(tmp_path / "found.jsonl", {"yolo": tmp_path / "yolo"}, options) as outputs:
+    with writers.open_outputs(tmp_path / "found.jsonl", {"yolo": tmp_path / "yolo"}, options) as outputs:
         outputs.write(PhotoResult("street/a.jpg", 100, 200, (garment,)))
         outputs.write(PhotoResult("street/b.jpg", 100, 200))
     assert (tmp_path / "yolo" / "00001-a.txt").read_text() == "1 0.2 0.2 0.2 0.2"
