@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._index_law import check_index
+from stages._index_check import check_index
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import Box, Crop, Detection, Image, Vectors
 

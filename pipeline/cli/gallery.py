@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import click
 from pipeline.cli.common import FOLDER, SOME_FAILED, friendly, printable
 
 if TYPE_CHECKING:
-    from pipeline.gallery import Row
+    from pipeline.gallery import Gallery, Row
 
 _folder = click.argument("folder", metavar="GALLERY", type=FOLDER)
 _where = click.option("--where", metavar="FILTER", help="Only photos that fulfil it, by label or any column.")
@@ -47,26 +49,23 @@ def info(folder: Path) -> None:
     from pipeline.gallery import Gallery
 
     opened = Gallery.open(folder)
-    about = opened.manifest
-    click.echo(
-        json.dumps(
-            {
-                "gallery": str(folder),
-                "items": opened.item_count,
-                "photos": len(opened),
-                "labels": opened.labels,
-                "columns": opened.columns,
-                "dim": about.dim,
-                "vectors": about.storage,
-                "embedder": about.embedder,
-                "crop": about.crop,
-                "index": about.index,
-                "generation": about.generation,
-                "removed": opened.removed,
-                "bytes": opened.size,
-            }
-        )
-    )
+    manifest = opened.manifest
+    about = {
+        "gallery": str(folder),
+        "items": opened.item_count,
+        "photos": len(opened),
+        "labels": opened.labels,
+        "columns": opened.columns,
+        "dim": manifest.dim,
+        "vectors": manifest.storage,
+        "embedder": manifest.embedder,
+        "crop": manifest.crop,
+        "index": manifest.index,
+        "generation": manifest.generation,
+        "removed": opened.removed,
+        "bytes": opened.size,
+    }
+    click.echo(json.dumps(about))
 
 
 @gallery.command("list")
@@ -104,13 +103,9 @@ def show(folder: Path, item: str) -> None:
 @friendly
 def remove(folder: Path, items: tuple[str, ...], where: str | None) -> None:
     """Remove each ITEM with all its photos from GALLERY; the photo files stay."""
-    from pipeline.gallery import Gallery, read_manifest, writing
-
     if not items and where is None:
         raise click.UsageError("Give an ITEM or --where.")
-    read_manifest(folder)
-    with writing(folder):
-        opened = Gallery.open(folder)
+    with _opened_to_write(folder) as opened:
         going = {*items, *(row.item for row in (opened.select(where) if where else ()))}
         gone = opened.remove(going)
         opened.save()
@@ -138,12 +133,8 @@ def duplicates(folder: Path, similarity: float, where: str | None) -> None:
 @_folder
 @friendly
 def compact(folder: Path) -> None:
-    """Write the vectors of GALLERY anew, without those that were removed, and give their space back."""
-    from pipeline.gallery import Gallery, read_manifest, writing
-
-    read_manifest(folder)
-    with writing(folder):
-        opened = Gallery.open(folder)
+    """Rewrite the vectors of GALLERY without those that were removed, to give their space back."""
+    with _opened_to_write(folder) as opened:
         before = opened.size
         opened.compact()
     click.echo(f"gallery {folder}: {before} bytes before, {opened.size} bytes now", err=True)
@@ -153,14 +144,10 @@ def compact(folder: Path) -> None:
 @_folder
 @friendly
 def rebuild(folder: Path) -> None:
-    """Make the index of GALLERY anew from its vectors, and keep it in the cache folder of this user."""
-    from pipeline.gallery import Gallery, read_manifest, writing
-
-    read_manifest(folder)
-    with writing(folder):
-        opened = Gallery.open(folder)
+    """Rebuild the index of GALLERY from its vectors, and keep it in the cache folder of this user."""
+    with _opened_to_write(folder) as opened:
         indexed = opened.rebuild()
-    made = "its index is made anew" if indexed else "it needs no index: its vectors are searched directly"
+    made = "its index is rebuilt" if indexed else "it needs no index: its vectors are searched directly"
     click.echo(f"gallery {folder}: {made}", err=True)
 
 
@@ -184,6 +171,16 @@ def verify(folder: Path) -> None:
     if moved:
         click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
     click.echo(f"gallery {folder} is sound: generation {opened.manifest.generation}", err=True)
+
+
+@contextmanager
+def _opened_to_write(folder: Path) -> Iterator[Gallery]:
+    """Open a gallery that exists, and hold it for writing."""
+    from pipeline.gallery import Gallery, read_manifest, writing
+
+    read_manifest(folder)
+    with writing(folder):
+        yield Gallery.open(folder)
 
 
 def _plain(row: Row) -> dict[str, Any]:

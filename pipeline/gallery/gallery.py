@@ -258,7 +258,7 @@ class Gallery:
         )
 
     def save(self) -> None:
-        """Make the changes durable, all or none, and the index anew where many photos are not in it.
+        """Make the changes durable, all or none, and rebuild the index if many photos are not in it.
 
         Raises:
             GalleryError: the disk is full or the folder cannot be written; what was saved before is unharmed, and the
@@ -269,16 +269,16 @@ class Gallery:
             self._searcher.keep_index()
 
     def compact(self) -> None:
-        """Write the vectors anew without the removed ones and give their space back; raises as :meth:`save`."""
-        anew = self.removed > 0 or len(self.vectors.blocks) > -(-len(self) // BLOCK)
-        self._write(anew=anew)
+        """Rewrite the vectors without the removed ones, to give their space back; raises as :meth:`save`."""
+        rewrite = self.removed > 0 or len(self.vectors.blocks) > -(-len(self) // BLOCK)
+        self._write(rewrite=rewrite)
         self._store.vacuum()
-        if anew:
+        if rewrite:
             self._use_new_searcher()
         self._searcher.keep_index()
 
     def rebuild(self) -> bool:
-        """Make the index anew from the vectors and keep it; returns whether it needs one."""
+        """Rebuild the index from the vectors and keep it; return whether the gallery needs one."""
         self._graphs.forget()
         self._use_new_searcher()
         return self._searcher.keep_index()
@@ -406,9 +406,9 @@ class Gallery:
         self._store.delete(photos)
         self.vectors.remove(photos)
 
-    def _write(self, *, anew: bool = False) -> None:
+    def _write(self, *, rewrite: bool = False) -> None:
         with writing(self.folder), self._changing():
-            for block, stored in self.vectors.changed_blocks(BLOCK, anew=anew):
+            for block, stored in self.vectors.changed_blocks(BLOCK, rewrite=rewrite):
                 self._store.write_block(block, stored)
             self._store.commit(self._next_id)
         self._load()

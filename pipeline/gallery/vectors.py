@@ -176,14 +176,14 @@ class PhotoTable:
             found = merge(found, Neighbors(part[near.rows], near.similarities))
         return found
 
-    def changed_blocks(self, rows: int, *, anew: bool = False) -> Iterator[tuple[Block, NDArray[Any] | None]]:
+    def changed_blocks(self, rows: int, *, rewrite: bool = False) -> Iterator[tuple[Block, NDArray[Any] | None]]:
         """Yield the blocks that a save writes, each with its vectors, or None where those stay.
 
         Args:
             rows: in a block at most.
-            anew: write every live photo into new blocks, and delete the old ones.
+            rewrite: write every live photo into new blocks, and delete the old ones.
         """
-        ids = self.live if anew else self._ids[self._saved : self._count][self._alive[self._saved : self._count]]
+        ids = self.live if rewrite else self._ids[self._saved : self._count][self._alive[self._saved : self._count]]
         first = self.blocks[-1].number + 1 if self.blocks else 0
         for number, start in enumerate(range(0, len(ids), rows), first):
             part = ids[start : start + rows]
@@ -191,7 +191,7 @@ class PhotoTable:
             yield Block(number, part, self.keys_of(part), np.ones(len(part), np.bool_)), stored
         for block, start in zip(self.blocks, self._starts.tolist(), strict=False):
             live = self._alive[start : start + len(block.ids)]
-            if anew or not live.any():
+            if rewrite or not live.any():
                 yield replace(block, ids=block.ids[:0]), None
             elif not np.array_equal(live, block.live):
                 yield replace(block, live=live), None

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from pipeline.serve import schemas
-from pipeline.serve.limits import BodyReader, RequestQueue, Upload, parse_upload
+from pipeline.serve.limits import RequestQueue, Upload, parse_upload
 from pipeline.serve.service import Service
 
 S = TypeVar("S", bound=schemas.Schema)
@@ -47,14 +47,12 @@ Queue = Annotated[RequestQueue, Depends(queue_of)]
 
 async def photo_body(request: Request, service: Served) -> bytes:
     """Read the body of a request with a photo."""
-    reader: BodyReader = request.app.state.bodies
-    return await reader.read(request, service.limits.max_body)
+    return bytes(await request.app.state.bodies.read(request, service.limits.max_body))
 
 
 async def json_body(request: Request, service: Served) -> bytes:
     """Read the body of a request in JSON."""
-    reader: BodyReader = request.app.state.bodies
-    return await reader.read(request, service.limits.max_json)
+    return bytes(await request.app.state.bodies.read(request, service.limits.max_json))
 
 
 def upload_of(request: Request, body: Annotated[bytes, Depends(photo_body)]) -> Upload:
@@ -95,36 +93,32 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
-def _photo_body_docs(fields: type[schemas.Schema] | None = None) -> dict[str, Any]:
-    """Return the OpenAPI description of a body that is a photo, or a form with a photo and fields."""
-    properties = fields.model_json_schema()["properties"] if fields else {}
-    form = {"type": "object", "required": ["photo"], "properties": properties | {"photo": _FILE}}
-    return {
-        "requestBody": {
-            "required": True,
-            "description": "A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF, as the body or as the file of a form",
-            "content": {
-                "image/*": {"schema": _FILE},
-                "application/octet-stream": {"schema": _FILE},
-                "multipart/form-data": {"schema": form},
-            },
-        }
+def _takes_photo(fields: type[schemas.Schema] | None = None) -> dict[str, Any]:
+    """Describe an endpoint whose body is a photo, or a form with a photo and fields."""
+    properties = (fields.model_json_schema()["properties"] if fields else {}) | {"photo": _FILE}
+    form = {"type": "object", "required": ["photo"], "properties": properties}
+    schema_of = {"image/*": _FILE, "application/octet-stream": _FILE, "multipart/form-data": form}
+    body = {
+        "required": True,
+        "description": "A photo: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF, as the body or as the file of a form",
+        "content": {media_type: {"schema": schema} for media_type, schema in schema_of.items()},
     }
+    return {"responses": _problems(400, 408, 413, 422, 503), "openapi_extra": {"requestBody": body}}
 
 
-def _json_body_docs(schema: type[schemas.Schema]) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+def _takes_json(schema: type[schemas.Schema], *more: int) -> dict[str, Any]:
+    """Describe an endpoint whose body is JSON."""
+    body = {"required": True, "content": {"application/json": {"schema": schema.model_json_schema()}}}
+    return {"responses": _problems(400, 408, 413, 422, 503, *more), "openapi_extra": {"requestBody": body}}
 
 
-def _jpeg_docs(description: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {"image/jpeg": {}}, "description": description}, **_problems(404, 422, 503)}
+def _returns_file(media_type: str, description: str, *problems: int) -> dict[str, Any]:
+    """Describe an endpoint that returns no JSON."""
+    answer = {"content": {media_type: {}}, "description": description}
+    return {"response_class": Response, "responses": {200: answer, **_problems(*problems)}}
 
 
-_POSTED: Final = _problems(400, 408, 413, 422, 503)
-
-
-@router.post("/search", responses=_POSTED, openapi_extra=_photo_body_docs(schemas.PhotoQuery))
+@router.post("/search", **_takes_photo(schemas.PhotoQuery))
 async def search(
     service: Served, queue: Queue, photo: Photo, query: Annotated[schemas.PhotoQuery, Depends(photo_query)]
 ) -> schemas.Searched:
@@ -133,7 +127,7 @@ async def search(
         return await service.search(photo.photo, query)
 
 
-@router.post("/search/vector", responses=_POSTED, openapi_extra=_json_body_docs(schemas.VectorQuery))
+@router.post("/search/vector", **_takes_json(schemas.VectorQuery))
 async def search_vector(
     service: Served, queue: Queue, query: Annotated[schemas.VectorQuery, Depends(parsed_json(schemas.VectorQuery))]
 ) -> schemas.Matches:
@@ -142,7 +136,7 @@ async def search_vector(
         return await service.search_vector(query)
 
 
-@router.post("/search/item", responses=_POSTED | _problems(404), openapi_extra=_json_body_docs(schemas.ItemQuery))
+@router.post("/search/item", **_takes_json(schemas.ItemQuery, 404))
 async def search_item(
     service: Served, queue: Queue, query: Annotated[schemas.ItemQuery, Depends(parsed_json(schemas.ItemQuery))]
 ) -> schemas.Matches:
@@ -151,14 +145,14 @@ async def search_item(
         return await service.search_item(query)
 
 
-@router.post("/detect", responses=_POSTED, openapi_extra=_photo_body_docs())
+@router.post("/detect", **_takes_photo())
 async def detect(service: Served, queue: Queue, photo: Photo) -> schemas.Detected:
     """Find the garments of a photo."""
     async with queue.place():
         return await service.detect(photo.photo)
 
 
-@router.post("/embed", responses=_POSTED, openapi_extra=_photo_body_docs())
+@router.post("/embed", **_takes_photo())
 async def embed(service: Served, queue: Queue, photo: Photo) -> schemas.Embedded:
     """Embed a whole photo as a vector."""
     async with queue.place():
@@ -171,7 +165,7 @@ async def item(service: Served, item: str) -> schemas.Item:
     return await service.item(item)
 
 
-@router.get("/picture", response_class=Response, responses=_jpeg_docs("The picture, as a JPEG"))
+@router.get("/picture", **_returns_file("image/jpeg", "The picture, as a JPEG", 404, 422, 503))
 async def picture(
     service: Served,
     item: Annotated[str, Query(max_length=2000, description="The item's identifier")],
@@ -183,7 +177,7 @@ async def picture(
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
 
 
-@router.get("/examples/{number}", response_class=Response, responses=_jpeg_docs("The photo, as a JPEG"))
+@router.get("/examples/{number}", **_returns_file("image/jpeg", "The photo, as a JPEG", 404, 422, 503))
 async def example(service: Served, number: Annotated[int, Path(ge=0, le=10_000_000)]) -> Response:
     """Return a photo to start from, of the folder that was given with --examples."""
     data = await service.example(number)
@@ -202,11 +196,7 @@ async def healthz(service: Served) -> schemas.Health:
     return schemas.Health(status="ok", generation=service.main.generation)
 
 
-@router.get(
-    "/metrics",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {}}, "description": "Metrics in Prometheus' text format"}},
-)
+@router.get("/metrics", **_returns_file("text/plain", "Metrics in Prometheus' text format"))
 async def metrics(service: Served) -> Response:
     """Return counts and times for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -8,10 +8,11 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -31,7 +32,7 @@ from pipeline.serve.service import NotFoundError, Service
 from stages.errors import GalleryError, ImageError, OutfinderError
 
 REFRESH_S: Final = 1.0
-"""How often a new generation of a gallery is looked for."""
+"""Seconds between two checks for a new generation of a gallery."""
 
 MAX_CONNECTIONS: Final = 512
 """Sockets that are open at once; for a further one the socket that has waited longest for its client is closed."""
@@ -58,7 +59,7 @@ _log = logging.getLogger("pipeline.serve")
 
 
 def create_app(service: Service, refresh_s: float = REFRESH_S) -> FastAPI:
-    """Create the app of a service, which it closes when it stops; new generations are looked for every ``refresh_s``."""
+    """Create the app of a service, which it closes when it stops; every ``refresh_s`` it checks for new generations."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -70,14 +71,9 @@ def create_app(service: Service, refresh_s: float = REFRESH_S) -> FastAPI:
                 refreshing.cancel()
                 service.close()
 
-    app = FastAPI(
-        title="outfinder",
-        version=version("outfinder"),
-        description="Visual search for fashion: a photo in, similar items of a gallery out.",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan,
-    )
+    about = "Visual search for fashion: a photo in, similar items of a gallery out."
+    app = FastAPI(title="outfinder", version=version("outfinder"), description=about, docs_url=None, redoc_url=None,
+                  lifespan=lifespan)  # fmt: skip
     app.state.service = service
     app.state.bodies = BodyReader(service.limits)
     app.state.queue = RequestQueue(service.limits, service.metrics.in_flight, service.metrics.refused)
@@ -138,7 +134,7 @@ async def _refresh(service: Service, every_s: float) -> None:
             try:
                 await asyncio.to_thread(view.refresh)
             except Exception:  # noqa: BLE001  a bug; the client learns nothing about it
-                _log.exception("looking for a new generation of a gallery failed")
+                _log.exception("checking for a new generation of a gallery failed")
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -180,23 +176,18 @@ def _add_error_handlers(app: FastAPI) -> None:
         field = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"error": f"{field}: {first['msg']}" if field else first["msg"]}, 422)
 
-    @app.exception_handler(ImageError)
-    async def no_photo(_request: Request, error: ImageError) -> JSONResponse:
-        return JSONResponse({"error": f"the photo {error}"}, 422)
-
-    @app.exception_handler(QueryError)
-    async def wrong_query(_request: Request, error: QueryError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 422)
-
-    @app.exception_handler(NotFoundError)
-    async def not_found(_request: Request, error: NotFoundError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 404)
+    for kind, status, before in ((ImageError, 422, "the photo "), (QueryError, 422, ""), (NotFoundError, 404, "")):
+        app.add_exception_handler(kind, partial(_answer_error, status, before))
 
     @app.exception_handler(GalleryError)
     async def damaged(_request: Request, error: GalleryError) -> JSONResponse:
         _log.error("a search failed: %s", error)
         problem = {"error": "the gallery is damaged or gone; the server's log says more"}
         return JSONResponse(problem, 503, {"Retry-After": "60"})
+
+
+async def _answer_error(status: int, before: str, _request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": f"{before}{error}"}, status)
 
 
 class BoundedProtocol(H11Protocol):
@@ -247,13 +238,11 @@ class BoundedProtocol(H11Protocol):
 
 def create_server(app: FastAPI) -> uvicorn.Server:
     """Create the server of an app, to be run with a listening socket."""
-    options: dict[str, Any] = {"timeout_keep_alive": 5, "timeout_graceful_shutdown": 5, "backlog": 128}
-    return uvicorn.Server(
-        uvicorn.Config(
-            app, http=BoundedProtocol, ws="none", log_level="warning", access_log=False, server_header=False,
-            proxy_headers=False, lifespan="on", **options,
-        )
+    config = uvicorn.Config(
+        app, http=BoundedProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
+        server_header=False, proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=5, backlog=128,
     )  # fmt: skip
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:

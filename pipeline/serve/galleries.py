@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, TypeVar
 
 from pipeline.gallery import Gallery, read_manifest
+from pipeline.gallery.filters import BUILT_IN
 from pipeline.kinds import search_garments
 from pipeline.serve import schemas
 from pipeline.serve.metrics import Metrics
@@ -23,11 +24,8 @@ R = TypeVar("R")
 MAX_COLUMNS: Final = 12
 """Columns that the page offers to filter by."""
 
-ROW_COLUMNS: Final = frozenset({"item", "photo", "label", "found", "detector"})
-"""Columns of every gallery, besides the catalogue's."""
-
 PUBLIC_COLUMNS: Final = frozenset({"item", "label", "found"})
-"""Those of them that clients may filter by; the others hold paths of this machine."""
+"""The gallery's own columns that clients may filter by; the others hold paths of this machine."""
 
 _log = logging.getLogger("pipeline.serve")
 
@@ -42,17 +40,16 @@ class Snapshot:
 
     gallery: Gallery
     items: int
-    labels: Mapping[str, int]
-    columns: Sequence[schemas.Column]
+    labels: dict[str, int]
+    columns: list[schemas.Column]
     filterable: frozenset[str]
 
     @classmethod
     def of(cls, gallery: Gallery) -> Snapshot:
         """Count what a gallery holds."""
-        own = [column for column in gallery.columns if column not in ROW_COLUMNS]
-        columns = [column for name in own if (column := schemas.filter_column(name, gallery.values(name)))]
-        filterable = PUBLIC_COLUMNS.union(own)
-        return cls(gallery, gallery.item_count, gallery.labels, columns[:MAX_COLUMNS], filterable)
+        names = [name for name in gallery.columns if name not in BUILT_IN]
+        columns = [column for name in names if (column := schemas.filter_column(name, gallery.values(name)))]
+        return cls(gallery, gallery.item_count, gallery.labels, columns[:MAX_COLUMNS], PUBLIC_COLUMNS.union(names))
 
     def search(
         self,
@@ -100,6 +97,9 @@ class GalleryView:
         metrics: counts new generations.
     """
 
+    snapshot: Snapshot
+    """The current generation; it stays usable when there is a newer one."""
+
     def __init__(self, crop: str, cropper: Cropper, gallery: Gallery, embedder: Embedder, metrics: Metrics) -> None:
         self.crop, self.cropper = crop, cropper
         self._embedder, self._metrics, self._folder = embedder, metrics, gallery.folder
@@ -108,14 +108,9 @@ class GalleryView:
         self._use(gallery)
 
     @property
-    def snapshot(self) -> Snapshot:
-        """The current generation; it stays usable when there is a newer one."""
-        return self._snapshot
-
-    @property
     def generation(self) -> int:
         """The number of the current generation."""
-        return self._snapshot.gallery.manifest.generation
+        return self.snapshot.gallery.manifest.generation
 
     def refresh(self) -> bool:
         """Switch to a newer generation, its index loaded, and return whether there was one.
@@ -146,14 +141,14 @@ class GalleryView:
     def ask(self, question: Callable[[Snapshot], R]) -> R:
         """Return the current generation's answer; if its files prove damaged, a newer one's, if there is one."""
         try:
-            return question(self._snapshot)
+            return question(self.snapshot)
         except GalleryCorrupt:
             if not self.refresh():
                 raise
-            return question(self._snapshot)
+            return question(self.snapshot)
 
     def _use(self, gallery: Gallery) -> None:
-        self._snapshot = Snapshot.of(gallery)
+        self.snapshot = Snapshot.of(gallery)
         self._version = gallery.manifest.identity, gallery.manifest.generation
         self._metrics.photos.labels(self.crop).set(len(gallery))
         self._metrics.generation.labels(self.crop).set(gallery.manifest.generation)

@@ -212,14 +212,9 @@ def _parse_form(body: bytes, boundary: bytes | None) -> Upload:
         file.file_object.seek(0)
         photos.append(file.file_object.read())
 
+    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
     try:
-        parser = FormParser(
-            "multipart/form-data",
-            add_field,
-            add_file,
-            boundary=boundary,
-            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1},
-        )
+        parser = FormParser("multipart/form-data", add_field, add_file, boundary=boundary, config=config)
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError, LookupError, AssertionError) as error:

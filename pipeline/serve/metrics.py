@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -22,23 +23,20 @@ class Metrics:
     """What a server reports to Prometheus, in a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter("outfinder_requests", "Requests answered", ["path", "status"], registry=registry)
-        self.seconds = Histogram(
-            "outfinder_request_seconds", "Seconds until an answer", ["path"], buckets=_SECONDS, registry=registry
-        )
-        self.in_flight = Gauge("outfinder_requests_in_flight", "Searches waiting or being answered", registry=registry)
-        self.refused = Counter("outfinder_requests_refused", "Searches refused because of too many", registry=registry)
-        self.errors = Counter("outfinder_errors", "Messages logged, repeated ones too", ["message"], registry=registry)
-        self.stages = Histogram(
-            "outfinder_stage_seconds", "Seconds of work", ["stage"], buckets=_SECONDS, registry=registry
-        )
-        self.batches = Histogram(
-            "outfinder_batch_size", "Requests in a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32), registry=registry
-        )
-        self.photos = Gauge("outfinder_gallery_photos", "Photos in a gallery", ["crop"], registry=registry)
-        self.generation = Gauge("outfinder_gallery_generation", "The generation in use", ["crop"], registry=registry)
-        self.reloads = Counter("outfinder_gallery_reloads", "New generations", ["crop", "outcome"], registry=registry)
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("outfinder_requests", "Requests answered", ["path", "status"])
+        self.seconds = histogram("outfinder_request_seconds", "Seconds until an answer", ["path"], buckets=_SECONDS)
+        self.in_flight = gauge("outfinder_requests_in_flight", "Searches waiting or being answered")
+        self.refused = counter("outfinder_requests_refused", "Searches refused because of too many")
+        self.errors = counter("outfinder_errors", "Messages logged, repeated ones too", ["message"])
+        self.stages = histogram("outfinder_stage_seconds", "Seconds of work", ["stage"], buckets=_SECONDS)
+        self.batches = histogram("outfinder_batch_size", "Requests in a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32))
+        self.photos = gauge("outfinder_gallery_photos", "Photos in a gallery", ["crop"])
+        self.generation = gauge("outfinder_gallery_generation", "The generation in use", ["crop"])
+        self.reloads = counter("outfinder_gallery_reloads", "New generations", ["crop", "outcome"])
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -79,21 +77,19 @@ class RepeatFilter(logging.Filter):
             return False
         self._logged[key] = now, 0
         if repeated:
-            record.msg, record.args = (
-                f"{record.getMessage()} (and {repeated} times more since the last such message)",
-                (),
-            )
+            record.msg = f"{record.getMessage()} (and {repeated} times more since the last such message)"
+            record.args = ()
         return True
 
 
 @contextmanager
 def repeated_messages_once(metrics: Metrics) -> Iterator[None]:
     """Within the context, log repeated messages of the server once a minute."""
-    repeat_filter = RepeatFilter(metrics.errors)
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(repeat_filter)
+    repeat_filter, loggers = RepeatFilter(metrics.errors), [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addFilter(repeat_filter)
     try:
         yield
     finally:
-        for name in LOGGERS:
-            logging.getLogger(name).removeFilter(repeat_filter)
+        for logger in loggers:
+            logger.removeFilter(repeat_filter)

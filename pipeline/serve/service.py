@@ -214,19 +214,17 @@ class Service:
                 garment if garment.label == REGION or not group else garment.model_copy(update={"label": group})
                 for garment, group in zip(garments, groups, strict=True)
             ]
-        pairs = _pairs(garments)
-        vectors = [_mean_vectors(of_view, pairs) for of_view in vectors]
+        detections = [Garment(garment.label, garment.score, Box(*garment.box)) for garment in garments]
+        pairs = [list(map(detections.index, pair)) for pair in pair_shoes(detections)]
         groups = [groups[places[0]] for places in pairs]
         labels = [query.label or (group if query.same_label and group else None) for group in groups]
         results = [
-            await self._search(view, of_view, groups, labels, query)
+            await self._search(view, _mean_vectors(of_view, pairs), groups, labels, query)
             for view, of_view in zip(views, vectors, strict=True)
         ]
         searched = [
-            schemas.SearchedGarment(
-                **_paired([garments[place] for place in places]), results=[own[number] for own in results]
-            )
-            for number, places in enumerate(pairs)
+            _searched([garments[place] for place in places], list(matches))
+            for places, *matches in zip(pairs, *results, strict=True)
         ]
         return schemas.Searched(**analysis.size, garments=searched)
 
@@ -248,10 +246,8 @@ class Service:
         if not rows:
             raise NotFoundError(f"the gallery has no item {item!r}")
         photos = [
-            schemas.ItemPhoto(
-                picture=_picture_address(row.item, number), label=to_plain(row.group), score=row.score,
-                box=row.box.corners,
-            )
+            schemas.ItemPhoto(picture=_picture_address(row.item, number), label=to_plain(row.group), score=row.score,
+                              box=row.box.corners)
             for number, row in enumerate(rows)
         ]  # fmt: skip
         return schemas.Item(**item_info(rows[-1].item, rows[-1].metadata), photos=photos)
@@ -268,9 +264,8 @@ class Service:
 
     async def example(self, number: int) -> bytes:
         """Return an example photo as a JPEG."""
-        data = None
-        if number < len(self._examples):
-            data = await self._run("picture", partial(_jpeg, self._examples[number], EXAMPLE_PX, 92))
+        paths = self._examples[number : number + 1]
+        data = await self._run("picture", partial(_jpeg, paths[0], EXAMPLE_PX, 92)) if paths else None
         if data is None:
             raise NotFoundError("there is no such example, or it is no photo")
         return data
@@ -318,18 +313,16 @@ class Service:
         query: schemas.Query,
     ) -> list[schemas.Matches]:
         """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
+        kinds = None if query.any_kind else self._kinds
 
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
+            answers = []
             found = snapshot.search(vectors, query.k, labels, query, self._kinds)
-            kinds = None if query.any_kind else self._kinds
-            notices = [
-                snapshot.notice(label) or missing_kind(kinds, snapshot.labels, group)
-                for group, label in zip(groups, labels, strict=True)
-            ]
-            return [
-                self._matches(snapshot, view.crop, vector, group, [] if notice else matches, notice)
-                for vector, group, matches, notice in zip(vectors, groups, found, notices, strict=True)
-            ]
+            for vector, group, label, matches in zip(vectors, groups, labels, found, strict=True):
+                notice = snapshot.notice(label) or missing_kind(kinds, snapshot.labels, group)
+                shown = [] if notice else matches
+                answers.append(self._matches(snapshot, view.crop, vector, group, shown, notice))
+            return answers
 
         return await self._run(_pool_of(query), partial(view.ask, answer), "search")
 
@@ -518,29 +511,24 @@ def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Gar
     return garments
 
 
-def _pairs(garments: Sequence[schemas.Garment]) -> list[tuple[int, ...]]:
-    """Return the places of garments that are one for a shopper: the two shoes of a pair, and every other by itself."""
-    detections = [Garment(garment.label, garment.score, Box(*garment.box)) for garment in garments]
-    return [tuple(map(detections.index, group)) for group in pair_shoes(detections)]
-
-
-def _paired(parts: Sequence[schemas.Garment]) -> dict[str, Any]:
-    """Return the fields of one garment from those of its parts."""
+def _searched(parts: Sequence[schemas.Garment], results: list[schemas.Matches]) -> schemas.SearchedGarment:
+    """Return one garment, of one part or of the two shoes of a pair, with its matches for each crop."""
     boxes = np.array([part.box for part in parts])
-    return {
-        "label": parts[0].label,
-        "score": max(part.score for part in parts),
-        "box": (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()),
-        "boxes": [part.box for part in parts],
-        "outline": [polygon for part in parts for polygon in part.outline],
-    }
+    return schemas.SearchedGarment(
+        label=parts[0].label,
+        score=max(part.score for part in parts),
+        box=(*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()),
+        boxes=[part.box for part in parts],
+        outline=[polygon for part in parts for polygon in part.outline],
+        results=results,
+    )
 
 
-def _mean_vectors(vectors: Vectors, groups: Sequence[tuple[int, ...]]) -> Vectors:
+def _mean_vectors(vectors: Vectors, groups: Sequence[Sequence[int]]) -> Vectors:
     """Return the mean vector of each group of rows, as unit rows."""
     if len(groups) == len(vectors):
         return vectors
-    means = np.stack([vectors[list(places)].mean(axis=0) for places in groups])
+    means = np.stack([vectors[places].mean(axis=0) for places in groups])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What every index refuses: a caller's mistake is a ValueError that says wanted, got, remedy."""
+"""What every index refuses: each check raises a ValueError that says what was wanted and what came."""
 
 from __future__ import annotations
 
@@ -27,37 +27,24 @@ def check_k(k: int) -> None:
 
 
 def check_vectors(vectors: NDArray[np.float32], dim: int) -> None:
-    """Refuse anything but ``(n, dim)`` float32 unit rows; NaN and infinity are no unit rows."""
+    """Refuse anything but ``(n, dim)`` float32 unit rows."""
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
         got = getattr(vectors, "dtype", type(vectors).__name__)
         raise ValueError(f"vectors are a float32 array, got {got}; convert them with astype(numpy.float32)")
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise ValueError(f"wanted vectors of shape (n, {dim}), got {vectors.shape}; one vector is vector[None]")
-    squares = np.einsum("nd,nd->n", vectors, vectors)  # every search comes by here: three calls, and no more
+    squares = np.einsum("nd,nd->n", vectors, vectors)  # in every search, hence no more than three calls
     if len(squares) and not (squares.min() >= SHORTEST and squares.max() <= LONGEST):  # NaN and infinity fail as well
-        lengths = np.sqrt(squares)
         first = int(np.argmin((squares >= SHORTEST) & (squares <= LONGEST)))
         raise ValueError(
-            f"vectors are unit rows: row {first} has length {lengths[first]:g};"
+            f"vectors are unit rows: row {first} has length {np.sqrt(squares[first]):g};"
             " divide each by its length, and leave out zero and non-finite ones"
         )
 
 
-def check_rows(rows: NDArray[np.int64]) -> None:
-    """Refuse anything but ``(n,)`` int64 row numbers, each of them once and not negative."""
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.ndim != 1:
-        got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise ValueError(f"rows are an int64 array of shape (n,), got {got}")
-    if rows.size and rows.min() < 0:
-        raise ValueError(f"row numbers are 0 or more, got {rows.min()}")
-    if len(np.unique(rows)) != len(rows):
-        values, counts = np.unique(rows, return_counts=True)
-        raise ValueError(f"row {values[counts > 1][0]} is given twice in one call")
-
-
 def check_new(rows: NDArray[np.int64], vectors: NDArray[np.float32], dim: int, live: Container[int]) -> None:
-    """Refuse an addition that does not fit: as above, and rows that are there already."""
-    check_rows(rows)
+    """Refuse to add rows that are in the index, or vectors that do not fit."""
+    _check_rows(rows)
     check_vectors(vectors, dim)
     if len(rows) != len(vectors):
         raise ValueError(f"wanted one row number per vector, got {len(rows)} rows and {len(vectors)} vectors")
@@ -66,7 +53,19 @@ def check_new(rows: NDArray[np.int64], vectors: NDArray[np.float32], dim: int, l
 
 
 def check_known(rows: NDArray[np.int64], live: Container[int]) -> None:
-    """Refuse the removal of rows that are not there."""
-    check_rows(rows)
+    """Refuse to remove rows that are not in the index."""
+    _check_rows(rows)
     if unknown := [row for row in rows.tolist() if row not in live]:
         raise ValueError(f"row {unknown[0]} is not in the index ({len(unknown)} such)")
+
+
+def _check_rows(rows: NDArray[np.int64]) -> None:
+    """Refuse anything but ``(n,)`` int64 row numbers, each given once and not negative."""
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.ndim != 1:
+        got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise ValueError(f"rows are an int64 array of shape (n,), got {got}")
+    if rows.size and rows.min() < 0:
+        raise ValueError(f"row numbers are 0 or more, got {rows.min()}")
+    values, counts = np.unique(rows, return_counts=True)
+    if len(values) != len(rows):
+        raise ValueError(f"row {values[counts > 1][0]} is given twice in one call")

@@ -1,4 +1,4 @@
-"""The exact index: every query against every vector. It is the oracle, and the best choice up to 100,000 rows."""
+"""The exact index: every query against every vector. The other indexes are measured against it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ QUERIES: Final = 256
 
 
 def exact_search(vectors: Vectors, queries: Vectors, k: int) -> Neighbors:
-    """The k rows of ``vectors`` nearest to each query, as positions in it, best first.
+    """Return the k rows of ``vectors`` nearest to each query, as positions in it, best first.
 
-    The vectors are taken for unit rows unchecked, so that a search costs no more than it must; the queries
-    are checked. Equal similarities are ordered by position. Memory stays bounded by blocks.
+    Equal similarities are ordered by position. That the vectors are unit rows is not checked.
 
     Raises:
         ValueError: k < 1, or the queries are not unit rows as wide as the vectors.
@@ -35,19 +34,25 @@ def exact_search(vectors: Vectors, queries: Vectors, k: int) -> Neighbors:
     check_vectors(queries, vectors.shape[1])
     check_k(k)
     found = no_neighbors(len(queries), k)
-    for start in range(0, len(queries), QUERIES):
-        part = slice(start, start + QUERIES)
-        _search_block(vectors, queries[part], found.rows[part], found.similarities[part])
+    for first in range(0, len(queries), QUERIES):
+        part = queries[first : first + QUERIES]
+        best, step = no_neighbors(len(part), k), max(1, BLOCK // len(part))
+        for start in range(0, len(vectors), step):
+            near = np.clip(part @ vectors[start : start + step].T, -1, 1)
+            kept = min(k, near.shape[1])
+            where = np.argpartition(near, -kept, axis=1)[:, -kept:]
+            best = merge(best, Neighbors(where.astype(np.int64) + start, np.take_along_axis(near, where, axis=1)))
+        found.rows[first : first + QUERIES], found.similarities[first : first + QUERIES] = best.rows, best.similarities
     return found
 
 
 def no_neighbors(count: int, k: int) -> Neighbors:
-    """``(count, k)`` neighbours that are all padding."""
+    """Return ``(count, k)`` neighbours that are all padding."""
     return Neighbors(np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf, dtype=np.float32))
 
 
 def merge(found: Neighbors, others: Neighbors) -> Neighbors:
-    """The best of both per query, as many as ``found`` holds, best first; equal ones by row."""
+    """Return the best of both for each query, as many as ``found`` holds, best first; equal ones by row."""
     k = found.rows.shape[1]
     rows = np.concatenate([found.rows, others.rows], axis=1)
     similarities = np.concatenate([found.similarities, others.similarities], axis=1)
@@ -55,25 +60,11 @@ def merge(found: Neighbors, others: Neighbors) -> Neighbors:
     return Neighbors(np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarities, order, axis=1))
 
 
-def _search_block(
-    vectors: Vectors, queries: Vectors, rows: NDArray[np.int64], similarities: NDArray[np.float32]
-) -> None:
-    """Fill ``rows`` and ``similarities``, both ``(n, k)``, walking over the vectors block by block."""
-    step = max(1, BLOCK // len(queries))
-    for start in range(0, len(vectors), step):
-        near = np.clip(queries @ vectors[start : start + step].T, -1, 1)
-        kept = min(rows.shape[1], near.shape[1])
-        where = np.argpartition(near, -kept, axis=1)[:, -kept:]
-        block = Neighbors(where.astype(np.int64) + start, np.take_along_axis(near, where, axis=1))
-        best = merge(Neighbors(rows, similarities), block)
-        rows[:], similarities[:] = best.rows, best.similarities
-
-
 class ExactIndex:
-    """Vectors in one matrix, searched in full; removal moves the last vector into the gap.
+    """Vectors in one matrix, searched in full; a removal moves the last vector into the gap.
 
     Raises:
-        ValueError: dim < 1, or whatever :mod:`stages.index.checks` refuses.
+        ValueError: dim < 1, or what :mod:`stages.index.checks` refuses.
 
     >>> index = ExactIndex(dim=2)
     >>> index.add(np.array([7, 9]), np.eye(2, dtype=np.float32))
@@ -83,29 +74,27 @@ class ExactIndex:
 
     def __init__(self, dim: int) -> None:
         check_dim(dim)
-        self._dim = dim
+        self.dim = dim
         self._positions: dict[int, int] = {}
         self._rows = np.empty(0, dtype=np.int64)
         self._vectors = np.empty((0, dim), dtype=np.float32)
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._dim
 
     def __len__(self) -> int:
         return len(self._positions)
 
     def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
         """Store vectors under new row numbers."""
-        check_new(rows, vectors, self._dim, self._positions)
+        check_new(rows, vectors, self.dim, self._positions)
         start, end = len(self), len(self) + len(rows)
-        self._reserve(end)
+        if end > len(self._rows):  # space doubles, so that adding one by one stays linear
+            more = max(end, 2 * len(self._rows)) - len(self._rows)
+            self._rows = np.concatenate([self._rows, np.empty(more, dtype=np.int64)])
+            self._vectors = np.concatenate([self._vectors, np.empty((more, self.dim), dtype=np.float32)])
         self._rows[start:end], self._vectors[start:end] = rows, vectors
         self._positions.update(zip(rows.tolist(), range(start, end), strict=True))
 
     def remove(self, rows: NDArray[np.int64]) -> None:
-        """Forget rows."""
+        """Remove rows."""
         check_known(rows, self._positions)
         for row in rows.tolist():
             gap, last = self._positions.pop(row), len(self)
@@ -114,16 +103,8 @@ class ExactIndex:
                 self._positions[int(self._rows[gap])] = gap
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """The k nearest rows of each query, best first, padded with -1 where there are fewer."""
+        """Return the k nearest rows of each query, best first, padded with -1 where there are fewer."""
         found = exact_search(self._vectors[: len(self)], queries, k)
-        rows = np.full_like(found.rows, -1)
-        there = found.rows >= 0
-        rows[there] = self._rows[found.rows[there]]
-        return Neighbors(rows, found.similarities)
-
-    def _reserve(self, count: int) -> None:
-        """Make room by doubling, so that adding one by one stays linear."""
-        if count > len(self._rows):
-            more = max(count, 2 * len(self._rows)) - len(self._rows)
-            self._rows = np.concatenate([self._rows, np.empty(more, dtype=np.int64)])
-            self._vectors = np.concatenate([self._vectors, np.empty((more, self._dim), dtype=np.float32)])
+        present = found.rows >= 0
+        found.rows[present] = self._rows[found.rows[present]]
+        return found

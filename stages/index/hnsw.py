@@ -1,4 +1,4 @@
-"""The HNSW index: hnswlib, guarded where it fails silently.
+"""The HNSW index: hnswlib, with checks where it fails silently.
 
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
 Small World graphs", TPAMI 2020.
@@ -23,7 +23,7 @@ from stages.index.exact import exact_search, merge, no_neighbors
 from stages.types import Neighbors, Vectors
 
 EXACT_BELOW: Final = 1000
-"""Live rows under which every search is exact: as fast there, and never wrong."""
+"""Fewer live rows are searched exactly: as fast, and never wrong."""
 
 ALONE_UP_TO: Final = 1000
 """Vectors that are added by one thread, so that small galleries come out the same each time."""
@@ -38,13 +38,12 @@ BLOCK_ROWS: Final = 8192
 class HnswIndex:
     """A graph of neighbours, walked greedily: nearly exact, and fast for millions of rows.
 
-    ``m`` edges per node cost memory (about ``8 m`` bytes a row) and buy recall; ``ef_construction`` costs
-    building time, ``ef_search`` searching time, and both buy recall. Small indexes, searches for much of
-    the index, and walks that come back short are answered exactly. Searches may run at the same time, but
-    not beside an addition or a removal.
+    ``m`` edges per node cost memory (about ``8 m`` bytes a row), ``ef_construction`` costs building time and
+    ``ef_search`` searching time; each improves recall. Small indexes, searches for much of the index, and walks that
+    return too few rows are answered exactly. Searches may run at the same time, but not beside an addition or a removal.
 
     Raises:
-        ValueError: an impossible parameter, or whatever :mod:`stages.index.checks` refuses.
+        ValueError: an impossible parameter, or what :mod:`stages.index.checks` refuses.
 
     >>> index = HnswIndex(dim=2)
     >>> index.add(np.array([7, 9]), np.eye(2, dtype=np.float32))
@@ -59,30 +58,27 @@ class HnswIndex:
                 f"HNSW wants m from 2 to {MOST_EDGES}, ef_construction >= 1 and ef_search >= 1,"
                 f" got m={m}, ef_construction={ef_construction}, ef_search={ef_search}"
             )
-        self._dim, self._ef_search = dim, ef_search
+        self.dim, self._ef_search = dim, ef_search
         self._graph: Any = hnswlib.Index(space="ip", dim=dim)
         self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
-        self._tune()
+        self._graph.set_ef(ef_search)  # hnswlib considers no fewer than k candidates in any case
         self._live: set[int] = set()
         self._removed: set[int] = set()
         self._small: tuple[NDArray[np.int64], Vectors] | None = None  # all live rows, kept from search to search
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._dim
 
     def __len__(self) -> int:
         return len(self._live)
 
     def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
         """Store vectors under new row numbers; a row that was removed before is moved within the graph."""
-        check_new(rows, vectors, self._dim, self._live)
-        self._reserve(len(self._live) + len(self._removed) + len(rows))
+        check_new(rows, vectors, self.dim, self._live)
+        count, space = len(self._live) + len(self._removed) + len(rows), self._graph.get_max_elements()
+        if count > space:  # it doubles, so that adding one by one stays linear
+            self._graph.resize_index(max(count, 2 * space))
         self._small = None
         back = np.fromiter((row in self._removed for row in rows.tolist()), dtype=np.bool_, count=len(rows))
         with self._unmarked():
-            # hnswlib's replace_deleted is left alone: it has returned one label twice.
+            # hnswlib's replace_deleted is not used: it has returned one label twice.
             for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else cores())):
                 if part.any():
                     self._graph.add_items(vectors[part], rows[part], num_threads=threads)
@@ -90,7 +86,7 @@ class HnswIndex:
         self._live.update(rows.tolist())
 
     def remove(self, rows: NDArray[np.int64]) -> None:
-        """Forget rows: searches pass through them and never return them; their memory stays taken."""
+        """Remove rows: searches pass through them and never return them; they still take memory."""
         check_known(rows, self._live)
         self._small = None
         for row in rows.tolist():
@@ -99,14 +95,14 @@ class HnswIndex:
         self._removed.update(rows.tolist())
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """The k nearest live rows of each query, best first, padded with -1 where there are fewer."""
-        check_vectors(queries, self._dim)
+        """Return the k nearest live rows of each query, best first, padded with -1 where there are fewer."""
+        check_vectors(queries, self.dim)
         check_k(k)
         if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
             return self._search_exactly(queries, k)
         try:
             rows, distances = self._graph.knn_query(queries, k=k, num_threads=thread_cores())
-        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk came back short
+        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk found too few
             return self._search_exactly(queries, k)
         similarities = np.subtract(1, distances, out=distances)
         found = Neighbors(rows.view(np.int64), similarities)  # by falling similarity, equal ones by row
@@ -123,28 +119,27 @@ class HnswIndex:
         """
         part = path.with_name(path.name + ".part")
         try:
-            self._graph.save_index(os.fsencode(part))  # tells of no failure, thus:
+            self._graph.save_index(os.fsencode(part))  # reports no failure, hence the size is compared
             with part.open("rb+") as file:
                 short = os.fstat(file.fileno()).st_size != self._graph.index_file_size()
                 os.fsync(file.fileno())
-            if not short:
-                part.replace(path)
+            if short:
+                raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
+            part.replace(path)
         except (OSError, RuntimeError) as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
         finally:
             part.unlink(missing_ok=True)
-        if short:
-            raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
 
     def load(self, path: Path, rows: NDArray[np.int64]) -> None:
-        """Become what :meth:`save` wrote when these rows were live.
+        """Restore what :meth:`save` wrote when these rows were live.
 
         hnswlib trusts every word of the file: load only what was saved on this machine, and has not changed since.
 
         Raises:
             GalleryCorrupt: the file cannot be read, or does not hold the rows.
         """
-        graph = hnswlib.Index(space="ip", dim=self._dim)
+        graph = hnswlib.Index(space="ip", dim=self.dim)
         try:
             graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
             held = np.array(graph.get_ids_list(), np.int64)
@@ -152,13 +147,12 @@ class HnswIndex:
             raise GalleryCorrupt(f"cannot load the index {path.name}: {error}") from error
         if not np.isin(rows, held).all():
             raise GalleryCorrupt(f"the index {path.name} does not hold the rows that it should")
+        graph.set_ef(self._ef_search)
         self._graph, self._small = graph, None
-        self._tune()
         self._live = set(rows.tolist())
         self._removed = set(held.tolist()) - self._live
 
     def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
-        """The oracle's answer, from the vectors that hnswlib holds."""
         found = no_neighbors(len(queries), k)
         for rows, vectors in self._blocks():
             near = exact_search(vectors, queries, min(k, len(rows)))
@@ -166,7 +160,7 @@ class HnswIndex:
         return found
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """All live rows with their vectors: at once and remembered where they are few, else in blocks."""
+        """Yield all live rows with their vectors: at once and remembered where they are few, else in blocks."""
         rows = np.fromiter(self._live, dtype=np.int64, count=len(self))
         if len(rows) >= EXACT_BELOW:
             for start in range(0, len(rows), BLOCK_ROWS):
@@ -179,10 +173,10 @@ class HnswIndex:
 
     @contextmanager
     def _unmarked(self) -> Iterator[None]:
-        """No row is marked removed while others are added.
+        """Mark no row as removed while others are added.
 
-        hnswlib links a new element to the nearest that are not; where it comes to a part of the graph in which all are
-        marked, it finds none, and goes on from memory that is not its own.
+        hnswlib links a new element to the nearest that are not marked; where all of a part of the graph are, it finds
+        none, and continues from memory that does not belong to it.
         """
         for row in self._removed:
             self._graph.unmark_deleted(row)
@@ -191,12 +185,3 @@ class HnswIndex:
         finally:
             for row in self._removed:
                 self._graph.mark_deleted(row)
-
-    def _tune(self) -> None:
-        """What hnswlib does not save; it looks at no fewer than k candidates, whatever its ef."""
-        self._graph.set_ef(self._ef_search)
-
-    def _reserve(self, count: int) -> None:
-        """Make room by doubling, so that adding one by one stays linear."""
-        if count > self._graph.get_max_elements():
-            self._graph.resize_index(max(count, 2 * self._graph.get_max_elements()))

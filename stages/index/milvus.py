@@ -27,24 +27,23 @@ T = TypeVar("T")
 Ids = NDArray[np.int64]
 
 MOST: Final = 16_384
-"""Neighbours that Milvus gives to a query at most."""
+"""Neighbours that Milvus returns for a query at most."""
 
 ADD_BYTES: Final = 16 << 20
-"""Of vectors sent at once: Milvus refuses messages of more than 64 MiB."""
+"""Bytes of vectors sent at once: Milvus refuses messages of more than 64 MiB."""
 
 HITS: Final = 1 << 19
-"""Neighbours asked for at once, over all queries: likewise."""
+"""Neighbours requested at once, over all queries, for the same reason."""
 
 TIMEOUT_S: Final = 30.0
-"""After which a server that is silent has failed."""
 
 
 class MilvusIndex:
-    """An HNSW index that lives in a Milvus collection; here is only the list of its rows, 8 bytes each.
+    """An HNSW index that lives in a Milvus collection; this process holds only the list of its rows, 8 bytes each.
 
-    The collection is made with the first rows, and dropped with the index unless that was saved: then it stays, and
-    what is saved names it. Several processes may load what one has saved: each sees its own rows of it. More than
-    16,384 neighbours are beyond Milvus: further ones are padding.
+    The collection is created with the first rows, and dropped with the index unless that was saved: then it stays, and
+    what is saved names it. Several processes may load what one has saved: each sees its own rows of it. A search returns
+    at most 16,384 neighbours and pads the rest.
 
     Args:
         dim: the width of its vectors.
@@ -52,7 +51,7 @@ class MilvusIndex:
         m, ef_construction, ef_search: as for :class:`stages.index.HnswIndex`.
 
     Raises:
-        ValueError: the URI is neither, or whatever :mod:`stages.index.checks` refuses.
+        ValueError: the URI is neither, or what :mod:`stages.index.checks` refuses.
         StageError: here and later: pymilvus is not installed, or the server does not answer or refuses.
     """
 
@@ -60,55 +59,48 @@ class MilvusIndex:
         check_dim(dim)
         if not uri.startswith(("http://", "https://")) and not uri.endswith(".db"):
             raise ValueError(f"Milvus is at http://host:port or in a file that ends in .db, got {uri!r}")
-        self._dim, self._uri, self._ef_search = dim, uri, ef_search
+        self.dim, self._uri, self._ef_search = dim, uri, ef_search
         self._graph = {"M": m, "efConstruction": ef_construction}
         milvus = _pymilvus()
         self._client: Any = self._ask(lambda: milvus.MilvusClient(uri, timeout=TIMEOUT_S))
         self._collection: str | None = None
-        self._forget: finalize[..., Any] | None = None
+        self._drop_unsaved: finalize[..., Any] | None = None
         self._live = np.zeros(0, np.int64)  # rising
-
-    @property
-    def dim(self) -> int:
-        """The width of its vectors."""
-        return self._dim
 
     def __len__(self) -> int:
         return len(self._live)
 
     def add(self, rows: Ids, vectors: Vectors) -> None:
         """Store vectors under new row numbers."""
-        check_new(rows, vectors, self._dim, self._among(rows))
+        check_new(rows, vectors, self.dim, self._live_among(rows))
         if self._collection is None and len(rows):
             self._create()
-        step = max(1, ADD_BYTES // (4 * self._dim))
+        step = max(1, ADD_BYTES // (4 * self.dim))
         for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            data = [
-                {"id": row, "vector": vector} for row, vector in zip(rows[part].tolist(), vectors[part], strict=True)
-            ]
+            part = zip(rows[start : start + step].tolist(), vectors[start : start + step], strict=True)
+            data = [{"id": row, "vector": vector} for row, vector in part]
             self._ask(lambda data=data: self._client.upsert(self._collection, data))  # type: ignore[misc]
         self._live = np.union1d(self._live, rows)
 
     def remove(self, rows: Ids) -> None:
-        """Forget rows."""
-        check_known(rows, self._among(rows))
+        """Remove rows."""
+        check_known(rows, self._live_among(rows))
         for start in range(0, len(rows), MOST):
             ids = rows[start : start + MOST].tolist()
             self._ask(lambda ids=ids: self._client.delete(self._collection, ids=ids))  # type: ignore[misc]
         self._live = np.setdiff1d(self._live, rows, assume_unique=True)
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """The k nearest live rows of each query, best first, padded with -1 where there are fewer."""
-        check_vectors(queries, self._dim)
+        """Return the k nearest live rows of each query, best first, padded with -1 where there are fewer."""
+        check_vectors(queries, self.dim)
         check_k(k)
         found = no_neighbors(len(queries), k)
         wanted = min(k, len(self), MOST)
         step = max(1, HITS // max(1, wanted))
         for start in range(0, len(queries) if wanted else 0, step):
-            part = slice(start, start + step)
-            near = self._search(queries[part], wanted)
-            found.rows[part, :wanted], found.similarities[part, :wanted] = near.rows, near.similarities
+            near = self._search(queries[start : start + step], wanted)
+            found.rows[start : start + step, :wanted] = near.rows
+            found.similarities[start : start + step, :wanted] = near.similarities
         return found
 
     def save(self, path: Path) -> None:
@@ -123,21 +115,21 @@ class MilvusIndex:
             path.write_text(self._collection or "", encoding="ascii")
         except OSError as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
-        if self._forget is not None:
-            self._forget.detach()
+        if self._drop_unsaved is not None:
+            self._drop_unsaved.detach()
 
     def load(self, path: Path, rows: Ids) -> None:
-        """Become what :meth:`save` wrote when these rows were live, as long as the server has its collection.
+        """Restore what :meth:`save` wrote when these rows were live, as long as the server has its collection.
 
         Raises:
-            GalleryCorrupt: the file names no collection of ours, or one that is gone.
+            GalleryCorrupt: the file does not name a collection of outfinder, or one that is gone.
         """
         try:
             collection = read_whole(path, 1000).decode()
         except (OSError, ValueError) as error:
             raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
         if not re.fullmatch("(outfinder_[0-9a-f]{32})?", collection):
-            raise GalleryCorrupt(f"cannot read the index {path.name}: it names no collection of ours")
+            raise GalleryCorrupt(f"cannot read the index {path.name}: it does not name a collection of outfinder")
         if collection and not self._ask(lambda: self._client.has_collection(collection)):
             raise GalleryCorrupt(f"the collection {collection} of the index {path.name} is gone from {self._uri}")
         if collection:
@@ -145,54 +137,41 @@ class MilvusIndex:
         self._collection, self._live = collection or None, np.sort(rows)
 
     def _create(self) -> None:
-        """Make the collection: row numbers are its primary keys, and whoever has written reads it at once."""
-        milvus = _pymilvus()
-        schema = milvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", milvus.DataType.INT64, is_primary=True)
-        schema.add_field("vector", milvus.DataType.FLOAT_VECTOR, dim=self._dim)
-        graph = milvus.MilvusClient.prepare_index_params()
+        """Create the collection: row numbers are its primary keys, and what is written is found at once."""
+        client = _pymilvus().MilvusClient
+        types = _pymilvus().DataType
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", types.INT64, is_primary=True)
+        schema.add_field("vector", types.FLOAT_VECTOR, dim=self.dim)
+        graph = client.prepare_index_params()
         graph.add_index("vector", index_type="HNSW", metric_type="IP", params=self._graph)
         name = f"outfinder_{uuid4().hex}"
-        self._ask(
-            lambda: self._client.create_collection(
-                name, schema=schema, index_params=graph, consistency_level="Strong", timeout=TIMEOUT_S
-            )
-        )
-        self._collection, self._forget = name, finalize(self, _drop, self._client, name)
-        self._forget.atexit = False  # milvus-lite has stopped by then
+        options = {"schema": schema, "index_params": graph, "consistency_level": "Strong", "timeout": TIMEOUT_S}
+        self._ask(lambda: self._client.create_collection(name, **options))
+        self._collection, self._drop_unsaved = name, finalize(self, _drop, self._client, name)
+        self._drop_unsaved.atexit = False  # milvus-lite has stopped by then
 
     def _search(self, queries: Vectors, k: int) -> Neighbors:
-        """As many live rows as there are up to k; others, of a process that went on from the same save, are passed over."""
-        limit = k
+        """Search for k live rows; rows that another process added or removed after the same save are skipped."""
+        found, limit = no_neighbors(len(queries), k), k
         while True:
-            answers = self._ask(
-                lambda limit=limit: self._client.search(  # type: ignore[misc]
-                    self._collection,
-                    data=list(queries),
-                    limit=limit,
-                    search_params={"metric_type": "IP", "params": {"ef": max(self._ef_search, limit)}},
-                )
-            )
-            found, short = self._own(answers, k)
-            if not short or limit == MOST or all(len(answer) < limit for answer in answers):
+            parameters = {"metric_type": "IP", "params": {"ef": max(self._ef_search, limit)}}
+            options = {"data": list(queries), "limit": limit, "search_params": parameters}
+            answers = self._ask(lambda options=options: self._client.search(self._collection, **options))  # type: ignore[misc]
+            for place, answer in enumerate(answers):
+                rows = np.array([hit["id"] for hit in answer], np.int64)
+                near = np.array([hit["distance"] for hit in answer], np.float32)
+                order = np.lexsort((rows, -near))
+                best = order[np.isin(rows[order], self._live)][:k]
+                found.rows[place, : len(best)] = rows[best]
+                found.similarities[place, : len(best)] = np.clip(near[best], -1, 1)
+            complete = (found.rows >= 0).all() or all(len(answer) < limit for answer in answers)
+            if complete or limit == MOST:
                 return found
             limit = min(2 * limit, MOST)
 
-    def _own(self, answers: Any, k: int) -> tuple[Neighbors, bool]:
-        """The k best live rows of Milvus' answers, and whether some have fewer."""
-        found, short = no_neighbors(len(answers), k), False
-        for place, answer in enumerate(answers):
-            rows = np.array([hit["id"] for hit in answer], np.int64)
-            near = np.array([hit["distance"] for hit in answer], np.float32)
-            order = np.lexsort((rows, -near))
-            own = order[np.isin(rows[order], self._live)][:k]
-            found.rows[place, : len(own)] = rows[own]
-            found.similarities[place, : len(own)] = np.clip(near[own], -1, 1)
-            short = short or len(own) < k
-        return found, short
-
-    def _among(self, rows: Ids) -> set[int]:
-        """Those of some rows that are live; none of what is no array of rows, which the checks tell."""
+    def _live_among(self, rows: Ids) -> set[int]:
+        """Return which of some rows are live; none if it is not an array of rows, which the checks report."""
         if not isinstance(rows, np.ndarray) or rows.dtype != np.int64:
             return set()
         return set(rows[np.isin(rows, self._live)].tolist())
@@ -201,11 +180,11 @@ class MilvusIndex:
         try:
             return call()
         except _pymilvus().MilvusException as error:
-            raise StageError(f"Milvus at {self._uri} does not do as asked: {error}") from error
+            raise StageError(f"Milvus at {self._uri} reports: {error}") from error
 
 
 def _pymilvus() -> Any:
-    """The library, imported when it is needed."""
+    """Import pymilvus when it is needed."""
     try:
         return importlib.import_module("pymilvus")
     except ImportError as error:
@@ -213,6 +192,6 @@ def _pymilvus() -> Any:
 
 
 def _drop(client: Any, collection: str) -> None:
-    """Drop what was never saved, without a word if that fails: nobody is there to hear it."""
+    """Drop a collection that was never saved; a failure is ignored, as no one could act on it."""
     with suppress(Exception):
         client.drop_collection(collection, timeout=TIMEOUT_S)

@@ -22,6 +22,7 @@ from stages.images import read_image, write_jpeg
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, limits and devices as Linux has them")
 DETECTOR = ("--detector", "stages.testing:FakeDetector")
 EMBEDDER = ("--embedder", "stages.testing:FakeEmbedder")
+COUNT = 12
 MAIN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -87,8 +88,8 @@ def left(folder):
 def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number in range(40):
-        write_jpeg(folder / f"{number:02}.jpg", draw("red", side=40 + number), quality=95)
+    for number in range(COUNT):
+        write_jpeg(folder / f"{number:02}.jpg", draw("red", side=70 + number), quality=95)
     (tmp_path / "slow.py").write_text(SLOW)
     return folder
 
@@ -146,7 +147,7 @@ def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
     assert Gallery.open(tmp_path / "g").items == ["00"]
     assert set(before) <= {path.name for path in (tmp_path / "g").iterdir()} <= {*before, "unfinished.json"}
     run(*again, folder=tmp_path, status=0)
-    assert len(Gallery.open(tmp_path / "g")) == 40
+    assert len(Gallery.open(tmp_path / "g")) == COUNT
 
 
 # --- closed pipes ---
@@ -156,8 +157,8 @@ def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
 def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path, photos, command):
     run("index", "g", photos, *DETECTOR, *EMBEDDER, folder=tmp_path, status=0)
     arguments = {
-        "detect": ("detect", *[photos] * 40, *DETECTOR),
-        "search": ("search", "g", *[photos] * 20, *DETECTOR, *EMBEDDER, "-k", 40),
+        "detect": ("detect", *[photos] * 130, *DETECTOR),
+        "search": ("search", "g", *[photos] * 65, *DETECTOR, *EMBEDDER, "-k", COUNT),
         "gallery": ("gallery", "list", "g"),
     }[command]
     with start(*arguments, folder=tmp_path) as process:
@@ -173,7 +174,7 @@ def test_closed_standard_streams_are_no_surprise(tmp_path, photos):
     _, said = run("detect", photos, *DETECTOR, folder=tmp_path, status=2, stdout=None, preexec_fn=lambda: os.close(1))
     assert said == "outfinder: standard output is closed; name a file for the results with -o\n"
     out, _ = run("detect", photos, *DETECTOR, folder=tmp_path, status=0, stderr=None, preexec_fn=lambda: os.close(2))
-    assert len(out.splitlines()) == 40
+    assert len(out.splitlines()) == COUNT
 
 
 # --- outputs that cannot be written ---
@@ -271,7 +272,7 @@ def test_sigterm_leaves_a_sound_gallery_that_goes_on(tmp_path, photos):
     assert verify(tmp_path / "g") == []
     assert not (tmp_path / "g" / "writer.json").exists()
     run(*arguments, folder=tmp_path, status=0)
-    assert len(Gallery.open(tmp_path / "g")) == 40
+    assert len(Gallery.open(tmp_path / "g")) == COUNT
 
 
 # --- clocks ---
@@ -283,11 +284,11 @@ def test_a_clock_that_goes_back_changes_nothing(tmp_path, photos):
     for number, moment in enumerate((0, 1, 4_000_000_000, 2**31)):
         os.utime(photos / f"{number:02}.jpg", (moment, moment))
     _, said = run("index", "g", photos, *DETECTOR, *EMBEDDER, folder=tmp_path, status=0, env=env)
-    assert "40 added" in said
+    assert f"{COUNT} added" in said
     _, said = run("index", "g", photos, *DETECTOR, *EMBEDDER, folder=tmp_path, status=0, env=env)
-    assert "40 unchanged" in said
+    assert f"{COUNT} unchanged" in said
     out, _ = run("search", "g", photos, *DETECTOR, *EMBEDDER, "--report", "report", folder=tmp_path, status=0, env=env)
-    assert len(out.splitlines()) == 40
+    assert len(out.splitlines()) == COUNT
 
 
 # --- two runs at once ---
@@ -315,7 +316,7 @@ def test_two_runs_that_write_one_file_at_the_end_leave_one_of_them(tmp_path, pho
         with process:
             _, said = process.communicate(timeout=120)
         assert process.returncode == 0 or "outfinder: a.json " in said, said
-    assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == 40
+    assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == COUNT
     crops = sum(len(json.loads(line)["garments"]) for line in (tmp_path / "0.jsonl").read_text().splitlines())
     assert len([read_image(path) for path in (tmp_path / "crops").glob("*.*g")]) == crops > 0
     assert set(left(tmp_path)) <= {".a.json.part"}
@@ -331,4 +332,4 @@ def test_two_runs_that_index_into_one_gallery(tmp_path, photos):
         first.communicate(timeout=120)
     assert "is being written by process" in said
     assert first.returncode == 0
-    assert len(Gallery.open(tmp_path / "g")) == 40
+    assert len(Gallery.open(tmp_path / "g")) == COUNT

@@ -214,17 +214,21 @@ def faults(folder: Path, every: bool) -> Any:
         new = told_by(lambda: state(work), work)
         for code in (0, errno.ENOSPC, errno.EIO):
             results[f"{name} {errno.errorcode.get(code, 'KILL')}"] = [
-                at_step(base, work, act, step, code, (old, new)) for step in range(0, calls, 1 if every else 9)
+                at_step(base, work, act, step, code, (old, new)) for step in steps(calls, every)
             ]
         shutil.rmtree(work)
     work.mkdir()
     made = []
-    for step in range(0, told_by(lambda: calls_of(lambda: create(work)), work), 1 if every else 9):
+    for step in steps(told_by(lambda: calls_of(lambda: create(work)), work), every):
         work.mkdir(exist_ok=True)
         killed = forked(partial(armed, step, 0, create, work))
         opened = forked(lambda: Gallery.open(work) if (work / "gallery.sqlite").exists() else create(work))
         made.append([killed, opened])
     return {"results": results, "created": made}
+
+
+def steps(calls: int, every: bool) -> list[int]:
+    return sorted({*range(0, calls, 1 if every else 19), calls - 1})
 
 
 def armed(step: int, code: int, act: Callable[[Path], None], folder: Path) -> None:
@@ -261,9 +265,9 @@ def damage(folder: Path, every: bool) -> Any:
     size = len(whole)
     generator = np.random.default_rng(0)
     spread = {
-        page + at for page in range(0, size, 8192) for at in (*range(0, 12, 3), *generator.integers(8192, size=5))
+        page + at for page in range(0, size, 8192) for at in (*range(0, 12, 5), *generator.integers(8192, size=3))
     }
-    bits = range(size) if every else sorted({*range(0, 100, 3), *spread})
+    bits = range(size) if every else sorted({*range(0, 100, 7), *spread})
     cuts = range(0, size, 97) if every else (0, 1, 8, 100, size // 2, size - 8192, size - 1)
     for kind, number, data in [
         *(("flip", at, whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :]) for at in bits),
@@ -314,13 +318,13 @@ def overwritten(folder: Path, _every: bool) -> Any:
     return statuses
 
 
-def readers(folder: Path, _every: bool) -> Any:
+def readers(folder: Path, many: bool) -> Any:
     """Readers that open and search while a writer saves again and again: each sees one generation as a whole."""
-    base = folder / "base"
+    base, writes = folder / "base", 50 if many else 15
     Gallery.create(base, FakeEmbedder(), BoxCrop()).close()
 
     def write() -> None:
-        for price in range(25):
+        for price in range(writes):
             gallery = Gallery.open(base)
             gallery.add([row(number, number, price) for number in range(12)], vectors(*range(12)))
             gallery.save()
@@ -330,7 +334,7 @@ def readers(folder: Path, _every: bool) -> Any:
 
     def read() -> None:
         last, seen = -1, set()
-        while last < 24:
+        while last < writes - 1:
             gallery = Gallery.open(base)
             prices = {int(dict(row.metadata)["price"]) for row in gallery.rows}
             assert len(prices) <= 1
@@ -345,7 +349,7 @@ def readers(folder: Path, _every: bool) -> Any:
             gallery.close()
         assert len(seen) >= 2
 
-    reading = [os.fork() for _ in range(2)]
+    reading = [os.fork() for _ in range(8 if many else 2)]
     if 0 in reading:
         os._exit(forked(read))
     written = forked(write)

@@ -76,6 +76,11 @@ def test_readers_see_whole_generations_while_a_writer_saves(tmp_path: Path) -> N
     assert fault("readers", tmp_path) == [0, 0, 0]
 
 
+@pytest.mark.slow
+def test_eight_readers_see_whole_generations_during_fifty_saves(tmp_path: Path) -> None:
+    assert fault("readers", tmp_path, "many") == [0] * 9
+
+
 def test_a_reader_whose_files_are_overwritten_lives_on(tmp_path: Path) -> None:
     assert fault("overwritten", tmp_path) == [0, 0]
 
@@ -239,7 +244,7 @@ def cached(folder: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
 @pytest.mark.parametrize("ending", ["graph", "npz"])
-def test_a_damaged_index_is_made_anew(with_index: Path, ending: str, harm: str) -> None:
+def test_a_damaged_index_is_rebuilt(with_index: Path, ending: str, harm: str) -> None:
     path = cached(with_index, ending)
     data = path.read_bytes()
     path.unlink()

@@ -125,6 +125,14 @@ def test_what_is_wrong_with_a_filter_is_said(gallery: Gallery, text: str, fault:
     assert len(str(told.value)) < 1000
 
 
+def test_item_ids_are_text_and_compared_exactly(tmp_path: Path) -> None:
+    items = ["12345678901234567", "12345678901234568", "007", "7", "24_01", "2401", "1e3", "1000"]
+    gallery = new(tmp_path / "g")
+    gallery.add([row(item, "p") for item in items], vectors(*range(len(items))))
+    for item in items:
+        assert [found.item for found in gallery.select(f"item = {item}")] == [item]
+
+
 def test_values_that_are_not_numbers_are_reported(gallery: Gallery, caplog: pytest.LogCaptureFixture) -> None:
     assert chosen(gallery, "price < 50") == [2]
     assert "1 of 4 values of the column 'price' are not numbers, such as 'ask'" in caplog.text

@@ -63,7 +63,7 @@ def test_compact_joins_the_blocks_of_small_saves_and_drops_what_was_removed(tmp_
     assert gallery.ids.tolist()[-1] == 60
 
 
-def test_compact_makes_the_index_anew_without_removed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compact_rebuilds_the_index_without_removed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "TAIL", 10)
     gallery = new(tmp_path / "g", "hnsw")
     gallery.add([row(f"i{number}", "p") for number in range(100)], vectors(*range(100)))
@@ -101,7 +101,7 @@ def test_compact_vectors_find_nearly_the_same(tmp_path: Path, storage: str, leas
     wanted = exact_search(truth, queries, 10).rows
     same = [{m.item for m in own} & {f"i{number}" for number in rows} for own, rows in zip(found, wanted, strict=True)]
     assert np.mean([len(items) / 10 for items in same]) > least
-    stored = sum(part.nbytes for _, part in gallery.vectors.changed_blocks(1024, anew=True) if part is not None)
+    stored = sum(part.nbytes for _, part in gallery.vectors.changed_blocks(1024, rewrite=True) if part is not None)
     assert stored == truth.nbytes // (2 if storage == "float16" else 4)
     np.testing.assert_allclose(np.linalg.norm(gallery.vectors.take(gallery.ids), axis=1), 1, atol=1e-6)
 

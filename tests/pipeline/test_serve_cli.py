@@ -99,11 +99,3 @@ def test_two_galleries_side_by_side(tmp_path, shop):
     Gallery.create(tmp_path / "foreign", Other(), MaskCrop(), settings={"crop": "mask"})
     with pytest.raises(GalleryMismatch):
         open_service(shop.gallery.folder, FAKES, Limits(), compare=tmp_path / "foreign")
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"max_body": 0}, {"queue": 0}, {"answer_s": 0}, {"batch_wait_s": -1}, {"max_json": 0}]
-)
-def test_impossible_limits_are_refused(wrong):
-    with pytest.raises(ValueError, match="above 0"):
-        Limits(**wrong)

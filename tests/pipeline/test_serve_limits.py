@@ -17,7 +17,6 @@ from fastapi.testclient import TestClient
 from served import EVIL, HOSTS, add, blank, client, photo, running, shop
 
 from pipeline.gallery import Gallery
-from pipeline.pages import STYLE
 from pipeline.serve import app as serve_app
 from pipeline.serve import limits as serve_limits
 from pipeline.serve.limits import Limits
@@ -114,10 +113,6 @@ class TestBodies:
         with running(shop.app(Limits(body_s=600))) as address, connect(address, post("/detect", 1000) + b"abc") as slow:
             assert status(read_all(slow)) == 408
 
-    def test_a_body_that_takes_longer_than_its_time_is_ended(self, shop):
-        with running(shop.app(Limits(body_s=0.3))) as address, connect(address, post("/detect", 1000)) as slow:
-            assert status(read_all(slow)) == 408
-
     def test_the_oldest_unfinished_upload_makes_room_for_others(self, shop, photo, monkeypatch):
         monkeypatch.setattr(serve_limits, "UPLOADS_HELD", 1)
         app = shop.app(Limits(max_body=3 * len(photo)))
@@ -169,13 +164,6 @@ class TestConnections:
             half_closed.shutdown(socket.SHUT_WR)
             assert status(read_all(half_closed)) == 200
 
-    def test_one_closed_within_a_body_leaves_nothing_behind(self, shop, photo):
-        with running(shop.app(Limits(queue=1))) as address:
-            for _ in range(5):
-                connect(address, post("/search", len(photo)) + photo[:100]).close()
-            with connect(address, post("/search", len(photo)) + photo) as other:
-                assert status(read_all(other)) == 200
-
 
 def is_closed(connection):
     connection.settimeout(0)
@@ -211,7 +199,7 @@ class TestQueue:
             assert client.post("/detect", content=photo).status_code == 200
             assert "outfinder_requests_refused_total 1.0" in client.get("/metrics").text
 
-    def test_a_slow_filter_delays_no_other_search(self, shop, photo, monkeypatch):
+    def test_slow_filters_delay_no_other_search(self, shop, photo, monkeypatch):
         started, go, search = threading.Event(), threading.Event(), Gallery.search
 
         def slow_search(gallery, *args, **options):
@@ -221,13 +209,15 @@ class TestQueue:
             return search(gallery, *args, **options)
 
         monkeypatch.setattr(Gallery, "search", slow_search)
-        with TestClient(shop.app()) as client, ThreadPoolExecutor(1) as pool:
-            slow = pool.submit(client.post, "/search", params={"where": "price < 60"}, content=photo)
+        with TestClient(shop.app()) as client, ThreadPoolExecutor(6) as pool:
+            slow = [
+                pool.submit(client.post, f"/search?where=price < {price}", content=photo) for price in range(60, 66)
+            ]
             assert started.wait(PATIENCE_S)
             assert client.post("/search", content=photo).status_code == 200
             assert client.get("/items/red").status_code == 200
             go.set()
-            assert slow.result().status_code == 200
+            assert {future.result().status_code for future in slow} == {200}
 
     @pytest.mark.parametrize("where", ["(" * 990, "not " * 240 + "price < 1", "price in (" + "1," * 480 + "1)"])
     def test_a_long_filter_is_answered_or_refused(self, client, photo, where):
@@ -370,9 +360,6 @@ class TestTrust:
             answer = client.get(f"/{name}")
             assert answer.status_code == 200
             assert not re.findall(r"""(?:src|href|url|from|import)\W{1,4}(?:https?:)?//""", answer.text), name
-
-    def test_the_page_has_the_style_of_the_report(self, client):
-        assert client.get("/assets/look.css").text == STYLE
 
     def test_the_reference_lists_every_endpoint_and_runs_no_script(self, client):
         text = client.get("/docs").text

@@ -44,13 +44,10 @@ def recall(found, wanted):
     return np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.rows, wanted.rows, strict=True)])
 
 
-def test_the_law():
+def test_the_indexes_keep_the_protocol():
     check_index(ExactIndex, min_recall=1.0)
     check_index(HnswIndex)
     check_index(HnswIndex, size=1200)
-
-
-def test_protocols():
     assert isinstance(ExactIndex(3), Index)
     assert isinstance(HnswIndex(3), StorableIndex)
 
@@ -85,35 +82,10 @@ def test_any_history_agrees_with_a_dict(kind, data):
         np.testing.assert_allclose([stored[row] @ query for row in rows[:there]], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", INDEXES)
-def test_empty_batches_and_an_empty_index(kind):
-    index = kind(4)
-    index.add(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32))
-    index.remove(np.empty(0, dtype=np.int64))
-    assert (index.search(unit_rows(2, 4), 3).rows == -1).all()
-    index.add(np.arange(2), unit_rows(2, 4))
-    assert index.search(np.empty((0, 4), dtype=np.float32), 3).rows.shape == (0, 3)
-
-
-@pytest.mark.parametrize("kind", INDEXES)
-def test_inputs_stay_untouched_and_are_copied(kind):
-    index, rows, vectors = kind(4), np.array([5, 3]), unit_rows(2, 4)
-    kept = vectors.copy()
-    index.add(rows, vectors)
-    vectors[:] = vectors[::-1].copy()
-    rows[:] = 0
-    assert index.search(kept, 1).rows[:, 0].tolist() == [5, 3]
-    queries = kept.copy()
-    index.search(queries, 2)
-    np.testing.assert_array_equal(queries, kept)
-
-
-@pytest.mark.parametrize("kind", INDEXES)
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
         (unit_rows(2, 4) * np.nan, "length nan"),
-        (unit_rows(2, 4) * np.float32(np.inf), "unit rows"),
         (np.zeros((2, 4), dtype=np.float32), "length 0"),
         (unit_rows(2, 4) * np.float32(1.01), "unit rows"),
         (unit_rows(2, 5), r"shape \(n, 4\)"),
@@ -122,16 +94,14 @@ def test_inputs_stay_untouched_and_are_copied(kind):
         ([[1.0, 0, 0, 0]] * 2, "list"),
     ],
 )
-def test_bad_vectors_are_refused(kind, vectors, message):
-    index = filled(kind)
+def test_wrong_vectors_are_refused_with_the_reason(vectors, message):
+    index = filled(ExactIndex)
     with pytest.raises(ValueError, match=message):
         index.add(np.array([10, 11]), vectors)
     with pytest.raises(ValueError, match=message):
         index.search(vectors, 1)
-    assert len(index) == 5
 
 
-@pytest.mark.parametrize("kind", INDEXES)
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -144,37 +114,17 @@ def test_bad_vectors_are_refused(kind, vectors, message):
         ([10, 11], "list"),
     ],
 )
-def test_bad_rows_are_refused_and_nothing_is_added(kind, rows, message):
-    index = filled(kind)
+def test_wrong_rows_are_refused_with_the_reason(rows, message):
     with pytest.raises(ValueError, match=message):
-        index.add(rows, unit_rows(2, 4))
-    assert len(index) == 5
-    assert set(index.search(unit_rows(1, 4), 9).rows[0].tolist()) == {0, 1, 2, 3, 4, -1}
+        filled(HnswIndex).add(rows, unit_rows(2, 4))
+    with pytest.raises(ValueError, match="row 7 is not in the index"):
+        filled(HnswIndex).remove(np.array([1, 7]))
 
 
-@pytest.mark.parametrize("kind", INDEXES)
-def test_bad_removals_are_refused_and_nothing_is_removed(kind):
-    index = filled(kind)
-    for rows in ([1, 7], [1, 1]):
-        with pytest.raises(ValueError, match=r"row 7 is not in the index|row 1 is given twice"):
-            index.remove(np.array(rows))
-    assert len(index) == 5
-    index.remove(np.array([1]))
-    with pytest.raises(ValueError, match="row 1 is not"):
-        index.remove(np.array([1]))
-
-
-@pytest.mark.parametrize("kind", INDEXES)
-def test_bad_numbers_are_refused(kind):
-    with pytest.raises(ValueError, match="dim=0"):
-        kind(0)
-    with pytest.raises(ValueError, match="k=0"):
-        filled(kind).search(unit_rows(1, 4), 0)
-
-
-def test_hnsw_parameters_are_refused():
-    with pytest.raises(ValueError, match="m=1"):
-        HnswIndex(4, m=1)
+def test_impossible_parameters_are_refused():
+    for make, message in ((lambda: ExactIndex(0), "dim=0"), (lambda: HnswIndex(4, m=1), "m=1")):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_exact_search_in_many_blocks_is_the_same(monkeypatch):
@@ -190,12 +140,6 @@ def test_exact_search_in_many_blocks_is_the_same(monkeypatch):
 def test_equal_similarities_are_ordered_by_position():
     vectors = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
     assert exact_search(vectors, vectors[3:4], 6).rows.tolist() == [[3, 4, 5, 0, 1, 2]]
-
-
-def test_similarities_stay_within_one():
-    vectors = unit_rows(50) * np.float32(1.0009)
-    similarities = exact_search(vectors, vectors, 1).similarities
-    assert similarities.max() == 1.0
 
 
 def test_hnsw_finds_what_exact_finds(large):
@@ -215,7 +159,8 @@ def test_hnsw_is_walked_not_scanned(large, monkeypatch):
 
 
 @pytest.mark.parametrize("k", [900, 1500, 2500])
-def test_large_k_is_complete(large, k):
+def test_large_k_is_complete(large, k, monkeypatch):
+    monkeypatch.setattr(hnsw_module, "BLOCK_ROWS", 300)
     index, vectors = large
     found, wanted = index.search(vectors[:3], k), exact_search(vectors, vectors[:3], k)
     assert recall(found, wanted) > 0.99
@@ -285,13 +230,6 @@ def test_neighbours_that_rounding_makes_equal_come_by_row(side):
     assert (np.diff(found.rows, axis=1) > 0).all()
 
 
-def test_candidates_are_at_least_as_many_as_are_asked_for():
-    vectors, queries = unit_rows(2000), unit_rows(50, seed=2)
-    index = HnswIndex(16, ef_search=1)
-    index.add(np.arange(2000), vectors)
-    assert recall(index.search(queries, 100), exact_search(vectors, queries, 100)) > 0.97
-
-
 def test_small_builds_are_deterministic():
     indexes = [HnswIndex(16, ef_construction=50, seed=7) for _ in range(2)]
     for index in indexes:
@@ -320,32 +258,17 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, name):
         other.add(np.array([200]), unit_rows(1))
 
 
-def test_an_empty_index_is_saved_and_loaded(tmp_path):
-    HnswIndex(4).save(tmp_path / "index")
-    index = filled(HnswIndex)
-    index.load(tmp_path / "index", np.arange(0))
-    assert len(index) == 0
-    index.add(np.arange(3), unit_rows(3, 4))
-    assert len(index) == 3
-
-
-def test_save_tells_of_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(GalleryError, match="cannot write the index"):
-        filled(HnswIndex).save(tmp_path / "no" / "index")
-
-
-def test_load_refuses_what_is_missing_or_holds_other_rows_and_keeps_what_it_has(tmp_path):
+def test_a_file_that_cannot_be_used_is_refused_and_the_index_stays_as_it_was(tmp_path):
     index = filled(HnswIndex, count=3)
+    with pytest.raises(GalleryError, match="cannot write the index"):
+        index.save(tmp_path / "no" / "index")
     with pytest.raises(GalleryCorrupt, match="cannot load"):
         index.load(tmp_path / "nowhere", np.arange(3))
     filled(HnswIndex, count=50).save(tmp_path / "index")
     with pytest.raises(GalleryCorrupt, match="does not hold the rows"):
         index.load(tmp_path / "index", np.arange(51))
     assert index.search(unit_rows(3, 4), 1).rows[:, 0].tolist() == [0, 1, 2]
-
-
-def test_the_exact_answer_in_blocks(large, monkeypatch):
-    index, vectors = large
-    monkeypatch.setattr(hnsw_module, "BLOCK_ROWS", 300)
-    found, wanted = index._search_exactly(vectors[:4], 30), exact_search(vectors, vectors[:4], 30)
-    np.testing.assert_array_equal(found.rows, wanted.rows)
+    HnswIndex(4).save(tmp_path / "empty")
+    index.load(tmp_path / "empty", np.arange(0))
+    index.add(np.arange(3), unit_rows(3, 4))
+    assert len(index) == 3
