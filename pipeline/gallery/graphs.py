@@ -100,8 +100,8 @@ class GraphCache:
 
     def load(self, table: PhotoTable) -> tuple[Index, Ids] | None:
         """Return the kept index, with the ids that it holds, if it was made from a gallery's vectors."""
-        kept, index = self.find(table), self.make()
-        if kept is None or not isinstance(index, StorableIndex):
+        kept = self.find(table)
+        if kept is None or not isinstance(index := self.make(), StorableIndex):
             return None
         try:
             if kept.is_sound:

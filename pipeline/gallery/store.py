@@ -71,13 +71,13 @@ _SCHEMA: Final = {
     "vectors": "CREATE TABLE vectors (block INTEGER PRIMARY KEY, digest BLOB, data BLOB)",
 }
 _CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr"])
+_AMONG: Final = "id IN (SELECT value FROM json_each(?))"
 _SIDE_FILES: Final = tuple(f"{DATABASE}{ending}" for ending in ("-wal", "-shm", "-journal"))
 _WRITER: Final = "writer.json"
 _MAX_COLUMNS: Final = 1500
 _MAX_VALUE_BYTES: Final = 1 << 29
 _MAX_COUNT: Final = 1 << 62
 _MAX_DIM: Final = 1 << 20
-_ROWS_AT_ONCE: Final = 512
 _CORRUPT: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_ERROR", "SQLITE_TOOBIG",
                    "SQLITE_MISMATCH", "SQLITE_SCHEMA", "SQLITE_FORMAT")  # fmt: skip
 
@@ -276,16 +276,10 @@ class Store:
 
     def rows(self, ids: Sequence[int]) -> list[Row]:
         """Read and verify the rows of some photos, in their order."""
-        found: dict[int, Row] = {}
-        wanted = list(dict.fromkeys(ids))
-        for start in range(0, len(wanted), _ROWS_AT_ONCE):
-            part = wanted[start : start + _ROWS_AT_ONCE]
-            size = 1 << (len(part) - 1).bit_length()  # few distinct statements, so that each is prepared once
-            part += part[-1:] * (size - len(part))
-            sql = f"SELECT {self._columns} FROM photos WHERE id IN ({','.join('?' * size)})"
-            found |= {values[0]: self._row(self._verified(values)) for values in self._run(sql, part)}
-        if len(found) < len(wanted):
-            raise self._corrupt(f"{len(wanted) - len(found)} of its rows are missing")
+        sql = f"SELECT {self._columns} FROM photos WHERE {_AMONG}"
+        found = {values[0]: self._row(self._verified(values)) for values in self._run(sql, (json.dumps(ids),))}
+        if missing := set(ids) - found.keys():
+            raise self._corrupt(f"{len(missing)} of its rows are missing")
         return [found[number] for number in ids]
 
     def all_rows(self, live: Ids) -> Iterator[Row]:
@@ -309,8 +303,7 @@ class Store:
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete the rows of some photos."""
-        for number in ids:
-            self._run("DELETE FROM photos WHERE id = ?", (number,), "written")
+        self._run(f"DELETE FROM photos WHERE {_AMONG}", (json.dumps(ids),), "written")
 
     @property
     def names(self) -> dict[str, str]:

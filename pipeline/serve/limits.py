@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import math
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,9 @@ OVERFLOW: Final = 4
 instead of meeting a broken connection."""
 
 MAX_FIELDS: Final = 50
+
+RETRY_AFTER_S: Final = 5
+"""When a client that was refused is told to try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class BodyReader:
                     self._make_room()
         except TimeoutError:
             if deadline not in self._arriving:
-                raise refusal(503, "too many uploads are arriving; try again in a moment", 5) from None
+                raise refusal(503, "too many uploads are arriving; try again in a moment", RETRY_AFTER_S) from None
             raise refusal(408, "the body arrived too slowly; send a smaller photo") from None
         except ClientDisconnect:
             raise refusal(400, "the connection was closed before the whole body had arrived") from None
@@ -153,7 +155,7 @@ class RequestQueue:
 
     def __init__(self, limits: Limits, in_flight: Gauge, refused: Counter) -> None:
         self._limits, self._gauge, self._refused = limits, in_flight, refused
-        self._in_flight, self._mean_s = 0, 0.1
+        self._in_flight = 0
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -164,25 +166,17 @@ class RequestQueue:
         """
         if self._in_flight >= self._limits.queue:
             self._refused.inc()
-            raise refusal(503, "too many searches at once; try again in a moment", self._retry_after_s)
+            raise refusal(503, "too many searches at once; try again in a moment", RETRY_AFTER_S)
         self._in_flight += 1
         self._gauge.set(self._in_flight)
-        loop = asyncio.get_running_loop()
-        start = loop.time()
         try:
             async with asyncio.timeout(self._limits.answer_s):
                 yield
         except TimeoutError:
-            raise refusal(503, "this took too long; try again later", self._retry_after_s) from None
+            raise refusal(503, "this took too long; try again later", RETRY_AFTER_S) from None
         finally:
-            self._mean_s += 0.1 * ((loop.time() - start) / self._in_flight - self._mean_s)
             self._in_flight -= 1
             self._gauge.set(self._in_flight)
-
-    @property
-    def _retry_after_s(self) -> int:
-        """Seconds until about half of the queue has been answered."""
-        return min(60, max(1, math.ceil(self._mean_s * self._limits.queue / 2)))
 
 
 def parse_upload(content_type: str, body: bytes) -> Upload:

@@ -77,17 +77,6 @@ def test_compact_rebuilds_the_index_without_removed_rows(tmp_path: Path, monkeyp
     assert verify(tmp_path / "g") == []
 
 
-def test_removing_everything_leaves_an_empty_gallery(tmp_path: Path) -> None:
-    gallery = new(tmp_path / "g")
-    gallery.add([row("a", "1"), row("b", "2")], vectors(1, 2))
-    gallery.save()
-    gallery.remove(["a", "b"])
-    gallery.compact()
-    again = Gallery.open(tmp_path / "g")
-    assert (len(again), again.items, again.search(vectors(1))) == (0, [], [[]])
-    assert again.duplicates() == []
-
-
 @pytest.mark.parametrize(("storage", "least"), [("float16", 0.99), ("int8", 0.95)])
 def test_compact_vectors_find_nearly_the_same(tmp_path: Path, storage: str, least: float) -> None:
     truth, queries = clustered(2000), clustered(50, seed=3)

@@ -94,20 +94,6 @@ def test_idle_and_dripping_uploads_stop_no_search(shop, photo, monkeypatch):
         assert all(not answer or status(answer) == 408 for answer in answers)
 
 
-def test_memory_of_unfinished_uploads_is_bounded(shop, photo, monkeypatch):
-    monkeypatch.setattr(serve_limits, "UPLOADS_HELD", 2)
-    app = shop.app(Limits(max_body=500_000))
-    held = []
-    with running(app) as address, ExitStack() as stack:
-        for _ in range(30):
-            stack.enter_context(connect(address, post("/search", 500_000) + bytes(400_000)))
-            held.append(sum(app.state.bodies._arriving.values()))
-        until(lambda: sum(app.state.bodies._arriving.values()) <= 1_000_000)
-        with connect(address, post("/search", len(photo)) + photo) as other:
-            assert status(read_all(other)) == 200
-    assert max(held) <= 2_000_000
-
-
 def test_1300_connections_leave_health_and_a_short_log(shop, photo, caplog):
     with running(shop.app()) as address, ExitStack() as stack:
         for number in range(1300):
