@@ -17,7 +17,7 @@ from stages.types import WHOLE, Box, Detection, Image, Vectors
 
 
 class SmallDetector(FakeDetector):
-    """Looks at photos in 64 pixels."""
+    """Resizes photos to 64 pixels."""
 
     input_px = 64
 
@@ -47,7 +47,7 @@ def test_results_come_in_order_whatever_the_batch(photos: list[Path], batch_size
         np.testing.assert_array_equal(one.vectors.reshape(-1, 49), alone)
 
 
-def test_photos_are_read_as_they_are_needed(photos: list[Path]) -> None:
+def test_photos_are_decoded_lazily(photos: list[Path]) -> None:
     asked = []
 
     def endless() -> Iterator[Path]:
@@ -62,12 +62,14 @@ def test_photos_are_read_as_they_are_needed(photos: list[Path]) -> None:
     assert len(asked) < 40
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_no_photos_give_no_analyses() -> None:
     assert list(Pipeline(FakeDetector())([])) == []
 
 
 @pytest.mark.parametrize("cropper", [BoxCrop(), MaskCrop()])
-def test_a_large_jpeg_is_looked_at_small_and_cropped_sharp(tmp_path: Path, cropper: BoxCrop | MaskCrop) -> None:
+def test_a_large_jpeg_is_detected_at_reduced_size_and_cropped_at_full_resolution(
+    tmp_path: Path, cropper: BoxCrop | MaskCrop
+) -> None:
     image = np.full((1024, 768, 3), 255, np.uint8)
     image[400:480, 96:160] = (200, 30, 30)
     path = tmp_path / "large.jpg"
@@ -86,7 +88,7 @@ def test_a_large_jpeg_is_looked_at_small_and_cropped_sharp(tmp_path: Path, cropp
     assert detection.mask.mean() > 0.7
 
 
-def test_a_whole_photo_is_read_large_enough_for_a_thing_that_fills_half_of_it(tmp_path: Path) -> None:
+def test_a_whole_photo_is_decoded_at_twice_the_input_of_the_embedder(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "shop.jpg", np.full((1024, 768, 3), 255, np.uint8))
     embedder = FakeEmbedder()
     embedder.input_px = 128
@@ -95,7 +97,7 @@ def test_a_whole_photo_is_read_large_enough_for_a_thing_that_fills_half_of_it(tm
     assert analysis.photo.image.shape[0] == 256
 
 
-def test_a_catalogue_photo_shows_its_main_garment_or_is_taken_whole(photos: list[Path]) -> None:
+def test_a_catalogue_photo_has_one_detection_its_main_garment_or_the_whole_photo(photos: list[Path]) -> None:
     analyses = [one for one in Pipeline(FakeDetector(), main_garment=True)(photos) if not one.error]
     assert [len(one.detections) for one in analyses] == [1] * 5
     assert analyses[2].detections[0].label == WHOLE
@@ -151,7 +153,7 @@ def test_detector_and_embedder_work_at_the_same_time(photos: list[Path]) -> None
     assert met.count("detector") == met.count("embedder") == 3
 
 
-def test_batches_are_what_photos_come_in(photos: list[Path]) -> None:
+def test_analyses_come_in_batches_of_the_batch_size(photos: list[Path]) -> None:
     pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), batch_size=4)
     batches = list(pipeline.batches(photos))
     assert [len(batch) for batch in batches] == [4, 2]

@@ -1,4 +1,4 @@
-"""Which device is taken, how many photos at a time, and that a GPU finds what the CPU finds."""
+"""The device, the batch size, and equal results on CPU and GPU."""
 
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from stages.testing import FakeDetector
     ("cuda", "mps", "device"),
     [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
 )
-def test_auto_is_the_fastest_that_is_there(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, device: str) -> None:
+def test_auto_is_the_fastest_device_available(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, device: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
@@ -27,13 +29,13 @@ def test_auto_is_the_fastest_that_is_there(monkeypatch: pytest.MonkeyPatch, cuda
     assert resolve_device("cpu") == "cpu"
 
 
-def test_a_device_that_is_not_there_says_what_can_be_used() -> None:
+def test_an_unavailable_device_is_refused() -> None:
     with pytest.raises(ValueError, match="cpu always can"):
         resolve_device("abacus")
 
 
 class Counting(FakeDetector):
-    """Notes how many photos come at a time."""
+    """Records the sizes of batches."""
 
     sizes: list[int] = []  # noqa: RUF012  of the class: the command makes its own
 
@@ -43,7 +45,7 @@ class Counting(FakeDetector):
 
 
 @pytest.mark.parametrize(("given", "sizes"), [((), [8, 2]), (("--batch-size", 4, "--workers", 1), [4, 4, 2])])
-def test_so_many_photos_at_a_time(
+def test_batch_size_is_that_of_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[object, ...], sizes: list[int]
 ) -> None:
     monkeypatch.setattr(Counting, "sizes", [])
@@ -58,7 +60,7 @@ def test_so_many_photos_at_a_time(
     assert Counting.sizes == 3 * sizes
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_finds_what_the_cpu_finds() -> None:
     photos = list(walk([FOLDER / "street"]))[:3]
     images = [read_photo(path).image for path in photos]

@@ -29,7 +29,7 @@ def detection(label: str, score: float, corners: Corners, *, masked: bool = Fals
 
 
 class Scripted:
-    """Finds what it is told to in the first photo, the second, and so on."""
+    """Returns given detections for the first photo, the second, and so on."""
 
     labels: tuple[str, ...] = ("top", "bag")
     input_px = None
@@ -108,7 +108,7 @@ def test_average_precision_is_what_one_computes_by_hand(truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_are_those_of_pycocotools_own_summary(truth: Truth, seed: int) -> None:
+def test_figures_equal_those_of_pycocotools_summary(truth: Truth, seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = ("top", "bag")
 
@@ -165,7 +165,7 @@ def summary(truth: Truth, found: Sequence[Sequence[Detection]], kind: str) -> li
     return [float(value) for value in judge.stats]
 
 
-def test_a_perfect_detector_and_a_blind_one(truth: Truth) -> None:
+def test_a_perfect_detector_scores_one_and_a_blind_one_zero(truth: Truth) -> None:
     truth.photo(("top", (10, 10, 40, 40)), ("bag", (50, 20, 90, 70)))
     everything = [
         detection("top", 0.9, (10, 10, 40, 40), masked=True),
@@ -194,7 +194,7 @@ def test_masks_are_judged_by_their_pixels(truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["truth", "detector"])
-def test_without_every_mask_there_are_no_figures_of_masks(truth: Truth, lacking: str) -> None:
+def test_mask_figures_need_every_mask(truth: Truth, lacking: str) -> None:
     truth.photo(("top", (10, 10, 50, 50)), masked=lacking != "truth")
     found = evaluate(
         Scripted([detection("top", 0.9, (10, 10, 50, 50), masked=lacking != "detector")]), *truth.write(), mistakes=1
@@ -269,7 +269,7 @@ def test_the_worst_mistakes_are_shown_each_once(truth: Truth) -> None:
     assert (len(fewer.confusions), seen(fewer.false_alarms)) == (1, [("top", "top", 0.95)])
 
 
-def test_photos_are_judged_one_at_a_time_and_bad_ones_told_and_left_out(truth: Truth) -> None:
+def test_photos_are_evaluated_one_at_a_time_and_unreadable_ones_are_reported(truth: Truth) -> None:
     box = (10, 10, 40, 40)
     for _ in range(5):
         truth.photo(("top", box))
@@ -294,7 +294,7 @@ def test_photos_are_judged_one_at_a_time_and_bad_ones_told_and_left_out(truth: T
     assert evaluate(Scripted([detection("top", 0.9, box)]), *truth.write(), limit=1).failed == {}
 
 
-def test_no_photo_at_all_is_an_error_that_says_where_it_looked(truth: Truth, tmp_path: Path) -> None:
+def test_an_error_names_the_folder_if_no_photo_can_be_read(truth: Truth, tmp_path: Path) -> None:
     truth.photo(("top", (10, 10, 40, 40)))
     path, _ = truth.write()
     (tmp_path / "elsewhere").mkdir()
@@ -302,7 +302,7 @@ def test_no_photo_at_all_is_an_error_that_says_where_it_looked(truth: Truth, tmp
         evaluate(Scripted(), path, tmp_path / "elsewhere")
 
 
-def test_names_that_only_one_side_has_are_told_and_left_out(tmp_path: Path) -> None:
+def test_labels_and_categories_without_a_counterpart_are_noted_and_left_out(tmp_path: Path) -> None:
     truth = Truth(tmp_path, categories=("person", "bag"))
     truth.photo(("person", (0, 0, 90, 70)), ("bag", (10, 10, 40, 40)))
     found = [detection("bag", 0.9, (10, 10, 40, 40)), detection("top", 0.9, (50, 10, 90, 70))]
@@ -317,7 +317,7 @@ def test_names_that_only_one_side_has_are_told_and_left_out(tmp_path: Path) -> N
         evaluate(Scripted(), *truth.write())
 
 
-def test_bad_annotations_are_told_and_left_out(truth: Truth) -> None:
+def test_bad_annotations_are_reported_and_left_out(truth: Truth) -> None:
     truth.photo(("top", (10, 10, 40, 40)), ("top", (50, 10, 80, 40)))
     truth.dataset["annotations"][1]["image_id"] = 77
     evaluation = evaluate(Scripted([detection("top", 0.9, (10, 10, 40, 40))]), *truth.write())
@@ -326,7 +326,7 @@ def test_bad_annotations_are_told_and_left_out(truth: Truth) -> None:
     assert "77" in evaluation.problems[0]
 
 
-def test_the_first_photo_warms_up_and_its_time_does_not_count(truth: Truth) -> None:
+def test_latency_leaves_the_first_photo_out(truth: Truth) -> None:
     class Slow(Scripted):
         def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
             time.sleep(0.002 if self.batches else 0.5)
@@ -340,7 +340,7 @@ def test_the_first_photo_warms_up_and_its_time_does_not_count(truth: Truth) -> N
     assert evaluate(Slow(), *truth.write(), limit=1).latency.mean_s >= 0.5, "one photo is better than none"
 
 
-def test_a_detector_that_breaks_its_word_is_named(truth: Truth) -> None:
+def test_a_detection_with_an_undeclared_label_is_an_error(truth: Truth) -> None:
     truth.photo(("top", (10, 10, 40, 40)))
     with pytest.raises(StageError, match="found a 'kimono', which is not one of its labels"):
         evaluate(Scripted([detection("kimono", 0.9, (10, 10, 40, 40))]), *truth.write())

@@ -87,7 +87,7 @@ run.run(lambda progress: print(progress.losses["step"], flush=True), workers=0)
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(
+def test_a_killed_run_is_resumed_to_the_same_weights(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stages.training.LOG_STEPS", 2)
@@ -148,7 +148,7 @@ def test_a_run_learns_validates_calibrates_and_draws(
     assert detector([read_image(street / "street" / "0001.jpg")])[0]
 
 
-def test_labels_of_ones_own_are_learnt(street: Path, tmp_path: Path) -> None:
+def test_a_run_can_learn_other_labels(street: Path, tmp_path: Path) -> None:
     coco = json.loads((street / "street.json").read_text())
     for category in coco["categories"]:
         category["name"] = f"a kind of {category['name']}"
@@ -165,7 +165,7 @@ def test_labels_of_ones_own_are_learnt(street: Path, tmp_path: Path) -> None:
     assert any("roi_heads.box_predictor" in note for note in notes), "it says what starts from nothing"
 
 
-def test_another_plan_does_not_go_on_with_a_run(street: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_plan(street: Path, tmp_path: Path) -> None:
     DetectorRun(plan(street), tmp_path)
     DetectorRun(plan(street), tmp_path)
     with pytest.raises(OutfinderError, match=r"paste was 0\.4, is now 0\.9"):
@@ -192,7 +192,7 @@ def test_bad_annotations_stop_a_run_before_it_starts(street: Path, tmp_path: Pat
         DetectorRun(boxes, tmp_path / "masks", skip_bad=True)
 
 
-def test_a_start_gives_all_that_fits(tmp_path: Path) -> None:
+def test_starting_weights_are_copied_where_they_fit(tmp_path: Path) -> None:
     network = build_network("fasterrcnn_mobilenet_v2", len(LABELS), 128)
     assert start_from(network, "fasterrcnn_mobilenet_v2", "maskrcnn_mobilenet_v2", LABELS) == []
     fresh = start_from(network, "fasterrcnn_mobilenet_v2", "maskrcnn_mobilenet_v2", LABELS[::-1])
@@ -218,7 +218,7 @@ def test_only_the_first_blocks_are_frozen() -> None:
     assert frozen == {"0", "1", "2", "3"}
 
 
-def test_thresholds_of_few_garments_lean_on_all() -> None:
+def test_thresholds_of_rare_labels_are_shrunk_towards_the_common_one() -> None:
     thresholds = shrunk({"top": (0.8, 1000), "scarf": (0.1, 2), "belt": (None, 0)})
     assert thresholds["top"] == pytest.approx(0.8, abs=0.01)
     assert 0.6 < thresholds["scarf"] < thresholds["belt"] == pytest.approx(0.8, abs=0.01)
