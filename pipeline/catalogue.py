@@ -10,7 +10,7 @@ import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class CataloguePhoto:
-    """One photo of one item, or the reason why a place of the catalogue names none."""
+class CatalogueEntry:
+    """One photo of one item, or the error of a line or file that names none."""
 
     path: Path
     item: str = ""
@@ -53,7 +53,7 @@ def read_catalogue(
     sources: Iterable[str | Path],
     item_pattern: re.Pattern[str] | None = None,
     note: Callable[[str], None] = _log.warning,
-) -> Iterator[CataloguePhoto]:
+) -> Iterator[CatalogueEntry]:
     """Yield the photos of every source lazily, in order.
 
     A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (a path relative to the table); further
@@ -76,19 +76,19 @@ def read_catalogue(
             yield from (_named(path, source, item_pattern) for path in walk([source]))
 
 
-def _named(path: Path, source: Path, item_pattern: re.Pattern[str] | None) -> CataloguePhoto:
+def _named(path: Path, source: Path, item_pattern: re.Pattern[str] | None) -> CatalogueEntry:
     if item_pattern:
         found = item_pattern.search(path.name)
         item = found and (found[1] if item_pattern.groups else found[0])
         if not item:
-            return CataloguePhoto(path, error=f"has no item id: {item_pattern.pattern!r} finds none in its name")
+            return CatalogueEntry(path, error=f"has no item id: {item_pattern.pattern!r} finds none in its name")
     else:
         folder = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
         item = path.stem if folder == "." else folder
-    return CataloguePhoto(path, normalize("NFC", item))
+    return CatalogueEntry(path, normalize("NFC", item))
 
 
-def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CataloguePhoto]:
+def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueEntry]:
     for row in read_table(source, REQUIRED, note):
         item, image = (row.cells.get(name, "") for name in REQUIRED)
         error = row.error
@@ -97,12 +97,12 @@ def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueP
         elif error is None and "://" in image:
             error = f"names {image[:200]}: download the photo first, photos are read from files only"
         if error is not None:
-            yield CataloguePhoto(source, error=f"line {row.line} {error}")
+            yield CatalogueEntry(source, error=f"line {row.line} {error}")
             continue
         metadata = tuple(
             (name, normalize("NFC", cell)) for name, cell in row.cells.items() if name not in REQUIRED and cell
         )
-        yield CataloguePhoto(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
+        yield CatalogueEntry(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
 
 
 @dataclass(slots=True)
@@ -169,12 +169,12 @@ class Indexing:
         self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
         self._progress, self._prune = progress, prune
         self._kinds, self._kind_column = kinds, kind_column
-        self._pending: deque[tuple[CataloguePhoto, _Identity]] = deque()
+        self._pending: deque[tuple[CatalogueEntry, _Identity]] = deque()
         self._seen: set[int] = set()
         self._bad_lines = 0
         self.tally = Tally()
 
-    def __call__(self, catalogue: Iterable[CataloguePhoto]) -> Tally:
+    def __call__(self, catalogue: Iterable[CatalogueEntry]) -> Tally:
         """Add every photo of the catalogue, saving now and then and however the run ends.
 
         A photo that cannot be read is reported and passed over.
@@ -193,7 +193,7 @@ class Indexing:
             self._gallery.save()
         return self.tally
 
-    def _to_embed(self, catalogue: Iterable[CataloguePhoto]) -> Iterator[Path]:
+    def _to_embed(self, catalogue: Iterable[CatalogueEntry]) -> Iterator[Path]:
         for entry in catalogue:
             if entry.error:
                 self._bad_lines += 1
@@ -222,7 +222,7 @@ class Indexing:
         kind_stays = self._kinds is None or self._named_kind(same.metadata) == self._named_kind(metadata)
         return same if kind_stays else None
 
-    def _describe(self, known: Row, entry: CataloguePhoto, identity: _Identity) -> None:
+    def _describe(self, known: Row, entry: CatalogueEntry, identity: _Identity) -> None:
         """Store new metadata, and the new path of a photo that has moved."""
         photo = _place(known, identity.path)
         new_stamp = identity.stamp if photo == str(identity.path) else known.stamp
@@ -235,7 +235,7 @@ class Indexing:
         if new != replace(known, metadata=new.metadata) or dict(new.metadata) != dict(known.metadata):
             self._gallery.redescribe(known, new)
 
-    def _add(self, entry: CataloguePhoto, identity: _Identity, analysis: Analysis) -> None:
+    def _add(self, entry: CatalogueEntry, identity: _Identity, analysis: Analysis) -> None:
         if analysis.error:
             self.tally.failed.append((entry.path, analysis.error))
             return
@@ -264,7 +264,7 @@ class Indexing:
         return named_kind(metadata, self._kind_column)
 
     def _see(self, item: str, photo: str) -> None:
-        """Remember that the catalogue has a photo, by a hash, for there may be millions."""
+        """Record that the catalogue has a photo, as a hash: there may be millions."""
         self._seen.add(hash((item, photo)))
 
     def _count_absent(self) -> None:
@@ -281,7 +281,7 @@ class Indexing:
 
 
 def _place(known: Row, path: Path) -> str:
-    """Return the path of a photo: where it was, unless it has moved."""
+    """Return the known path of a photo while that exists, else its new one."""
     return known.photo if Path(known.photo).exists() else str(path)
 
 
@@ -296,7 +296,7 @@ def _true_path(path: Path) -> Path:
 def stamp(path: Path) -> str:
     """Return a file's size and its times of modification and of change, or an empty string if it has none.
 
-    Whoever replaces a picture can set the first time back, but not the second.
+    A program that replaces a picture can set the first time back, but not the second.
     """
     try:
         status = path.stat()
@@ -318,8 +318,8 @@ def digest(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What ``outfinder index`` was asked for: sources, how to read them, and the given fields of a config."""
+class IndexRun:
+    """The arguments of ``outfinder index``: sources, how to read them, and the given fields of a config."""
 
     sources: tuple[Path, ...]
     item_pattern: str | None = None
@@ -332,22 +332,19 @@ class Run:
         return None if self.item_pattern is None else re.compile(self.item_pattern)
 
 
-def note_run(folder: Path, run: Run) -> None:
-    """Describe a run that begins in the gallery's folder, so that it can be resumed.
+def note_run(folder: Path, run: IndexRun) -> None:
+    """Write the arguments of a run into the gallery's folder when it starts, so that it can be resumed.
 
     Raises:
         GalleryError: the folder cannot be written.
     """
-    given = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in run.given.items()}
-    sources = [str(source.absolute()) for source in run.sources]
     try:
-        plain = {"sources": sources, "item_pattern": run.item_pattern, "kind_column": run.kind_column, "given": given}
-        write_whole(folder / NOTE, json.dumps(plain))
+        write_whole(folder / NOTE, json.dumps(asdict(run), default=lambda path: str(path.absolute())))
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}") from error
 
 
-def unfinished_run(folder: Path) -> Run:
+def unfinished_run(folder: Path) -> IndexRun:
     """Return the run that was interrupted.
 
     Raises:
@@ -370,7 +367,7 @@ def unfinished_run(folder: Path) -> Run:
     return run
 
 
-def _parsed(plain: Any) -> Run:
+def _parsed(plain: Any) -> IndexRun:
     """Return a described run.
 
     Raises:
@@ -378,18 +375,14 @@ def _parsed(plain: Any) -> Run:
     """
     sources, pattern, given = plain["sources"], plain["item_pattern"], dict(plain["given"])
     kind_column = plain.get("kind_column")
-    wrong = [name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)]
-    if (
-        not isinstance(sources, list)
-        or not isinstance(kind_column, str | None)
-        or wrong
-        or given.keys() - {field.name for field in fields(Config)}
-    ):
+    wrong = given.keys() - {field.name for field in fields(Config)}
+    wrong |= {name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)}
+    if wrong or not isinstance(sources, list) or not isinstance(kind_column, str | None):
         raise ValueError("it has unknown settings")
     if pattern is not None:
         re.compile(pattern)
     given = {name: Path(value) if name.endswith("_weights") else value for name, value in given.items()}
-    return Run(tuple(map(Path, sources)), pattern, kind_column, given)
+    return IndexRun(tuple(map(Path, sources)), pattern, kind_column, given)
 
 
 def forget_run(folder: Path) -> None:

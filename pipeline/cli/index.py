@@ -77,7 +77,7 @@ def index(
       outfinder index shop --resume
       outfinder index shop catalogue.csv --engine ray --ray-address auto
     """  # noqa: D301
-    from pipeline.catalogue import Indexing, Run, forget_run, note_run, read_catalogue, unfinished_run
+    from pipeline.catalogue import Indexing, IndexRun, forget_run, note_run, read_catalogue, unfinished_run
     from pipeline.gallery import writing
     from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
@@ -90,7 +90,11 @@ def index(
         raise click.UsageError("--ray-address goes with --engine ray.")
     if resume and (sources or given or item_pattern or kind_column):
         raise ValueError("--resume takes the sources and options of the interrupted run: give no others")
-    run = unfinished_run(folder) if resume else Run(sources, item_pattern and item_pattern.pattern, kind_column, given)
+    run = (
+        unfinished_run(folder)
+        if resume
+        else IndexRun(sources, item_pattern and item_pattern.pattern, kind_column, given)
+    )
     if not run.sources:
         raise click.UsageError("Missing argument 'SOURCE...'.")
     for source in run.sources:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
 
 import weights
-from pipeline.catalogue import NOTE, CataloguePhoto, read_catalogue, unfinished_run
+from pipeline.catalogue import NOTE, CatalogueEntry, read_catalogue, unfinished_run
 from stages.detect.coco import read_annotations
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.calibration import Calibration
@@ -61,7 +61,7 @@ def test_catalogues(place, data):
     path = place / "a.csv"
     path.write_bytes(data)
     with may_refuse(CatalogueError):
-        assert all(isinstance(photo, CataloguePhoto) for photo in read_catalogue([path]))
+        assert all(isinstance(photo, CatalogueEntry) for photo in read_catalogue([path]))
 
 
 COCO = {

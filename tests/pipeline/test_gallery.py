@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import draw
 
-from pipeline.catalogue import CataloguePhoto, Indexing, Tally, read_catalogue
+from pipeline.catalogue import CatalogueEntry, Indexing, Tally, read_catalogue
 from pipeline.gallery import Gallery, Row
 from pipeline.pipeline import Pipeline
 from stages.crop import BoxCrop, MaskCrop
@@ -76,7 +76,7 @@ def test_new_metadata_is_taken_without_embedding(tmp_path: Path, shop: Path) -> 
     gallery = new(tmp_path / "g")
     pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), main_garment=True)
     for price, outcome in (("5", "added"), ("6", "redescribed"), ("6", "unchanged")):
-        entry = CataloguePhoto(shop / "green.jpg", "green", (("price", price),))
+        entry = CatalogueEntry(shop / "green.jpg", "green", (("price", price),))
         assert getattr(Indexing(gallery, pipeline, "fake")([entry]), outcome) == 1
     (match,) = gallery.search(FakeEmbedder()([draw("green")]), k=1)[0]
     assert match.metadata == (("price", "6"),)

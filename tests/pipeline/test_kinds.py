@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.catalogue import CataloguePhoto, Indexing
+from pipeline.catalogue import CatalogueEntry, Indexing
 from pipeline.gallery import Gallery
 from pipeline.kinds import fitting_garment, missing_kind, named_kind, settle, with_named_kind
 from pipeline.pipeline import Pipeline
@@ -138,7 +138,7 @@ def test_a_catalogue_photo_gets_the_kind_of_the_whole_and_a_garment_of_the_stree
 def test_a_garment_of_a_kind_that_the_gallery_lacks_gets_a_notice_and_matches_of_any_kind_on_request(photos, tmp_path):
     pipeline = Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes(), main_garment=True)
     gallery = Gallery.create(tmp_path / "shop", pipeline.embedder, pipeline.cropper)
-    Indexing(gallery, pipeline, "hats", kinds=PART)([CataloguePhoto(photos[1], "fedora")])
+    Indexing(gallery, pipeline, "hats", kinds=PART)([CatalogueEntry(photos[1], "fedora")])
     batch = list(Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes())(photos))
 
     dark, bright = search_batch(gallery, batch, 3, kinds=PART)
@@ -154,7 +154,7 @@ def test_a_photo_is_embedded_again_when_the_catalogue_changes_its_kind(photos, t
     gallery = Gallery.create(tmp_path / "shop", pipeline.embedder, pipeline.cropper)
 
     def index(category):
-        photo = CataloguePhoto(photos[1], "thing", (("category", category),))
+        photo = CatalogueEntry(photos[1], "thing", (("category", category),))
         return Indexing(gallery, pipeline, "hats", kinds=PART)([photo])
 
     index("Scarves")
