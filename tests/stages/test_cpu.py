@@ -299,20 +299,20 @@ def test_coarse_rounding_that_depends_on_the_batch_shows() -> None:
 
 @pytest.fixture(scope="module")
 def street() -> list[Image]:
-    return [read_image(path) for path in sorted((FOLDER / "street").glob("*.jpg"))[:2]]
+    return [read_image(path) for path in sorted((FOLDER / "street").glob("*.jpg"))[:4]]
 
 
 def test_vectors_do_not_depend_on_the_batch_where_short_numbers_round_by_its_size(street: list[Image]) -> None:
     embedder = SiameseEmbedder(weights.load("siamese"), dtype=torch.bfloat16)
     round_by_batch(embedder._network.features)
-    check_embedder(embedder, [image[100:300, 100:250] for image in street])
-    images = [*street, draw("red")]
+    check_embedder(embedder, [image[100:300, 100:250] for image in street[:2]])
+    images = [*street[:2], draw("red")]
     together, alone = embedder(images), np.concatenate([embedder([image]) for image in images])
     assert (together * alone).sum(1).min() > 1 - 1e-6
 
 
 def test_vectors_in_bfloat16_are_close_to_those_in_float32(street: list[Image]) -> None:
-    images = [*street, draw("red", "blue"), *(image[100:300, 100:250] for image in street)]
+    images = [*street[:2], draw("red", "blue"), *(image[100:300, 100:250] for image in street[:2])]
     checkpoint = weights.load("siamese")
     exact, short = (SiameseEmbedder(checkpoint, dtype=dtype)(images) for dtype in (torch.float32, torch.bfloat16))
     assert not np.array_equal(exact, short)
@@ -324,7 +324,7 @@ def test_detections_in_bfloat16_are_those_in_float32(street: list[Image]) -> Non
     exact = from_checkpoint(checkpoint, 0.5, dtype=torch.float32)(street)
     short = from_checkpoint(checkpoint, 0.3, dtype=torch.bfloat16)(street)
     sure = [(one, others) for ones, others in zip(exact, short, strict=True) for one in ones if one.score > 0.6]
-    assert len(sure) >= 6
+    assert len(sure) >= 12
     overlaps = [max(one.box.iou(other.box) for other in others if other.label == one.label) for one, others in sure]
     assert np.mean(np.array(overlaps) > 0.9) > 0.95, sorted(overlaps)[:3]
 
@@ -335,7 +335,7 @@ def test_photos_are_computed_one_at_a_time_and_masks_a_few(street: list[Image]) 
     network: Any = detector._network
     network.backbone.register_forward_hook(lambda _module, inputs, _out: images.append(len(inputs[0])))
     network.roi_heads.mask_predictor.network.register_forward_hook(lambda _module, _inputs, out: masks.append(len(out)))
-    detections = detector(street * 2)
+    detections = detector(street)
     assert images == [1] * 4
     assert sum(masks) >= sum(map(len, detections)) > 8
     assert {*masks} <= {1, 2, 4, 8, 16}
