@@ -169,7 +169,7 @@ def test_a_catalogue_photo_that_is_taken_whole_is_its_own_best_match(photos, tmp
         Pipeline(WholeDetector(), BoxCrop(), KnowsShoes(), main_garment=of_shop) for of_shop in (True, False)
     )
     gallery = Gallery.create(tmp_path / "shop", catalogue.embedder, catalogue.cropper)
-    Indexing(gallery, catalogue, "whole", kinds=PART)([CataloguePhoto(photos[0], "boot")])
+    Indexing(gallery, catalogue, "whole", kinds=PART)([CatalogueEntry(photos[0], "boot")])
 
     dark, _ = search_batch(gallery, list(queried(photos)), 3, kinds=PART)
 
