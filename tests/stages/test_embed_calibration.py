@@ -53,20 +53,20 @@ class TestCalibrate:
         higher = own.similarities[own.similarities > calibration.every.different.value].min()
         assert (own.similarities < higher)[own.same].mean() > 0.1
 
-    def test_verdicts_are_three(self, calibration: Calibration) -> None:
+    def test_a_similarity_is_same_unsure_or_different(self, calibration: Calibration) -> None:
         every = calibration.every
         assert every.different.value < every.same.value
         middle = (every.different.value + every.same.value) / 2
         told = [calibration.verdict(one) for one in (every.same.value, middle, every.different.value, -1.0)]
         assert told == [Verdict.SAME, Verdict.UNSURE, Verdict.UNSURE, Verdict.DIFFERENT]
 
-    def test_two_that_never_meet_leave_no_doubt(self) -> None:
+    def test_thresholds_are_equal_where_no_rates_overlap(self) -> None:
         found, labels = pairs(noise=0.01)
         sure = calibrate(found, labels, [""] * len(labels), "net", fnmr=0.3).every
         assert sure.different.value == sure.same.value
         assert sure.fnmr == 0
 
-    def test_labels_have_their_own_or_a_note(self, calibration: Calibration) -> None:
+    def test_labels_with_enough_pairs_have_thresholds_and_others_a_note(self, calibration: Calibration) -> None:
         assert list(calibration.labels) == ["bag", "shoes"]
         assert calibration.notes[0].startswith("hat has no thresholds of its own: 0 pairs")
         bag = calibration.labels["bag"]
@@ -80,7 +80,7 @@ class TestCalibrate:
                 assert threshold.low <= threshold.value <= threshold.high
                 assert threshold.high > threshold.low
 
-    def test_refuses_rates_that_the_data_cannot_tell(self) -> None:
+    def test_rates_that_need_more_pairs_are_refused(self) -> None:
         found, labels = pairs(items=8)
         with pytest.raises(ValueError, match=r"wanted 5000 for a rate of 0\.001"):
             calibrate(found, labels, [""] * 24, "net", fmr=0.001, fnmr=0.4)
@@ -91,23 +91,23 @@ class TestCalibrate:
 
 
 class TestFile:
-    def test_comes_back_as_it_was(self, calibration: Calibration, tmp_path: Path) -> None:
+    def test_a_calibration_is_read_as_it_was_saved(self, calibration: Calibration, tmp_path: Path) -> None:
         calibration.save(tmp_path / "c.json")
         read = Calibration.read(tmp_path / "c.json").require("net-1")
         assert (read.every, dict(read.labels)) == (calibration.every, dict(calibration.labels))
         assert (read.wanted_fmr, read.wanted_fnmr, read.data) == (0.02, 0.1, "180 photos")
 
-    def test_is_refused_for_another_embedder(self, calibration: Calibration) -> None:
+    def test_a_calibration_of_another_embedder_is_refused(self, calibration: Calibration) -> None:
         with pytest.raises(OutfinderError, match=r"'net-1', not 'net-2'.*outfinder calibrate"):
             calibration.require("net-2")
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"labels": 3}', '{"labels": {}, "wanted_fmr": "x"}'])
-    def test_anything_else_is_no_calibration(self, text: str, tmp_path: Path) -> None:
+    def test_files_that_are_no_calibration_are_refused(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "c.json").write_text(text)
         with pytest.raises(OutfinderError, match="is not a calibration"):
             Calibration.read(tmp_path / "c.json")
 
-    def test_a_damaged_threshold_is_told(self, calibration: Calibration, tmp_path: Path) -> None:
+    def test_a_calibration_without_a_threshold_is_refused(self, calibration: Calibration, tmp_path: Path) -> None:
         calibration.save(tmp_path / "c.json")
         told = json.loads((tmp_path / "c.json").read_text())
         del told["every"]["same"]["low"]

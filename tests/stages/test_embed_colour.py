@@ -76,7 +76,7 @@ class TestColours:
         left[..., : SIDE // 2] = 1
         assert torch.allclose(roots(half, shares=left), roots(plain(200, 30, 30)), atol=1e-3)
 
-    def test_nothing_to_look_at_is_no_fault(self):
+    def test_an_empty_garment_has_finite_colours(self):
         assert roots(plain(10, 20, 30), shares=torch.zeros(1, SIDE, SIDE)).isfinite().all()
 
     def test_components_keep_what_differs(self):
@@ -154,7 +154,7 @@ class TestNetworkWithColours:
             ({"head": "sigmoid"}, "unit length"),
         ],
     )
-    def test_refuses_what_is_no_design(self, changed, message):
+    def test_impossible_colour_settings_are_refused(self, changed, message):
         given = {"backbone": "small", "head": "linear", "dim": 24, "input_px": 64, "colour_dim": 8} | changed
         with pytest.raises(ValueError, match=message):
             Design(**given)

@@ -34,7 +34,7 @@ class TestFeaturesEmbedder:
         assert embedder.dim == 1280
         check_embedder(embedder, random_images(3))
 
-    def test_are_what_the_last_layer_sees(self, tmp_path):
+    def test_features_are_the_input_of_the_last_layer(self, tmp_path):
         network, path = self.saved("resnet18", tmp_path)
         images = [cv2.resize(image, (224, 224)) for image in random_images(2)]
         with torch.no_grad():
@@ -60,7 +60,7 @@ class TestFeaturesEmbedder:
         with pytest.raises(WeightsError, match="does not fit"):
             FeaturesEmbedder("mobilenet_v2", path)
 
-    def test_says_what_to_do_without_a_network(self, monkeypatch):
+    def test_a_failed_download_asks_for_a_file(self, monkeypatch):
         def unreachable(*_, **__):
             raise OSError("no route to host")
 

@@ -18,7 +18,7 @@ from stages.types import Image
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 30), (70, 199), (300, 1)])
-def test_white_is_cut_away_on_every_side_but_for_a_margin(top: int, left: int) -> None:
+def test_white_borders_are_trimmed_except_for_a_margin(top: int, left: int) -> None:
     image = np.full((400, 300, 3), 255, np.uint8)
     image[top : top + 100, left : left + 100] = (200, 30, 60)
     found = trimmed(image)
@@ -31,7 +31,7 @@ def test_white_is_cut_away_on_every_side_but_for_a_margin(top: int, left: int) -
     image=st.integers(0, 10_000).map(lambda seed: np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)),
     border=st.integers(0, 12),
 )
-def test_nothing_of_a_thing_is_lost(image: Image, border: int) -> None:
+def test_trimming_keeps_every_pixel_of_the_garment(image: Image, border: int) -> None:
     image[[0, -1]] = image[:, [0, -1]] = 100
     found = trimmed(np.pad(image, [(border, border), (border, border), (0, 0)], constant_values=250))
     assert (found.min(axis=2) < WHITE_LEVEL).sum() == (image.min(axis=2) < WHITE_LEVEL).sum()
@@ -39,12 +39,12 @@ def test_nothing_of_a_thing_is_lost(image: Image, border: int) -> None:
 
 
 @pytest.mark.parametrize("image", [np.full((5, 9, 3), 255, np.uint8), np.zeros((1, 1, 3), np.uint8)])
-def test_what_has_no_margin_or_nothing_else_stays_as_it_is(image: Image) -> None:
+def test_an_image_without_white_borders_or_all_white_stays_unchanged(image: Image) -> None:
     assert trimmed(image) is image
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_the_design_says_whether_white_is_cut_away(trim: bool, tmp_path: Path) -> None:
+def test_the_design_decides_whether_white_is_trimmed(trim: bool, tmp_path: Path) -> None:
     design = Design("small", "average", "linear", 8, 64, trim=trim)
     path = tmp_path / "weights.safetensors"
     weights.save(path, SiameseNetwork(design).state_dict(), design.metadata())
@@ -56,5 +56,5 @@ def test_the_design_says_whether_white_is_cut_away(trim: bool, tmp_path: Path) -
     assert (float(first @ second) > 0.9999) == trim
 
 
-def test_older_weights_look_at_white_as_it_is() -> None:
+def test_older_weights_do_not_trim() -> None:
     assert not Design.of(weights.load("siamese_box")).trim

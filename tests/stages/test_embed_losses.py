@@ -67,7 +67,7 @@ def mean(values: list[float]) -> float:
 
 
 class TestDistances:
-    def test_are_their_definitions(self, vectors):
+    def test_distances_match_their_definitions(self, vectors):
         stretched = (vectors * torch.arange(1, 9)[:, None]).detach()
         for i in N:
             for j in N:
@@ -133,7 +133,7 @@ class TestPairLosses:
         loss = PairEntropy(lambda left, right: (left - right).abs() @ weight, MINERS["semi-hard"])
         assert loss(vectors, relations).item() == pytest.approx((mean(same) + mean(different)) / 2, rel=1e-5)
 
-    def test_pairs_across_domains_are_as_one_sided_as_they_are_arranged(self, vectors):
+    def test_each_pair_across_domains_is_compared_once(self, vectors):
         street = torch.arange(8) % 2 == 0
         relations = Relations.of(torch.tensor(LABELS), anchors=street, partners=~street)
         asked = []
@@ -266,7 +266,7 @@ class TestEveryLoss:
                 assert torch.isfinite(value), given
                 assert vectors.grad is None or torch.isfinite(vectors.grad).all(), given
 
-    def test_falls_where_things_come_apart(self, name):
+    def test_gradient_steps_separate_identities(self, name):
         """Gradient steps on the vectors themselves lower it, and bring positives above negatives."""
         loss, relations = self.build(name), Relations.of(torch.tensor(LABELS))
         vectors = torch.randn(8, 5, generator=torch.Generator().manual_seed(4)).requires_grad_()
@@ -287,7 +287,7 @@ class TestEveryLoss:
 
 
 class TestPlans:
-    def test_refuse_what_is_not_there_or_of_no_use(self):
+    def test_unknown_names_and_unused_options_are_refused(self):
         for wrong, message in (
             (("tripel",), "no loss is called 'tripel'"),
             (("triplet", "taxi"), "no distance is called 'taxi'"),

@@ -50,12 +50,12 @@ class TestRetrieval:
         for k in (1, 3):
             assert found.hits(k).mean() == pytest.approx(np.mean([rank <= k for _, rank, _ in expected]))
 
-    def test_a_tie_counts_against(self) -> None:
+    def test_a_tie_counts_as_an_error_in_retrieval(self) -> None:
         found = retrieve(precomputed(np.ones((4, 4), np.float32)), np.array([0, 0, 1, 1]))
         assert found.ranks.tolist() == [3, 3, 3, 3]
         assert found.average_precisions.tolist() == [0, 0, 0, 0]
 
-    def test_queries_and_gallery_may_be_apart(self) -> None:
+    def test_queries_and_gallery_may_be_different_photos(self) -> None:
         likeness = precomputed(
             np.array([[1, 0.9, 0.2, 0.5], [0.9, 1, 0.3, 0.1], [0.2, 0.3, 1, 0.4], [0.5, 0.1, 0.4, 1]], np.float32)
         )
@@ -145,7 +145,7 @@ class TestVerification:
         assert (told.eer.value, told.eer.high) == (0, 3 / 20)
         assert told.fnmr_at[0.1].high == 3 / 20
 
-    def test_says_what_is_lacking(self) -> None:
+    def test_missing_kinds_of_pairs_are_named(self) -> None:
         with pytest.raises(ValueError, match="two photos of one item"):
             sample_pairs(cosine(np.eye(3, dtype=np.float32)), np.arange(3))
         with pytest.raises(ValueError, match="photos of two items"):
@@ -214,7 +214,7 @@ class TestIntervals:
             covered += told.low <= 0.5 <= told.high
         assert 86 <= covered <= 100
 
-    def test_photos_of_one_item_count_as_one_witness(self) -> None:
+    def test_intervals_resample_items_rather_than_photos(self) -> None:
         hits = np.repeat([0.0, 1.0], 50)
         few, many = mean_estimate(hits, np.arange(100) // 25), mean_estimate(hits, np.arange(100))
         assert few.high - few.low > 2 * (many.high - many.low)

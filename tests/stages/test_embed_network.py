@@ -164,15 +164,15 @@ class TestNetwork:
             ({"dim": 0}, "at least 1"),
         ],
     )
-    def test_refuses_parts_that_are_not_there(self, changes, message):
+    def test_unknown_parts_of_a_design_are_refused(self, changes, message):
         with pytest.raises(ValueError, match=message):
             Design(**changes)
 
-    def test_says_that_an_input_is_too_small(self):
+    def test_an_input_that_is_too_small_is_refused(self):
         with pytest.raises(ValueError, match="koch cannot take 40 px"):
             SiameseNetwork(Design("koch", "flatten", "sigmoid", 8, 40))
 
-    def test_a_checkpoint_of_the_first_version_says_less(self, tmp_path):
+    def test_a_checkpoint_without_newer_fields_has_their_defaults(self, tmp_path):
         """It named no pooling, head or pair head: GeM and linear."""
         design = Design("small", dim=8, input_px=64)
         about = {name: design.metadata()[name] for name in ("architecture", "dim", "input_px", "mean", "std")}
@@ -235,7 +235,7 @@ class TestStart:
         wider = SiameseNetwork(Design("small", "average", "linear", 32, 32))
         assert start_from(wider, str(tmp_path / "own.safetensors")) == ["head.bias", "head.weight"]
 
-    def test_says_what_cannot_be(self, tmp_path):
+    def test_starts_that_do_not_fit_are_refused(self, tmp_path):
         network = SiameseNetwork(SMALL)
         with pytest.raises(ValueError, match="cannot start from 'nowhere'"):
             start_from(network, "nowhere")

@@ -41,7 +41,7 @@ class TestRelations:
         assert relations.negative.nonzero().tolist() == [[0, 2], [3, 5]]
         assert listed(relations.triplets()) == [(0, 1, 2), (3, 4, 5)]
 
-    def test_a_level_up_the_thing_itself_takes_no_part(self):
+    def test_relations_of_styles_leave_out_the_same_identity(self):
         above = Relations.of(LABELS).above(torch.tensor([0, 0, 0, 0, 0, 1]))
         assert above.positive[0].tolist() == [False, False, False, True, True, False]
         assert above.negative[0].tolist() == [False] * 5 + [True]
@@ -178,7 +178,7 @@ class TestRandomDraws:
             assert np.array_equal(sampler(2).rows, again(2).rows), name
             assert not all(np.array_equal(sampler(step).rows, other(step).rows) for step in range(3)), name
 
-    def test_bad_plans(self, data, crossed):
+    def test_impossible_samplers_are_refused(self, data, crossed):
         with pytest.raises(ValueError, match="no sampler is called"):
             SamplerPlan("random")
         with pytest.raises(ValueError, match="style or source"):
@@ -245,7 +245,7 @@ class TestOffline:
         resumed.prepare(100, path, embed)
         assert len(mined) == 2
 
-    def test_says_that_there_is_nothing_to_mine(self):
+    def test_mining_without_positives_is_refused(self):
         alone = dataset([Sample(Path(f"{item}"), f"{item}") for item in range(5)])
         sampler = OfflineTriplets(Pools(alone), triplets=2, mine_steps=5, photos=10)
         with pytest.raises(ValueError, match="no triplet"):

@@ -98,7 +98,7 @@ class TestTrainer:
         list(pair.run())
         assert not torch.equal(pair._network.pair_head.layers[0].weight, layer)
 
-    def test_a_style_term_is_told_beside_the_item_s(self, data, tmp_path):
+    def test_each_term_of_a_loss_is_reported(self, data, tmp_path):
         (line,) = trainer(data, tmp_path, EmbedderRecipe(steps=1, style_weight=0.5)).run()
         assert line["loss"] == pytest.approx(line["loss_item"] + 0.5 * line["loss_style"], abs=1e-4)
 
@@ -127,7 +127,7 @@ class TestTrainer:
         with pytest.raises(WeightsError, match="remove it"):
             trainer(data, tmp_path, EmbedderRecipe(steps=1), design=Design("small", "average", "linear", 4, 16))
 
-    def test_says_that_the_loss_is_lost(self, data, tmp_path):
+    def test_a_loss_that_is_not_finite_ends_training(self, data, tmp_path):
         one = trainer(data, tmp_path, EmbedderRecipe(steps=1))
         with torch.no_grad():
             one._network.head.weight.fill_(float("nan"))

@@ -50,7 +50,7 @@ def unscaled(network, images):
     return {name: torch.stack(rows).double().numpy() for name, rows in found.items()}
 
 
-def test_the_spread_of_two_sets_is_evened_out_and_ordered():
+def test_whitening_of_two_sets_evens_out_and_orders_variances():
     """By the definition, written out: each set counts alike, however many photos it has."""
     sets = [photos(30, seed=1), photos(11, seed=2)]
     network = seeded()
@@ -68,7 +68,7 @@ def test_the_spread_of_two_sets_is_evened_out_and_ordered():
         assert (np.diff(np.diag(evened)) <= 1e-9).all()
 
 
-def test_all_of_the_power_is_whitening():
+def test_a_power_of_half_whitens_fully():
     """With 0.5, what varied at all varies alike in all directions, but for the least that is added."""
     network, images = seeded(), photos(80, seed=3)
     whiten(network, [images], 0.5)
@@ -76,7 +76,7 @@ def test_all_of_the_power_is_whitening():
     assert spread.max() / spread.min() < 1.5
 
 
-def test_what_is_not_finite_is_left_as_it_is():
+def test_whitening_leaves_a_network_with_nan_unchanged():
     network = seeded()
     with torch.no_grad():
         network.head.bias[0] = float("nan")
@@ -85,7 +85,7 @@ def test_what_is_not_finite_is_left_as_it_is():
     assert torch.equal(network.head.weight, weight)
 
 
-def test_it_is_other_weights_of_the_same_network():
+def test_whitening_changes_the_last_layers_alone():
     network = seeded()
     start = copy.deepcopy(network.state_dict())
     whiten(network, [photos(20, seed=5)])
@@ -116,6 +116,6 @@ def test_a_head_with_a_hidden_layer_is_whitened_at_its_end():
         (Design("small", dim=8, pair_head="linear"), 100, "no pair head compares"),
     ],
 )
-def test_what_cannot_be_whitened_is_told(design, count, told):
+def test_networks_that_cannot_be_whitened_are_refused(design, count, told):
     with pytest.raises(ValueError, match=told):
         check_whitens(design, count)
