@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -216,17 +215,6 @@ def test_lies_of_true_checksums_are_told(whole, folder, sql, told):
         return
     with pytest.raises(GalleryError, match=told):
         ask_everything(folder)
-
-
-@pytest.mark.parametrize(
-    "name", ["gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm", "gallery.sqlite-journal"]
-)
-@pytest.mark.skipif(os.name != "posix", reason="FIFOs are POSIX's")
-def test_pipes_in_a_gallery_do_not_hang(whole, folder, name):
-    put(folder, whole)
-    (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name)
-    use(folder)
 
 
 def test_code_that_a_gallery_names_is_not_run(whole, folder, tmp_path, monkeypatch):

@@ -204,7 +204,10 @@ def write_to(folder: Path) -> None:
         gallery.save()
 
 
-@pytest.mark.parametrize("name", ["gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm", "lock", "writer.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm", "gallery.sqlite-journal", "lock", "writer.json"],
+)
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to, lambda path, _: os.mkfifo(path)])
 def test_planted_links_and_pipes_are_not_followed(
     tmp_path: Path, name: str, plant: Callable[[Path, Path], None]
