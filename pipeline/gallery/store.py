@@ -507,7 +507,7 @@ class Store:
         return GalleryCorrupt(f"gallery {self.folder} is damaged: {problem}")
 
 
-_LOCKS: Final[dict[str, FileLock]] = {}
+_LOCKS: Final[dict[tuple[int, str], FileLock]] = {}
 """The lock of each gallery that this process has written, so that it may hold one again within."""
 
 
@@ -523,7 +523,7 @@ def writing(folder: Path | str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         _check_files(folder, "lock", _WRITER, to_write=True)
         path = os.path.realpath(folder / "lock")
-        lock = _LOCKS.setdefault(path, FileLock(path, timeout=0))
+        lock = _LOCKS.setdefault((os.getpid(), path), FileLock(path, timeout=0))  # a lock is void after a fork
         outermost = not lock.is_locked
         lock.acquire()
     except Timeout:

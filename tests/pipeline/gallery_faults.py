@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -175,8 +176,8 @@ def state(folder: Path) -> Any:
     return json.loads(json.dumps([told, prices, rows, summed, asked]))
 
 
-def forked(act: Callable[[], object]) -> int:
-    """Act in a child; its exit status, negative for a signal."""
+def started(act: Callable[[], object]) -> int:
+    """Act in a child process; return its id."""
     child = os.fork()
     if child == 0:
         status = OTHER
@@ -191,8 +192,17 @@ def forked(act: Callable[[], object]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    return child
+
+
+def ended(child: int) -> int:
+    """Wait for a child process; return its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def forked(act: Callable[[], object]) -> int:
+    """Act in a child process; return its exit status."""
+    return ended(started(act))
 
 
 def told_by(act: Callable[[], Any], folder: Path) -> Any:
@@ -349,11 +359,11 @@ def readers(folder: Path, many: bool) -> Any:
             gallery.close()
         assert len(seen) >= 2
 
-    reading = [os.fork() for _ in range(8 if many else 2)]
-    if 0 in reading:
-        os._exit(forked(read))
+    reading = [started(read) for _ in range(8 if many else 2)]
     written = forked(write)
-    return [written, *(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in reading)]
+    for child in reading if written else ():  # they wait for the last save
+        os.kill(child, signal.SIGKILL)
+    return [written, *map(ended, reading)]
 
 
 if __name__ == "__main__":
