@@ -124,7 +124,7 @@ def test_a_run_learns_validates_calibrates_and_draws(
         architecture="maskrcnn_mobilenet_v2",  # whose masks the start knows nothing of
         val=source,
         validate_rounds=4,
-        training=DetectorRecipe(rounds=8, batch_size=2, warmup_steps=5),
+        training=DetectorRecipe(rounds=8, batch_size=2, warmup_steps=5, precision="float32"),
     )
     reports = []
     monkeypatch.setattr("stages.training.LOG_STEPS", 4)
@@ -157,7 +157,7 @@ def test_a_run_can_learn_other_labels(street: Path, tmp_path: Path) -> None:
         street,
         train=((str(tmp_path / "own.json"), str(street / "street")),),
         labels=("a kind of shoes", "a kind of top"),
-        training=DetectorRecipe(rounds=1, batch_size=2),
+        training=DetectorRecipe(rounds=1, batch_size=2, precision="float32"),
     )
     notes = []
     DetectorRun(wanted, tmp_path / "run", note=notes.append).run(lambda _: None, workers=0)
