@@ -78,6 +78,10 @@ _MAX_COLUMNS: Final = 1500
 _MAX_VALUE_BYTES: Final = 1 << 29
 _MAX_COUNT: Final = 1 << 62
 _MAX_DIM: Final = 1 << 20
+_UNWRITABLE: Final = ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP",
+                      "SQLITE_IOERR_SHMOPEN", "SQLITE_FULL")  # fmt: skip
+"""Errors of a folder that is read-only, or of a disk that is full, where SQLite cannot make its side files."""
+
 _CORRUPT: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_ERROR", "SQLITE_TOOBIG",
                    "SQLITE_MISMATCH", "SQLITE_SCHEMA", "SQLITE_FORMAT")  # fmt: skip
 
@@ -624,10 +628,9 @@ def _open_to_read(folder: Path) -> sqlite3.Connection:
         connection = _connect(path, "ro")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.OperationalError as error:
-        read_only = error.sqlite_errorname in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY")
-        if not read_only or (wal.exists() and wal.stat().st_size):
+        if error.sqlite_errorname not in _UNWRITABLE or (wal.exists() and wal.stat().st_size):
             raise
-        connection = _connect(path, "ro&immutable=1")  # a read-only folder, where no one writes
+        connection = _connect(path, "ro&immutable=1")  # no one writes there
     return connection
 
 
@@ -679,13 +682,15 @@ def _errors(folder: Path, action: str) -> Iterator[None]:
             raise GalleryError(_busy(folder)) from error
         if name.startswith(_CORRUPT):
             raise GalleryCorrupt(f"gallery {folder} is damaged: {error}") from error
-        raise GalleryError(f"gallery {folder} cannot be {action}: {error}{unharmed}") from error
+        raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    name = getattr(error, "sqlite_errorname", "")
+    full = " (is the disk full?)" if name.startswith("SQLITE_IOERR") else ""
+    return (getattr(error, "strerror", None) or str(error)) + full
 
 
 def _too_old(folder: Path) -> str:

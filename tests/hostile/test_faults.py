@@ -142,7 +142,8 @@ def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
     before = sorted(path.name for path in (tmp_path / "g").iterdir())
     again = ("index", "g", photos, *DETECTOR, *EMBEDDER, "--no-isolate")
     _, said = run(*again, folder=tmp_path, status=2, preexec_fn=small_files(1500))
-    assert "cannot be written: File too large; nothing was changed" in said
+    assert "cannot be written: disk I/O error (is the disk full?); nothing was changed" in said
+    run("search", "g", photos / "00.jpg", *DETECTOR, *EMBEDDER, folder=tmp_path, status=0, preexec_fn=small_files(1500))
     assert verify(tmp_path / "g") == []
     assert Gallery.open(tmp_path / "g").items == ["00"]
     assert set(before) <= {path.name for path in (tmp_path / "g").iterdir()} <= {*before, "unfinished.json"}
