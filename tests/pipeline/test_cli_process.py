@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import draw
 
-from pipeline.gallery import Gallery
+from pipeline.gallery import Gallery, is_gallery
 from pipeline.integrity import verify
 from stages.images import encode_jpeg
 
@@ -89,7 +89,8 @@ def test_ctrl_c_leaves_a_sound_gallery_that_the_same_command_continues(tmp_path:
         _, said = process.communicate(timeout=600)
     assert process.returncode == 130, said
     assert b"Traceback" not in said
-    assert verify(tmp_path / "gallery") == []
+    if is_gallery(tmp_path / "gallery"):  # an empty one is not left behind
+        assert verify(tmp_path / "gallery") == []
     for path in sorted(photos.iterdir())[5:]:
         path.unlink()
     again = outfinder("index", "gallery", photos, *stages, folder=tmp_path)
