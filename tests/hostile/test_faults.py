@@ -320,7 +320,9 @@ def test_two_runs_that_write_one_file_at_the_end_leave_one_of_them(tmp_path, pho
             _, said = process.communicate(timeout=120)
         assert process.returncode == 0 or "outfinder: a.json " in said, said
     assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == COUNT
-    results = next(path for path in sorted(tmp_path.glob("?.jsonl")) if path.stat().st_size)  # of the run that was first
+    results = next(
+        path for path in sorted(tmp_path.glob("?.jsonl")) if path.stat().st_size
+    )  # of the run that was first
     crops = sum(len(json.loads(line)["garments"]) for line in results.read_text().splitlines())
     assert len([read_image(path) for path in (tmp_path / "crops").glob("*.*g")]) == crops > 0
     assert set(left(tmp_path)) <= {".a.json.part"}
