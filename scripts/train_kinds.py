@@ -33,6 +33,7 @@ import public_sets
 import weights
 from mixed import DETAIL, Item, MixedSampler, Shot, close_up, in_memory
 from pipeline.config import Config, build_detector
+from pipeline.kinds import FAMILIES
 from pipeline.training import keep_plan
 from stages.embed.augmentation import view
 from stages.embed.data import numbered, percentile_of, small
@@ -50,7 +51,6 @@ DESIGN = Design(dim=122 + len(TYPE_NAMES), colour_dim=54, colour_share=0.43, tri
 QUOTA = {"luma": 6, "shoes": 1, "clothing": 3, "garments": 5, "products": 6}
 KEPT_PX, TRAIN_PX = 256, 160
 VALIDATION_PERCENT = 10
-FAMILIES = ({"top", "outerwear", "dress"}, {"pants", "shorts", "skirt", "hosiery"})
 SHARES = {"products": 1.6, "garments": 1.4, "clothing": 0.5, "luma": 0.2, "shoes": 0.1}
 """How much each set weighs where the last layer is fitted."""
 RIDGE, SMOOTHING = 5e-4, 0.05

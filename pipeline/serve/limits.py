@@ -31,7 +31,7 @@ instead of meeting a broken connection."""
 MAX_FIELDS: Final = 50
 
 RETRY_AFTER_S: Final = 5
-"""When a client that was refused is told to try again."""
+"""Seconds after which a refused client may try again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,17 +62,18 @@ def only_garment(detections: Collection[Detection], labels: Collection[str], are
         return None
     first = max(candidates, key=lambda one: one.score * one.box.area**0.5)
     others = [one for one in detections if one.score >= _SEEN and one is not first]
-    alone = all(one.label in labels and _overlap(one.box, first.box) >= _SAME * one.box.area for one in others)
+    alone = all(one.label in labels and overlap(one.box, first.box) >= _SAME * one.box.area for one in others)
     return first if alone else None
 
 
 def _one_garment(one: Detection, other: Detection) -> bool:
-    shared = _overlap(one.box, other.box)
+    shared = overlap(one.box, other.box)
     union = one.box.area + other.box.area - shared
     return shared > _SAME * union or (one.label == other.label and shared > _WITHIN * one.box.area)
 
 
-def _overlap(one: Box, other: Box) -> int:
+def overlap(one: Box, other: Box) -> int:
+    """Return the area that two boxes share, in pixels."""
     width = min(one.x2, other.x2) - max(one.x1, other.x1)
     height = min(one.y2, other.y2) - max(one.y1, other.y1)
     return max(0, width) * max(0, height)

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.config import Config, build_detector
+from pipeline.kinds import FAMILIES
+from pseudo_label import overlap
 from stages.embed.data import percentile_of
 from stages.images import read_image, write_jpeg
 from stages.labels import OTHER, kind_of
-from stages.types import LABELS, Box, Detection, Image
+from stages.types import LABELS, Detection, Image
 
 Mask = NDArray[np.uint8]
 Instance = tuple[str, Mask]
@@ -37,9 +39,6 @@ SIZE = 168, 224
 VALIDATION = range(10)
 CLOTHING_VALIDATION = range(10, 20)
 SETS_OF_SEVERAL = ("Tracksuits", "Kurta Sets", "Accessory Gift Set")
-FAMILIES = ({"top", "outerwear", "dress"}, {"pants", "shorts", "skirt", "hosiery"})
-"""Kinds that a detector takes for each other."""
-
 _WHITE = 240
 _LEAST_SCORE = 0.12
 
@@ -141,9 +140,9 @@ def garment_instances(article: str, image: Image, detections: Sequence[Detection
     others = [
         one
         for one in detections
-        if one is not main_one and one.score >= 0.4 and shared(one.box, main_one.box) < 0.7 * one.box.area
+        if one is not main_one and one.score >= 0.4 and overlap(one.box, main_one.box) < 0.7 * one.box.area
     ]
-    clothes = set().union(*FAMILIES)
+    clothes = frozenset().union(*FAMILIES)
     if any(one.label in clothes and one.box.area > 0.05 * area for one in others) or mask.sum() < 0.1 * area:
         return None
     return [(kind, mask), *((one.label, full(one, shape)) for one in others if one.score >= 0.6)]
@@ -171,13 +170,6 @@ def full(detection: Detection, shape: tuple[int, ...]) -> Mask:
     mask = np.zeros(shape, np.uint8)
     mask[detection.box.slices] = 1 if detection.mask is None else detection.mask
     return mask
-
-
-def shared(one: Box, other: Box) -> int:
-    """Return the area that two boxes share, in pixels."""
-    width = min(one.x2, other.x2) - max(one.x1, other.x1)
-    height = min(one.y2, other.y2) - max(one.y1, other.y1)
-    return max(0, width) * max(0, height)
 
 
 def annotation(number: int, image: int, label: str, mask: Mask) -> dict[str, Any]:
