@@ -21,6 +21,7 @@ from pipeline.config import (
     trust,
 )
 from pipeline.gallery import Gallery, Manifest, is_gallery
+from pipeline.gallery.filters import BUILT_IN, METADATA
 from pipeline.kinds import missing_kind, search_garments
 from pipeline.pipeline import Analysis, Pipeline
 from stages.cpu import run_in_turn
@@ -140,8 +141,7 @@ def search_batch(  # noqa: PLR0913
 
 def catalogue_columns(gallery: Gallery) -> list[str]:
     """Return the names of the catalogue's columns, without those that every gallery has."""
-    built_in = ("item", "photo", "label", "found", "detector")
-    return [name.removeprefix("metadata.") for name in gallery.columns if name not in built_in]
+    return [name.removeprefix(METADATA) for name in gallery.columns if name not in BUILT_IN]
 
 
 def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
