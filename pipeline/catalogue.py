@@ -23,7 +23,7 @@ from pipeline.pipeline import Analysis
 from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
 from stages.embed.kinds import KindPart
 from stages.errors import GalleryError
-from stages.files import existing_spelling, read_whole, write_whole
+from stages.files import check_several, existing_spelling, read_whole, write_whole
 from stages.images import MAX_BYTES, walk
 from stages.labels import OTHER
 
@@ -69,6 +69,7 @@ def read_catalogue(
     Raises:
         CatalogueError: a table cannot be read as a whole.
     """
+    check_several(sources)
     for source in map(Path, sources):
         if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
             yield from _read_rows(source, note)
@@ -171,7 +172,7 @@ class Indexing:
         self._kinds, self._kind_column = kinds, kind_column
         self._pending: deque[tuple[CatalogueEntry, _Identity]] = deque()
         self._seen: set[int] = set()
-        self._bad_lines = 0
+        self._incomplete = False
         self.tally = Tally()
 
     def __call__(self, catalogue: Iterable[CatalogueEntry]) -> Tally:
@@ -196,7 +197,7 @@ class Indexing:
     def _to_embed(self, catalogue: Iterable[CatalogueEntry]) -> Iterator[Path]:
         for entry in catalogue:
             if entry.error:
-                self._bad_lines += 1
+                self._incomplete = True
                 self.tally.failed.append((entry.path, entry.error))
                 self._report()
                 continue
@@ -237,6 +238,7 @@ class Indexing:
 
     def _add(self, entry: CatalogueEntry, identity: _Identity, analysis: Analysis) -> None:
         if analysis.error:
+            self._incomplete |= entry.path.is_dir()  # it cannot be listed, and may hold any photos
             self.tally.failed.append((entry.path, analysis.error))
             return
         if known := self._known(entry.item, identity, entry.metadata):  # a copy of a photo that came just before
@@ -268,9 +270,9 @@ class Indexing:
         self._seen.add(hash((item, photo)))
 
     def _count_absent(self) -> None:
-        """Count the rows that are not in the catalogue, or prune them unless lines of the catalogue are unreadable."""
+        """Count the rows that are not in the catalogue, or prune them unless it is empty or was read only in part."""
         absent = [row for row in self._gallery.rows if hash((row.item, row.photo)) not in self._seen]
-        if self._prune and not self._bad_lines:
+        if self._prune and self._seen and not self._incomplete:
             self.tally.pruned = self._gallery.discard(absent)
         else:
             self.tally.absent = len(absent)

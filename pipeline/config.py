@@ -45,7 +45,7 @@ class Config:
 
     ``detector_weights`` and ``embedder_weights`` are the user's safetensors files; None loads the shipped weights, or
     torchvision's for a torchvision network. ``device`` is a torch device or ``auto``. ``batch_size`` and ``workers`` are
-    those of :class:`pipeline.pipeline.Pipeline`.
+    those of :class:`pipeline.pipeline.Pipeline`. Paths may be given as text.
     """
 
     detector: str = "maskrcnn_mobilenet_v2"
@@ -58,6 +58,11 @@ class Config:
     device: str = AUTO
     batch_size: int = 8
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("detector_weights", "embedder_weights"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
 
 
 def resolve_device(name: str) -> str:

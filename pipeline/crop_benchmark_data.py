@@ -16,9 +16,10 @@ from pycocotools import mask as coco_mask
 
 from pipeline.catalogue import read_catalogue
 from pipeline.demo import FOLDER
-from pipeline.tables import TableRow, read_table
-from stages.detect.annotations import to_rle
+from pipeline.tables import SUFFIXES, WORKBOOKS, TableRow, read_table
+from stages.detect.annotations import are_fractions, to_rle
 from stages.errors import CatalogueError, ImageError
+from stages.files import existing_spelling
 from stages.images import read_image
 from stages.problems import plural
 from stages.protocols import Detector
@@ -132,7 +133,7 @@ class CropSet:
         return checked
 
 
-def load_photos(source: Path) -> CropSet:
+def load_photos(source: Path | str) -> CropSet:
     """Return the photos of a CSV with the columns photo, item_id, box, mask, label, role and unit, or of a folder per item.
 
     A box is four numbers ``x1 y1 x2 y2`` in pixels, a mask a picture of the photo's size that is white where the garment
@@ -143,6 +144,7 @@ def load_photos(source: Path) -> CropSet:
     Raises:
         CatalogueError: the CSV cannot be read as a whole, or no photo can be used.
     """
+    source = Path(source)
     problems: list[str] = []
     notes: list[str] = []
     by_photo: defaultdict[Path, list[Example]] = defaultdict(list)
@@ -171,10 +173,10 @@ def load_photos(source: Path) -> CropSet:
 
 def _rows(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple[Path, Example]]:
     """Yield the photos and examples of a CSV or folder; add to problems and notes what is wrong with it."""
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
         for row in read_table(source, ("photo", "item_id"), notes.append):
             try:
-                yield source.parent / row.cells.get("photo", ""), _example(source.parent, row)
+                yield existing_spelling(source.parent / row.cells.get("photo", "")), _example(source.parent, row)
             except (ImageError, ValueError) as error:
                 problems.append(f"{source.name} line {row.line}: {error}")
     else:
@@ -249,7 +251,7 @@ def _example(folder: Path, row: TableRow) -> Example:
         ImageError: photo or mask cannot be read.
         ValueError: the row lacks something, or box, mask and photo do not fit together.
     """
-    cells = row.cells
+    cells = {name.casefold(): cell for name, cell in row.cells.items()}
     if row.error:
         raise ValueError(row.error)
     if not cells.get("item_id") or not cells.get("photo"):
@@ -282,7 +284,7 @@ def _truth(folder: Path, cells: Mapping[str, str], label: str) -> Detection | No
 
 def _read(path: Path) -> Image:
     try:
-        return read_image(path)
+        return read_image(existing_spelling(path))
     except ImageError as error:
         raise ImageError(f"{path.name} {error}") from error
 
@@ -292,6 +294,8 @@ def _box(text: str, width: int, height: int) -> Box:
         x1, y1, x2, y2 = map(float, re.split(r"[\s,;]+", text))
     except ValueError:
         raise ValueError(f"a box is four numbers, x1 y1 x2 y2, got {text!r}") from None
+    if are_fractions([x1, y1, x2, y2], width, height):
+        raise ValueError(f"the box {text!r} lies within one pixel; coordinates are pixels, not fractions of the photo")
     box = Box.clipped(x1, y1, x2, y2, width, height)
     if box is None or x2 > width or y2 > height or min(x1, y1) < 0:
         raise ValueError(f"the box {text!r} is not within its photo of {width}x{height}")

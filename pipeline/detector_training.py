@@ -93,12 +93,13 @@ class DetectorRun(Run):
     def __init__(
         self,
         plan: DetectorPlan,
-        folder: Path,
+        folder: Path | str,
         device: str = "cpu",
         *,
         skip_bad: bool = False,
         note: Note = lambda _: None,
     ) -> None:
+        folder = Path(folder)
         self.plan = plan = plan.with_defaults()
         if not plan.train:
             raise ValueError("there is nothing to train on; name a COCO file and the folder of its photos")

@@ -188,13 +188,14 @@ class EmbedderRun(Run):
     def __init__(
         self,
         plan: EmbedderPlan,
-        folder: Path,
+        folder: Path | str,
         device: str = "cpu",
         *,
         skip_bad: bool = False,
         note: Note = lambda _: None,
     ) -> None:
         plan.check()
+        folder = Path(folder)
         self.plan = plan
         seed = plan.training.seed
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.catalogue import digest
 from pipeline.gallery import Gallery
 from pipeline.gallery.store import Store
 from stages.errors import GalleryCorrupt, GalleryError
@@ -31,3 +32,8 @@ def verify(folder: Path | str) -> list[str]:
 def moved_photos(gallery: Gallery) -> list[str]:
     """Return the catalogue photos that are no longer where they were: matches still come, without a picture."""
     return [row.photo for row in gallery.rows if not Path(row.photo).exists()]
+
+
+def changed_photos(gallery: Gallery) -> list[str]:
+    """Return the catalogue photos whose files hold another picture than when they were indexed; reads every file."""
+    return [row.photo for row in gallery.rows if (now := digest(Path(row.photo))) and now != row.sha256]

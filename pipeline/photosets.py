@@ -38,7 +38,7 @@ def open_set(paths: Sequence[Path], item_pattern: str = "", name: str = "items")
         if photo.error is not None:
             problems.append(Problem(DatasetIssue.ROW, str(photo.path), photo.error))
         else:
-            cells = dict(photo.metadata)
+            cells = {name.casefold(): value for name, value in photo.metadata}
             samples.append(Sample(photo.path, photo.item, *(cells.get(column, "") for column in COLUMNS)))
     dataset = Dataset(name, tuple(samples), tuple(problems))
     if not samples:

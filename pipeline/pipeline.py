@@ -24,6 +24,7 @@ from pipeline.kinds import CATALOGUE_TRUST, TRUST, fitting_garment, relabelled, 
 from stages.cores import cores
 from stages.embed.kinds import Probabilities, kind_part
 from stages.errors import ImageError
+from stages.files import check_several
 from stages.images import Photo, enough_px, read_photo
 from stages.protocols import Cropper, Detector, Embedder
 from stages.timing import timed
@@ -96,6 +97,7 @@ class Pipeline:
 
     def batches(self, paths: Iterable[str | Path]) -> Generator[list[Analysis]]:
         """Yield the same analyses in the batches they are computed in, to search for or write together."""
+        check_several(paths)
         with (
             ThreadPoolExecutor(self._workers) as pool,
             ThreadPoolExecutor(1) as detecting,

@@ -34,10 +34,12 @@ def read_recipe(path: Path) -> Settings:
         RecipeError: it is not TOML.
     """
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text in UTF-8, as TOML is; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from error
     return settings | {key: _relative(settings[key], path.parent) for key in PATHS if key in settings}
 

@@ -89,12 +89,13 @@ class Report:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         *,
         title: str = "Visual search",
         settings: Mapping[str, str] = MappingProxyType({}),
         product: Callable[[Match], Image | None] = read_product,
     ) -> None:
+        folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise ValueError(f"the report's folder {folder} is not empty; name a new one")
         try:

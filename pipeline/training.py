@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 from pipeline.plots import Panel, draw
+from pipeline.writers import mark_folder
 from stages.errors import OutfinderError
 from stages.files import write_whole
 from stages.training import LOG, Trainer
@@ -140,7 +141,7 @@ def keep_plan(folder: Path, plan: dict[str, Any]) -> None:
     Raises:
         OutfinderError: it is another one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    mark_folder(folder)
     path = folder / PLAN
     wanted: dict[str, Any] = json.loads(json.dumps(plan, default=str))
     if not path.exists():

@@ -44,7 +44,7 @@ MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_labe
 CATALOGUE_PREFIX: Final = "catalogue_"
 """Prefix of a catalogue's column that has the name of one of the table's."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _DIM: Final = 0.45
 """How far an overlay fades to white outside garments."""
 
@@ -159,8 +159,8 @@ class Outputs(AbstractContextManager["Outputs"]):
 
 
 def open_outputs(
-    output: Path | None,
-    others: Mapping[str, Path | None] | None = None,
+    output: Path | str | None,
+    others: Mapping[str, Path | str | None] | None = None,
     options: Options | None = None,
     *,
     resume: bool = False,
@@ -176,17 +176,21 @@ def open_outputs(
         overwrite: replace outputs that exist.
 
     Raises:
-        ValueError: the file has another suffix, or no output can be resumed.
+        ValueError: the file has another suffix, two outputs have one path, or no output can be resumed.
         OutfinderError: an output exists and is neither resumed nor overwritten, was written by something else, or is
             being written by another run.
         OSError: an output cannot be opened.
     """
+    output = output if output is None else Path(output)
     name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
     if output and name not in ("jsonl", "csv"):
         raise ValueError(
             f"results are written as .jsonl or .csv, got {output.suffix or 'no suffix'} in {output.name!r}"
         )
-    paths = {**(others or {}), name: output}
+    paths = {one: path if path is None else Path(path) for one, path in {**(others or {}), name: output}.items()}
+    named = [os.path.realpath(path) for path in paths.values() if path]
+    if len(set(named)) < len(named):
+        raise ValueError("two outputs have the same path; give each its own")
     if resume and output is None and not paths.get("coco"):
         raise ValueError("--resume continues a file of results: name it with -o")
     writers: list[Writer] = []
@@ -226,14 +230,23 @@ def clear_folder(folder: Path, *, overwrite: bool) -> None:
         OutfinderError: it is not empty, and the user did not ask for it or outfinder has not written it.
     """
     check_absent(folder, overwrite=overwrite)
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / OUTPUT_MARK).exists():
-            raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
+    _check_ours(folder)
+    if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder with files that outfinder has not written: its pictures would be taken for outputs ever after.
+
+    Raises:
+        OutfinderError: it is one.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / OUTPUT_MARK).exists():
+        raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
 
 
 def mark_folder(folder: Path) -> None:
@@ -481,14 +494,15 @@ class Coco(Writer):
 
 
 class _Pictures(Writer):
-    """A folder of JPEG files, to which pictures are added; those of the same name are replaced.
+    """A folder of JPEG files that outfinder has written, or a new one, to which pictures are added.
 
     Names start with the photo's number in the run, so that equal names from different folders do not collide.
     """
 
     def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:  # noqa: ARG002
         self._folder = path
-        if overwrite and not resume and (path / OUTPUT_MARK).exists():
+        _check_ours(path)
+        if overwrite and not resume:
             for picture in path.glob("[0-9][0-9][0-9][0-9][0-9]*-*.jpg"):
                 picture.unlink()
         mark_folder(path)

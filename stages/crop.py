@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.types import Box, Crop, Detection, Image
+from stages.types import Box, Crop, Detection, Image, check_batch
 
 Background: TypeAlias = Literal["mean", "white", "blur"]
 
@@ -140,6 +140,7 @@ def _cut_each(
     Raises:
         ValueError: there are not as many lists of detections as photos, or a box leaves its photo.
     """
+    check_batch(images)
     if len(images) != len(detections):
         raise ValueError(f"a cropper wants one list of detections per photo: {len(images)} != {len(detections)}")
     for image, of_image in zip(images, detections, strict=True):

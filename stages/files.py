@@ -54,6 +54,16 @@ def check_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "not a regular file")
 
 
+def check_several(paths: object) -> None:
+    """Refuse a single path where several are wanted: a text would be taken for a list of its characters.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"wanted several paths, got a single one; put it in a list: [{os.fsdecode(paths)!r}]")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a UTF-8 text file with line feeds, atomically; bytes of file names that are not UTF-8 become escapes.
 

@@ -25,7 +25,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from stages import decode_pool, formats, srgb
 from stages.errors import ImageError
-from stages.files import OUTPUT_MARK, replacing
+from stages.files import OUTPUT_MARK, check_several, replacing
 from stages.formats import FORMATS, MAX_PIXELS, MAX_SIDE
 from stages.types import Box, Image
 
@@ -46,9 +46,20 @@ SUFFIXES: Final = frozenset(
 OUT_OF_MEMORY: Final = "does not fit into memory"
 _TRUNCATED: Final = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
 _SYSTEM_FOLDERS: Final = frozenset(
-    {"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+    {
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "@tmp",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+        "$recycle.bin",
+    }
+    | {"recycler", "network trash folder", "temporary items", "system volume information", "lost+found"}
 )
-"""Folders of thumbnails, deleted files and the like that desktop and NAS systems create everywhere."""
+"""Folders of thumbnails, deleted files and the like that desktop and NAS systems create everywhere, in lower case."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,9 +129,14 @@ def enough_px(input_px: int) -> int:
 def _read(source: str | os.PathLike[str] | bytes, at_least_px: int | None, max_pixels: int | None = None) -> Photo:
     if at_least_px is not None and at_least_px < 1:
         raise ValueError(f"at_least_px is at least 1, got {at_least_px}; None reads at full size")
-    if not decode_pool.is_isolated():
-        return decode_in_process(source, at_least_px, max_pixels)
-    return Photo(*decode_pool.decode(source, at_least_px, max_pixels))
+    try:
+        if not decode_pool.is_isolated():
+            return decode_in_process(source, at_least_px, max_pixels)
+        return Photo(*decode_pool.decode(source, at_least_px, max_pixels))
+    except ImageError as error:
+        if not isinstance(source, bytes) and re.match(r"https?:/", os.fsdecode(source)):
+            raise ImageError("is an address; download the photo first, photos are read from files only") from error
+        raise
 
 
 def decode_in_process(
@@ -273,6 +289,7 @@ def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     photo or cannot be listed is yielded too, so that reading it reports why. Links are followed, but never back into a
     parent folder.
     """
+    check_several(sources)
     for source in sources:
         path = Path(source)
         if _is_folder(path):
@@ -307,8 +324,8 @@ def _walk_folder(root: Path) -> Iterator[Path]:
 def _listing(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the names of a folder, sorted, and whether to enter them; a folder named like a photo comes as both."""
     with os.scandir(folder) as entries:
-        shown = (entry for entry in entries if not entry.name.startswith(".") and entry.name not in _SYSTEM_FOLDERS)
-        names = sorted((entry.name, _is_folder(entry)) for entry in shown)
+        shown = (entry for entry in entries if not entry.name.startswith("."))
+        names = sorted((one.name, _is_folder(one)) for one in shown if one.name.lower() not in _SYSTEM_FOLDERS)
     for name, is_folder in names:
         if _is_photo_name(name):
             yield name, False

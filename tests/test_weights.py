@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_what_is_saved_comes_back_in_halves(tmp_path: Path) -> None:
     assert back.tensors["n"].tolist() == [3]
     with pytest.raises(WeightsError, match="does not say its 'crop'"):
         back.describes("crop")
+
+
+def test_metadata_may_name_files_of_any_bytes_and_paths_may_be_text(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    weights.save(str(path), {"a": torch.ones(2, 2)}, {"data": os.fsdecode(b"photos\xe9")})
+    assert weights.read(str(path)).describes("data") == r"photos\udce9"
+    with pytest.raises(WeightsError, match="rename it"):
+        weights.read(path.rename(tmp_path / os.fsdecode(b"net\xe9.safetensors")))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0])

@@ -84,7 +84,7 @@ def load(name: str) -> Checkpoint:
     return checkpoint
 
 
-def read(path: Path, name: str | None = None) -> Checkpoint:
+def read(path: Path | str, name: str | None = None) -> Checkpoint:
     """Read a checkpoint that :func:`save` wrote, or any safetensors file.
 
     Raises:
@@ -93,6 +93,11 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
     import torch  # noqa: PLC0415  not needed to list what there is
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
+    path = Path(path)
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"weights {path} cannot be read: safetensors wants a path in UTF-8; rename it") from error
     try:
         _check_header(path)
         with path.open("rb") as file:
@@ -113,8 +118,10 @@ def read(path: Path, name: str | None = None) -> Checkpoint:
     return Checkpoint(name or path.stem, tensors | floats, dict(metadata), sha256)
 
 
-def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def save(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """Write tensors in float16 with their metadata, atomically, and return the file's sha256.
+
+    Bytes in the metadata that are not UTF-8, as in a file name, become escapes.
 
     Raises:
         WeightsError: a value is not finite, or not in float16.
@@ -122,6 +129,8 @@ def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> st
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
+    path = Path(path)
+    metadata = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in metadata.items()}
     halves = {
         key: (tensor.detach().to(torch.float16) if tensor.is_floating_point() else tensor.detach()).contiguous()
         for key, tensor in tensors.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -41,54 +42,63 @@ _PHOTO_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", 
 
 
 class PathArgument(click.Path):
-    """A path; an empty one, such as an unset variable gives, is not the current folder but a mistake."""
+    """A path, spelled as the file is; an empty one, such as an unset variable gives, is refused."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        if not os.fspath(value):
+        from stages.files import existing_spelling
+
+        name = os.fspath(value)
+        if not name:
             self.fail("It is empty; name a file or a folder.", param, ctx)
-        return super().convert(value, param, ctx)
+        if name == "-" and not self.allow_dash:
+            self.fail("- stands for neither standard input nor output here; name a file or a folder.", param, ctx)
+        return super().convert(existing_spelling(Path(name)), param, ctx)
 
 
 class PhotoArgument(PathArgument):
     """A photo, a folder or a table, which may be missing: a missing photo has an error line of its own."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, spelled as the file is."""
-        from stages.files import existing_spelling
-
+        """Return the path."""
         if re.match(r"\w+://", str(value)):
             self.fail(f"{value} is an address; download the photo first, photos are read from files only.", param, ctx)
-        return existing_spelling(super().convert(value, param, ctx))
+        return super().convert(value, param, ctx)
 
 
 ANYWHERE = PhotoArgument()
+ANYWHERE_OR_LIST = PhotoArgument(allow_dash=True)
 FILE_IN = PathArgument(exists=True, dir_okay=False)
 FILE_OUT = PathArgument(dir_okay=False)
 FOLDER = PathArgument(file_okay=False)
 EXISTING = PathArgument(exists=True)
 
 
-def _listed(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def listed(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """Replace ``-`` by the paths that standard input lists, one per line or separated by null bytes."""
+    from stages.files import existing_spelling
+
     if Path("-") not in paths:
         return paths
     data = sys.stdin.buffer.read() if sys.stdin else b""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
+        data = data.decode("utf-16", "replace").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
     if data.startswith(_PHOTO_MAGIC):
         raise click.BadParameter(
             "Standard input is a photo, not a list of photos; name its file instead.", ctx, parameter
         )
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
-    stdin = [Path(os.fsdecode(name)) for name in names if name.strip()]
+    stdin = [existing_spelling(Path(os.fsdecode(name))) for name in names if name.strip()]
     return tuple(path for each in paths for path in (stdin if each == Path("-") else [each]))
 
 
 def photos_argument(name: str = "photos", metavar: str = "PHOTO...") -> Callable[[F], F]:
     """Photos and folders of photos, ``-`` for a list on standard input."""
-    return click.argument(name, metavar=metavar, nargs=-1, required=True, type=ANYWHERE, callback=_listed)
+    return click.argument(name, metavar=metavar, nargs=-1, required=True, type=ANYWHERE_OR_LIST, callback=listed)
 
 
 def _choice(names: Iterable[str], more: str = "") -> str:
@@ -329,7 +339,12 @@ def figure_options(command: Callable[..., R]) -> Callable[..., R]:
 
     return combined(
         click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
-        click.option("--json", "json_file", type=FILE_OUT, help="Write the figures as JSON; - for standard output."),
+        click.option(
+            "--json",
+            "json_file",
+            type=PathArgument(dir_okay=False, allow_dash=True),
+            help="Write the figures as JSON; - for standard output.",
+        ),
         overwrite_option,
     )(run)
 

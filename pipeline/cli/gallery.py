@@ -153,16 +153,17 @@ def rebuild(folder: Path) -> None:
 
 @gallery.command()
 @_folder
+@click.option("--photos", is_flag=True, help="Check that no photo has changed since it was indexed, too.")
 @friendly
-def verify(folder: Path) -> None:
+def verify(folder: Path, photos: bool) -> None:
     """Check every row and vector of GALLERY against its checksum, and against each other; exit 1 if unsound."""
     from pipeline.gallery import Gallery
-    from pipeline.integrity import moved_photos
+    from pipeline.integrity import changed_photos, moved_photos
     from pipeline.integrity import verify as problems_of
 
     problems = problems_of(folder)
     for problem in problems:
-        click.echo(problem)
+        click.echo(printable(problem))
     if problems:
         click.echo(f"gallery {folder} is unsound", err=True)
         sys.exit(SOME_FAILED)
@@ -170,7 +171,11 @@ def verify(folder: Path) -> None:
     moved = moved_photos(opened)
     if moved:
         click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
+    changed = changed_photos(opened) if photos else []
+    for photo in changed:
+        click.echo(f"{printable(photo)} has changed since it was indexed; index the catalogue again")
     click.echo(f"gallery {folder} is sound: generation {opened.manifest.generation}", err=True)
+    sys.exit(SOME_FAILED if changed else 0)
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FOLDER, PACE, config_options, friendly, printable
+from pipeline.cli.common import ANYWHERE_OR_LIST, FOLDER, PACE, config_options, friendly, listed, printable
 from pipeline.cli.progress import Progress
 from stages.types import WHOLE
 
 if TYPE_CHECKING:
-    from pipeline.catalogue import Tally
+    from pipeline.catalogue import IndexRun, Tally
     from pipeline.pipeline import Analysis
 
 
@@ -29,7 +29,7 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.argument("sources", metavar="SOURCE...", nargs=-1, type=ANYWHERE)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, type=ANYWHERE_OR_LIST, callback=listed)
 @click.option("--item-pattern", metavar="REGEX", callback=_pattern,
               help="Finds the item id in a file name (its group 1).")  # fmt: skip
 @click.option("--kind-column", metavar="NAME",
@@ -100,10 +100,7 @@ def index(
     for source in run.sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
-    notes: list[str] = []
-    total = sum(1 for _ in read_catalogue(run.sources, run.pattern, notes.append))
-    for note in notes:
-        click.echo(printable(note), err=True)
+    total = _count_photos(run)
     with _removed_if_empty(folder), writing(folder):
         gallery, pipeline, config = open_or_create(folder, settings | run.given, vectors)
         note_run(folder, run)
@@ -129,6 +126,32 @@ def index(
     for note in gallery.notes():
         click.echo(printable(note), err=True)
     sys.exit(progress.status())
+
+
+def _count_photos(run: IndexRun) -> int:
+    """Count the catalogue's photos, and print what is to be noted.
+
+    Raises:
+        ValueError: the column of kinds does not exist.
+    """
+    from pipeline.catalogue import read_catalogue
+    from pipeline.config import suggestion
+
+    notes, count, columns = list[str](), 0, dict[str, None]()
+    for photo in read_catalogue(run.sources, run.pattern, notes.append):
+        count += 1
+        columns.update(dict.fromkeys(name for name, _ in photo.metadata))
+    for note in notes:
+        click.echo(printable(note), err=True)
+    wanted = run.kind_column
+    if wanted and _plain(wanted) not in map(_plain, columns):
+        known = ", ".join(columns) or "no further columns"
+        raise ValueError(f"no item has a value in a column {wanted!r}{suggestion(wanted, columns)}; there are {known}")
+    return count
+
+
+def _plain(column: str) -> str:
+    return column.casefold().replace(" ", "_")
 
 
 def _reporter(progress: Progress) -> Callable[[Tally], None]:
@@ -159,9 +182,8 @@ def _echo_absent(tally: Tally, *, prune: bool) -> None:
     if tally.pruned:
         click.echo(f"removed because no longer in the catalogue: {plural(tally.pruned, 'photo')}", err=True)
     if tally.absent:
-        hint = (
-            "none was removed, because some lines could not be read" if prune else "--prune removes what is not in it"
-        )
+        kept = "none was removed, because the catalogue has no photos, or a line or folder of it could not be read"
+        hint = kept if prune else "--prune removes what is not in it"
         click.echo(f"no longer in the catalogue: {plural(tally.absent, 'photo')}; {hint}", err=True)
 
 

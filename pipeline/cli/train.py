@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import FOLDER, combined, device_option, friendly, isolate_option
+from pipeline.cli.common import ANYWHERE, EXISTING, FOLDER, combined, device_option, friendly, isolate_option
 
 if TYPE_CHECKING:
     from pipeline.training import Progress, Run
-
-EXISTING = click.Path(exists=True)
 
 
 @click.group()
@@ -58,9 +56,9 @@ _run_options = combined(
 @_run_options
 @friendly
 def detector(
-    data: tuple[str, ...],
+    data: tuple[Path, ...],
     output: Path,
-    val: tuple[str, str] | None,
+    val: tuple[Path, Path] | None,
     start: str | None,
     changes: Sequence[str],
     workers: int,
@@ -87,7 +85,7 @@ def detector(
     settings, paths = _settings(DetectorPlan, data, start, given, changes)
     if paths:
         settings["train"] = _pairs(paths)
-    chosen = {"val": list(val or ()), "labels": [name for value in labels for name in comma_separated(value)]}
+    chosen = {"val": list(map(str, val or ())), "labels": [name for value in labels for name in comma_separated(value)]}
     settings |= {key: value for key, value in chosen.items() if value}
     training = settings["training"]
     if isinstance(training.get("lr"), float) and "lr_backbone" not in training:
@@ -97,8 +95,8 @@ def detector(
 
 
 @train.command()
-@click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [SOURCE]...")
-@click.option("--val", multiple=True, metavar="SOURCE",
+@click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [SOURCE]...", type=ANYWHERE)
+@click.option("--val", multiple=True, metavar="SOURCE", type=ANYWHERE,
               help="Validate with this, instead of a share that is held out; repeatable.")  # fmt: skip
 @click.option("--steps", type=int, help="Length of the run.  [default: 1000]")
 @click.option("--batch-size", type=int, help="Photos in a batch.  [default: 64]")
@@ -107,9 +105,9 @@ def detector(
 @_run_options
 @friendly
 def embedder(
-    data: tuple[str, ...],
+    data: tuple[Path, ...],
     output: Path,
-    val: tuple[str, ...],
+    val: tuple[Path, ...],
     start: str | None,
     changes: Sequence[str],
     workers: int,
@@ -137,7 +135,7 @@ def embedder(
     from pipeline.recipes import build, given_keys
 
     settings, paths = _settings(EmbedderPlan, data, start, given, changes)
-    settings |= {key: value for key, value in {"train": paths, "val": list(val)}.items() if value}
+    settings |= {key: value for key, value in {"train": paths, "val": list(map(str, val))}.items() if value}
     device = _device(device, settings["training"])
     plan = build(EmbedderPlan, settings).with_start(given_keys(settings))
     run = EmbedderRun(plan, output, device, skip_bad=skip_bad, note=_note)
@@ -147,23 +145,23 @@ def embedder(
 
 
 def _settings(
-    plan: type, data: Sequence[str], start: str | None, given: dict[str, Any], changes: Sequence[str]
+    plan: type, data: Sequence[Path], start: str | None, given: dict[str, Any], changes: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the settings of the recipe, if one is among the arguments, with all changes, and the other arguments."""
     from pipeline.plots import require_matplotlib
     from pipeline.recipes import assign, read_recipe
 
     require_matplotlib()
-    recipes = [one for one in data if one.endswith(".toml")]
+    recipes = [one for one in data if one.suffix == ".toml"]
     if len(recipes) > 1:
-        raise ValueError(f"wanted one recipe, got {' and '.join(recipes)}")
-    settings = read_recipe(Path(recipes[0])) if recipes else {}
+        raise ValueError(f"wanted one recipe, got {' and '.join(map(str, recipes))}")
+    settings = read_recipe(recipes[0]) if recipes else {}
     if start:
         settings["start"] = start
     for change in (*(f"{key}={value}" for key, value in given.items() if value is not None), *changes):
         assign(settings, plan, change)
     settings.setdefault("training", {})
-    return settings, [one for one in data if not one.endswith(".toml")]
+    return settings, [str(one) for one in data if one not in recipes]
 
 
 def _pairs(paths: Sequence[str]) -> list[list[str]]:

@@ -6,8 +6,8 @@ compare; ``and``, ``or``, ``not`` and parentheses combine. A row without a value
 it, and so fulfils the ``not`` of each.
 
 An item id and a file name are compared exactly, other text without regard to case. A bare number compares as an exact
-decimal with the numbers of a catalogue's column: ``50€`` and ``49,90`` are numbers, ``007`` is text, and so is ``1,299``,
-whose comma can mean two things.
+decimal with the numbers of a catalogue's column: ``50€`` and ``49,90`` are numbers, ``007`` is text, and so are ``1,299``
+and ``1.299 €``, whose mark can mean two things.
 """
 
 from __future__ import annotations
@@ -48,17 +48,23 @@ _GROUPS: Final = re.compile(
     r"(?P<whole>[+-]?\d{1,3}(?P<mark>[.,'’ \u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*)(?:(?P<point>[.,])(?P<cents>\d+))?",
     re.ASCII,
 )
+_THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
 _SIGNS: Final = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _WANTED: Final = "wanted = != < <= > >= between, in (a, b), contains, like or is null after a column"
 _PRECISE: Final = Context(prec=200)
 
 
 class Filter(NamedTuple):
-    """A filter as an SQL expression over the table of photos, and the catalogue's columns whose numbers it orders."""
+    """A filter as an SQL expression over the table of photos.
+
+    ``ordered`` are the catalogue's columns whose numbers it orders, ``texts`` those whose texts it orders without
+    quotes, each with the text.
+    """
 
     sql: str
     parameters: tuple[str, ...]
     ordered: tuple[str, ...]
+    texts: tuple[tuple[str, str], ...]
 
 
 class _Value(NamedTuple):
@@ -88,6 +94,7 @@ class _Compiler:
         self._values: list[_Value] = []
         self._parameters: list[str] = []
         self._ordered: dict[str, None] = {}
+        self._texts: list[tuple[str, str]] = []
         self._comparisons = 0
 
     def filter(self) -> Filter:
@@ -107,7 +114,7 @@ class _Compiler:
             description = str((getattr(error, "errors", None) or [{}])[0].get("description") or "a part")
             missing = "a column, a value or a comparison" if description.startswith("Required") else description
             self._refuse(f"it lacks something or has too much: {missing}")
-        return Filter(condition, tuple(self._parameters), tuple(self._ordered))
+        return Filter(condition, tuple(self._parameters), tuple(self._ordered), tuple(self._texts))
 
     def _tokens(self) -> Iterator[str]:
         """Yield the filter's structure in SQL; names and values are replaced by numbered identifiers."""
@@ -211,6 +218,8 @@ class _Compiler:
         if column not in BUILT_IN and not value.quoted and number(value.text) is not None:
             self._ordered[column] = None
             return f"ifnull(compare({sql}, {self._parameter(value.text)}) {sign} 0, 0)"
+        if not value.quoted and column not in BUILT_IN:
+            self._texts.append((column, value.text))
         return f"ifnull(fold({sql}) {sign} {self._parameter(_fold(value.text))}, 0)"
 
     def _column(self, name: str) -> str:
@@ -250,7 +259,7 @@ def number(text: str) -> Decimal | None:
         return None
     bare = _AROUND.sub("", text).replace("\N{MINUS SIGN}", "-").strip()
     if _PLAIN.fullmatch(bare):
-        return Decimal(bare)
+        return None if bare != text.strip() and can_mean_thousands(bare) else Decimal(bare)
     if _COMMA.fullmatch(bare):
         return Decimal(bare.replace(",", "."))
     groups = _GROUPS.fullmatch(bare)
@@ -259,6 +268,11 @@ def number(text: str) -> Decimal | None:
     if groups["mark"] in ".," and not groups["point"] and groups["whole"].count(groups["mark"]) < 2:
         return None  # 1,299 can mean two things
     return Decimal(groups["whole"].replace(groups["mark"], "") + "." + (groups["cents"] or "0"))
+
+
+def can_mean_thousands(text: str) -> bool:
+    """Return whether the point of a number may group digits rather than start decimals, as in ``1.299``."""
+    return _THOUSANDS.fullmatch(text) is not None
 
 
 def _text(value: str | bytes) -> str:

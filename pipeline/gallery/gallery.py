@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.config import build_index, trust
 from pipeline.gallery import store
-from pipeline.gallery.filters import BUILT_IN, METADATA, compile_filter, number
+from pipeline.gallery.filters import BUILT_IN, METADATA, can_mean_thousands, compile_filter, number
 from pipeline.gallery.graphs import GraphCache
 from pipeline.gallery.search import Searcher, match_items, near_duplicates
 from pipeline.gallery.store import Manifest, Row, Store, is_gallery, writing
@@ -205,6 +205,11 @@ class Gallery:
                 notes.append(
                     f"{others} of {numbers + others} values of the column {name!r} are not numbers, such as {example!r}"
                 )
+            if name not in BUILT_IN and numbers:
+                notes += [
+                    f"the point of {value!r} in the column {name!r} is taken for a decimal point, not for thousands"
+                    for value in list(filter(can_mean_thousands, self.values(name)))[:1]
+                ]
         return notes
 
     # -- changes
@@ -443,6 +448,7 @@ class Gallery:
             names = {name: column for name, column in self._store.names.items() if columns is None or name in columns}
             compiled = compile_filter(where, names)
             self._check_numbers(compiled.ordered)
+            self._check_texts(compiled.texts)
             sql, parameters = f"{sql} AND {compiled.sql}", [*parameters, *compiled.parameters]
         self._store.verify_rows(self.ids)
         return self._store.select(sql, parameters)
@@ -459,6 +465,15 @@ class Gallery:
             if others:
                 _log.warning("%d of %d values of the column %r are not numbers, such as %r: a filter leaves them out",
                              others, numbers + others, name, example)  # fmt: skip
+
+    def _check_texts(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Refuse to order a column of numbers by a text without quotes, such as a misspelled price."""
+        for name, text in texts:
+            numbers, others, _ = self._numbers(name)
+            if numbers > others:
+                raise ValueError(
+                    f"column {name!r} holds numbers, and {text[:40]!r} is not one; put it in quotes to compare as text"
+                )
 
     def _numbers(self, column: str) -> tuple[int, int, str]:
         """Return how many values of a column are numbers, how many are not, and one that is not."""

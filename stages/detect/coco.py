@@ -31,7 +31,7 @@ from stages.detect.annotations import (
     to_rle,
 )
 from stages.errors import CatalogueError, ImageError
-from stages.files import read_whole
+from stages.files import existing_spelling, read_whole
 from stages.formats import header_size
 from stages.images import MAX_PIXELS, MAX_SIDE
 from stages.problems import Problem, brief
@@ -48,7 +48,7 @@ _CLEARLY_NEARER: Final = 0.05  # to the middle of their photos, as a share of th
 
 
 def read_annotations(
-    path: Path, photos: Path, labels: Sequence[str] = LABELS, *, check_images: bool = True
+    path: Path | str, photos: Path | str, labels: Sequence[str] = LABELS, *, check_images: bool = True
 ) -> Annotations:
     """Read a COCO instances file; masks may be polygons, run lengths or missing, and crowds are left out.
 
@@ -62,6 +62,7 @@ def read_annotations(
         CatalogueError: it is not a COCO instances file, there is no such folder, or no category is one of the labels.
             All other problems are in :attr:`Annotations.problems`.
     """
+    path, photos = Path(path), Path(photos)
     coco = _load(path)
     if check_images and not photos.is_dir():
         raise CatalogueError(f"{photos} is not a folder; wanted the folder with the photos of {path}")
@@ -85,6 +86,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
         coco = json.loads(read_whole(path, MAX_FILE_BYTES))
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"{path} is not JSON in UTF-8; if it is JSON in another encoding, save it as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CatalogueError(f"{path} is not a COCO instances file: it is not JSON ({error})") from error
     missing = [name for name in _LISTS if not isinstance(coco, dict) or not isinstance(coco.get(name), list)]
@@ -316,7 +321,7 @@ def _quoted(value: object) -> str:
 
 
 def _file_name(record: object, folder: Path) -> str:
-    """Return the file name of an image record, relative to the photos folder.
+    """Return the file name of an image record, relative to the photos folder, spelled as the file is.
 
     A path that leads into the folder is accepted too: what ``detect --coco`` writes are the paths of its photos.
     """
@@ -327,9 +332,9 @@ def _file_name(record: object, folder: Path) -> str:
     outside = path.is_absolute() or ".." in path.parts
     with suppress(OSError, ValueError):
         if outside or not (folder / path).exists():
-            whole = Path(path).resolve()
-            if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
-                return str(whole.relative_to(folder.resolve()))
+            for whole in (Path(path).resolve(), existing_spelling(folder / path).resolve()):
+                if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
+                    return str(whole.relative_to(folder.resolve()))
     if outside:
         what = f"wanted a path within the photos folder, got {brief(name)}"
         raise AnnotationError(AnnotationIssue.PHOTO_OUTSIDE, what)

@@ -93,9 +93,9 @@ class Calibration:
             )
         return self
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the calibration to a JSON file."""
-        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_whole(Path(path), json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
@@ -205,7 +205,7 @@ def calibration_path(checkpoint: Path) -> Path:
 
 
 def find_calibration(
-    fingerprint: str, file: Path | None = None, checkpoint: Path | None = None, embedder: str = ""
+    fingerprint: str, file: Path | str | None = None, checkpoint: Path | str | None = None, embedder: str = ""
 ) -> Calibration | None:
     """Return the given calibration, else the one beside the weights if it was made with these weights, else None.
 
@@ -220,7 +220,7 @@ def find_calibration(
     """
     if file:
         return Calibration.read(file).require(fingerprint)
-    path = calibration_path(checkpoint) if checkpoint else weights.FOLDER / f"{embedder}{SUFFIX}"
+    path = calibration_path(Path(checkpoint)) if checkpoint else weights.FOLDER / f"{embedder}{SUFFIX}"
     calibration = Calibration.read(path) if path.exists() else None
     return calibration if calibration and calibration.fingerprint == fingerprint else None
 

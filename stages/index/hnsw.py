@@ -111,12 +111,13 @@ class HnswIndex:
         np.clip(similarities, -1, 1, out=similarities)  # rounding had gone beyond: now some are equal, and out of order
         return merge(no_neighbors(len(queries), k), found)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the index to a file, whole or not at all.
 
         Raises:
             GalleryError: the file cannot be written.
         """
+        path = Path(path)
         part = path.with_name(path.name + ".part")
         try:
             self._graph.save_index(os.fsencode(part))  # reports no failure, hence the size is compared
@@ -131,7 +132,7 @@ class HnswIndex:
         finally:
             part.unlink(missing_ok=True)
 
-    def load(self, path: Path, rows: NDArray[np.int64]) -> None:
+    def load(self, path: Path | str, rows: NDArray[np.int64]) -> None:
         """Restore what :meth:`save` wrote when these rows were live.
 
         hnswlib trusts every word of the file: load only what was saved on this machine, and has not changed since.
@@ -139,7 +140,7 @@ class HnswIndex:
         Raises:
             GalleryCorrupt: the file cannot be read, or does not hold the rows.
         """
-        graph = hnswlib.Index(space="ip", dim=self.dim)
+        path, graph = Path(path), hnswlib.Index(space="ip", dim=self.dim)
         try:
             graph.load_index(os.fsencode(path), max_elements=max(EXACT_BELOW, len(rows)))
             held = np.array(graph.get_ids_list(), np.int64)

@@ -103,12 +103,13 @@ class MilvusIndex:
             found.similarities[start : start + step, :wanted] = near.similarities
         return found
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write to a file which collection holds the rows; the collection stays from now on.
 
         Raises:
             GalleryError: the file cannot be written.
         """
+        path = Path(path)
         if self._collection is not None:
             self._ask(lambda: self._client.flush(self._collection))
         try:
@@ -118,12 +119,13 @@ class MilvusIndex:
         if self._drop_unsaved is not None:
             self._drop_unsaved.detach()
 
-    def load(self, path: Path, rows: Ids) -> None:
+    def load(self, path: Path | str, rows: Ids) -> None:
         """Restore what :meth:`save` wrote when these rows were live, as long as the server has its collection.
 
         Raises:
             GalleryCorrupt: the file does not name a collection of outfinder, or one that is gone.
         """
+        path = Path(path)
         try:
             collection = read_whole(path, 1000).decode()
         except (OSError, ValueError) as error:

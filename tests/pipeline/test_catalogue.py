@@ -194,6 +194,18 @@ def test_nothing_is_pruned_by_a_catalogue_with_unreadable_lines(shop: Path, gall
     assert len(gallery) == 2
 
 
+def test_nothing_is_pruned_by_a_catalogue_that_is_empty_or_holds_a_folder_that_is_no_photo(
+    shop: Path, gallery: Gallery
+) -> None:
+    index(gallery, shop)
+    (shop.parent / "unmounted").mkdir()
+    (shop.parent / "part").mkdir()
+    (shop.parent / "part" / "a.jpg").mkdir()
+    for name in ("unmounted", "part"):
+        tally = index(gallery, shop.parent / name, prune=True)
+        assert (tally.absent, tally.pruned) == (5, 0)
+
+
 def test_moved_photos_and_copies_are_in_the_catalogue(shop: Path, gallery: Gallery) -> None:
     index(gallery, shop)
     (shop / "copy").mkdir()

@@ -3,26 +3,39 @@
 import csv
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from unicodedata import normalize
 
+import numpy as np
 import pytest
 from cli_runs import DETECTOR, EMBEDDER, lines, run
 from conftest import draw
 
+from pipeline.catalogue import Indexing, read_catalogue
+from pipeline.config import Config
 from pipeline.gallery import Gallery
-from pipeline.search import open_gallery
+from pipeline.integrity import verify
+from pipeline.pipeline import Pipeline
+from pipeline.report import Report
+from pipeline.search import open_gallery, search_batch
+from pipeline.writers import Options, open_outputs
 from stages.crop import BoxCrop
 from stages.errors import GalleryMismatch
-from stages.images import write_jpeg
-from stages.testing import FakeEmbedder
+from stages.images import walk, write_jpeg
+from stages.index import HnswIndex
+from stages.testing import FakeDetector, FakeEmbedder
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("command", [("detect", ""), ("detect", "a.jpg", "-o", ""), ("index", "g", ""), ("index", "", "a"),
-                                     ("search", "g", ""), ("dedupe", ""), ("embed", "a.jpg", "-o", "")])  # fmt: skip
+                                     ("search", "g", ""), ("dedupe", ""), ("embed", "a.jpg", "-o", ""),
+                                     ("train", "embedder", "", "-o", "r"), ("train", "detector", "", "p", "-o", "r"),
+                                     ("train", "embedder", "a.csv", "--val", "", "-o", "r")])  # fmt: skip
 def test_empty_argument_is_not_the_current_folder(command: tuple[str, ...]) -> None:
     assert "It is empty" in run(*command, status=2).stderr
 
@@ -43,6 +56,28 @@ def test_dash_reads_a_list_of_photos_from_standard_input(street: Path) -> None:
     assert "is a photo, not a list of photos" in run("detect", "-", *DETECTOR, stdin=photo, status=2).stderr
 
 
+def test_list_is_read_in_the_encodings_of_windows_and_may_name_photos_to_index(tmp_path: Path, shop: Path) -> None:
+    names = [str(shop / "green.jpg"), str(shop / "blue.jpg")]
+    for number, encoding in enumerate(("utf-8-sig", "utf-16")):
+        text = "\r\n".join([*names, ""]).encode(encoding)
+        assert [line["photo"] for line in lines(run("detect", "-", *DETECTOR, stdin=text))] == names
+        told = run("index", tmp_path / f"g{number}", "-", *DETECTOR, *EMBEDDER, stdin=text).stderr
+        assert "2 items in 2 photos" in told
+
+
+def test_address_in_a_list_costs_itself_alone(street: Path) -> None:
+    text = f"https://shop.example/a.jpg\n{street / 'a two.jpg'}\n".encode()
+    address, photo = lines(run("detect", "-", *DETECTOR, stdin=text, status=1))
+    assert address["error"].startswith("is an address; download the photo first")
+    assert len(photo["garments"]) == 2
+
+
+@pytest.mark.parametrize("command", [("compare", "-", "a.jpg"), ("embed", "a.jpg", "-o", "-"), ("dedupe", ".", "-o", "-"),
+                                     ("detect", "a.jpg", "--coco", "-"), ("benchmark", "crops", "--data", "-")])  # fmt: skip
+def test_dash_is_refused_where_it_stands_for_nothing(command: tuple[str, ...]) -> None:
+    assert "- stands for neither standard input nor output here" in run(*command, status=2).stderr
+
+
 @pytest.mark.parametrize(
     ("command", "meant"),
     [
@@ -55,6 +90,23 @@ def test_dash_reads_a_list_of_photos_from_standard_input(street: Path) -> None:
 )
 def test_mistyped_name_is_answered_by_the_one_meant(command: tuple[str, ...], meant: str) -> None:
     assert meant in run(*command, status=2).stderr
+
+
+def test_kind_column_that_no_item_has_is_refused(tmp_path: Path, shop: Path) -> None:
+    (shop / "c.csv").write_text("item_id,image,Category\n1,green.jpg,hat\n")
+    command = ("index", tmp_path / "g", shop / "c.csv", *DETECTOR, *EMBEDDER, "--kind-column")
+    told = run(*command, "Categry", status=2).stderr
+    assert "no item has a value in a column 'Categry', did you mean 'Category'?; there are Category" in told
+    run(*command, "category")
+
+
+def test_pictures_are_not_written_among_files_of_others(tmp_path: Path, street: Path) -> None:
+    before = {path.name: path.read_bytes() for path in street.iterdir()}
+    for option in ("--crops", "--overlays"):
+        for more in ((), ("--overwrite",)):
+            told = run("detect", street, *DETECTOR, option, street, *more, status=2).stderr
+            assert "holds files that outfinder did not write" in told
+    assert {path.name: path.read_bytes() for path in street.iterdir()} == before
 
 
 def test_outputs_that_exist_are_replaced_only_when_asked(tmp_path: Path, street: Path, shop: Path) -> None:
@@ -142,6 +194,13 @@ def test_dedupe_keeps_every_column(tmp_path: Path, shop: Path) -> None:
     assert clean == [("1", "green.jpg", "5", "hat"), ("3", "blue.jpg", "7", "bag")]
 
 
+def damaged(gallery: Path) -> str:
+    """Return what is said about a gallery after a vector in it was changed."""
+    with closing(sqlite3.connect(gallery / "gallery.sqlite")) as database, database:
+        database.execute("UPDATE vectors SET digest = zeroblob(32)")
+    return run("gallery", "verify", gallery, status=1).stderr
+
+
 def test_names_of_any_bytes_work_in_every_command(tmp_path: Path, shop: Path) -> None:
     folder = tmp_path / os.fsdecode(b"f\xe9\xff")
     folder.mkdir()
@@ -163,8 +222,34 @@ def test_names_of_any_bytes_work_in_every_command(tmp_path: Path, shop: Path) ->
     )
     run("detect", folder, *DETECTOR, "-o", tmp_path / "d.csv", "--coco", tmp_path / "d.json", "--resume")
     run("embed", folder, *EMBEDDER, "-o", tmp_path / "v.npz")
+    run("search", tmp_path / "g", folder, "--report", tmp_path / "report")
+    run("compare", *sorted(folder.iterdir()), *EMBEDDER)
+    run("evaluate", "embedder", folder, shop, *EMBEDDER, "--trials", 9, "-o", folder / "page", "--json", "-")
+    run("gallery", "verify", tmp_path / "g", "--photos")
+    (tmp_path / "g").rename(folder / "g")
+    assert "is unsound" in damaged(folder / "g")
     run("dedupe", folder, "--hash-only", "-o", folder / "clean.csv")
     assert "1 items in 1 photos" in run("index", tmp_path / "clean", folder / "clean.csv", *DETECTOR, *EMBEDDER).stderr
+
+
+def test_folder_is_found_by_either_spelling_of_its_name(tmp_path: Path, shop: Path) -> None:
+    composed, decomposed = normalize("NFC", "größe"), normalize("NFD", "größe")
+    shop.rename(tmp_path / decomposed)
+    run("dedupe", tmp_path / composed, "--hash-only")
+    told = run("index", tmp_path / "g", tmp_path / composed, *DETECTOR, *EMBEDDER).stderr
+    assert "4 items in 5 photos" in told
+    assert run("train", "embedder", tmp_path / composed, "-o", tmp_path / "run", "--steps", 0, status=2).stderr
+
+
+def test_verify_names_photos_that_have_changed_since_they_were_indexed(tmp_path: Path, shop: Path) -> None:
+    run("index", tmp_path / "g", shop, *DETECTOR, *EMBEDDER)
+    run("gallery", "verify", tmp_path / "g", "--photos")
+    shutil.copy(shop / "blue.jpg", shop / "green.jpg")
+    (shop / "black.jpg").unlink()
+    run("gallery", "verify", tmp_path / "g")
+    told = run("gallery", "verify", tmp_path / "g", "--photos", status=1)
+    assert told.stdout == f"{shop / 'green.jpg'} has changed since it was indexed; index the catalogue again\n"
+    assert "1 photos are no longer where they were" in told.stderr
 
 
 @pytest.mark.parametrize("made_with", ["siamese", "siamese+kinds"])
@@ -176,6 +261,30 @@ def test_stage_that_cannot_match_is_refused_before_anything_is_loaded(
     monkeypatch.setattr("pipeline.search.build_embedder", lambda _: pytest.fail("it was loaded"))
     with pytest.raises(GalleryMismatch, match="was made with"):
         open_gallery(str(tmp_path / "g"), given)
+
+
+def test_paths_may_be_text_and_a_single_one_in_place_of_several_is_refused(
+    tmp_path: Path, shop: Path, street: Path
+) -> None:
+    gallery = Gallery.create(str(tmp_path / "g"), FakeEmbedder(), BoxCrop())
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), main_garment=True)
+    Indexing(gallery, pipeline, "fake")(read_catalogue([str(shop)]))
+    assert verify(str(tmp_path / "g")) == []
+    (batch,) = pipeline.batches([str(street / "a two.jpg")])
+    (result,) = search_batch(Gallery.open(str(tmp_path / "g")), batch, 1)
+    with open_outputs(
+        str(tmp_path / "a.jsonl"), {"coco": str(tmp_path / "a.json")}, Options(labels=FakeDetector.labels)
+    ) as outputs:
+        outputs.write(result)
+    with Report(str(tmp_path / "report")) as report:
+        report.add(result, None)
+    index = HnswIndex(2)
+    index.save(str(tmp_path / "a.index"))
+    index.load(str(tmp_path / "a.index"), np.zeros(0, np.int64))
+    assert Config(embedder_weights="a.safetensors").embedder_weights == Path("a.safetensors")
+    for one in (walk, read_catalogue, pipeline):
+        with pytest.raises(TypeError, match="put it in a list"):
+            next(iter(one(str(shop))))
 
 
 def python(code: str, folder: Path, *path: Path) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,7 @@ from stages.embed.network import SiameseNetwork
 from stages.embed.sampling import Batch
 from stages.embed.siamese import PairVerifier, SiameseEmbedder
 from stages.embed.training import EmbedderTrainer, Validator
+from stages.images import walk
 from stages.testing import check_embedder
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +213,7 @@ def test_an_embedder_is_trained_resumed_and_used(items: Path, tmp_path: Path) ->
     run("embed", items, "-o", tmp_path / "v.npz", "--embedder-weights", folder / "weights.safetensors")
     assert np.load(tmp_path / "v.npz")["vectors"].shape == (24, 8)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert folder / "curves.png" not in walk([folder.parent]), "it is no photo of the folder above"
     curves = json.loads((folder / "curves.json").read_text())
     assert [line["step"] for line in curves["validation"]] == [2, 4]
     other = settings(margin=0.3, loss__name="triplet")
@@ -360,6 +362,12 @@ def test_an_embedder_that_cannot_be_trained_is_one_line(
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+def test_a_recipe_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes('about = "grün"'.encode("cp1252"))
+    told = run("train", "embedder", tmp_path / "recipe.toml", "-o", tmp_path / "run", status=2).stderr
+    assert "save it as UTF-8" in told
+
+
 def test_bad_photos_are_reported_before_training_starts(tmp_path: Path) -> None:
     for number in range(6):
         write(tmp_path / "bad" / f"item{number}", "a.jpg", "b.jpg", seed=number)
@@ -376,7 +384,7 @@ def test_bad_photos_are_reported_before_training_starts(tmp_path: Path) -> None:
 def test_a_detector_is_trained_by_a_recipe_resumed_and_used(street: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'architecture = "fasterrcnn_mobilenet_v2"\ninput_px = 96\ntrain = [["{street[0]}", "{street[1]}"]]\n'
-                      '[training]\nrounds = 1\nprecision = "float32"\n')  # fmt: skip
+                      '[training]\nrounds = 1\nprecision = "float32"\n', encoding="utf-8-sig")  # fmt: skip
     arguments = (recipe, "--val", *street, "-o", tmp_path / "run", "--workers", 0)
     told = run("train", "detector", *arguments).stderr
     assert "garments in 4 photos can be used" in told

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -267,6 +268,18 @@ class TestOwnPhotos:
         compared = benchmark_crops([load_photos(table)], fake_stages(), **FAST)
         assert not any("mask" in row.first.crops for row in compared.figures), "one garment has none"
 
+    def test_any_spreadsheets_table_and_spelling_will_do(self, tmp_path: Path) -> None:
+        table = write_table(tmp_path)
+        (tmp_path / "0-0.jpg").rename(tmp_path / normalize("NFD", "größe.jpg"))
+        text = table.read_text().replace("0-0.jpg", normalize("NFC", "größe.jpg"))
+        header, rows = text.split("\n", 1)
+        table.with_suffix(".tsv").write_text(f"{header.title()}\n{rows}".replace(",", "\t"), encoding="utf-16")
+        data, other = load_photos(str(table.with_suffix(".tsv"))), load_photos(write_table(tmp_path / "other"))
+        assert data.problems == ()
+        assert [(one.item, one.label, one.unit) for one in data.examples] == [
+            (one.item, one.label, one.unit) for one in other.examples
+        ]
+
     def test_roles_and_units_are_columns(self, tmp_path: Path) -> None:
         write_table(tmp_path)
         table = tmp_path / "roles.csv"
@@ -290,6 +303,7 @@ class TestOwnPhotos:
         [
             ("0-0.jpg,1 2 3,,a,top", "a box is four numbers"),
             ("0-0.jpg,1 2 3 999,,a,top", "is not within its photo of 64x64"),
+            ("0-0.jpg,0.1 0.2 0.5 0.9,,a,top", "lies within one pixel"),
             ("0-0.jpg,,none.jpg,a,top", "none.jpg was not found"),
             ("0-0.jpg,,small.jpg,a,top", "the mask small.jpg is 10x10, its photo 64x64"),
             ("0-0.jpg,0 0 4 4,mask.jpg,a,top", "no white pixel in the box"),

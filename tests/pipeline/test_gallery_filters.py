@@ -116,6 +116,8 @@ def test_a_filter_lets_through(gallery: Gallery, text: str, rows: list[int]) -> 
         ("price in (" + ",".join(["1"] * 9000) + ")", "more than 2000 values"),
         ("price = " + "1" * 30_000, "at most 20000 characters"),
         ("category < 3", "no numbers to compare with, its values are such as 'Boots'"),
+        ("price < 50EURO", "column 'price' holds numbers, and '50EURO' is not one; put it in quotes"),
+        ("price < 1.299€", "'1.299€' is not one"),
         ("shade = 3", "no column 'shade'; there are item, photo, label, found, detector, category"),
     ],
 )
@@ -140,6 +142,16 @@ def test_values_that_are_not_numbers_are_reported(gallery: Gallery, caplog: pyte
     assert "1 of 4 values of the column 'price' are not numbers, such as 'ask'" in notes
     assert "column 'label' is metadata.label in filters" in notes
     assert "cost" not in notes
+
+
+def test_a_point_that_can_mean_thousands_is_noted_and_dates_are_ordered_as_text(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    values = [(("price", "1.299"), ("since", "2024-01-31")), (("price", "49"), ("since", "2024-12-01"))]
+    gallery.add([replace(row(str(place), "p"), metadata=one) for place, one in enumerate(values)], vectors(0, 1))
+    assert gallery.notes() == [
+        "the point of '1.299' in the column 'price' is taken for a decimal point, not for thousands"
+    ]
+    assert chosen(gallery, "since > 2024-02-01") == [1]
 
 
 def test_a_filter_names_no_other_columns_than_its_author_may(gallery: Gallery) -> None:
@@ -254,7 +266,7 @@ def test_like_is_what_naive_matching_says(pattern: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("5", "5"), ("-3.50", "-3.50"), (".5", "0.5"), ("1.299", "1.299"), ("1,299", None), ("1.299.000", "1299000"),
+        ("5", "5"), ("-3.50", "-3.50"), (".5", "0.5"), ("1.299", "1.299"), ("1,299", None), ("1.299 €", None), ("€1.299", None), ("0.125 €", "0.125"), ("1.299.000", "1299000"),
         ("1,299,000", "1299000"), ("1 299,00", "1299.00"), ("1'299.00", "1299.00"), ("EUR 49,90", "49.90"),
         ("49.90 USD", "49.90"), ("49,90EUR", "49.90"), ("£5", "5"), ("5 kr", "5"), ("−5", "-5"), ("1e3", "1000"),
         ("007", None), ("24_01", None), ("2XL", None), ("38-40", None), ("nan", None), ("inf", None), ("٣", None),

@@ -123,6 +123,12 @@ def test_another_suffix_is_refused_and_nothing_is_created(tmp_path: Path, name: 
     assert not list(tmp_path.iterdir())
 
 
+def test_two_outputs_in_one_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same path"):
+        open_outputs(tmp_path / "a.jsonl", {"coco": tmp_path / "no" / ".." / "a.jsonl"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_has_a_row_per_match_garment_photo_and_error(tmp_path: Path) -> None:
     results = [SEARCHED, DETECTED, PhotoResult("empty.jpg", 5, 6), FAILED]
     lines = write(tmp_path / "a.csv", results, matches=True, metadata=["price", "label"])
@@ -154,12 +160,25 @@ def test_table_is_utf8_for_spreadsheets_and_runs_no_formula(tmp_path: Path) -> N
         "+1-1",
         "-5.50",
         "\tx",
+        "\n=1",
+        "＝1+1",
     ]
     write(tmp_path / "a.csv", [PhotoResult(name, 1, 1) for name in names])
     assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbfphoto,")
     with (tmp_path / "a.csv").open(encoding="utf-8-sig", newline="") as file:
         photos = [row["photo"] for row in csv.DictReader(file)]
-    assert photos == [names[0], r"caf\udce9.jpg", names[2], "'" + names[3], "'@x", "'+1-1", "-5.50", "'\tx"]
+    assert photos == [
+        names[0],
+        r"caf\udce9.jpg",
+        names[2],
+        "'" + names[3],
+        "'@x",
+        "'+1-1",
+        "-5.50",
+        "'\tx",
+        "'\n=1",
+        "'＝1+1",
+    ]
 
 
 @settings(deadline=None)

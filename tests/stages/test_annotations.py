@@ -3,9 +3,11 @@
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -330,6 +332,17 @@ def test_paths_that_lead_into_the_photos_folder_are_relative_to_it(
     assert [photo.file_name for photo in annotations.photos] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
+def test_file_names_meet_their_photos_in_any_spelling(folder: Path) -> None:
+    coco = valid()
+    (folder / "photos" / "straße").mkdir()
+    shutil.copy(folder / "photos" / "a.jpg", folder / "photos" / "straße" / normalize("NFD", "ä.jpg"))
+    coco["images"][0]["file_name"] = normalize("NFC", "straße\\ä.jpg")
+    coco["images"][1]["file_name"] = "..\\photos\\b.jpg"
+    annotations = read(folder, coco)
+    assert annotations.photos[0].file_name == normalize("NFD", "straße/ä.jpg")
+    assert annotations.problems == ()
+
+
 def test_many_problems_of_a_kind_are_counted(folder: Path) -> None:
     coco = valid()
     coco["annotations"] += [coco["annotations"][0]] * 33 + [coco["annotations"][0] | {"id": 99, "bbox": [1, 1, 0, 0]}]
@@ -362,7 +375,7 @@ def test_a_file_without_any_garment_is_an_error_even_if_problems_are_skipped(fol
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("\xff", "is not JSON"),
+        ("\xff", "is not JSON in UTF-8; .* save it as UTF-8"),
         ("[]", "has no list of images and annotations and categories"),
         ('{"images": [], "annotations": {}}', "has no list of annotations and categories"),
         (json.dumps(valid() | {"categories": []}), r"none of its categories \(there are none\)"),

@@ -354,7 +354,17 @@ def walked(root):
 def test_photos_of_a_folder_are_sorted_and_others_left_out(tmp_path):
     make(tmp_path, "b.jpg", "a.PNG", "c/z.webp", "c/a.jpeg", "B.gif", "d.tif", "notes.txt", "jpg", ".jpg", "x.jpg.part")
     make(tmp_path, ".hidden.jpg", ".git/a.jpg", "c/._a.jpeg", "Thumbs.db")
-    make(tmp_path, "__MACOSX/a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.jpg", "c/$RECYCLE.BIN/a.jpg")
+    make(
+        tmp_path,
+        "__MACOSX/a.jpg",
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "#recycle/a.jpg",
+        "c/$RECYCLE.BIN/a.jpg",
+        "$Recycle.Bin/S-1-5/a.jpg",
+        "@Recycle/a.jpg",
+        "@Recently-Snapshot/a.jpg",
+        "Network Trash Folder/a.jpg",
+    )
     assert walked(tmp_path) == ["B.gif", "a.PNG", "b.jpg", "c/a.jpeg", "c/z.webp", "d.tif"]
     make(tmp_path / "all", *(f"a{suffix}" for suffix in SUFFIXES), *(f"b{suffix.upper()}" for suffix in SUFFIXES))
     assert len(walked(tmp_path / "all")) == 2 * len(SUFFIXES)
