@@ -1,40 +1,40 @@
-"""Read catalogues, and add them to galleries: what is new or changed is embedded, everything else left alone."""
+"""Catalogues: read as datasets, or added to galleries, where only what is new or changed is embedded."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 from unicodedata import normalize
 
-from pipeline.config import Config, is_external
 from pipeline.gallery import Gallery, Row
 from pipeline.kinds import named_kind, with_named_kind
 from pipeline.pipeline import Analysis
 from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
+from stages.embed.data import Dataset, DatasetIssue, Sample
 from stages.embed.kinds import KindPart
-from stages.errors import GalleryError
-from stages.files import check_several, existing_spelling, read_whole, write_whole
+from stages.errors import CatalogueError
+from stages.files import check_several, existing_spelling
 from stages.images import MAX_BYTES, walk
 from stages.labels import OTHER
+from stages.problems import Problem
 
 REQUIRED: Final = ("item_id", "image")
 """The columns that a catalogue's table must have."""
 
+COLUMNS: Final = ("style", "label", "domain", "source")
+"""The columns of a catalogue, besides its item, that training and evaluation use."""
+
 SAVE_EVERY_S = 60.0
 """How often a long run saves: what a kill costs."""
-
-NOTE: Final = "unfinished.json"
-"""The file in a gallery's folder that describes the run in progress, until it has finished."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +104,36 @@ def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueE
             (name, normalize("NFC", cell)) for name, cell in row.cells.items() if name not in REQUIRED and cell
         )
         yield CatalogueEntry(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
+
+
+def open_set(paths: Sequence[Path], item_pattern: str = "", name: str = "items") -> Dataset:
+    """Return the photos of catalogues as a dataset, not read yet.
+
+    Args:
+        paths: tables with the columns item_id and image and perhaps :data:`COLUMNS`, folders with a sub-folder for each
+            item or class, and photos.
+        item_pattern: a regular expression that finds the item id in a file name.
+        name: of the dataset.
+
+    Raises:
+        CatalogueError: a source cannot be read as a whole, or there is no photo.
+        ValueError: the pattern is not a regular expression.
+    """
+    try:
+        pattern = re.compile(item_pattern) if item_pattern else None
+    except re.error as error:
+        raise ValueError(f"the item pattern {item_pattern!r} is not a regular expression: {error}") from error
+    samples, problems = [], []
+    for photo in read_catalogue(paths, pattern):
+        if photo.error is not None:
+            problems.append(Problem(DatasetIssue.ROW, str(photo.path), photo.error))
+        else:
+            cells = {name.casefold(): value for name, value in photo.metadata}
+            samples.append(Sample(photo.path, photo.item, *(cells.get(column, "") for column in COLUMNS)))
+    dataset = Dataset(name, tuple(samples), tuple(problems))
+    if not samples:
+        raise CatalogueError(f"{dataset.describe()}\nThere is no photo in {' '.join(map(str, paths))}.")
+    return dataset
 
 
 @dataclass(slots=True)
@@ -319,74 +349,6 @@ def digest(path: Path) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexRun:
-    """The arguments of ``outfinder index``: sources, how to read them, and the given fields of a config."""
-
-    sources: tuple[Path, ...]
-    item_pattern: str | None = None
-    kind_column: str | None = None
-    given: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def pattern(self) -> re.Pattern[str] | None:
-        """The pattern of item ids, compiled."""
-        return None if self.item_pattern is None else re.compile(self.item_pattern)
-
-
-def note_run(folder: Path, run: IndexRun) -> None:
-    """Write the arguments of a run into the gallery's folder when it starts, so that it can be resumed.
-
-    Raises:
-        GalleryError: the folder cannot be written.
-    """
-    try:
-        write_whole(folder / NOTE, json.dumps(asdict(run), default=lambda path: str(path.absolute())))
-    except OSError as error:
-        raise GalleryError(f"gallery {folder} cannot be written: {error.strerror}") from error
-
-
-def unfinished_run(folder: Path) -> IndexRun:
-    """Return the run that was interrupted.
-
-    Raises:
-        ValueError: there is none.
-        GalleryError: its description is damaged, or names code, which a file must not.
-    """
-    try:
-        run = _parsed(json.loads(read_whole(folder / NOTE, 10_000_000)))
-    except FileNotFoundError:
-        raise ValueError(f"gallery {folder} has no run to resume: none was interrupted") from None
-    except OSError as error:
-        raise GalleryError(f"{folder / NOTE} cannot be read: {error.strerror}; give the sources again") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, re.error) as error:
-        raise GalleryError(f"{folder / NOTE} does not describe a run ({error}); give the sources again") from error
-    for stage in ("detector", "crop", "embedder", "index"):
-        if is_external(str(run.given.get(stage, ""))):
-            raise GalleryError(
-                f"the interrupted run used {run.given[stage]!r}, which a file must not name: give the whole command again"
-            )
-    return run
-
-
-def _parsed(plain: Any) -> IndexRun:
-    """Return a described run.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is something else.
-    """
-    sources, pattern, given = plain["sources"], plain["item_pattern"], dict(plain["given"])
-    kind_column = plain.get("kind_column")
-    wrong = given.keys() - {field.name for field in fields(Config)}
-    wrong |= {name for name, value in given.items() if not isinstance(value, float if name == "min_score" else str)}
-    if wrong or not isinstance(sources, list) or not isinstance(kind_column, str | None):
-        raise ValueError("it has unknown settings")
-    if pattern is not None:
-        re.compile(pattern)
-    given = {name: Path(value) if name.endswith("_weights") else value for name, value in given.items()}
-    return IndexRun(tuple(map(Path, sources)), pattern, kind_column, given)
-
-
-def forget_run(folder: Path) -> None:
-    """Remove the description of a run that has finished."""
-    (folder / NOTE).unlink(missing_ok=True)
+def changed_photos(gallery: Gallery) -> list[str]:
+    """Return the catalogue photos whose files hold another picture than when they were indexed; reads every file."""
+    return [row.photo for row in gallery.rows if (now := digest(Path(row.photo))) and now != row.sha256]

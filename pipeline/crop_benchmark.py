@@ -8,26 +8,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 import weights
 from pipeline.config import EMBEDDERS, Config, build_detector, build_embedder
-from pipeline.crop_benchmark_data import CropSet, Example, ExamplePhoto
+from pipeline.crop_benchmark_data import CropSet, Example
 from pipeline.pipeline import main_garment
 from stages.crop import BoxCrop, MaskCrop, WholeCrop
 from stages.embed.data import numbered
-from stages.embed.metrics import Estimate, Flags, Floats, Ints, mean_estimate
+from stages.embed.metrics import Estimate, Flags, Floats, Ints, mean_estimate, retrieve
 from stages.protocols import Cropper, Detector, Embedder
 from stages.types import WHOLE as WHOLE_LABEL
 from stages.types import Detection, Image, Vectors
@@ -50,18 +48,12 @@ CROPS: Final[Mapping[str, Cropper]] = {
 }
 """Box and masks have the same margin of 5 %, so that only the background differs."""
 
-MIXED: Final = ((BOX, MASK), (MASK, BOX), (BOX, WHOLE), (MASK, WHOLE))
-"""Different crops of query and gallery."""
-
 ALL, FOUND_BY_ALL = "all", "found by all detectors"
 """Which garments count: every one, or those that no detector missed."""
 
 RANKS: Final = (1, 5, 20)
 IOU: Final = 0.5
 """A detection is of a garment if the intersection over union of their boxes is at least this."""
-
-MISSED: Final = 1 << 30
-"""The rank of an answer that cannot be found, because a detector missed it or the query."""
 
 DETECTORS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
 UNKNOWN: Final = "unknown"
@@ -71,13 +63,11 @@ UNKNOWN: Final = "unknown"
 class CropStages:
     """The detectors and embedders that are compared, by name; the verdict is about the first embedder.
 
-    ``specs`` name the embedders as :meth:`build` takes them; ``trained_on`` is the crop that each embedder's weights say
-    they were trained on.
+    ``trained_on`` is the crop that each embedder's weights say they were trained on.
     """
 
     detectors: dict[str, Detector]
     embedders: dict[str, Embedder]
-    specs: dict[str, str]
     trained_on: dict[str, str]
 
     @classmethod
@@ -88,51 +78,33 @@ class CropStages:
             ValueError: a name is unknown or given twice.
             StageError, WeightsError: a stage cannot be built.
         """
-        given = embedders or [name for name in EMBEDDERS if name in weights.manifest()]
-        specs = {spec.partition("=")[0]: spec for spec in given}
-        for name, count in Counter((*detectors, *(spec.partition("=")[0] for spec in given))).items():
+        specs = embedders or [name for name in EMBEDDERS if name in weights.manifest()]
+        names = [spec.partition("=")[0] for spec in specs]
+        for name, count in Counter((*detectors, *names)).items():
             if count > 1:
                 raise ValueError(f"two stages are called {name!r}; give each its own name: NAME=WEIGHTS")
+        configs = dict(zip(names, map(_config, specs), strict=True))
         return cls(
             {name: build_detector(Config(detector=name)) for name in detectors},
-            {name: build_embedder(_config(spec)) for name, spec in specs.items()},
-            specs,
-            {name: _trained_on(name, _config(spec)) for name, spec in specs.items()},
+            {name: build_embedder(config) for name, config in configs.items()},
+            {name: _trained_on(name, config) for name, config in configs.items()},
         )
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Condition:
-    """One way to search: queries and gallery are cropped as named, from the same detections.
+    """One way to search: queries and gallery are cropped alike, from the same detections.
 
-    >>> str(Condition("siamese", "truth", "box", "mask-white"))
-    'siamese, truth: box for mask-white'
+    >>> str(Condition("siamese", "truth", "mask-white"))
+    'siamese, truth: mask-white'
     """
 
     embedder: str
     detections: str
-    query: str
-    gallery: str
-
-    @classmethod
-    def same(cls, embedder: str, detections: str, crop: str) -> Condition:
-        """Return the condition with the same crop on both sides; whole photos need no detections."""
-        return cls(embedder, NONE if crop == WHOLE else detections, crop, crop)
+    crop: str
 
     def __str__(self) -> str:
-        return f"{self.embedder}, {self.detections}: {self.crops}"
-
-    @property
-    def crops(self) -> str:
-        """The crop, or both if they differ."""
-        return self.query if self.query == self.gallery else f"{self.query} for {self.gallery}"
-
-    @property
-    def keys(self) -> list[tuple[str, str, str]]:
-        """The keys of :attr:`EmbeddedSet.vectors` of query and gallery."""
-        return [
-            (self.embedder, NONE if crop == WHOLE else self.detections, crop) for crop in (self.query, self.gallery)
-        ]
+        return f"{self.embedder}, {self.detections}: {self.crop}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,13 +115,13 @@ class EmbeddedSet:
         data: the set.
         photos: ``(n,)``, the number of each example's photo.
         detections: by source, the detection of each example, None where it was missed.
-        vectors: by embedder, source and crop, ``(n, dim)`` unit rows; NaN where there is no crop.
+        vectors: by condition, ``(n, dim)`` unit rows; NaN where there is no crop.
     """
 
     data: CropSet
     photos: Ints
     detections: Mapping[str, Sequence[Detection | None]]
-    vectors: dict[tuple[str, str, str], Vectors]
+    vectors: Mapping[Condition, Vectors]
 
     def found(self, source: str) -> Flags:
         """Return which examples a source of detections did not miss, ``(n,)``."""
@@ -160,8 +132,10 @@ class EmbeddedSet:
 
         A missed garment cannot match; other items in the query's photo, and the query itself, must not.
         """
-        query, other = (self.vectors[key] for key in condition.keys)
-        similar = np.round(query[queries] @ other[gallery].T, 6)  # so that equal vectors tie, however sums are rounded
+        vectors = self.vectors[condition]
+        similar = np.round(
+            vectors[queries] @ vectors[gallery].T, 6
+        )  # so that equal vectors tie, however sums are rounded
         items, photos = numbered([one.item for one in self.data.examples]), self.photos
         excluded = (photos[queries][:, None] == photos[gallery]) & (items[queries][:, None] != items[gallery])
         excluded |= np.isnan(similar) | (queries[:, None] == gallery)
@@ -177,17 +151,15 @@ class SetResults:
         clutter: of its backgrounds; None if unknown, or for several sets together.
         among: :data:`ALL` or :data:`FOUND_BY_ALL`.
         rows: of the queries in the set; without meaning for several sets together.
-        labels: of the queries.
         units: of the queries, what the bootstrap resamples.
         missed: by source of detections, which queries it missed.
-        outcomes: by condition, ``(2, q)``: the rank of the first right answer, or :data:`MISSED`; average precision at R.
+        outcomes: by condition, ``(2, q)``: the rank of the first right answer (``UNREACHED`` if it was missed); average precision at R.
     """
 
     data: str
     clutter: float | None
     among: str
     rows: Ints
-    labels: tuple[str, ...]
     units: tuple[str, ...]
     missed: Mapping[str, Flags]
     outcomes: Mapping[Condition, Floats]
@@ -197,81 +169,54 @@ class SetResults:
         ranks, precisions = self.outcomes[condition]
         return np.stack([*((ranks <= k).astype(np.float64) for k in RANKS), precisions])
 
-    def rows_of(
+    def row(
         self,
         first: Condition,
         second: Condition | None = None,
         compared: str = "",
         *,
-        seed: int = 0,
-        cost: CropCost | None = None,
-    ) -> Iterator[CropRow]:
-        """Yield a row of all queries, then one of each label if there are several."""
-        scores, floor = self.scores(first), 0.0
-        if second:
-            scores, floor = scores - self.scores(second), -1.0
-        labels, units = np.array(self.labels), numbered(self.units)
-        missed = self.missed.get(first.detections, np.zeros(len(units), np.bool_))
-        names = sorted({*self.labels} - {""})
-        for label in ("", *(names if len(names) > 1 else ())):
-            chosen = labels == label if label else np.ones(len(labels), np.bool_)
-            estimates = [mean_estimate(row[chosen], units[chosen], seed=seed, floor=floor) for row in scores]
-            yield CropRow(
-                data=self.data,
-                clutter=self.clutter,
-                among=self.among,
-                label=label,
-                queries=int(chosen.sum()),
-                missed=int(missed[chosen].sum()),
-                first=first,
-                second=second,
-                compared=compared,
-                cost=cost,
-                **dict(zip(("recall_1", "recall_5", "recall_20", "map_at_r"), estimates, strict=True)),
-            )
+        seed: int,
+        ms: float | None = None,
+    ) -> CropRow:
+        """Return the figures of a condition, or their differences from a second one's."""
+        scores, floor = (self.scores(first) - self.scores(second), -1.0) if second else (self.scores(first), 0.0)
+        units = numbered(self.units)
+        at_1, at_5, at_20, map_at_r = (mean_estimate(one, units, seed=seed, floor=floor) for one in scores)
+        missed = int(self.missed[first.detections].sum()) if first.detections != NONE else 0
+        about = (self.data, self.clutter, self.among, len(units), missed)
+        return CropRow(*about, first, second, compared, at_1, at_5, at_20, map_at_r, ms)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CropRow:
     """How good the condition ``first`` is on a set of queries, or by how much it is better than ``second``.
 
     Two conditions differ in what ``compared`` names: the crop; the detector (and perhaps the crop); or the training of
-    the embedder, each with the crop that it was trained on. ``label`` is empty for all queries; ``missed`` counts those
-    that the detector of ``first`` missed. ``cost`` is that of ``first``, where it is the same crop on both sides. See
-    :class:`SetResults` for the other fields.
+    the embedder, each with the crop that it was trained on. ``missed`` counts the queries that the detector of ``first``
+    missed. ``ms`` is the median time of ``first`` per photo, for detector, crop and embedder together, photos taken one
+    at a time; None for a difference. See :class:`SetResults` for the other fields.
     """
 
     data: str
     clutter: float | None
     among: str
-    label: str
     queries: int
     missed: int
     first: Condition
-    second: Condition | None = None
-    compared: str = ""
+    second: Condition | None
+    compared: str
     recall_1: Estimate
     recall_5: Estimate
     recall_20: Estimate
     map_at_r: Estimate
-    cost: CropCost | None = None
-
-
-class CropCost(NamedTuple):
-    """The median milliseconds per photo of detector, crop and embedder together, and the growth of a process in MB.
-
-    Photos are taken one at a time. The process analyses some photos, networks included; None if it was not measured.
-    """
-
-    ms: float
-    peak_mb: float | None
+    ms: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropComparison:
     """Rows of figures and of paired differences, and the results and vectors that they were made from.
 
-    They follow from data, stages and seed, except for costs, which are of this machine. ``results`` has each set at each
+    They follow from data, stages and seed, except for times, which are of this machine. ``results`` has each set at each
     clutter, and sets of one name together.
     """
 
@@ -299,7 +244,6 @@ def benchmark_crops(
     *,
     seed: int = 0,
     timed_photos: int = 8,
-    memory: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CropComparison:
     """Compare ways to crop garments on the same photos, detections and queries.
@@ -309,8 +253,6 @@ def benchmark_crops(
         stages: detectors and embedders; by default those with shipped weights.
         seed: of the bootstrap.
         timed_photos: how many photos of the first set are timed.
-        memory: whether to measure peak memory in separate processes; a script then needs its
-            ``if __name__ == "__main__"``.
         progress: called with what is being done.
 
     Raises:
@@ -326,21 +268,17 @@ def benchmark_crops(
     levels: dict[tuple[str, str], list[SetResults]] = defaultdict(list)
     for one in embedded:
         for among in (ALL, FOUND_BY_ALL):
-            if results := search_set(one, list(stages.embedders), among):
+            if results := search_set(one, among):
                 levels[results.data, among].append(results)
     every = [one for some in levels.values() for one in (*some, *([_together(some)] if len(some) > 1 else []))]
+    progress("timing")
     first = [one for one in data if one.name == data[0].name]
     photos = first[len(first) // 2].photos
     numbers = np.linspace(0, len(photos) - 1, min(timed_photos, len(photos))).round().astype(int)
-    costs = measure_costs([photos[number].read() for number in numbers], stages, memory=memory, progress=progress)
+    ms = measure_ms([photos[number].read() for number in numbers], stages)
     return CropComparison(
-        tuple(
-            row
-            for one in every
-            for condition in one.outcomes
-            for row in one.rows_of(condition, seed=seed, cost=costs.get(condition))
-        ),
-        tuple(row for one in every for pair in _pairs(one, stages.trained_on) for row in one.rows_of(*pair, seed=seed)),
+        tuple(one.row(condition, seed=seed, ms=ms.get(condition)) for one in every for condition in one.outcomes),
+        tuple(one.row(*pair, seed=seed) for one in every for pair in _pairs(one, stages.trained_on)),
         tuple(every),
         tuple(embedded),
         stages.trained_on,
@@ -359,53 +297,51 @@ def embed_set(
     Raises:
         ImageError: a photo cannot be read.
     """
-    detections: dict[str, list[Detection | None]] = {one: [] for one in ([TRUTH] if data.annotated else [])}
-    detections |= {name: [] for name in detectors}
-    keys = [(source, crop) for source in detections for crop in CROPS if crop != WHOLE]
-    keys += [(NONE, WHOLE)] if data.whole else []
-    count = len(data.examples)
+    sources = ([TRUTH] if data.annotated else []) + list(detectors)
+    detections: dict[str, list[Detection | None]] = {source: [] for source in sources}
+    keys = [(NONE, WHOLE)] if data.whole else []
+    keys += [(source, crop) for source in sources for crop in (*CROPS, AVERAGE) if crop != WHOLE]
     vectors = {
-        (name, *key): np.full((count, embedders[name].dim), np.nan, np.float32)
-        for name, key in product(embedders, keys)
+        Condition(name, *key): np.full((len(data.examples), embedder.dim), np.nan, np.float32)
+        for (name, embedder), key in product(embedders.items(), keys)
     }
     photos: list[int] = []
     for number, photo in enumerate(data.photos):
         image, first = photo.read(), len(photos)
         photos += [number] * len(photo.examples)
         cut = [(NONE, WHOLE, row, image) for row in range(first, len(photos) if data.whole else first)]
-        for source, of_photo in _detect_examples(data, photo, image, detectors):
-            detections[source] += of_photo
+        for source in sources:
+            present = _detect_examples(data, photo.examples, image, detectors.get(source))
+            detections[source] += present
             for crop in (crop for crop in CROPS if crop != WHOLE):
-                cut += [(source, crop, first + place, one) for place, one in crop_examples(image, of_photo, crop)]
+                cut += [(source, crop, first + place, one) for place, one in crop_examples(image, present, crop)]
         for name, embedder in embedders.items():
             for (source, crop, row, _), vector in zip(cut, embedder([pixels for *_, pixels in cut]), strict=True):
-                vectors[name, source, crop][row] = vector
+                vectors[Condition(name, source, crop)][row] = vector
         if (number + 1) % 20 == 0 or number + 1 == len(data.photos):
             progress(f"{data.title}: {number + 1} of {len(data.photos)} photos")
-    for name, source in product(embedders, detections):
-        total = vectors[name, source, MASK] + vectors[name, source, BOX]
+    for name, source in product(embedders, sources):
+        total = vectors[Condition(name, source, MASK)] + vectors[Condition(name, source, BOX)]
         length = np.linalg.norm(total, axis=1, keepdims=True)
-        vectors[name, source, AVERAGE] = (total / np.where(length == 0, 1, length)).astype(np.float32)
+        vectors[Condition(name, source, AVERAGE)] = (total / np.where(length == 0, 1, length)).astype(np.float32)
         if not any(detections[source]) or any(one and one.mask is None for one in detections[source]):
             for crop in (*MASKS, AVERAGE):  # a mask that only some garments have compares nothing
-                del vectors[name, source, crop]
+                del vectors[Condition(name, source, crop)]
     return EmbeddedSet(data, np.array(photos, np.int64), detections, vectors)
 
 
 def _detect_examples(
-    data: CropSet, photo: ExamplePhoto, image: Image, detectors: Mapping[str, Detector]
-) -> Iterator[tuple[str, list[Detection | None]]]:
-    """Yield each source of detections with the detection of each example, None for those that it missed."""
+    data: CropSet, examples: Sequence[Example], image: Image, detector: Detector | None
+) -> list[Detection | None]:
+    """Return the detection of each example, None for those that were missed; without detector, the annotations."""
+    if detector is None:
+        return [example.truth for example in examples]
+    (detections,) = detector([image])
     if data.annotated:
-        yield TRUTH, [example.truth for example in photo.examples]
-    for name, detector in detectors.items():
-        (detections,) = detector([image])
-        if data.annotated:
-            yield name, match_detections(photo.examples, detections)
-        else:
-            main = main_garment(detections, image)
-            missed = main.label == WHOLE_LABEL and WHOLE_LABEL not in detector.labels
-            yield name, [None if missed else main for _ in photo.examples]
+        return match_detections(examples, detections)
+    main = main_garment(detections, image)
+    missed = main.label == WHOLE_LABEL and WHOLE_LABEL not in detector.labels
+    return [None if missed else main for _ in examples]
 
 
 def match_detections(examples: Sequence[Example], detections: Sequence[Detection]) -> list[Detection | None]:
@@ -434,58 +370,34 @@ def crop_examples(image: Image, detections: Sequence[Detection | None], crop: st
     return [(number, one.image) for (number, _), one in zip(present, crops, strict=True)]
 
 
-def search_set(embedded: EmbeddedSet, embedders: Sequence[str], among: str = ALL) -> SetResults | None:
+def search_set(embedded: EmbeddedSet, among: str = ALL) -> SetResults | None:
     """Search every query under every condition; None if no query has an answer."""
     examples, found = embedded.data.examples, {source: embedded.found(source) for source in embedded.detections}
-    items, counted = numbered([one.item for one in examples]), np.ones(len(examples), np.bool_)
+    counted = np.ones(len(examples), np.bool_)
     if among == FOUND_BY_ALL:
         counted = reduce(np.logical_and, (some for source, some in found.items() if source != TRUTH), counted)
-    in_gallery = np.array([example.in_gallery for example in examples], np.bool_) & counted
-    answers = np.bincount(items[in_gallery], minlength=items.max() + 1)[items] - in_gallery
-    queries = np.flatnonzero(np.array([example.is_query for example in examples]) & counted & (answers > 0))
-    if not len(queries):
+    items = numbered([one.item for one in examples])
+    is_query, in_gallery = np.array([(one.is_query, one.in_gallery) for one in examples], np.bool_).T & counted
+    try:
+        retrieved = {
+            one: retrieve(partial(embedded.similarities, one), items, is_query, in_gallery) for one in embedded.vectors
+        }
+    except ValueError:
         return None
-    gallery = np.flatnonzero(in_gallery)
-    blocks = np.array_split(queries, -(-len(queries) // 256))
-
-    def outcomes(condition: Condition) -> Floats:
-        relevant = ((items[some][:, None] == items[gallery]) & (some[:, None] != gallery) for some in blocks)
-        similar = (embedded.similarities(condition, some, gallery) for some in blocks)
-        return np.concatenate([rank(one, right) for one, right in zip(similar, relevant, strict=True)], axis=1)
-
+    queries = next(iter(retrieved.values())).queries
     return SetResults(
         embedded.data.name,
         embedded.data.clutter,
         among,
         queries,
-        tuple(examples[row].label for row in queries),
         tuple(examples[row].unit or examples[row].item for row in queries),
         {source: ~some[queries] for source, some in found.items()},
-        {condition: outcomes(condition) for condition in _conditions(embedders, embedded)},
+        {one: np.stack([result.ranks, result.average_precisions]) for one, result in retrieved.items()},
     )
 
 
-def rank(similarities: NDArray[np.float32], relevant: Flags) -> Floats:
-    """Return the rank of each query's first relevant answer, and its average precision at R, ``(2, q)``.
-
-    A tie counts as an error: irrelevant answers come first. Answers of minus infinity are not found.
-
-    >>> rank(np.array([[0.9, 0.8, 0.8]], np.float32), np.array([[False, True, False]]))
-    array([[3.],
-           [0.]])
-    """
-    reached = relevant & np.isfinite(similarities)
-    hits = np.take_along_axis(reached, np.lexsort((reached, -similarities)), axis=1)
-    positions, wanted = np.arange(1, hits.shape[1] + 1), relevant.sum(axis=1, keepdims=True)
-    precisions = hits.cumsum(axis=1) / positions * (hits & (positions <= wanted)) / wanted
-    return np.stack([np.where(hits.any(axis=1), hits.argmax(axis=1) + 1.0, MISSED), precisions.sum(axis=1)])
-
-
-def measure_costs(
-    images: Sequence[Image], stages: CropStages, *, memory: bool, progress: Callable[[str], None] = lambda _: None
-) -> dict[Condition, CropCost]:
-    """Measure the time, and perhaps the memory, that each combination of detector, crop and embedder takes."""
-    progress("timing")
+def measure_ms(images: Sequence[Image], stages: CropStages) -> dict[Condition, float]:
+    """Return the median milliseconds per photo of each combination of detector, crop and embedder."""
     ms: defaultdict[Condition, list[float]] = defaultdict(list)
     for image in (images[0], *images):  # the first twice, because the first call of a network is slow
         for source, detector in (NONE, None), *stages.detectors.items():
@@ -494,51 +406,12 @@ def measure_costs(
             detect_s = perf_counter() - start
             masks = (*MASKS, AVERAGE) if all(one.mask is not None for one in detections) else ()
             crops = (BOX, CONTEXT, *masks) if detector else (WHOLE,)
-            for crop in crops:
-                for name, embedder in stages.embedders.items():
-                    start = perf_counter()
-                    for part in (MASK, BOX) if crop == AVERAGE else (crop,):
-                        embedder([pixels for _, pixels in crop_examples(image, detections, part)] or [image])
-                    ms[Condition.same(name, source, crop)].append(1000 * (detect_s + perf_counter() - start))
-    spec, images = next(iter(stages.specs.values())), list(images)
-    peaks: dict[tuple[str, str], float | None] = {}
-    for one in ms if memory else ():
-        if one.query == _memory_like(one.query) and (one.detections, one.query) not in peaks:
-            progress(f"memory: {one.detections} {one.query}")
-            with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                growth = process.submit(_memory_growth, one.detections, one.query, spec, images)
-                peaks[one.detections, one.query] = growth.result()
-    return {
-        one: CropCost(round(median(values[1:]), 2), peaks.get((one.detections, _memory_like(one.query))))
-        for one, values in ms.items()
-    }
-
-
-def _memory_like(crop: str) -> str:
-    """Return the crop whose memory is measured for this one."""
-    return WHOLE if crop == WHOLE else MASK if crop in (*MASKS, AVERAGE) else BOX
-
-
-def _memory_growth(source: str, crop: str, spec: str, images: Sequence[Image]) -> float | None:
-    """Return by how many MB this fresh process grows at most while it analyses photos; None if the system hides it."""
-    import stages.detect.rcnn  # noqa: PLC0415  modules are loaded before the measurement
-    import stages.embed.siamese  # noqa: F401, PLC0415
-
-    before = _process_mb("VmRSS")
-    embedder = build_embedder(_config(spec))
-    detector = None if source == NONE else build_detector(Config(detector=source))
-    for image in images:
-        embedder([image] if detector is None else [one.image for one in CROPS[crop]([image], detector([image]))[0]])
-    peak = _process_mb("VmHWM")  # not that of getrusage, which a process inherits from its parent
-    return None if before is None or peak is None else round(max(0.0, peak - before), 1)
-
-
-def _process_mb(field: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    return next((1024 * int(line.split()[1]) / 1e6 for line in lines if line.startswith(field)), None)
+            for crop, (name, embedder) in product(crops, stages.embedders.items()):
+                start = perf_counter()
+                for part in (MASK, BOX) if crop == AVERAGE else (crop,):
+                    embedder([pixels for _, pixels in crop_examples(image, detections, part)] or [image])
+                ms[Condition(name, source, crop)].append(1000 * (detect_s + perf_counter() - start))
+    return {condition: round(median(values[1:]), 2) for condition, values in ms.items()}
 
 
 def _config(spec: str) -> Config:
@@ -561,16 +434,6 @@ def _trained_on(name: str, config: Config) -> str:
     return weights.load(name).metadata.get("crop", UNKNOWN) if name in weights.manifest() else UNKNOWN
 
 
-def _conditions(embedders: Sequence[str], embedded: EmbeddedSet) -> Iterator[Condition]:
-    """Yield the conditions for which there are crops."""
-    crops = [*((crop, crop) for crop in (*CROPS, AVERAGE) if crop != WHOLE), *MIXED]
-    for embedder in embedders:
-        possible = [Condition(embedder, source, *pair) for source in embedded.detections for pair in crops]
-        for condition in (Condition.same(embedder, NONE, WHOLE), *possible):
-            if all(key in embedded.vectors for key in condition.keys):
-                yield condition
-
-
 def _together(levels: Sequence[SetResults]) -> SetResults:
     """Return the queries of several sets of one name as one."""
     first = levels[0]
@@ -578,7 +441,6 @@ def _together(levels: Sequence[SetResults]) -> SetResults:
     return replace(
         first,
         clutter=None,
-        labels=tuple(label for level in levels for label in level.labels),
         units=tuple(unit for level in levels for unit in level.units),
         missed={source: np.concatenate([level.missed[source] for level in levels]) for source in first.missed},
         outcomes={one: np.concatenate([level.outcomes[one] for level in levels], axis=1) for one in shared},
@@ -587,35 +449,32 @@ def _together(levels: Sequence[SetResults]) -> SetResults:
 
 def _pairs(results: SetResults, trained_on: Mapping[str, str]) -> Iterator[tuple[Condition, Condition, str]]:
     """Yield the pairs of conditions to compare, and what differs; the first costs more, so it has to be worth it."""
-    same = Condition.same
-    embedders = list(dict.fromkeys(condition.embedder for condition in results.outcomes))
-    masked = [one for one in results.missed if same(embedders[0], one, MASK) in results.outcomes]
-    boxed = [one for one in results.missed if one not in (*masked, TRUTH)]
+    sources = list(results.missed)
+    masked = [one for one in sources if Condition(next(iter(trained_on)), one, MASK) in results.outcomes]
+    boxed = [one for one in sources if one not in (*masked, TRUTH)]
+    crops = (MASK, "mask-mean", "mask-blur", AVERAGE, CONTEXT)
     pairs = [
-        (same(name, source, crop), same(name, source, BOX), "crop")
-        for name in embedders
-        for source in results.missed
-        for crop in dict.fromkeys((MASK, *MASKS, AVERAGE, CONTEXT))
+        (Condition(name, source, crop), Condition(name, source, BOX), "crop")
+        for name, source, crop in product(trained_on, sources, crops)
     ]
     pairs += [
-        (same(name, heavy, crop), same(name, light, BOX), "detector")
-        for name in embedders
-        for heavy in masked
-        for light in boxed
-        for crop in (MASK, BOX)
+        (Condition(name, heavy, crop), Condition(name, light, BOX), "detector")
+        for name, heavy, light, crop in product(trained_on, masked, boxed, (MASK, BOX))
         if heavy != TRUTH
     ]
-    by_crop = {crop: name for name, crop in trained_on.items() if name in embedders}
+    by_crop = {crop: name for name, crop in trained_on.items()}
     if {"mask", "box"} <= by_crop.keys():
-        mask, box = by_crop["mask"], by_crop["box"]
-        pairs += [(same(mask, source, MASK), same(box, source, BOX), "training") for source in masked]
+        pairs += [
+            (Condition(by_crop["mask"], source, MASK), Condition(by_crop["box"], source, BOX), "training")
+            for source in masked
+        ]
     yield from (pair for pair in pairs if pair[0] in results.outcomes and pair[1] in results.outcomes)
 
 
 def clutter_effect(levels: Sequence[SetResults], first: Condition, second: Condition, seed: int) -> Estimate | None:
     """Return the change of a difference in recall@1 from least to most clutter; None if the queries are not the same."""
     plain, cluttered = levels[0], levels[-1]
-    if plain.units != cluttered.units or plain.labels != cluttered.labels:
+    if plain.units != cluttered.units:
         return None
     change = [(one.scores(first) - one.scores(second))[0] for one in (cluttered, plain)]
     return mean_estimate(change[0] - change[1], numbered(plain.units), seed=seed, floor=-2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,16 +18,12 @@ from pipeline.crop_benchmark import (
     CONTEXT,
     FOUND_BY_ALL,
     MASK,
-    MISSED,
     NONE,
     TRUTH,
     WHOLE,
     Condition,
     CropComparison,
-    CropCost,
     CropRow,
-    EmbeddedSet,
-    SetResults,
     clutter_effect,
     crop_examples,
 )
@@ -34,14 +31,14 @@ from pipeline.evaluation import Table, rounded
 from pipeline.evaluation_pages import write_figures
 from pipeline.pages import Pictures, write_page
 from pipeline.plots import Line, Panel, draw
-from stages.embed.metrics import Estimate
+from stages.embed.metrics import UNREACHED, Estimate
 from stages.problems import plural
 
 INTERVALS: Final = (
     "intervals: 95 %, percentile bootstrap over items; of differences paired, over the same queries. One in twenty excludes"
     " zero by chance."
 )
-HEAD: Final = ("detections: crop", "recall@1", "@5", "@20", "mAP@R", "missed", "of those found by all", "ms", "MB")
+HEAD: Final = ("detections: crop", "recall@1", "@5", "@20", "mAP@R", "missed", "of those found by all", "ms")
 DIFFERENCE_HEAD: Final = ("difference", "embedder", "in recall@1", "found by all", "queries")
 THUMB_PX: Final = 220
 
@@ -90,19 +87,16 @@ def verdict(comparison: CropComparison) -> list[str]:
             grades = f"{levels[0].clutter:g} to {levels[-1].clutter:g}"
             words = outcome(change, "clutter favours masks", "clutter favours boxes")
             sentences.append(f"From clutter {grades} on {name}, in mask − box: {words}.")
-    costs = {row.first: row.cost for row in comparison.figures}
-    by_detectors: dict[tuple[str, str], list[CropRow]] = {}
+    ms = {row.first: row.ms for row in comparison.figures}
+    by_detectors: dict[tuple[Condition, Condition], list[CropRow]] = {}
     for row in _select(comparison.differences, compared="detector"):
-        if row.second and row.first.query == MASK and row.first.embedder == comparison.reference:
-            by_detectors.setdefault((row.first.detections, row.second.detections), []).append(row)
+        if row.second and (row.first.crop, row.first.embedder) == (MASK, comparison.reference):
+            by_detectors.setdefault((row.first, row.second), []).append(row)
     for (heavy, light), rows in by_detectors.items():
-        text = f"Masks of {heavy} against boxes of {light}, a miss counting as a failure: {_outcomes(rows)}"
-        one, other = costs[rows[0].first], rows[0].second and costs[rows[0].second]
-        if one and other:
-            text += f"; a photo takes {one.ms:.0f} ms against {other.ms:.0f} ms"
-            if one.peak_mb and other.peak_mb:
-                text += f" and {one.peak_mb:.0f} MB against {other.peak_mb:.0f} MB"
-        sentences.append(f"{text}.")
+        of = f"Masks of {heavy.detections} against boxes of {light.detections}, a miss counting as a failure"
+        one, other = ms[heavy], ms[light]
+        times = f"; a photo takes {one:.0f} ms against {other:.0f} ms" if one is not None and other is not None else ""
+        sentences.append(f"{of}: {_outcomes(rows)}{times}.")
     rows = _select(comparison.differences, compared="training")
     if rows := [row for row in rows if row.first.detections != TRUTH] or rows:
         names = " against ".join(one.embedder for one in (rows[0].first, rows[0].second) if one)
@@ -115,10 +109,11 @@ def figures_of(comparison: CropComparison) -> dict[str, Any]:
 
     def plain(row: CropRow) -> dict[str, Any]:
         values: dict[str, Any] = rounded(row)
-        cost = dict(zip(CropCost._fields, values.pop("cost") or (None, None), strict=True))
         if row.second is None:
             del values["second"], values["compared"]
-            values |= values.pop("first") | cost
+            values |= values.pop("first")
+            return values
+        del values["ms"]
         return values
 
     return {
@@ -175,7 +170,7 @@ def write_crop_page(folder: Path, comparison: CropComparison, figures: Mapping[s
     write_figures(folder, figures, points, clutter)
     draw(cost, folder / "cost.png")
     draw(cost, folder / "cost-dark.png", dark=True)
-    main, pictures = _main_rows(comparison), Pictures(folder, "photos")
+    main = _main_rows(comparison)
     sources = (source for one in comparison.embedded for source in one.detections)
     detectors = dict.fromkeys(source for source in sources if source != TRUTH)
     trained = {f"embedder {name}": f"trained on {crop}" for name, crop in comparison.trained_on.items()}
@@ -192,8 +187,8 @@ def write_crop_page(folder: Path, comparison: CropComparison, figures: Mapping[s
         clutter=bool(clutter),
         head=HEAD,
         difference_head=DIFFERENCE_HEAD,
-        sets=[_set_values(comparison, name, main.get(name)) for name in comparison.names],
-        examples=[_Examples(comparison, name, pictures).values(most) for name in main],
+        sets=[_set_values(comparison, name) for name in comparison.names],
+        examples=_examples(comparison, next(iter(main.values())), Pictures(folder, "photos"), most) if main else None,
     )
 
 
@@ -207,7 +202,7 @@ def _outcomes(rows: Iterable[CropRow]) -> str:
 
 def _select(rows: Iterable[CropRow], **wanted: Any) -> list[CropRow]:
     """Return the rows with these fields; by default those over all queries and garments of a set, its clutters together."""
-    fields = {"among": ALL, "label": "", "clutter": None} | wanted
+    fields = {"among": ALL, "clutter": None} | wanted
     return [row for row in rows if all(getattr(row, name) == value for name, value in fields.items())]
 
 
@@ -216,7 +211,7 @@ def _main_rows(comparison: CropComparison) -> dict[str, CropRow]:
     rows = [
         row
         for row in _select(comparison.differences, compared="crop")
-        if (row.first.query, row.first.embedder) == (MASK, comparison.reference)
+        if (row.first.crop, row.first.embedder) == (MASK, comparison.reference)
     ]
     rows.sort(key=lambda row: row.first.detections == TRUTH)
     return {name: next(row for row in rows if row.data == name) for name in dict.fromkeys(row.data for row in rows)}
@@ -237,10 +232,10 @@ def _figure_cells(comparison: CropComparison, name: str, embedder: str) -> list[
     found = {row.first: f"{row.recall_1.value:.3f}" for row in found_rows}
     cells: list[tuple[str, ...]] = []
     for row in rows:
-        ms, mb = (f"{one:.0f}" if one is not None else "–" for one in row.cost or (None, None))
+        ms = "–" if row.ms is None else f"{row.ms:.0f}"
         others = [f"{value.value:.3f}" for value in (row.recall_5, row.recall_20, row.map_at_r)]
-        condition = f"{row.first.detections}: {row.first.crops}"
-        cells.append((condition, str(row.recall_1), *others, str(row.missed), found.get(row.first, "–"), ms, mb))
+        condition = f"{row.first.detections}: {row.first.crop}"
+        cells.append((condition, str(row.recall_1), *others, str(row.missed), found.get(row.first, "–"), ms))
     return cells
 
 
@@ -252,29 +247,21 @@ def _difference_cells(comparison: CropComparison, name: str) -> list[tuple[str, 
     for row in _select(comparison.differences, data=name):
         first, second = row.first, row.second
         if second:
-            other = second.crops if first.detections == second.detections else f"{second.detections} {second.crops}"
-            what = f"{first.detections}: {first.crops} − {other}"
+            other = second.crop if first.detections == second.detections else f"{second.detections} {second.crop}"
+            what = f"{first.detections}: {first.crop} − {other}"
             who = " against ".join(dict.fromkeys((first.embedder, second.embedder)))
             cells.append((what, who, interval(row.recall_1), found.get((first, second), "–"), str(row.queries)))
     return cells
 
 
-def _set_values(comparison: CropComparison, name: str, main: CropRow | None) -> dict[str, object]:
+def _set_values(comparison: CropComparison, name: str) -> dict[str, object]:
     """Return what the page shows of one set."""
-    labels = [
-        (row.label, str(row.queries), interval(row.recall_1), interval(row.map_at_r))
-        for label in dict.fromkeys(row.label for row in comparison.differences if row.label and main)
-        for row in _select(comparison.differences, data=name, label=label)
-        if main and (row.first, row.second) == (main.first, main.second)
-    ]
     return {
         "name": name,
         "about": next(one.data.about for one in comparison.embedded if one.data.name == name),
         "counts": _counts(comparison, name),
         "embedders": {embedder: _figure_cells(comparison, name, embedder) for embedder in comparison.trained_on},
         "differences": _difference_cells(comparison, name),
-        "labels": labels,
-        "main": f"by {main.first.detections}: {interval(main.recall_1)} in all" if main else "",
     }
 
 
@@ -283,13 +270,11 @@ def _clutter_panels(comparison: CropComparison, name: str) -> list[Panel]:
     points: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
     for row in (*comparison.figures, *comparison.differences):
         first, second = row.first, row.second
-        if (row.data, row.label, row.among, first.embedder) != (name, "", ALL, comparison.reference):
-            continue
-        if row.clutter is None or first.query != first.gallery:
+        if (row.data, row.among, first.embedder) != (name, ALL, comparison.reference) or row.clutter is None:
             continue
         if second is None:
-            points.setdefault(first.detections, {}).setdefault(first.query, []).append((row.clutter, row.recall_1))
-        elif (row.compared, first.query) == ("crop", MASK):
+            points.setdefault(first.detections, {}).setdefault(first.crop, []).append((row.clutter, row.recall_1))
+        elif (row.compared, first.crop) == ("crop", MASK):
             points.setdefault("", {}).setdefault(first.detections, []).append((row.clutter, row.recall_1))
     gains, whole = points.pop("", {}), points.pop(NONE, {})
     panels = [
@@ -316,65 +301,58 @@ def _line(name: str, points: list[tuple[float, Estimate]], *, band: bool = False
 def _cost_panel(comparison: CropComparison, name: str) -> Panel:
     """Return recall@1 on a set against milliseconds per photo, a dot for each detector and crop."""
     dots = [
-        Line(f"{row.first.detections} {row.first.query}", [row.cost.ms], [row.recall_1.value])
+        Line(f"{row.first.detections} {row.first.crop}", [row.ms], [row.recall_1.value])
         for row in _select(comparison.figures, data=name)
-        if row.cost and row.first.embedder == comparison.reference
+        if row.ms is not None and row.first.embedder == comparison.reference
     ]
     return Panel(name, "milliseconds per photo", "recall@1", dots)
 
 
-class _Examples:
-    """Queries of a set, at the most clutter, for which mask crops and box crops of the same detections differ most."""
+def _examples(comparison: CropComparison, main: CropRow, pictures: Pictures, most: int) -> dict[str, object]:
+    """Return strips of thumbnails of a set at the most clutter: where the mask wins most, and where it loses most.
 
-    def __init__(self, comparison: CropComparison, name: str, pictures: Pictures) -> None:
-        main = _main_rows(comparison)[name]
-        self._embedded: EmbeddedSet = [one for one in comparison.embedded if one.data.name == name][-1]
-        wanted = (name, self._embedded.data.clutter, ALL)
-        self._results: SetResults = next(
-            one for one in comparison.results if (one.data, one.clutter, one.among) == wanted
-        )
-        self._conditions = {
-            crop: Condition.same(comparison.reference, main.first.detections, crop) for crop in (MASK, BOX)
-        }
-        self._pictures = pictures
+    A strip shows the query and its first answer, cropped along the mask, then as a box; one query for each item.
+    """
+    embedded = [one for one in comparison.embedded if one.data.name == main.data][-1]
+    data, examples = embedded.data, embedded.data.examples
+    wanted = (data.name, data.clutter, ALL)
+    results = next(one for one in comparison.results if (one.data, one.clutter, one.among) == wanted)
+    detections, gallery = (
+        embedded.detections[main.first.detections],
+        np.flatnonzero([one.in_gallery for one in examples]),
+    )
+    conditions = {crop: replace(main.first, crop=crop) for crop in (MASK, BOX)}
 
-    def values(self, most: int) -> dict[str, object]:
-        """Return strips of thumbnails where the mask wins most and where it loses most, one query for each item."""
-        examples = self._embedded.data.examples
-        mask, box = (np.minimum(self._results.outcomes[one][0], len(examples)) for one in self._conditions.values())
-        strips: dict[str, list[list[dict[str, str]]]] = {}
-        for heading, gains in (("Mask wins most", np.log(box / mask)), ("Mask loses most", np.log(mask / box))):
-            chosen: dict[str, int] = {}
-            for query in np.argsort(-gains, kind="stable").tolist():
-                if gains[query] > 0:
-                    chosen.setdefault(examples[self._results.rows[query]].item, query)
-            strips[heading] = [list(self._strip(query)) for query in list(chosen.values())[:most]]
-        clutter, condition = self._embedded.data.clutter, self._conditions[MASK]
-        by = f"{condition.detections} and {condition.embedder}" + (f" at clutter {clutter:g}" if clutter else "")
-        return {"name": self._embedded.data.name, "by": by, "strips": strips}
+    def thumb(row: int, crop: str, kind: str, words: str) -> dict[str, str]:
+        crops = crop_examples(data.photos[embedded.photos[row]].read(), [detections[row]], crop)
+        name = re.sub(r"[^\w-]", "_", f"{data.name}-{row}-{crop}")
+        address = pictures.write(name, crops[0][1], THUMB_PX) if crops else ""
+        return {
+            "address": address, "kind": kind, "words": words, "caption": examples[row].item, "missing": "not detected",
+        }  # fmt: skip
 
-    def _strip(self, query: int) -> Iterator[dict[str, str]]:
-        """Yield the query and its first answer, cropped along the mask, then as a box."""
-        examples, row = self._embedded.data.examples, int(self._results.rows[query])
-        gallery = np.flatnonzero([example.in_gallery for example in examples])
-        for crop, condition in self._conditions.items():
-            yield self._thumb(row, crop, "anchor", f"{'mask' if crop == MASK else 'box'} query")
-            rank = int(self._results.outcomes[condition][0][query])
-            words = "missed" if rank == MISSED else f"right at {rank}"
-            (similar,) = self._embedded.similarities(condition, np.array([row]), gallery)
+    def strip(query: int) -> Iterator[dict[str, str]]:
+        row = int(results.rows[query])
+        for crop, condition in conditions.items():
+            yield thumb(row, crop, "anchor", f"{'mask' if crop == MASK else 'box'} query")
+            rank = int(results.outcomes[condition][0][query])
+            words = "missed" if rank == UNREACHED else f"right at {rank}"
+            (similar,) = embedded.similarities(condition, np.array([row]), gallery)
+            answer = int(gallery[similar.argmax()])
             if np.isfinite(similar.max()):
-                answer = int(gallery[similar.argmax()])
-                kind = "right" if examples[answer].item == examples[row].item else "wrong"
-                yield self._thumb(answer, crop, kind, words)
+                yield thumb(answer, crop, "right" if examples[answer].item == examples[row].item else "wrong", words)
             else:
                 yield {"address": "", "kind": "wrong", "words": words, "missing": "not detected"}
 
-    def _thumb(self, row: int, crop: str, kind: str, words: str) -> dict[str, str]:
-        """Crop an example again, write it, and return the thumbnail."""
-        data = self._embedded.data
-        detection = self._embedded.detections[self._conditions[crop].detections][row]
-        crops = crop_examples(data.photos[self._embedded.photos[row]].read(), [detection], crop)
-        name = re.sub(r"[^\w-]", "_", f"{data.name}-{row}-{crop}")
-        address = self._pictures.write(name, crops[0][1], THUMB_PX) if crops else ""
-        caption = self._embedded.data.examples[row].item
-        return {"address": address, "kind": kind, "words": words, "caption": caption, "missing": "not detected"}
+    mask, box = (np.minimum(results.outcomes[one][0], len(examples)) for one in conditions.values())
+    strips: dict[str, list[list[dict[str, str]]]] = {}
+    for heading, gains in (("Mask wins most", np.log(box / mask)), ("Mask loses most", np.log(mask / box))):
+        chosen: dict[str, int] = {}
+        for query in np.argsort(-gains, kind="stable").tolist():
+            if gains[query] > 0:
+                chosen.setdefault(examples[results.rows[query]].item, query)
+        strips[heading] = [list(strip(query)) for query in list(chosen.values())[:most]]
+    by = f"{main.first.detections} and {main.first.embedder}" + (
+        f" at clutter {data.clutter:g}" if data.clutter else ""
+    )
+    return {"name": data.name, "by": by, "strips": strips}

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.catalogue import REQUIRED, read_catalogue
+from pipeline.catalogue import COLUMNS, REQUIRED, read_catalogue
 from pipeline.evaluation import embed_photos
-from pipeline.photosets import COLUMNS
 from stages.disjoint import DisjointSets
 from stages.embed.data import Dataset, load
 from stages.files import replacing

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import weights
-from pipeline.photosets import open_set
+from pipeline.catalogue import open_set
 from pipeline.plots import Line as Curve
 from pipeline.plots import Panel
 from pipeline.training import WEIGHTS, Line, Note, Run, keep_plan, modules_of

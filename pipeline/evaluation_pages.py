@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -22,19 +22,18 @@ from pipeline.evaluation import (
     embedder_tables,
     rounded,
 )
+from pipeline.outputs import clear_folder, mark_folder
 from pipeline.pages import Pictures, svg_path, write_page
 from pipeline.plots import Line, Panel, draw, require_matplotlib
-from pipeline.writers import clear_folder, mark_folder
 from stages.detect.evaluation import SAME_IOU, DetectorEvaluation, Mistake
 from stages.embed.evaluation import EmbedderEvaluation
 from stages.embed.metrics import ErrorRates
-from stages.errors import ImageError, OutfinderError
+from stages.errors import ImageError
 from stages.files import write_whole
 from stages.images import letterbox, read_image, write_jpeg
 from stages.problems import plural
 from stages.types import Box, Image, Vectors
 
-Projection: TypeAlias = Literal["pca", "tsne"]
 Thumb: TypeAlias = dict[str, str]
 """The arguments of the template macro ``thumb``."""
 
@@ -138,7 +137,6 @@ def write_embedder_page(
     figures: Mapping[str, Any],
     examples: int = 12,
     queries: Sequence[str] = (),
-    projection: Projection = "pca",
 ) -> None:
     """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
 
@@ -149,17 +147,15 @@ def write_embedder_page(
         figures: from :func:`~pipeline.evaluation.embedder_figures`, with texts on what was evaluated.
         examples: how many triplets and pairs of each kind to show.
         queries: items whose nearest neighbours to show; empty for a selection.
-        projection: of the map.
 
     Raises:
         ValueError: an item of ``queries`` has no query.
-        OutfinderError: the map needs a library that is not installed.
         OSError: a file cannot be written.
     """
     write_figures(
         folder, rounded(figures), curve_points(evaluation.verification.rates), verification_panels(evaluation)
     )
-    write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors, projection))
+    write_jpeg(folder / "map.jpg", map_picture(embedded.images, embedded.vectors))
     chosen = _Examples(Pictures(folder, "photos"), evaluation, embedded)
     counts = f"{plural(evaluation.photos, 'photo')} of {plural(evaluation.items, 'item')}"
     among = f" among {plural(evaluation.distractors, 'distractor')}" if evaluation.distractors else ""
@@ -183,7 +179,6 @@ def write_embedder_page(
             for same, most in ((True, False), (False, True), (True, True), (False, False))
         },
         neighbors=[chosen.neighbors(row) for row in chosen.queries(queries, examples)],
-        projection=projection,
     )
 
 
@@ -228,35 +223,18 @@ def verification_panels(evaluation: EmbedderEvaluation) -> list[Panel]:
     ]
 
 
-def projected(vectors: Vectors, projection: Projection, seed: int = 0) -> NDArray[np.float64]:
-    """Project vectors into the plane, ``(n, 2)``.
-
-    ``pca`` keeps the two directions of largest variance; ``tsne`` keeps neighbourhoods rather than distances (van der
-    Maaten and Hinton 2008).
-
-    Raises:
-        OutfinderError: tsne needs scikit-learn, which is not installed.
-    """
+def projected(vectors: Vectors) -> NDArray[np.float64]:
+    """Project vectors onto their two directions of largest variance, ``(n, 2)``."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0)
-    if projection == "pca" or len(vectors) < 4:
-        _, _, directions = np.linalg.svd(centred, full_matrices=False)
-        plane: NDArray[np.float64] = centred @ directions[:2].T
-        return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
-    try:
-        from sklearn.manifold import TSNE  # noqa: PLC0415  an extra, and slow to import
-    except ImportError as error:
-        raise OutfinderError(
-            "a t-SNE map needs scikit-learn; install it with: pip install 'outfinder[train]', or use --map pca"
-        ) from error
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
-    return plane.astype(np.float64)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    plane: NDArray[np.float64] = centred @ directions[:2].T
+    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
 
 
-def map_picture(images: Sequence[Image], vectors: Vectors, projection: Projection) -> Image:
+def map_picture(images: Sequence[Image], vectors: Vectors) -> Image:
     """Return a picture of photos at the places of their projected vectors; crowds are thinned out."""
     rows = np.linspace(0, len(images) - 1, min(_MAX_ON_MAP, len(images))).round().astype(np.int64)
-    plane = projected(vectors[rows], projection)
+    plane = projected(vectors[rows])
     low, high = np.quantile(plane, [0.005, 0.995], axis=0)  # outliers move to the edge
     shares = np.clip((plane - low) / np.maximum(high - low, 1e-12), 0, 1)
     corners = (shares * [MAP_WIDTH - MAP_THUMB, MAP_HEIGHT - MAP_THUMB]).astype(np.int64)

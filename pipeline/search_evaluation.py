@@ -15,10 +15,10 @@ import numpy as np
 from pipeline.evaluation import Table, rounded
 from pipeline.evaluation_pages import Thumb, window_around
 from pipeline.gallery import Gallery
+from pipeline.outputs import mark_folder
 from pipeline.pages import Pictures, write_page
 from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
-from pipeline.writers import mark_folder
 from stages.detect.annotations import AnnotatedPhoto
 from stages.detect.coco import read_annotations
 from stages.embed.data import numbered
@@ -70,7 +70,7 @@ class CataloguePhoto:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Query:
+class AnnotatedGarment:
     """An annotated garment; ``garment`` is its detection, None if it was missed; ``matches`` are in order."""
 
     photo: str
@@ -92,7 +92,7 @@ class SearchEvaluation:
     k: int
     catalogue: tuple[CataloguePhoto, ...]
     photos: int
-    queries: tuple[Query, ...]
+    queries: tuple[AnnotatedGarment, ...]
     failed: Mapping[str, str]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
@@ -131,7 +131,7 @@ def evaluate_search(
     by_photo = {(one.item, one.photo): one for one in catalogue}
     names = [name for name in _category_names(truth) if kind_of(name) in LABELS]
     known = read_annotations(truth, photos, names or LABELS, check_images=False)
-    queries: list[Query] = []
+    queries: list[AnnotatedGarment] = []
     failed: dict[str, str] = {}
     paths = [photos / photo.file_name for photo in known.photos]
     kinds = kind_part(pipeline.embedder)
@@ -249,7 +249,7 @@ def write_search_page(
     """
     mark_folder(folder)
     write_whole(folder / "figures.json", json.dumps(rounded({**about, **figures}), indent=2) + "\n")
-    pictures, known = _Pictures(folder, photos), evaluation.known("kind")
+    pictures, known = _Thumbnails(folder, photos), evaluation.known("kind")
     mislabelled = {
         f"{kind} labelled {label}: {plural(len(wrong), 'photo')}": [
             [pictures.of_catalogue(photo, "wrong", photo.label)] for photo in wrong[:_PHOTOS]
@@ -303,7 +303,7 @@ def write_search_page(
     )
 
 
-def _confusions(queries: Iterable[Query]) -> Iterator[tuple[tuple[str, str], Query]]:
+def _confusions(queries: Iterable[AnnotatedGarment]) -> Iterator[tuple[tuple[str, str], AnnotatedGarment]]:
     """Yield the kinds of query and first match, and the query, where they differ."""
     for query in queries:
         if query.matches and query.matches[0].kind != query.kind:
@@ -327,7 +327,7 @@ def _tiles(figures: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-class _Pictures:
+class _Thumbnails:
     """The thumbnails of a page; one that cannot be read any more has no picture."""
 
     def __init__(self, folder: Path, photos: Path) -> None:
@@ -337,7 +337,7 @@ class _Pictures:
         """Return a catalogue photo as a whole."""
         return {"address": self._write(Path(photo.photo)), "kind": kind, "words": words, "caption": photo.item}
 
-    def of_query(self, query: Query, kind: str, words: str) -> Thumb:
+    def of_query(self, query: AnnotatedGarment, kind: str, words: str) -> Thumb:
         """Return an annotated garment with some of its surroundings."""
         address = self._write(self._photos / query.photo, window_around([query.box], *query.size))
         return {"address": address, "kind": kind, "words": words, "caption": query.photo}
@@ -404,7 +404,7 @@ def _pair(
     garments: Sequence[Garment],
     names: Sequence[str],
     catalogue: Mapping[tuple[str, str], CataloguePhoto],
-) -> Iterator[Query]:
+) -> Iterator[AnnotatedGarment]:
     """Yield a query for each annotated garment; a detection is of one garment at most.
 
     Pairs of the same kind come first, then those that overlap most.
@@ -427,7 +427,7 @@ def _pair(
     for place, (name, type_, box) in enumerate(truths):
         garment = garments[pairs[place]] if place in pairs else None
         matches = (garment.matches or ()) if garment else ()
-        yield Query(
+        yield AnnotatedGarment(
             photo=photo.file_name,
             box=box,
             size=(photo.width, photo.height),
@@ -474,7 +474,7 @@ def _kind_figures(evaluation: SearchEvaluation, kind: str) -> dict[str, Any]:
     }
 
 
-def _precision(evaluation: SearchEvaluation, queries: Sequence[Query]) -> dict[str, dict[str, Any] | None]:
+def _precision(evaluation: SearchEvaluation, queries: Sequence[AnnotatedGarment]) -> dict[str, dict[str, Any] | None]:
     """Return the mean precision of the first match and of the first k, by kind and by type.
 
     Garments without a type, and those whose kind or type the catalogue lacks, are left out.

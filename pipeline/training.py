@@ -10,8 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from pipeline.outputs import mark_folder
 from pipeline.plots import Panel, draw
-from pipeline.writers import mark_folder
 from stages.errors import OutfinderError
 from stages.files import write_whole
 from stages.training import LOG, Trainer
@@ -27,7 +27,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """How far a run is: its last log line, the validation after it, if any, and the seconds left."""
 
     steps: int
@@ -75,7 +75,7 @@ class Run(ABC):
         """Whether there is nothing left to train."""
         return self.done >= self.steps
 
-    def run(self, report: Callable[[Progress], None], workers: int = 1) -> None:
+    def run(self, report: Callable[[TrainingProgress], None], workers: int = 1) -> None:
         """Train to the end and write the weights.
 
         Args:
@@ -96,7 +96,7 @@ class Run(ABC):
                 if last:
                     self._draw()
                 left_s = (monotonic() - began) / max(1, self.done - first) * (self.steps - self.done)
-                report(Progress(self.steps, losses, validation, left_s))
+                report(TrainingProgress(self.steps, losses, validation, left_s))
         self._finish()
 
     def _next_multiple(self, every: int) -> int:

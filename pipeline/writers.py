@@ -1,6 +1,6 @@
 """Write results: one table of output formats, all of which an interrupted run resumes alike.
 
-To add a format, write a :class:`Writer` and enter it into :data:`WRITERS`.
+To add a format, write a :class:`~pipeline.outputs.Writer` and enter it into :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,34 @@ import csv
 import json
 import os
 import re
-import shutil
 import stat
 import sys
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from io import StringIO, TextIOWrapper
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO
 
 import cv2
 import numpy as np
 import pycocotools.mask
 
+from pipeline.outputs import (
+    Options,
+    Output,
+    Outputs,
+    Record,
+    Writer,
+    check_absent,
+    check_ours,
+    lock,
+    mark_folder,
+    spreadsheet_cell,
+)
 from pipeline.pages import color_of
-from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
 from stages.errors import ImageError, OutfinderError
-from stages.files import OUTPUT_MARK, replacing, write_whole
+from stages.files import replacing, write_whole
 from stages.images import write_jpeg
 from stages.types import Box, Image, Mask, Match
 
@@ -44,118 +49,8 @@ MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_labe
 CATALOGUE_PREFIX: Final = "catalogue_"
 """Prefix of a catalogue's column that has the name of one of the table's."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _DIM: Final = 0.45
 """How far an overlay fades to white outside garments."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of the formats.
-
-    ``masks`` adds masks to JSON lines, ``matches`` the columns of matches to tables, and ``metadata`` the catalogue's
-    columns; ``labels`` are those of the detector, for COCO's categories.
-    """
-
-    masks: bool = False
-    matches: bool = False
-    metadata: Sequence[str] = ()
-    labels: Sequence[str] = ()
-    delimiter: str = ","
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One photo to write: its result, its analysis if there are pixels to write, and its number in the run, from 1."""
-
-    result: PhotoResult
-    analysis: Analysis | None = None
-    number: int = 0
-
-
-@dataclass(slots=True)
-class Record:
-    """What an interrupted run left in a file: its photos, how many of them failed, and where they end, in bytes."""
-
-    photos: Counter[str] = field(default_factory=Counter)
-    failed: int = 0
-    end: int = 0
-
-    def add(self, photo: str, *, failed: bool) -> None:
-        """Count a photo."""
-        self.photos[photo_key(photo)] += 1
-        self.failed += failed
-
-
-class Writer(ABC):
-    """An output of a run; a photo stays written, whatever happens after ``write``.
-
-    Args:
-        path: of the file or folder.
-        options: of the format.
-        resume: keep what an interrupted run left in it; ``record`` describes it. A format that has no record of photos,
-            such as a folder of pictures, must write a photo again without harm.
-        overwrite: replace what exists.
-
-    Raises:
-        OutfinderError: the output exists, or another run is writing it.
-        OSError: it cannot be opened.
-    """
-
-    record: Record | None = None
-
-    @abstractmethod
-    def write(self, output: Output) -> None:
-        """Write one photo."""
-
-    def close(self, *, complete: bool) -> None:  # noqa: B027  few have something to close
-        """Close the output; ``complete`` unless the run was interrupted."""
-
-
-class Outputs(AbstractContextManager["Outputs"]):
-    """The outputs of one run, which agree on which photos are finished: those that all of them have.
-
-    Attributes:
-        done: how many photos are finished.
-        failed: how many of them could not be read.
-    """
-
-    def __init__(self, writers: Sequence[Writer]) -> None:
-        self._writers = writers
-        records = [writer.record for writer in writers if writer.record is not None]
-        self._finished: Counter[str] = Counter()
-        for number, record in enumerate(records):
-            self._finished = record.photos & self._finished if number else record.photos.copy()
-        self._ahead = {id(one): one.record.photos - self._finished for one in writers if one.record is not None}
-        self.done, self.failed = self._finished.total(), records[-1].failed if records else 0
-
-    def remaining(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Yield the photos still to be analysed: each as often as it is named, less the times that it is finished."""
-        finished = self._finished.copy()
-        for path in paths:
-            key = photo_key(str(path))
-            if finished[key]:
-                finished[key] -= 1
-            else:
-                yield path
-
-    def write(self, result: PhotoResult, analysis: Analysis | None = None) -> None:
-        """Write one photo to every output that lacks it."""
-        self.done += 1
-        self.failed += result.error is not None
-        key = photo_key(result.photo)
-        for writer in self._writers:
-            ahead = self._ahead.get(id(writer), Counter())
-            if ahead[key]:
-                ahead[key] -= 1
-            else:
-                writer.write(Output(result, analysis, self.done))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in self._writers:
-            writer.close(complete=kind is None)
 
 
 def open_outputs(
@@ -205,60 +100,6 @@ def open_outputs(
     return Outputs(writers)
 
 
-def photo_key(name: str) -> str:
-    """Return a photo's name as a table has it, by which all formats recognize it."""
-    return _cell(name.encode("utf-8", "backslashreplace").decode())
-
-
-def check_absent(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file, or a folder that is not empty, unless the user asked for it.
-
-    Raises:
-        OutfinderError: it exists.
-    """
-    if overwrite or not path.exists():
-        return
-    used = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0  # no pipe or device
-    if used:
-        raise OutfinderError(f"{path} exists; give --overwrite to replace it, or choose another name")
-
-
-def clear_folder(folder: Path, *, overwrite: bool) -> None:
-    """Empty a folder that outfinder has written, so that it can be written anew.
-
-    Raises:
-        OutfinderError: it is not empty, and the user did not ask for it or outfinder has not written it.
-    """
-    check_absent(folder, overwrite=overwrite)
-    _check_ours(folder)
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuse a folder with files that outfinder has not written: its pictures would be taken for outputs ever after.
-
-    Raises:
-        OutfinderError: it is one.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / OUTPUT_MARK).exists():
-        raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
-
-
-def mark_folder(folder: Path) -> None:
-    """Make a folder for outputs, marked so that later runs do not take its pictures for photos.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OUTPUT_MARK).touch()
-
-
 class _Lines(Writer):
     """A text file of results, or standard output."""
 
@@ -299,7 +140,7 @@ class _Lines(Writer):
         descriptor = os.open(path, os.O_RDWR if resume else os.O_WRONLY | os.O_CREAT, 0o666)
         file = os.fdopen(descriptor, "r+b" if resume else "wb")
         try:
-            _lock(descriptor, path)
+            lock(descriptor, path)
             self.record = self.read(file) if resume else Record()
             if stat.S_ISREG(os.fstat(descriptor).st_mode):  # no pipe or device
                 file.seek(self.record.end)
@@ -336,7 +177,7 @@ class JsonLines(_Lines):
         return record
 
 
-class Table(_Lines):
+class CsvTable(_Lines):
     """A CSV with one row per match, which spreadsheets read as it is and in which they run no formula.
 
     A garment without matches, a photo without garments and a photo that cannot be read have a row each, so that nothing
@@ -361,7 +202,7 @@ class Table(_Lines):
     def header(self) -> str:  # type: ignore[override]
         """The first line, after a byte-order mark, by which Excel recognizes UTF-8."""
         line = StringIO(newline="")
-        self._rows(line).writerow([_cell(column) for column in self.columns])
+        self._rows(line).writerow([spreadsheet_cell(column) for column in self.columns])
         return "\ufeff" + line.getvalue()
 
     def write(self, output: Output) -> None:
@@ -369,7 +210,7 @@ class Table(_Lines):
         columns, rows = self.columns, self._rows(self._stream)
         for row in _table_rows(output.result, self._metadata):
             cells = (row.get(column, "") for column in columns)
-            rows.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+            rows.writerow([spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in cells])
         self._stream.flush()
 
     def read(self, file: BinaryIO) -> Record:
@@ -493,7 +334,7 @@ class Coco(Writer):
         write_whole(self._part, "".join(json.dumps(photo) + "\n" for photo in photos.values()))
 
 
-class _Pictures(Writer):
+class _PictureFolder(Writer):
     """A folder of JPEG files that outfinder has written, or a new one, to which pictures are added.
 
     Names start with the photo's number in the run, so that equal names from different folders do not collide.
@@ -501,7 +342,7 @@ class _Pictures(Writer):
 
     def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:  # noqa: ARG002
         self._folder = path
-        _check_ours(path)
+        check_ours(path)
         if overwrite and not resume:
             for picture in path.glob("[0-9][0-9][0-9][0-9][0-9]*-*.jpg"):
                 picture.unlink()
@@ -521,7 +362,7 @@ class _Pictures(Writer):
             raise ImageError(f"{path} {error}") from error
 
 
-class Crops(_Pictures):
+class Crops(_PictureFolder):
     """Each garment's crop as a picture."""
 
     def write(self, output: Output) -> None:
@@ -531,7 +372,7 @@ class Crops(_Pictures):
             self.save(output, crop.image, f"-{number}-{re.sub(r'[^0-9A-Za-z_]+', '-', garment.label)}")
 
 
-class Overlays(_Pictures):
+class Overlays(_PictureFolder):
     """Each photo with its garments drawn on it."""
 
     def write(self, output: Output) -> None:
@@ -540,7 +381,13 @@ class Overlays(_Pictures):
             self.save(output, draw_garments(output.analysis.photo.image, output.result))
 
 
-WRITERS: Final[dict[str, Any]] = {"crops": Crops, "overlays": Overlays, "coco": Coco, "csv": Table, "jsonl": JsonLines}
+WRITERS: Final[dict[str, Any]] = {
+    "crops": Crops,
+    "overlays": Overlays,
+    "coco": Coco,
+    "csv": CsvTable,
+    "jsonl": JsonLines,
+}
 """Every format's :class:`Writer`, in the order that a photo is written in: the lines last, for then it is finished."""
 
 
@@ -648,15 +495,6 @@ def _table_rows(result: PhotoResult, metadata: Mapping[str, str]) -> Iterator[di
             yield {**row, **own, **dict(zip(MATCH_COLUMNS, values, strict=True))}
 
 
-def _cell(text: str) -> str:
-    """Return a text for a cell, with an apostrophe before what a spreadsheet would run as a formula.
-
-    >>> _cell("=HYPERLINK(A1)"), _cell("-5,50"), _cell("shirt")
-    ("'=HYPERLINK(A1)", '-5,50', 'shirt')
-    """
-    return f"'{text}" if text.startswith(_FORMULA) and not re.fullmatch(r"[+-][\d., ]*\d", text) else text
-
-
 def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
     """Return COCO's compressed run lengths of a mask in its photo: ``{"size": [height, width], "counts": str}``.
 
@@ -670,16 +508,3 @@ def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
         counts = counts[:-1]
     packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Keep other runs from writing a file for as long as it is open, if the system can."""
-    try:
-        import fcntl  # noqa: PLC0415  not on Windows
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        named = path.with_name(re.sub(r"^\.(.+)\.part$", r"\1", path.name))
-        raise OutfinderError(f"{named} is being written by another run; name another file") from None
-    except (ImportError, OSError):
-        return

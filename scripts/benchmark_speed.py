@@ -31,10 +31,11 @@ from pipeline.cli.common import ANYWHERE, FOLDER, friendly
 from pipeline.config import Config, build_cropper, build_detector, build_embedder
 from pipeline.demo import FOLDER as DEMO
 from pipeline.gallery import Gallery
+from pipeline.outputs import Options
 from pipeline.pipeline import Pipeline
 from pipeline.plots import figure, require_matplotlib
 from pipeline.search import PhotoResult, search_batch
-from pipeline.writers import Options, open_outputs
+from pipeline.writers import open_outputs
 from stages.cores import cores
 from stages.crop import BoxCrop
 from stages.embed.siamese import SiameseEmbedder

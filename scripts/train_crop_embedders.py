@@ -156,13 +156,10 @@ def _figures(trained: dict[str, Path]) -> str:
     lines = ["| trained on | crop | clutter 0 | clutter 1 |", "|---|---|---|---|"]
     with TemporaryDirectory() as folder:
         render_sample(Path(folder) / "scenes", seed=7, items=65, scenes=24, clutters=(0.0, 1.0))
-        results = [
-            search_set(embed_set(data, {}, embedders), list(embedders))
-            for data in rendered_scenes(Path(folder) / "scenes")
-        ]
+        results = [search_set(embed_set(data, {}, embedders)) for data in rendered_scenes(Path(folder) / "scenes")]
     for name in embedders:
         for crop in (BOX, MASK):
-            condition = Condition.same(name, TRUTH, crop)
+            condition = Condition(name, TRUTH, crop)
             recalls = [f"{one.scores(condition)[0].mean():.3f}" for one in results if one]
             lines.append(f"| {name} | {crop} | {' | '.join(recalls)} |")
     return "\n".join(lines)

@@ -75,7 +75,6 @@ def crops(
         stages,
         seed=seed,
         timed_photos=4 if quick else 12,
-        memory=True,
         progress=lambda doing: click.echo(doing, err=True),
     )
     figures = figures_of(comparison)

@@ -55,10 +55,10 @@ def calibrate(
       outfinder calibrate shop.csv --fmr 0.001 -o strict.calibration.json
       outfinder compare left.jpg right.jpg --calibration shop.calibration.json
     """  # noqa: D301
+    from pipeline.catalogue import open_set
     from pipeline.config import Config, build_embedder
     from pipeline.evaluation import Table, embed_photos
-    from pipeline.photosets import open_set
-    from pipeline.writers import check_absent
+    from pipeline.outputs import check_absent
     from stages.embed import calibration
     from stages.embed.calibration import calibration_path
     from stages.embed.data import numbered

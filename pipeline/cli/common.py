@@ -312,7 +312,7 @@ class FigureOutputs:
     def prepare(self) -> None:
         """Refuse outputs that exist, before a long run."""
         from pipeline.evaluation_pages import prepare_page
-        from pipeline.writers import check_absent
+        from pipeline.outputs import check_absent
 
         if self.json_file and self.json_file != Path("-"):
             check_absent(self.json_file, overwrite=self.overwrite)

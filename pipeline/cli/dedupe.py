@@ -61,9 +61,9 @@ def dedupe(
       outfinder dedupe train/ --against test/ -o train.csv
       outfinder dedupe shop.csv --hash-only
     """  # noqa: D301
+    from pipeline.catalogue import open_set
     from pipeline.dedupe import catalogue_rows, find_duplicates, group_record, without, write_catalogue
-    from pipeline.photosets import open_set
-    from pipeline.writers import check_absent
+    from pipeline.outputs import check_absent
     from stages.problems import plural
 
     if output:

@@ -49,9 +49,10 @@ def detect(
       outfinder detect photos/ -o found.jsonl --resume
     """  # noqa: D301
     from pipeline.config import Config, build_cropper, build_detector
+    from pipeline.outputs import Options
     from pipeline.pipeline import Pipeline
     from pipeline.search import result_of
-    from pipeline.writers import Options, open_outputs
+    from pipeline.writers import open_outputs
     from stages.images import walk
 
     config = Config(**settings)

@@ -30,7 +30,7 @@ def embed(images: tuple[Path, ...], settings: dict[str, Any], output: Path, over
     import numpy as np
 
     from pipeline.config import Config, build_embedder
-    from pipeline.writers import check_absent
+    from pipeline.outputs import check_absent
     from stages.errors import ImageError
     from stages.files import replacing
     from stages.images import enough_px, read_photo, walk

@@ -113,8 +113,6 @@ def detector(
 @click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
 @click.option("--query", "queries", multiple=True, metavar="ITEM",
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
-@click.option("--map", "projection", type=click.Choice(["pca", "tsne"]), default="pca", show_default=True,
-              help="How the page's map is made; tsne needs scikit-learn.")  # fmt: skip
 @friendly
 def embedder(
     data: tuple[Path, ...],
@@ -133,7 +131,6 @@ def embedder(
     outputs: FigureOutputs,
     examples: int,
     queries: tuple[str, ...],
-    projection: Literal["pca", "tsne"],
 ) -> None:
     """Evaluate an embedder on the photos of DATA, taken whole: how well it recognises items.
 
@@ -151,10 +148,10 @@ def embedder(
       outfinder evaluate embedder street.csv --query-domain street --gallery-domain shop --json - | jq .retrieval.item
       outfinder evaluate embedder shop/ --embedder features --embedder-weights mobilenet.safetensors
     """  # noqa: D301
+    from pipeline.catalogue import open_set
     from pipeline.config import Config, build_embedder, resolve_device
     from pipeline.evaluation import embed_photos, embedder_figures, embedder_text, pair_head_similarity, rounded
     from pipeline.evaluation_pages import write_embedder_page
-    from pipeline.photosets import open_set
     from stages.embed.evaluation import Protocol
     from stages.embed.evaluation import evaluate as evaluate_embedder
 
@@ -201,7 +198,7 @@ def embedder(
     figures |= {"dim": stage.dim, "seconds_per_photo": round(embedded.seconds / len(embedded.images), 4)}
     figures |= embedder_figures(evaluation) | {"problems": list(map(str, embedded.photos.problems))}
     if outputs.page:
-        write_embedder_page(outputs.page, evaluation, embedded, figures, examples, queries, projection)
+        write_embedder_page(outputs.page, evaluation, embedded, figures, examples, queries)
     outputs.finish(rounded(figures), embedder_text(figures), failed=bool(embedded.photos.problems))
 
 

@@ -16,7 +16,7 @@ from pipeline.cli.progress import Progress
 from stages.types import WHOLE
 
 if TYPE_CHECKING:
-    from pipeline.catalogue import IndexRun, Tally
+    from pipeline.catalogue import CatalogueEntry, Tally
     from pipeline.pipeline import Analysis
 
 
@@ -29,14 +29,13 @@ def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.argument("sources", metavar="SOURCE...", nargs=-1, type=ANYWHERE_OR_LIST, callback=listed)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=ANYWHERE_OR_LIST, callback=listed)
 @click.option("--item-pattern", metavar="REGEX", callback=_pattern,
               help="Finds the item id in a file name (its group 1).")  # fmt: skip
 @click.option("--kind-column", metavar="NAME",
               help="The column that says what kind of garment an item is.  [default: kind, label, category, type ...]")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @click.option("--prune", is_flag=True, help="Remove photos from the gallery that are not in the SOURCEs.")
-@click.option("--resume", is_flag=True, help="Continue the run that was interrupted: same sources, same options.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @click.option("--vectors", type=click.Choice(["float32", "float16", "int8"]),
               help="How vectors are stored: in 4, 2 or 1 bytes per number.  [default: float32]")  # fmt: skip
@@ -52,7 +51,6 @@ def index(
     kind_column: str | None,
     as_is: bool,
     prune: bool,
-    resume: bool,
     vectors: str | None,
     engine: str,
     ray_address: str | None,
@@ -62,7 +60,7 @@ def index(
     A SOURCE is a CSV with columns item_id and image (further columns are kept: category, price, url), a photo, or a
     folder of photos, whose item ids are --item-pattern's, else the sub-folder's, else the file's stem. Each photo's main
     garment is cut out of it; a photo without one is taken whole. Photos in the gallery that have not changed cost
-    nothing, so an interrupted run loses no more than its last minute: give the same command again, or --resume.
+    nothing, so an interrupted run loses no more than its last minute: give the same command again.
 
     With --engine ray the workers of a cluster analyse the photos, each with its own models and on its own GPU if there
     is one; photos and weights must lie under the same paths for all of them. The gallery is written by this process
@@ -74,10 +72,9 @@ def index(
       outfinder index shop product-photos/ --item-pattern '^([^_]+)_'
       outfinder index shop packshots/ --as-is
       outfinder index shop catalogue.csv --prune
-      outfinder index shop --resume
       outfinder index shop catalogue.csv --engine ray --ray-address auto
     """  # noqa: D301
-    from pipeline.catalogue import Indexing, IndexRun, forget_run, note_run, read_catalogue, unfinished_run
+    from pipeline.catalogue import Indexing, read_catalogue
     from pipeline.gallery import writing
     from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
@@ -88,33 +85,24 @@ def index(
         given["detector"] = "whole"
     if ray_address and engine != "ray":
         raise click.UsageError("--ray-address goes with --engine ray.")
-    if resume and (sources or given or item_pattern or kind_column):
-        raise ValueError("--resume takes the sources and options of the interrupted run: give no others")
-    run = (
-        unfinished_run(folder)
-        if resume
-        else IndexRun(sources, item_pattern and item_pattern.pattern, kind_column, given)
-    )
-    if not run.sources:
-        raise click.UsageError("Missing argument 'SOURCE...'.")
-    for source in run.sources:
+    for source in sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
-    total = _count_photos(run)
+    total = _count_photos(
+        read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True)), kind_column
+    )
     with _removed_if_empty(folder), writing(folder):
-        gallery, pipeline, config = open_or_create(folder, settings | run.given, vectors)
-        note_run(folder, run)
+        gallery, pipeline, config = open_or_create(folder, settings | given, vectors)
         progress = Progress("indexed", total)
         report = _reporter(progress)
         analyse: Callable[[Iterable[Path]], Iterator[Analysis]] = (
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
         )
-        with progress.interruptible(f"they are in {folder}; the same command again, or --resume, continues"):
+        with progress.interruptible(f"they are in {folder}; the same command continues"):
             indexing = Indexing(gallery, analyse, config.detector, report, prune=prune,
-                                kinds=kind_part(pipeline.embedder), kind_column=run.kind_column)  # fmt: skip
-            tally = indexing(read_catalogue(run.sources, run.pattern, lambda _: None))
+                                kinds=kind_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
+            tally = indexing(read_catalogue(sources, item_pattern, lambda _: None))
         report(tally)
-        forget_run(folder)
     progress.finish()
     click.echo(
         f"gallery {folder}: {gallery.item_count} items in {len(gallery)} photos ({tally.added} added,"
@@ -128,25 +116,21 @@ def index(
     sys.exit(progress.status())
 
 
-def _count_photos(run: IndexRun) -> int:
-    """Count the catalogue's photos, and print what is to be noted.
+def _count_photos(catalogue: Iterable[CatalogueEntry], kind_column: str | None) -> int:
+    """Count the catalogue's photos.
 
     Raises:
         ValueError: the column of kinds does not exist.
     """
-    from pipeline.catalogue import read_catalogue
     from pipeline.config import suggestion
 
-    notes, count, columns = list[str](), 0, dict[str, None]()
-    for photo in read_catalogue(run.sources, run.pattern, notes.append):
+    count, columns = 0, dict[str, None]()
+    for photo in catalogue:
         count += 1
         columns.update(dict.fromkeys(name for name, _ in photo.metadata))
-    for note in notes:
-        click.echo(printable(note), err=True)
-    wanted = run.kind_column
-    if wanted and _plain(wanted) not in map(_plain, columns):
-        known = ", ".join(columns) or "no further columns"
-        raise ValueError(f"no item has a value in a column {wanted!r}{suggestion(wanted, columns)}; there are {known}")
+    if kind_column and _plain(kind_column) not in map(_plain, columns):
+        known, meant = ", ".join(columns) or "no further columns", suggestion(kind_column, columns)
+        raise ValueError(f"no item has a value in a column {kind_column!r}{meant}; there are {known}")
     return count
 
 

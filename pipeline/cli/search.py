@@ -74,9 +74,10 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
+    from pipeline.outputs import Options, clear_folder, mark_folder
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, open_gallery, search_batch
-    from pipeline.writers import Options, clear_folder, mark_folder, open_outputs
+    from pipeline.writers import open_outputs
     from stages.embed.calibration import find_calibration
     from stages.embed.kinds import kind_part
     from stages.images import walk

@@ -11,7 +11,7 @@ import click
 from pipeline.cli.common import ANYWHERE, EXISTING, FOLDER, combined, device_option, friendly, isolate_option
 
 if TYPE_CHECKING:
-    from pipeline.training import Progress, Run
+    from pipeline.training import Run, TrainingProgress
 
 
 @click.group()
@@ -193,7 +193,7 @@ def _note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _report(progress: Progress) -> None:
+def _report(progress: TrainingProgress) -> None:
     if line := progress.validation:
         if "metric" in line:
             metric = line["metric"]

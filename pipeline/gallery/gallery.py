@@ -13,11 +13,11 @@ from uuid import uuid4
 import numpy as np
 
 from pipeline.config import build_index, trust
-from pipeline.gallery import store
+from pipeline.gallery.database import Manifest, create, writing
 from pipeline.gallery.filters import BUILT_IN, METADATA, can_mean_thousands, compile_filter, number
 from pipeline.gallery.graphs import GraphCache
 from pipeline.gallery.search import Searcher, match_items, near_duplicates
-from pipeline.gallery.store import Manifest, Row, Store, is_gallery, writing
+from pipeline.gallery.store import Row, Store, is_gallery
 from pipeline.gallery.vectors import CHUNK, STORAGE, Ids, PhotoTable, item_key
 from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
 from stages.index.checks import check_vectors
@@ -77,7 +77,7 @@ class Gallery:
         with writing(folder):
             if is_gallery(folder):
                 raise GalleryError(f"there is a gallery at {folder} already; open it, or choose another folder")
-            store.create(folder, Manifest(uuid4().hex, embedder.dim, embedder.fingerprint, cropper.fingerprint, index,
+            create(folder, Manifest(uuid4().hex, embedder.dim, embedder.fingerprint, cropper.fingerprint, index,
                                           storage, settings or {}, generation=1))  # fmt: skip
             return cls.open(folder)
 

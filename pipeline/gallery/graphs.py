@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.config import build_index, check_trusted
-from pipeline.gallery.store import Manifest
+from pipeline.gallery.database import Manifest
 from pipeline.gallery.vectors import Ids, PhotoTable
 from stages.errors import GalleryError
 from stages.files import replacing

@@ -20,16 +20,12 @@ one below is refused, and links in the folder are not followed.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sqlite3
-import stat
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
@@ -38,19 +34,32 @@ from weakref import finalize
 from zlib import crc32
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from pipeline.gallery.database import (
+    APPLICATION,
+    DATABASE,
+    FIELDS,
+    FORMAT,
+    SCHEMA,
+    SIDE_FILES,
+    Manifest,
+    check_files,
+    checksum_of,
+    connect,
+    decoded,
+    encoded,
+    gallery_errors,
+    mapped_file,
+    open_to_read,
+    read_manifest_row,
+    too_old,
+    write_manifest_row,
+)
 from pipeline.gallery.filters import BUILT_IN, FUNCTIONS, METADATA
 from pipeline.gallery.vectors import STORAGE, Block, Ids
 from stages.errors import GalleryCorrupt, GalleryError
-from stages.files import read_whole
 from stages.types import LABELS, Box
-
-DATABASE: Final = "gallery.sqlite"
-FORMAT: Final = 3
-APPLICATION: Final = 0x6F757466
-"""SQLite's application id of a gallery: the letters "outf"."""
 
 FILTER_S: Final = 5.0
 """Seconds after which a filter is stopped."""
@@ -58,32 +67,9 @@ FILTER_S: Final = 5.0
 FILTER_ROWS: Final = 2048
 """Rows that a filter checks at once; then other threads have their turn."""
 
-_FIELDS: Final = (
-    "id", "item", "photo", "sha256", "detector", "found", "label", "score", "x1", "y1", "x2", "y2", "stamp",
-)  # fmt: skip
-_SCHEMA: Final = {
-    "gallery": """CREATE TABLE gallery (identity TEXT, dim INTEGER, embedder TEXT, crop TEXT, "index" TEXT, storage TEXT,
- settings TEXT, columns TEXT, generation INTEGER, next_id INTEGER, checksum INTEGER)""",
-    "photos": """CREATE TABLE photos (id INTEGER PRIMARY KEY, item TEXT, photo TEXT, sha256 TEXT, detector TEXT, found TEXT,
- label TEXT, score REAL, x1 INTEGER, y1 INTEGER, x2 INTEGER, y2 INTEGER, stamp TEXT, checksum INTEGER)""",
-    "items": "CREATE VIEW items AS SELECT item, count(*) AS photos FROM photos GROUP BY item",
-    "blocks": "CREATE TABLE blocks (number INTEGER PRIMARY KEY, ids BLOB, items BLOB, live BLOB, checksum INTEGER)",
-    "vectors": "CREATE TABLE vectors (block INTEGER PRIMARY KEY, digest BLOB, data BLOB)",
-}
 _CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr"])
 _AMONG: Final = "id IN (SELECT value FROM json_each(?))"
-_SIDE_FILES: Final = tuple(f"{DATABASE}{ending}" for ending in ("-wal", "-shm", "-journal"))
-_WRITER: Final = "writer.json"
 _MAX_COLUMNS: Final = 1500
-_MAX_VALUE_BYTES: Final = 1 << 29
-_MAX_COUNT: Final = 1 << 62
-_MAX_DIM: Final = 1 << 20
-_UNWRITABLE: Final = ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP",
-                      "SQLITE_IOERR_SHMOPEN", "SQLITE_FULL")  # fmt: skip
-"""Errors of a folder that is read-only, or of a disk that is full, where SQLite cannot make its side files."""
-
-_CORRUPT: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_ERROR", "SQLITE_TOOBIG",
-                   "SQLITE_MISMATCH", "SQLITE_SCHEMA", "SQLITE_FORMAT")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,41 +97,6 @@ class Row:
         return next((value for value in named if value in LABELS), self.label)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What made a gallery, and its current generation.
-
-    ``identity`` is drawn when a gallery is created: ids of one gallery mean nothing in another. ``storage`` is a name in
-    :data:`pipeline.gallery.vectors.STORAGE`. ``columns`` are the catalogue's columns, each with its name in the table
-    of photos. ``generation`` grows with each save, ``next_id`` with each photo.
-
-    Raises:
-        ValueError: a part is of the wrong type or size.
-    """
-
-    identity: str
-    dim: int
-    embedder: str
-    crop: str
-    index: str
-    storage: str = "float32"
-    settings: dict[str, str] = field(default_factory=dict)
-    columns: tuple[tuple[str, str], ...] = ()
-    generation: int = 0
-    next_id: int = 0
-
-    def __post_init__(self) -> None:
-        texts = [self.identity, self.embedder, self.crop, self.index, self.storage]
-        texts += [text for pair in (*self.settings.items(), *self.columns) for text in pair]
-        if not all(isinstance(text, str) for text in texts) or not all(len(pair) == 2 for pair in self.columns):
-            raise ValueError("a name in it is not text")
-        counts = self.dim, self.generation, self.next_id
-        if not all(type(count) is int and 0 <= count < _MAX_COUNT for count in counts) or not 1 <= self.dim <= _MAX_DIM:
-            raise ValueError(f"dim, generation and next_id are {', '.join(map(str, counts))}")
-        if self.storage not in STORAGE:
-            raise ValueError(f"it stores vectors as {self.storage!r}")
-
-
 def is_gallery(folder: Path) -> bool:
     """Return whether a folder holds a gallery, of this format or an older one."""
     return any((folder / name).exists() for name in (DATABASE, "manifest.json"))
@@ -156,32 +107,6 @@ def read_manifest(folder: Path) -> Manifest:
     store = Store(folder)
     store.close()
     return store.manifest
-
-
-def create(folder: Path, manifest: Manifest) -> None:
-    """Write an empty gallery, whole or not at all; the caller holds the folder for writing.
-
-    Raises:
-        GalleryError: it cannot be written.
-    """
-    part = folder / f"{DATABASE}.part"
-    with _errors(folder, "written"):
-        for left in folder.glob(f"{part.name}*"):
-            left.unlink()
-        connection = _connect(part, "rwc")
-        try:
-            connection.execute("PRAGMA page_size = 8192")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN")
-            for sql in _SCHEMA.values():
-                connection.execute(sql)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            _write_manifest(connection, manifest)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-        part.replace(folder / DATABASE)
 
 
 class Store:
@@ -214,12 +139,12 @@ class Store:
         """
         if self.writing:
             return
-        with self._lock, _errors(self.folder, "written"):
-            _check_files(self.folder, DATABASE, *_SIDE_FILES, to_write=True)
-            connection = _connect(self.folder / DATABASE, "rw")
+        with self._lock, gallery_errors(self.folder, "written"):
+            check_files(self.folder, DATABASE, *SIDE_FILES, to_write=True)
+            connection = connect(self.folder / DATABASE, "rw")
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                if _read_manifest(connection) != self.manifest:
+                if read_manifest_row(connection) != self.manifest:
                     raise GalleryError(  # noqa: TRY301
                         f"gallery {self.folder} was written by someone else since it was opened; open it again"
                     )
@@ -236,9 +161,9 @@ class Store:
         Raises:
             GalleryError: the disk is full or cannot be written; the generation before is unharmed.
         """
-        with self._lock, _errors(self.folder, "written"):
+        with self._lock, gallery_errors(self.folder, "written"):
             manifest = replace(self.manifest, generation=self.manifest.generation + 1, next_id=next_id)
-            _write_manifest(self._connection, manifest)
+            write_manifest_row(self._connection, manifest)
             self._connection.execute("COMMIT")
             self.writing, self.manifest = False, manifest
             self._checkpoint()
@@ -257,7 +182,7 @@ class Store:
         Raises:
             GalleryError: the disk is too full for it; nothing is lost.
         """
-        with self._lock, _errors(self.folder, "written"):
+        with self._lock, gallery_errors(self.folder, "written"):
             self._connection.execute("COMMIT")
             try:
                 self._connection.execute("VACUUM")
@@ -268,7 +193,7 @@ class Store:
     @property
     def size(self) -> int:
         """The bytes of the database's files."""
-        paths = (self.folder / name for name in (DATABASE, _SIDE_FILES[0]))
+        paths = (self.folder / name for name in (DATABASE, SIDE_FILES[0]))
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def integrity(self) -> list[str]:
@@ -297,11 +222,11 @@ class Store:
 
     def put(self, number: int, row: Row) -> None:
         """Write the row of a photo."""
-        metadata = {self._column(name): _encoded(value) for name, value in dict(row.metadata).items()}
-        values = (number, *map(_encoded, (row.item, row.photo, row.sha256, row.detector, row.label, row.group)),
-                  float(row.score), *row.box.corners, _encoded(row.stamp))  # fmt: skip
+        metadata = {self._column(name): encoded(value) for name, value in dict(row.metadata).items()}
+        values = (number, *map(encoded, (row.item, row.photo, row.sha256, row.detector, row.label, row.group)),
+                  float(row.score), *row.box.corners, encoded(row.stamp))  # fmt: skip
         cells = [(column, metadata.get(column)) for _, column in self.manifest.columns]
-        row_values = (*values, _checksum(values, cells), *(value for _, value in cells))
+        row_values = (*values, checksum_of(values, cells), *(value for _, value in cells))
         marks = ", ".join("?" * len(row_values))
         self._run(f"INSERT OR REPLACE INTO photos ({self._columns}) VALUES ({marks})", row_values, "written")
 
@@ -320,7 +245,7 @@ class Store:
     def distinct(self, column: str) -> dict[str, int]:
         """Return the values of a column, in SQL, with the count of their rows, in the order of addition."""
         sql = f"SELECT {column}, count(*) FROM photos WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY min(id)"
-        return {_text_of(value): count for value, count in self._run(sql)}
+        return {decoded(value): count for value, count in self._run(sql)}
 
     def select(self, sql: str, parameters: Sequence[object]) -> Ids:
         """Return the ids of the photos for which a user's filter, in SQL, is true, rising.
@@ -412,14 +337,14 @@ class Store:
     # -- within
 
     def _open(self) -> None:
-        with _errors(self.folder, "read"):
-            self._use(_open_to_read(self.folder))
+        with gallery_errors(self.folder, "read"):
+            self._use(open_to_read(self.folder))
             self._begin_reading()
             self.manifest = self._checked_manifest()
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection, self._close = connection, finalize(self, connection.close)
-        self._mapped = _mapped_file(self.folder)
+        self._mapped = mapped_file(self.folder)
         for name, (count, function) in FUNCTIONS.items():
             connection.create_function(name, count, function, deterministic=True)
 
@@ -427,7 +352,7 @@ class Store:
         """Keep the present generation until the next transaction, whatever others save meanwhile."""
         self._connection.execute("BEGIN")
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        self._mapped = _mapped_file(self.folder)
+        self._mapped = mapped_file(self.folder)
 
     def _checkpoint(self) -> None:
         """Move what was saved into the database's main file, as far as readers of older generations allow."""
@@ -447,18 +372,18 @@ class Store:
                 f"gallery {self.folder} has format {version} and this outfinder reads {FORMAT}: update outfinder"
             )
         if version < FORMAT:
-            raise GalleryError(_too_old(self.folder))
-        manifest = _read_manifest(self._connection)
+            raise GalleryError(too_old(self.folder))
+        manifest = read_manifest_row(self._connection)
         columns = [_quoted(column) for _, column in manifest.columns]
-        photos = _SCHEMA["photos"].removesuffix(")") + "".join(f", {column} TEXT" for column in columns) + ")"
-        if dict(self._connection.execute("SELECT name, sql FROM sqlite_master")) != _SCHEMA | {"photos": photos}:
+        photos = SCHEMA["photos"].removesuffix(")") + "".join(f", {column} TEXT" for column in columns) + ")"
+        if dict(self._connection.execute("SELECT name, sql FROM sqlite_master")) != SCHEMA | {"photos": photos}:
             raise self._corrupt("its tables are not those of a gallery")
-        self._columns = ", ".join((*_FIELDS, "checksum", *columns))
+        self._columns = ", ".join((*FIELDS, "checksum", *columns))
         return manifest
 
     def _run(self, sql: str, parameters: Sequence[object] = (), action: str = "read") -> list[tuple[Any, ...]]:
-        with self._lock, _errors(self.folder, action):
-            inode, size = _mapped_file(self.folder)
+        with self._lock, gallery_errors(self.folder, action):
+            inode, size = mapped_file(self.folder)
             if inode == self._mapped[0] and size < self._mapped[1]:  # SQLite reading it would end the process
                 raise GalleryCorrupt(f"gallery {self.folder} was overwritten while it was open; open it again")
             return self._connection.execute(sql, parameters).fetchall()
@@ -476,19 +401,19 @@ class Store:
         self._rows_verified = True
 
     def _verified(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        own = len(_FIELDS)
+        own = len(FIELDS)
         names = (column for _, column in self.manifest.columns)
-        if values[own] != _checksum(values[:own], list(zip(names, values[own + 1 :], strict=True))):
+        if values[own] != checksum_of(values[:own], list(zip(names, values[own + 1 :], strict=True))):
             raise self._corrupt(f"the checksum of photo {values[0]} is not the saved one")
         return values
 
     def _row(self, values: tuple[Any, ...]) -> Row:
-        _, item, photo, digest, detector, found, _, score, *corners, stamp = values[: len(_FIELDS)]
-        cells = zip(self.manifest.columns, values[len(_FIELDS) + 1 :], strict=True)
+        _, item, photo, digest, detector, found, _, score, *corners, stamp = values[: len(FIELDS)]
+        cells = zip(self.manifest.columns, values[len(FIELDS) + 1 :], strict=True)
         try:
-            metadata = tuple((name, _text_of(value)) for (name, _), value in cells if value is not None)
-            return Row(_text_of(item), _text_of(photo), _text_of(digest), _text_of(detector), _text_of(found),
-                       float(score), Box(*corners), metadata, _text_of(stamp))  # fmt: skip
+            metadata = tuple((name, decoded(value)) for (name, _), value in cells if value is not None)
+            return Row(decoded(item), decoded(photo), decoded(digest), decoded(detector), decoded(found),
+                       float(score), Box(*corners), metadata, decoded(stamp))  # fmt: skip
         except (ValueError, TypeError) as error:
             raise self._corrupt(f"photo {values[0]}: {error}") from error
 
@@ -499,7 +424,7 @@ class Store:
             return known[name]
         if len(known) >= _MAX_COLUMNS:
             raise GalleryError(f"a gallery has at most {_MAX_COLUMNS} columns of a catalogue; leave some out")
-        taken = {column.lower() for column in (*_FIELDS, "checksum", *known.values())}
+        taken = {column.lower() for column in (*FIELDS, "checksum", *known.values())}
         candidates = (name, f"{METADATA}{name}", f"{METADATA}{len(known)}")
         column = next(each for each in candidates if each and each.isprintable() and each.lower() not in taken)
         self._run(f"ALTER TABLE photos ADD COLUMN {_quoted(column)} TEXT", (), "written")
@@ -509,66 +434,6 @@ class Store:
 
     def _corrupt(self, problem: str) -> GalleryCorrupt:
         return GalleryCorrupt(f"gallery {self.folder} is damaged: {problem}")
-
-
-_LOCKS: Final[dict[tuple[int, str], FileLock]] = {}
-"""The lock of each gallery that this process has written, so that it may hold one again within."""
-
-
-@contextmanager
-def writing(folder: Path | str) -> Iterator[None]:
-    """Hold a gallery for writing; readers go on. The process that holds it may hold it again within.
-
-    Raises:
-        GalleryError: another process is writing it, or it cannot be written.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_files(folder, "lock", _WRITER, to_write=True)
-        path = os.path.realpath(folder / "lock")
-        lock = _LOCKS.setdefault((os.getpid(), path), FileLock(path, timeout=0))  # a lock is void after a fork
-        outermost = not lock.is_locked
-        lock.acquire()
-    except Timeout:
-        raise GalleryError(_busy(folder)) from None
-    except (OSError, NotImplementedError) as error:
-        raise GalleryError(f"gallery {folder} cannot be written: {_reason(error)}") from error
-    note = folder / _WRITER
-    try:
-        if outermost:
-            since = datetime.now(UTC).isoformat("T", "seconds")
-            with suppress(OSError):  # the lock counts, not the note
-                note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-        yield
-    finally:
-        if outermost:
-            with suppress(OSError):
-                note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _text_of(value: object) -> str:
-    """Return a stored text; one that is no valid Unicode, such as an odd file name, is stored as bytes."""
-    if isinstance(value, str):
-        return value
-    try:
-        return bytes.decode(value, "utf-8", "surrogatepass")  # type: ignore[arg-type]
-    except (UnicodeDecodeError, TypeError) as error:
-        raise GalleryCorrupt(f"the gallery is damaged: a text in it is none ({error})") from error
-
-
-def _encoded(text: str) -> str | bytes:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
-
-
-def _checksum(values: tuple[Any, ...], cells: Sequence[tuple[str, Any]] = ()) -> int:
-    """Return the CRC-32 of a row, as Python writes it in ASCII; columns without a value do not count."""
-    return crc32(ascii((values, [cell for cell in cells if cell[1] is not None])).encode("ascii"))
 
 
 def _block_sum(number: int, *parts: bytes) -> int:
@@ -583,124 +448,3 @@ def _block_digest(ids: Ids, data: bytes) -> bytes:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _write_manifest(connection: sqlite3.Connection, manifest: Manifest) -> None:
-    values = (manifest.identity, manifest.dim, *map(_encoded, (manifest.embedder, manifest.crop, manifest.index)),
-              manifest.storage, json.dumps(manifest.settings), json.dumps(manifest.columns), manifest.generation,
-              manifest.next_id)  # fmt: skip
-    connection.execute("DELETE FROM gallery")
-    connection.execute(f"INSERT INTO gallery VALUES ({', '.join('?' * 11)})", (*values, _checksum(values)))
-
-
-def _read_manifest(connection: sqlite3.Connection) -> Manifest:
-    """Read the manifest.
-
-    Raises:
-        GalleryCorrupt: it is damaged.
-    """
-    try:
-        ((*values, checksum),) = connection.execute("SELECT * FROM gallery").fetchall()
-        if checksum != _checksum(tuple(values)):
-            raise ValueError("its checksum is not the saved one")  # noqa: TRY301
-        identity, dim, embedder, crop, index, storage, settings, columns, generation, next_id = values
-        return Manifest(identity, dim, _text_of(embedder), _text_of(crop), _text_of(index), storage,
-                        dict(json.loads(settings)), tuple((name, column) for name, column in json.loads(columns)),
-                        generation, next_id)  # fmt: skip
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise GalleryCorrupt(f"the gallery is damaged: its manifest: {error}") from error
-
-
-def _open_to_read(folder: Path) -> sqlite3.Connection:
-    """Open a gallery's database for reading.
-
-    Raises:
-        GalleryError: there is none.
-    """
-    path, wal = folder / DATABASE, folder / _SIDE_FILES[0]
-    _check_files(folder, DATABASE)
-    _check_files(folder, *_SIDE_FILES, to_write=True)  # a reader, too, may write them
-    if not path.exists():
-        if (folder / "manifest.json").exists():
-            raise GalleryError(_too_old(folder))
-        raise GalleryError(f"there is no gallery at {folder}; make one with: outfinder index {folder} CATALOGUE")
-    try:
-        connection = _connect(path, "ro")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname not in _UNWRITABLE or (wal.exists() and wal.stat().st_size):
-            raise
-        connection = _connect(path, "ro&immutable=1")  # no one writes there
-    return connection
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None, check_same_thread=False)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
-    for pragma in ("mmap_size = 0", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
-def _check_files(folder: Path, *names: str, to_write: bool = False) -> None:
-    """Refuse links, pipes and devices among a gallery's files: they may have been put there to do harm elsewhere.
-
-    Raises:
-        OSError: one is of that kind or, to be written, has a second name.
-    """
-    for name in names:
-        try:
-            status = (folder / name).lstat()
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a link, which is not followed" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-            raise OSError(None, f"{name} is {kind}")
-        if to_write and status.st_nlink > 1:
-            raise OSError(None, f"{name} is a hard link, and its other file would change too; copy the gallery")
-
-
-def _mapped_file(folder: Path) -> tuple[int, int]:
-    """Return the inode and size of the only file that SQLite maps into memory."""
-    try:
-        status = (folder / f"{DATABASE}-shm").stat()
-    except OSError:
-        return 0, 0
-    return status.st_ino, status.st_size
-
-
-@contextmanager
-def _errors(folder: Path, action: str) -> Iterator[None]:
-    """Turn what SQLite and the file system say into a GalleryError."""
-    unharmed = "; nothing was changed" if action == "written" else ""
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
-        if name.startswith("SQLITE_BUSY"):
-            raise GalleryError(_busy(folder)) from error
-        if name.startswith(_CORRUPT):
-            raise GalleryCorrupt(f"gallery {folder} is damaged: {error}") from error
-        raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
-    except OSError as error:
-        raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
-
-
-def _reason(error: Exception) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    full = " (is the disk full?)" if name.startswith("SQLITE_IOERR") else ""
-    return (getattr(error, "strerror", None) or str(error)) + full
-
-
-def _too_old(folder: Path) -> str:
-    return f"gallery {folder} was made by an older outfinder; index the catalogue again: outfinder index NEW_FOLDER CATALOGUE"
-
-
-def _busy(folder: Path) -> str:
-    holder = "another process"
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        _check_files(folder, _WRITER)
-        note = json.loads(read_whole(folder / _WRITER, 10_000))
-        holder = f"process {note['pid']} on {note['host']} since {note['since']}"
-    return f"gallery {folder} is being written by {holder}; wait until it has finished"

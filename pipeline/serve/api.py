@@ -90,7 +90,7 @@ def _validated(validate: Callable[[], S]) -> S:
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": schemas.Problem, "description": _PROBLEMS[status]} for status in statuses}
+    return {status: {"model": schemas.ErrorInfo, "description": _PROBLEMS[status]} for status in statuses}
 
 
 def _takes_photo(fields: type[schemas.Schema] | None = None) -> dict[str, Any]:

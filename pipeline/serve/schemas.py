@@ -80,7 +80,7 @@ class ItemInfo(Schema):
     details: dict[str, str] = Field(default_factory=dict, description="The remaining metadata")
 
 
-class Match(ItemInfo):
+class MatchInfo(ItemInfo):
     """An item that resembles the query, represented by its most similar photo."""
 
     picture: str = Field(description="The picture's address, relative to the server's root")
@@ -95,11 +95,11 @@ class Matches(Schema):
 
     crop: str
     vector: list[float] = Field(description="The query as a unit vector")
-    matches: list[Match]
+    matches: list[MatchInfo]
     notice: str = Field("", description="Why there are no matches, such as: this shop has no shoes")
 
 
-class Garment(Schema):
+class GarmentInfo(Schema):
     """A garment of a photo, in pixels of the upright full-size photo."""
 
     label: str
@@ -108,7 +108,7 @@ class Garment(Schema):
     outline: list[list[tuple[int, int]]] = Field(description="The mask's outlines and holes; empty without a mask")
 
 
-class SearchedGarment(Garment):
+class SearchedGarment(GarmentInfo):
     """A garment with its matches for each crop; the two shoes of a pair are one garment."""
 
     boxes: list[tuple[int, int, int, int]] = Field(description="The boxes of its parts: two for a pair of shoes")
@@ -120,7 +120,7 @@ class Detected(Schema):
 
     width: int
     height: int
-    garments: list[Garment]
+    garments: list[GarmentInfo]
 
 
 class Searched(Schema):
@@ -164,7 +164,7 @@ class Column(Schema):
     most: float = 0.0
 
 
-class Crop(Schema):
+class CropInfo(Schema):
     """How garments are cut out of a photo, and how the searched gallery's photos were cut."""
 
     crop: str
@@ -181,7 +181,7 @@ class About(Schema):
     labels: dict[str, int]
     colors: dict[str, str]
     columns: list[Column]
-    crops: list[Crop]
+    crops: list[CropInfo]
     embedder: str
     calibrated: bool
     examples: int
@@ -196,7 +196,7 @@ class Health(Schema):
     generation: int
 
 
-class Problem(Schema):
+class ErrorInfo(Schema):
     """Why a request failed."""
 
     error: str

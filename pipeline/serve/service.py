@@ -7,13 +7,12 @@ in others, so that a slow filter delays nobody else's search.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import cv2
@@ -27,6 +26,7 @@ from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
 from pipeline.search import Garment, config_for, open_gallery
 from pipeline.serve import schemas
+from pipeline.serve.batcher import Batcher
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
@@ -62,74 +62,14 @@ class NotFoundError(LookupError):
     """Something that the client named does not exist; the message is meant for the client."""
 
 
-class Batcher(Generic[T, R]):
-    """Turns a function of a batch into one that is awaited for a single input.
-
-    A batch holds the inputs that arrive within ``wait_s`` of its first, or while the previous batch is computed, in
-    their order. Inputs that nobody awaits any more are dropped. If a batch fails, each of its inputs is tried alone, so
-    that one bad input fails by itself.
-
-    Args:
-        work: returns as many results as inputs, in the same order.
-        pool: where it runs.
-        max_size: inputs per batch.
-        wait_s: how long the first input waits for others.
-        observe: called with the size of each batch.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[list[T]], Sequence[R]],
-        pool: Executor,
-        max_size: int,
-        wait_s: float,
-        observe: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self._work, self._pool, self._max_size, self._wait_s, self._observe = work, pool, max_size, wait_s, observe
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __call__(self, value: T) -> R:
-        """Return the result of one input, or raise what its work raises."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((value, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        return await future
-
-    async def _run(self) -> None:
-        while self._waiting:
-            if len(self._waiting) < self._max_size:
-                await asyncio.sleep(self._wait_s)
-            batch = [self._waiting.popleft() for _ in range(min(self._max_size, len(self._waiting)))]
-            if wanted := [(value, future) for value, future in batch if not future.done()]:
-                await self._compute(wanted)
-
-    async def _compute(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        self._observe(len(batch))
-        try:
-            loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._pool, self._work, [value for value, _ in batch])
-        except Exception as error:  # noqa: BLE001  a stage may raise anything; it goes to the one who waits
-            if len(batch) > 1:
-                for one in batch:
-                    await self._compute([one])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Analysis:
+class AnalysedUpload:
     """An upload: its photo as decoded, and the garments in pixels of that photo and as the API returns them."""
 
     data: bytes
     photo: Photo
     detections: Sequence[Detection]
-    garments: Sequence[schemas.Garment]
+    garments: Sequence[schemas.GarmentInfo]
 
     @property
     def size(self) -> dict[str, int]:
@@ -283,7 +223,7 @@ class Service:
             colors={label: color_of(label) for label in {*labels, *self._labels}},
             columns=list(snapshot.columns),
             crops=[
-                schemas.Crop(crop=crop, gallery_crop=view.snapshot.gallery.manifest.settings.get("crop", crop))
+                schemas.CropInfo(crop=crop, gallery_crop=view.snapshot.gallery.manifest.settings.get("crop", crop))
                 for crop, view in self.views.items()
             ],
             embedder=self._embedder.fingerprint,
@@ -293,16 +233,16 @@ class Service:
             max_pixels=self.limits.max_pixels,
         )
 
-    async def _analyse(self, data: bytes, region: Box | None = None) -> Analysis:
+    async def _analyse(self, data: bytes, region: Box | None = None) -> AnalysedUpload:
         """Decode a photo and find its garments, or take one region of it."""
         photo = await self._run("decode", partial(_decode, data, self._enough_px, self.limits.max_pixels))
         if region is not None:
             detection = _region_detection(region, photo)
-            garment = schemas.Garment(label=REGION, score=1.0, box=region.corners, outline=[])
-            return Analysis(data, photo, [detection], [garment])
+            garment = schemas.GarmentInfo(label=REGION, score=1.0, box=region.corners, outline=[])
+            return AnalysedUpload(data, photo, [detection], [garment])
         detections = await self._detect(photo.image)
         garments = await self._run("decode", partial(_garments, photo, detections), "outline")
-        return Analysis(data, photo, detections, garments)
+        return AnalysedUpload(data, photo, detections, garments)
 
     async def _search(
         self,
@@ -348,13 +288,13 @@ class Service:
             crop=crop,
             vector=_rounded(vector),
             matches=[
-                schemas.Match(
+                schemas.MatchInfo(
                     **item_info(match.item, match.metadata),
                     picture=_picture_address(match.item, snapshot.photo_number(match), crop),
                     similarity=round(match.similarity, 4),
                     label=to_plain(match.label),
                     verdict=match.verdict,
-                    style=_style(match),
+                    style="" if style_of(match)[0] == "item" else to_plain(style_of(match)[1]),
                 )
                 for match in judged
             ],
@@ -381,7 +321,7 @@ class Service:
         observe = self.metrics.batches.labels(stage).observe
         return Batcher(timed, self._pools["network"], self.limits.batch, self.limits.batch_wait_s, observe)
 
-    def _cut(self, analysis: Analysis, views: Sequence[GalleryView]) -> list[Image]:
+    def _cut(self, analysis: AnalysedUpload, views: Sequence[GalleryView]) -> list[Image]:
         """Return the crops of all garments, one view after the other; the photo is decoded again where they are small."""
         larger: dict[int, Photo] = {}
 
@@ -499,7 +439,7 @@ def _decode(data: bytes, at_least_px: int | None, max_pixels: int) -> Photo:
     return Photo(np.asarray(reduced, np.uint8), photo.width, photo.height)
 
 
-def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Garment]:
+def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.GarmentInfo]:
     """Return detections with boxes and outlines in full-size pixels."""
     height, width = photo.image.shape[:2]
     garments = []
@@ -507,11 +447,13 @@ def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Gar
         outline = [] if detection.mask is None else outlines(detection.mask, detection.box)
         full = [[(x * photo.width // width, y * photo.height // height) for x, y in polygon] for polygon in outline]
         box = photo.to_full(detection.box).corners
-        garments.append(schemas.Garment(label=detection.label, score=round(detection.score, 4), box=box, outline=full))
+        garments.append(
+            schemas.GarmentInfo(label=detection.label, score=round(detection.score, 4), box=box, outline=full)
+        )
     return garments
 
 
-def _searched(parts: Sequence[schemas.Garment], results: list[schemas.Matches]) -> schemas.SearchedGarment:
+def _searched(parts: Sequence[schemas.GarmentInfo], results: list[schemas.Matches]) -> schemas.SearchedGarment:
     """Return one garment, of one part or of the two shoes of a pair, with its matches for each crop."""
     boxes = np.array([part.box for part in parts])
     return schemas.SearchedGarment(
@@ -530,11 +472,6 @@ def _mean_vectors(vectors: Vectors, groups: Sequence[Sequence[int]]) -> Vectors:
         return vectors
     means = np.stack([vectors[places].mean(axis=0) for places in groups])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
-
-
-def _style(match: Match) -> str:
-    kind, style = style_of(match)
-    return "" if kind == "item" else to_plain(style)
 
 
 def _parse_box(text: str | None) -> Box | None:

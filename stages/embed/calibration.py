@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 import weights
-from stages.embed.metrics import Estimate, Floats, Ints, Pairs, error_rates, pair_weights
+from stages.embed.metrics import Estimate, Floats, Ints, PhotoPairs, error_rates, pair_weights
 from stages.errors import OutfinderError
 from stages.files import read_whole, write_whole
 from stages.types import Match
@@ -119,7 +119,7 @@ class Calibration:
 
 
 def calibrate(
-    pairs: Pairs,
+    pairs: PhotoPairs,
     units: Ints,
     labels: Sequence[str],
     fingerprint: str,
@@ -154,7 +154,7 @@ def calibrate(
     return Calibration(fingerprint, fmr, fnmr, data, _measure(pairs, units, fmr, fnmr), by_label, tuple(notes))
 
 
-def _shortage(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> str:
+def _shortage(pairs: PhotoPairs, units: Ints, fmr: float, fnmr: float) -> str:
     """Return what there is too little of to estimate the rates; empty if there is enough."""
     same, different = pairs.counts
     for count, kind, rate in ((different, "pairs of different items", fmr), (same, "pairs of one item", fnmr)):
@@ -164,11 +164,11 @@ def _shortage(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> str:
     return f"{items} items with two photos, wanted {MIN_ITEMS}" if items < MIN_ITEMS else ""
 
 
-def _count_items(pairs: Pairs, units: Ints) -> int:
+def _count_items(pairs: PhotoPairs, units: Ints) -> int:
     return len(np.unique(units[pairs.first[pairs.same]]))
 
 
-def _measure(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> Thresholds:
+def _measure(pairs: PhotoPairs, units: Ints, fmr: float, fnmr: float) -> Thresholds:
     same, different = _find_thresholds(pairs, None, fmr, fnmr)
     replicates = [_find_thresholds(pairs, weights, fmr, fnmr) for weights in pair_weights(pairs, units)]
     columns = np.array(replicates).reshape(-1, 2).T
@@ -184,7 +184,7 @@ def _measure(pairs: Pairs, units: Ints, fmr: float, fnmr: float) -> Thresholds:
     )
 
 
-def _find_thresholds(pairs: Pairs, weights: Floats | None, fmr: float, fnmr: float) -> tuple[float, float]:
+def _find_thresholds(pairs: PhotoPairs, weights: Floats | None, fmr: float, fnmr: float) -> tuple[float, float]:
     """Return the lowest threshold that keeps the fmr, and the highest that keeps the fnmr and is not above the first.
 
     If no threshold keeps the fmr, the first is a little above 1, so that no pair counts as the same.

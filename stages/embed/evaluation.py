@@ -14,7 +14,7 @@ from stages.embed.metrics import (
     Flags,
     Ints,
     OneShot,
-    Pairs,
+    PhotoPairs,
     Retrieval,
     SimilarityFunction,
     Verification,
@@ -112,7 +112,7 @@ class EmbedderEvaluation:
     compression: dict[str, CompressionCost]
     labels: dict[str, LabelFigures]
     collapsed: bool
-    pairs: Pairs
+    pairs: PhotoPairs
     retrieval: Retrieval
     row_labels: Ints
     gallery: Ints
@@ -236,7 +236,9 @@ def _compression(
     return costs
 
 
-def _by_label(samples: Sequence[Sample], retrieval: Retrieval, pairs: Pairs, units: Ints) -> dict[str, LabelFigures]:
+def _by_label(
+    samples: Sequence[Sample], retrieval: Retrieval, pairs: PhotoPairs, units: Ints
+) -> dict[str, LabelFigures]:
     names = np.array([sample.label for sample in samples])
     figures = {}
     for label in sorted({sample.label for sample in samples} - {""}):

@@ -35,6 +35,9 @@ MAX_PAIRS: Final = 200_000
 FMRS: Final = (0.1, 0.01, 0.001)
 """The false match rates at which the false non-match rate is reported."""
 
+UNREACHED: Final = 1 << 30
+"""The rank of a photo whose similarity to the query is minus infinity."""
+
 _BLOCK: Final = 256
 _CACHED_UNITS: Final = 512
 
@@ -180,7 +183,7 @@ def retrieve(
 ) -> Retrieval:
     """Rank the gallery for every query; a photo never retrieves itself.
 
-    A query without a relevant photo in the gallery is left out.
+    A query without a relevant photo in the gallery is left out. A similarity of minus infinity never retrieves.
 
     Args:
         similarity: of rows.
@@ -204,7 +207,7 @@ def retrieve(
             irrelevant = np.sort(similarities[~relevant])
             own = np.sort(similarities[relevant & (rows != query)])[::-1]
             ahead = len(irrelevant) - np.searchsorted(irrelevant, own, side="left")  # ties are ahead, too
-            own_ranks = ahead + np.arange(1, len(own) + 1)
+            own_ranks = np.where(np.isneginf(own), UNREACHED, ahead + np.arange(1, len(own) + 1))
             within = own_ranks[own_ranks <= len(own)]
             ranks.append(own_ranks[0])
             precisions.append((np.arange(1, len(within) + 1) / within).sum() / len(own))
@@ -212,7 +215,7 @@ def retrieve(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class PhotoPairs:
     """Pairs of photos in order of falling similarity; ``same`` says whether both show one item."""
 
     first: Ints
@@ -223,8 +226,8 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.same)
 
-    def __getitem__(self, wanted: Flags) -> Pairs:
-        return Pairs(self.first[wanted], self.second[wanted], self.same[wanted], self.similarities[wanted])
+    def __getitem__(self, wanted: Flags) -> PhotoPairs:
+        return PhotoPairs(self.first[wanted], self.second[wanted], self.same[wanted], self.similarities[wanted])
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -235,7 +238,7 @@ class Pairs:
 
 def sample_pairs(
     similarity: SimilarityFunction, labels: Ints, domains: Ints | None = None, limit: int = MAX_PAIRS, seed: int = 0
-) -> Pairs:
+) -> PhotoPairs:
     """Return all pairs of two photos, or a random sample of ``limit`` same and ``limit`` different ones.
 
     Args:
@@ -272,7 +275,7 @@ def sample_pairs(
     for row, places in zip(*_grouped(first), strict=True):
         similarities[places] = similarity(np.array([row]), second[places])[0]
     order = np.argsort(-similarities, kind="stable")
-    return Pairs(first[order], second[order], order < sampled[0].shape[1], similarities[order])
+    return PhotoPairs(first[order], second[order], order < sampled[0].shape[1], similarities[order])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,7 +327,7 @@ class ErrorRates:
         return int(np.searchsorted(self.fmr, fmr + 1e-12, side="right")) - 1
 
 
-def error_rates(pairs: Pairs, weights: Floats | None = None) -> ErrorRates:
+def error_rates(pairs: PhotoPairs, weights: Floats | None = None) -> ErrorRates:
     """Return the error rates of weighted pairs at every similarity that occurs.
 
     Pairs are sorted once, which lets a bootstrap compute hundreds of these curves; scikit-learn's ``roc_curve`` is the
@@ -351,7 +354,7 @@ class Verification:
     fnmr_at: dict[float, Estimate]
 
 
-def verify(pairs: Pairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Verification:
+def verify(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Verification:
     """Return the verification figures of pairs, with intervals from a bootstrap over units.
 
     An error rate of 0 has an interval up to 3 / units (the rule of three), because the bootstrap sees no spread in it.
@@ -380,7 +383,7 @@ def verify(pairs: Pairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: i
     )
 
 
-def pair_weights(pairs: Pairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Iterator[Floats]:
+def pair_weights(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Iterator[Floats]:
     """Yield the weight of every pair in each replicate of the vertex bootstrap (Snijders and Borgatti 1999).
 
     A pair of two units counts as often as both are drawn together, a pair within one unit as often as that one is drawn.

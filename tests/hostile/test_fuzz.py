@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
 
 import weights
-from pipeline.catalogue import NOTE, CatalogueEntry, read_catalogue, unfinished_run
+from pipeline.catalogue import CatalogueEntry, read_catalogue
 from stages.detect.coco import read_annotations
 from stages.detect.rcnn import from_checkpoint
 from stages.embed.calibration import Calibration
 from stages.embed.siamese import SiameseEmbedder
-from stages.errors import CatalogueError, GalleryError, ImageError, OutfinderError, WeightsError
+from stages.errors import CatalogueError, ImageError, OutfinderError, WeightsError
 from stages.images import decode_photo
 
 PHOTOS = {name: data for name, (data, _) in whole_files().items()}
@@ -95,30 +95,7 @@ def test_annotations_that_are_hardly_json(place, data):
         read_annotations(path, place, check_images=False)
 
 
-# --- notes and calibrations ---
-
-RUN = {
-    "sources": ["/a"],
-    "item_pattern": "(a)",
-    "given": {"detector": "whole", "min_score": 0.5, "embedder_weights": "/w"},
-}
-
-
-@FUZZ
-@given(document=changed(RUN))
-def test_notes_of_runs(place, document):
-    (place / NOTE).write_text(json.dumps(document))
-    with may_refuse(GalleryError):
-        run = unfinished_run(place)
-        assert all(isinstance(source, Path) for source in run.sources)
-        assert run.pattern is None or run.pattern.pattern == run.item_pattern
-
-
-def test_a_note_cannot_run_code(place):
-    (place / NOTE).write_text(json.dumps(RUN | {"given": {"detector": "evil:Evil"}}))
-    with pytest.raises(GalleryError, match="'evil:Evil', which a file must not name"):
-        unfinished_run(place)
-
+# --- calibrations ---
 
 ENDS = {"value": 0.5, "low": 0.4, "high": 0.6}
 THRESHOLDS = {

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
 
-from pipeline.gallery import Gallery, Row, store
+from pipeline.gallery import Gallery, Row, store, verify
+from pipeline.gallery import database as database_module
 from pipeline.gallery import search as search_module
-from pipeline.integrity import verify
 from pipeline.search import open_gallery, open_or_create
 from stages.crop import BoxCrop
 from stages.errors import GalleryError, OutfinderError, StageError
@@ -68,12 +68,12 @@ def put(folder, whole, change=None):
 def resealed(database):
     """Every checksum as it should be: whoever makes a hostile gallery can count."""
     values = database.execute("SELECT * FROM gallery").fetchone()[:-1]
-    database.execute("UPDATE gallery SET checksum = ?", (store._checksum(values, ()),))
+    database.execute("UPDATE gallery SET checksum = ?", (database_module.checksum_of(values, ()),))
     names = [values[1] for values in database.execute("PRAGMA table_info(photos)")]
-    own = len(store._FIELDS)
+    own = len(database_module.FIELDS)
     for row in database.execute("SELECT * FROM photos").fetchall():
         told = [pair for pair in zip(names[own + 1 :], row[own + 1 :], strict=True) if pair[1] is not None]
-        summed = store._checksum((row[0], *row[1:own]), told)
+        summed = database_module.checksum_of((row[0], *row[1:own]), told)
         database.execute("UPDATE photos SET checksum = ? WHERE id = ?", (summed, row[0]))
     for number, *parts, _ in database.execute("SELECT * FROM blocks").fetchall():
         if all(isinstance(part, bytes) for part in parts):

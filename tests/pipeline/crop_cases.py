@@ -60,8 +60,7 @@ def fake_stages(*detectors: Detector, trained: dict[str, str] | None = None) -> 
     """Fake stages; embedders by the crop that they say they were trained on."""
     trained = trained or {"fake": "unknown"}
     named = {f"detector {number}": one for number, one in enumerate(detectors)}
-    spec = "stages.testing:FakeEmbedder"
-    return CropStages(named, {name: FakeEmbedder() for name in trained}, dict.fromkeys(trained, spec), trained)
+    return CropStages(named, {name: FakeEmbedder() for name in trained}, trained)
 
 
 class BoxesOnly:

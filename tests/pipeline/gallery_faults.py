@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.gallery import Gallery, Row
+from pipeline.gallery import Gallery, Row, verify
 from pipeline.gallery import gallery as gallery_module
 from pipeline.gallery import search as search_module
-from pipeline.integrity import verify
 from stages.crop import BoxCrop
 from stages.errors import GalleryError, OutfinderError
 from stages.testing import FakeEmbedder

@@ -15,9 +15,9 @@ import torch
 from cli_runs import EMBEDDER, lines, run
 
 import weights
+from pipeline.catalogue import open_set
 from pipeline.evaluation import embed_photos
 from pipeline.evaluation_pages import MAP_HEIGHT, MAP_WIDTH, curve_points, map_picture, projected, verification_panels
-from pipeline.photosets import open_set
 from stages.embed.calibration import Calibration, Verdict, add_verdicts, calibration_path, find_calibration
 from stages.embed.data import Dataset, DatasetIssue, Sample, load, numbered
 from stages.embed.evaluation import Protocol, evaluate
@@ -329,17 +329,17 @@ class TestPictures:
         rng = np.random.default_rng(0)
         centres = np.eye(3)[np.repeat(np.arange(3), 20)]
         vectors = (centres + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
-        plane = projected(vectors, "pca")
+        plane = projected(vectors)
         within = max(np.ptp(plane[k * 20 : k * 20 + 20], axis=0).max() for k in range(3))
         middles = np.array([plane[k * 20 : k * 20 + 20].mean(axis=0) for k in range(3)])
         apart = min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
         assert apart > 2 * within
-        picture = map_picture([look(k // 20, k) for k in range(60)], vectors, "pca")
+        picture = map_picture([look(k // 20, k) for k in range(60)], vectors)
         assert picture.shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
     def test_one_photo_or_equal_ones_make_a_map_too(self) -> None:
-        assert np.isfinite(projected(np.ones((3, 1), np.float32), "pca")).all()
-        assert map_picture([look(0, 0)], np.ones((1, 4), np.float32), "pca").shape == (MAP_HEIGHT, MAP_WIDTH, 3)
+        assert np.isfinite(projected(np.ones((3, 1), np.float32))).all()
+        assert map_picture([look(0, 0)], np.ones((1, 4), np.float32)).shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
     def test_curves_end_where_they_should(self) -> None:
         vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)

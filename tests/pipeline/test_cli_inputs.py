@@ -17,12 +17,12 @@ from conftest import draw
 
 from pipeline.catalogue import Indexing, read_catalogue
 from pipeline.config import Config
-from pipeline.gallery import Gallery
-from pipeline.integrity import verify
+from pipeline.gallery import Gallery, verify
+from pipeline.outputs import Options
 from pipeline.pipeline import Pipeline
 from pipeline.report import Report
 from pipeline.search import open_gallery, search_batch
-from pipeline.writers import Options, open_outputs
+from pipeline.writers import open_outputs
 from stages.crop import BoxCrop
 from stages.errors import GalleryMismatch
 from stages.images import walk, write_jpeg

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from test_gallery import new, row, vectors
 
-from pipeline.gallery import Gallery, search, writing
+from pipeline.gallery import Gallery, search, verify, writing
 from pipeline.gallery.vectors import decode
-from pipeline.integrity import verify
 from stages.errors import GalleryCorrupt, GalleryError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and LD_PRELOAD")

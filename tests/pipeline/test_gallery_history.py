@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_gallery import new, row, vectors
 
-from pipeline.gallery import Gallery, search
-from pipeline.integrity import verify
+from pipeline.gallery import Gallery, search, verify
 from stages.index import hnsw
 
 ITEMS, PHOTOS, SEEDS = st.integers(0, 6), st.integers(0, 3), st.integers(0, 60)

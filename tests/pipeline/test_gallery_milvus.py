@@ -11,8 +11,7 @@ from test_gallery import new, row, vectors
 from test_gallery_history import History
 
 from pipeline.config import build_index
-from pipeline.gallery import Gallery, search
-from pipeline.integrity import verify
+from pipeline.gallery import Gallery, search, verify
 from stages.index.milvus import MilvusIndex
 
 pytestmark = [

@@ -13,7 +13,7 @@ from conftest import draw
 
 from pipeline.pages import STYLE
 from pipeline.search import Garment
-from pipeline.search_evaluation import CataloguePhoto, Query, SearchEvaluation, search_figures
+from pipeline.search_evaluation import AnnotatedGarment, CataloguePhoto, SearchEvaluation, search_figures
 from stages.embed.metrics import Estimate
 from stages.images import read_image, write_jpeg
 from stages.types import Box
@@ -159,7 +159,9 @@ def test_intervals_resample_photos_and_the_mean_over_kinds_weighs_kinds_alike() 
     catalogue += [photo(90 + k, "belt" if k % 2 else "whole", "belt") for k in range(10)]
     garment = Garment("shoes", 0.9, Box(0, 0, 9, 9))
     queries = [
-        Query(f"{k // 2}.jpg", Box(0, 0, 9, 9), (9, 9), "shoes", None, garment, (catalogue[0 if k // 2 % 4 else 95],))
+        AnnotatedGarment(
+            f"{k // 2}.jpg", Box(0, 0, 9, 9), (9, 9), "shoes", None, garment, (catalogue[0 if k // 2 % 4 else 95],)
+        )
         for k in range(80)
     ]
     figures = search_figures(SearchEvaluation(1, tuple(catalogue), 40, tuple(queries), {}, (), ()))

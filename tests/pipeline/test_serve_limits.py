@@ -19,10 +19,10 @@ from served import EVIL, HOSTS, add, blank, client, photo, running, shop
 from pipeline.gallery import Gallery
 from pipeline.serve import app as serve_app
 from pipeline.serve import limits as serve_limits
+from pipeline.serve.batcher import Batcher
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics, repeated_messages_once
 from pipeline.serve.schemas import ItemQuery
-from pipeline.serve.service import Batcher
 from stages.crop import BoxCrop, MaskCrop
 from stages.embed.calibration import Calibration, Thresholds
 from stages.embed.metrics import Estimate

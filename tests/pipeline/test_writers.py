@@ -15,19 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
+from pipeline.outputs import Options, Outputs, clear_folder, mark_folder
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from pipeline.writers import (
-    DETECT_COLUMNS,
-    MATCH_COLUMNS,
-    Options,
-    Outputs,
-    clear_folder,
-    draw_garments,
-    full_rle,
-    mark_folder,
-    open_outputs,
-)
+from pipeline.writers import DETECT_COLUMNS, MATCH_COLUMNS, draw_garments, full_rle, open_outputs
 from stages.errors import OutfinderError
 from stages.types import Box, Crop, Match
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages.embed.calibration import Calibration, Verdict, calibrate
-from stages.embed.metrics import Pairs, cosine, sample_pairs
+from stages.embed.metrics import PhotoPairs, cosine, sample_pairs
 from stages.errors import OutfinderError
 from stages.types import Vectors
 
@@ -22,7 +22,7 @@ def photos(items: int, seed: int, noise: float = 0.35) -> tuple[Vectors, NDArray
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
 
 
-def pairs(items: int = 60, seed: int = 0, noise: float = 0.35) -> tuple[Pairs, NDArray[np.int64]]:
+def pairs(items: int = 60, seed: int = 0, noise: float = 0.35) -> tuple[PhotoPairs, NDArray[np.int64]]:
     vectors, labels = photos(items, seed, noise)
     return sample_pairs(cosine(vectors), labels), labels
 

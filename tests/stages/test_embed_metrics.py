@@ -13,7 +13,7 @@ from stages.embed.data import Sample
 from stages.embed.evaluation import Protocol, evaluate, through_int8, truncated
 from stages.embed.metrics import (
     Estimate,
-    Pairs,
+    PhotoPairs,
     cosine,
     error_rates,
     mean_estimate,
@@ -68,11 +68,11 @@ class TestRetrieval:
 
 class TestVerification:
     @pytest.fixture
-    def pairs(self) -> Pairs:
+    def pairs(self) -> PhotoPairs:
         vectors, labels = clusters()
         return sample_pairs(cosine(vectors.round(1)), labels)  # rounded: with ties
 
-    def test_all_pairs_once_by_falling_similarity(self, pairs: Pairs) -> None:
+    def test_all_pairs_once_by_falling_similarity(self, pairs: PhotoPairs) -> None:
         _, labels = clusters()
         assert len(pairs) == 40 * 39 // 2
         assert (pairs.first < pairs.second).all()
@@ -81,7 +81,7 @@ class TestVerification:
         assert (np.diff(pairs.similarities) <= 0).all()
 
     @pytest.mark.parametrize("weighted", [False, True])
-    def test_is_scikit_learns_roc(self, pairs: Pairs, *, weighted: bool) -> None:
+    def test_is_scikit_learns_roc(self, pairs: PhotoPairs, *, weighted: bool) -> None:
         weights = np.random.default_rng(1).integers(0, 3, len(pairs)).astype(np.float64) if weighted else None
         curve = error_rates(pairs, weights)
         fmr, tmr, thresholds = roc_curve(pairs.same, pairs.similarities, sample_weight=weights, drop_intermediate=False)
@@ -90,7 +90,7 @@ class TestVerification:
             place = int(np.argmax(curve.thresholds <= threshold))
             assert (curve.fmr[place], 1 - curve.fnmr[place]) == pytest.approx((one, other))
 
-    def test_rates_at_thresholds(self, pairs: Pairs) -> None:
+    def test_rates_at_thresholds(self, pairs: PhotoPairs) -> None:
         curve = error_rates(pairs)
         for fmr in (0.0, 0.1, 0.5):
             threshold = curve.threshold_at(fmr)
@@ -104,16 +104,18 @@ class TestVerification:
         called = pairs.similarities >= curve.thresholds[place]
         assert curve.precision[place] == pytest.approx(precision_score(pairs.same, called, sample_weight=balanced))
 
-    def test_equal_error_rate(self, pairs: Pairs) -> None:
+    def test_equal_error_rate(self, pairs: PhotoPairs) -> None:
         curve = error_rates(pairs)
         assert curve.fnmr_at(curve.eer) >= curve.eer - 1e-9
         at = pairs.similarities >= curve.eer_threshold
         worst = max(at[~pairs.same].mean(), 1 - at[pairs.same].mean())
         assert worst >= curve.eer - 1e-9
         assert worst == pytest.approx(min(np.maximum(curve.fmr, curve.fnmr)))
-        perfect = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.9, 0.1], np.float32))
+        perfect = PhotoPairs(
+            np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.9, 0.1], np.float32)
+        )
         assert (error_rates(perfect).eer, error_rates(perfect).auc) == (0.0, 1.0)
-        tied = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.5, 0.5], np.float32))
+        tied = PhotoPairs(np.array([0, 0]), np.array([1, 2]), np.array([True, False]), np.array([0.5, 0.5], np.float32))
         assert (error_rates(tied).eer, error_rates(tied).auc) == (0.5, 0.5)
 
     def test_a_sample_of_pairs_is_fair(self) -> None:
