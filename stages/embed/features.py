@@ -58,7 +58,7 @@ class FeaturesEmbedder:
         self.input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         self.dim = int(self._run(torch.zeros(1, 3, self.input_px, self.input_px)).shape[1])
-        self.fingerprint = f"features-{architecture}-{_digest(network)[:12]}-{self.input_px}px"
+        self.fingerprint = f"features-{architecture}-{digest(network)[:12]}-{self.input_px}px"
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
@@ -107,11 +107,11 @@ def _behead(network: nn.Module) -> str:
     return last
 
 
-def _digest(network: nn.Module) -> str:
-    """Return the sha256 of all parameters, in the order of their names."""
-    digest = hashlib.sha256()
+def digest(network: nn.Module) -> str:
+    """Return the sha256 of a network's parameters, in the order of their names."""
+    sha256 = hashlib.sha256()
     tensors: dict[str, Tensor] = network.state_dict()
     for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        sha256.update(name.encode())
+        sha256.update(value.cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()

@@ -1,0 +1,147 @@
+"""Foundation models by name: open_clip's pairs of an image and a text tower, and timm's image models.
+
+Each image goes through the preprocessing that belongs to the model. Weights are downloaded by the library on first use, or
+are the user's own safetensors file; both are read as tensors, and no code comes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+import weights
+from stages.cpu import split_batch
+from stages.embed.features import digest
+from stages.errors import WeightsError
+from stages.types import Image, Vectors, check_batch
+
+HUB: Final = "hf-hub:"
+_BATCH: Final = 16
+
+
+class _FoundationEmbedder:
+    """A network, what prepares images for it, and what makes vectors of them."""
+
+    def __init__(
+        self, name: str, network: nn.Module, prepare: Callable[[PillowImage.Image], Tensor], device: str
+    ) -> None:
+        self._network: Any = network.eval().requires_grad_(requires_grad=False).to(device)
+        self._prepare, self._device = prepare, device
+        sample = prepare(PillowImage.new("RGB", (64, 64)))
+        self.input_px = int(sample.shape[-1])
+        self.dim = int(self._embed(sample[None]).shape[1])
+        self.fingerprint = f"{name}-{digest(network)[:12]}-{self.input_px}px"
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """``(len(images), dim)`` float32 unit rows."""
+        check_batch(images)
+        rows = [self._embed(torch.stack(list(map(self._prepared, few)))) for few in split_batch(images, _BATCH)]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *rows])
+
+    def _prepared(self, image: Image) -> Tensor:
+        return self._prepare(PillowImage.fromarray(np.ascontiguousarray(image)))
+
+    @torch.inference_mode()
+    def _embed(self, batch: Tensor) -> Vectors:
+        return _unit(self._features(batch.to(self._device)))
+
+    def _features(self, batch: Tensor) -> Tensor:
+        features: Tensor = self._network(batch)
+        return features
+
+
+class TimmEmbedder(_FoundationEmbedder):
+    """Embeds images by the pooled features of a timm model.
+
+    Args:
+        model: as ``timm.list_models`` names it, such as ``vit_base_patch16_siglip_224``.
+        checkpoint: a safetensors file in timm's parameter names; None: timm's own weights.
+        device: where to run, as torch names it.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such model.
+        WeightsError: the file does not fit the model.
+    """
+
+    def __init__(self, model: str, checkpoint: Path | None = None, device: str = "cpu") -> None:
+        timm: Any = import_module("timm")  # an extra
+        if not timm.is_model(model):
+            raise ValueError(f"timm has no model {model!r}; timm.list_models() names them")
+        network = timm.create_model(model, pretrained=checkpoint is None, num_classes=0)
+        _load(network, checkpoint, model)
+        prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        super().__init__(f"timm-{model}", network, prepare, device)
+
+
+class OpenClipEmbedder(_FoundationEmbedder):
+    """Embeds images, and texts, by the two towers of an open_clip model.
+
+    Args:
+        name: ``MODEL/PRETRAINED`` as ``open_clip.list_pretrained`` has it, ``hf-hub:OWNER/MODEL``, or ``MODEL`` with a file.
+        checkpoint: a safetensors file in open_clip's parameter names; None: the named pretrained weights.
+        device: where to run, as torch names it.
+
+    Raises:
+        ImportError: open_clip is not installed.
+        ValueError: open_clip has no such model, or no weights are named.
+        WeightsError: the file does not fit the model.
+    """
+
+    def __init__(self, name: str, checkpoint: Path | None = None, device: str = "cpu") -> None:
+        open_clip: Any = import_module("open_clip")  # an extra
+        model, _, pretrained = (name, "", "") if name.startswith(HUB) else name.partition("/")
+        if not name.startswith(HUB):
+            if model not in open_clip.list_models():
+                raise ValueError(f"open_clip has no model {model!r}; open_clip.list_models() names them")
+            if not pretrained and checkpoint is None:
+                known = open_clip.list_pretrained_tags_by_model(model)
+                raise ValueError(
+                    f"name weights of {model}: open_clip:{model}/PRETRAINED, of {', '.join(known) or 'none'},"
+                    " or a file by --embedder-weights"
+                )
+        network, _, prepare = open_clip.create_model_and_transforms(
+            model, pretrained=pretrained if pretrained and checkpoint is None else None
+        )
+        _load(network, checkpoint, model)
+        self._tokenizer: Callable[[list[str]], Any] = open_clip.get_tokenizer(model)
+        super().__init__(f"open_clip-{name}", network, prepare, device)
+
+    def _features(self, batch: Tensor) -> Tensor:
+        features: Tensor = self._network.encode_image(batch)
+        return features
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """``(len(texts), dim)`` float32 unit rows.
+
+        Raises:
+            ValueError: a text is empty.
+        """
+        if not all(text.strip() for text in texts):
+            raise ValueError("the text is empty; say what to look for, such as: navy checked shirt")
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        return _unit(self._network.encode_text(self._tokenizer(list(texts)).to(self._device)))
+
+
+def _load(network: nn.Module, checkpoint: Path | None, model: str) -> None:
+    if checkpoint is None:
+        return
+    try:
+        network.load_state_dict(weights.read(checkpoint).tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{checkpoint} does not fit {model}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _unit(features: Tensor) -> Vectors:
+    rows: Vectors = F.normalize(features.float()).cpu().numpy()
+    return rows
