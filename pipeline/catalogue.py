@@ -16,11 +16,12 @@ from typing import Final
 from unicodedata import normalize
 
 from pipeline.gallery import Gallery, Row
-from pipeline.kinds import named_kind, with_named_kind
+from pipeline.gallery.filters import ATTRIBUTE
+from pipeline.kinds import named_kind, with_attributes, with_named_kind
 from pipeline.pipeline import Analysis
 from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
+from stages.embed.attributes import AttributePart
 from stages.embed.data import Dataset, DatasetIssue, Sample
-from stages.embed.kinds import KindPart
 from stages.errors import CatalogueError
 from stages.files import check_several, existing_spelling
 from stages.images import MAX_BYTES, walk
@@ -194,7 +195,7 @@ class Indexing:
         progress: Callable[[Tally], None] | None = None,
         *,
         prune: bool = False,
-        kinds: KindPart | None = None,
+        kinds: AttributePart | None = None,
         kind_column: str | None = None,
     ) -> None:
         self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
@@ -257,7 +258,9 @@ class Indexing:
         """Store new metadata, and the new path of a photo that has moved."""
         photo = _place(known, identity.path)
         new_stamp = identity.stamp if photo == str(identity.path) else known.stamp
-        new = replace(known, photo=photo, metadata=entry.metadata, stamp=new_stamp)
+        seen = [(name, value) for name, value in known.metadata if name.startswith(ATTRIBUTE)]
+        metadata = (*with_attributes(entry.metadata, ()), *seen)
+        new = replace(known, photo=photo, metadata=metadata, stamp=new_stamp)
         self._see(new.item, new.photo)
         if new.photo == known.photo and dict(new.metadata) == dict(known.metadata):
             self.tally.unchanged += 1
@@ -286,8 +289,9 @@ class Indexing:
         label, vectors = found.label, analysis.vectors
         if (kind := self._named_kind(entry.metadata)) is not None and self._kinds is not None:
             label, vectors = label if kind == OTHER else kind, with_named_kind(self._kinds, vectors, kind)
+        attributes = self._kinds.stated(vectors)[0] if self._kinds is not None else ()
         row = Row(entry.item, photo, identity.sha256, self._detector, label, round(found.score, 4), found.box,
-                  entry.metadata, new_stamp)  # fmt: skip
+                  with_attributes(entry.metadata, attributes), new_stamp)  # fmt: skip
         self._see(row.item, row.photo)
         self._gallery.add([row], vectors)
 

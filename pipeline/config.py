@@ -30,13 +30,16 @@ AUTO: Final = "auto"
 FLIP: Final = "+flip"
 """Suffix of an R-CNN detector that also analyses each photo mirrored and averages the two results."""
 
-WITH_KINDS: Final = "+kinds"
-"""Suffix of an embedder that adds the kinds of garments to its vectors."""
+WITH_ATTRIBUTES: Final = "+attributes"
+"""Suffix of an embedder that adds the attributes of garments to its vectors."""
 
-DEFAULT_EMBEDDER: Final = "siamese+kinds"
+DEFAULT_EMBEDDER: Final = "siamese+attributes"
 
 FEATURES: Final = "features-"
 """Prefix of an embedder made of a torchvision classifier, whose name follows."""
+
+FOUNDATIONS: Final = ("open_clip:", "timm:")
+"""Prefixes of embedders of other libraries, whose names follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +112,12 @@ def _whole(_name: str, config: Config) -> Detector:
     return WholeDetector()
 
 
-def _with_kinds(embedder: Embedder, config: Config) -> Embedder:
+def _with_attributes(embedder: Embedder, config: Config) -> Embedder:
     import weights  # noqa: PLC0415
-    from stages.embed.kinds import KindAwareEmbedder  # noqa: PLC0415
-    from stages.embed.siamese import SiameseEmbedder  # noqa: PLC0415
+    from stages.embed.attributes import AttributeEmbedder  # noqa: PLC0415
+    from stages.embed.classifier import AttributeClassifier  # noqa: PLC0415
 
-    return KindAwareEmbedder(embedder, SiameseEmbedder(weights.load("kinds"), _device(config)))
+    return AttributeEmbedder(embedder, AttributeClassifier(weights.load("attributes"), _device(config)))
 
 
 def _siamese(name: str, config: Config) -> Embedder:
@@ -129,6 +132,17 @@ def _features(architecture: str, config: Config) -> Embedder:
     from stages.embed.features import FeaturesEmbedder  # noqa: PLC0415
 
     return FeaturesEmbedder(architecture, config.embedder_weights, _device(config))
+
+
+def _foundation(library: str, name: str, config: Config) -> Embedder:
+    from stages.embed.foundation import OpenClipEmbedder, TimmEmbedder  # noqa: PLC0415
+
+    build = OpenClipEmbedder if library == "open_clip" else TimmEmbedder
+    try:
+        return build(name, config.embedder_weights, _device(config))
+    except ModuleNotFoundError as error:
+        extra = "clip" if library == "open_clip" else "timm"
+        raise StageError(f"{library}:{name} needs the extra {extra}: pip install 'outfinder[{extra}]'") from error
 
 
 def _crop(class_name: str, *options: str) -> Cropper:
@@ -163,7 +177,7 @@ EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
     "siamese_mask": partial(_siamese, "siamese_mask"),  # for the crop benchmark
     "siamese_both": partial(_siamese, "siamese_both"),
     "features": partial(_features, "mobilenet_v2"),
-    # and features-NAME for any torchvision classifier
+    # and features-NAME for any torchvision classifier, open_clip:MODEL/PRETRAINED, timm:MODEL
 }
 INDEXES: dict[str, Callable[[int], Index]] = {
     "exact": partial(_index, "ExactIndex"),
@@ -194,13 +208,16 @@ def build_cropper(config: Config) -> Cropper:
 def build_embedder(config: Config) -> Embedder:
     """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does.
 
-    ``NAME+kinds`` appends the output of the shipped classifier of kinds to each vector. With the user's own weights, the
-    default embedder does not append it.
+    ``NAME+attributes`` appends the output of the shipped classifier of attributes to each vector. With the user's own
+    weights, the default embedder does not append it.
     """
-    name = config.embedder.removesuffix(WITH_KINDS)
+    name = config.embedder.removesuffix(WITH_ATTRIBUTES)
     users_weights = config.embedder_weights is not None and config.embedder == DEFAULT_EMBEDDER
     if name != config.embedder and not users_weights:
-        return _with_kinds(build_embedder(replace(config, embedder=name)), config)
+        return _with_attributes(build_embedder(replace(config, embedder=name)), config)
+    if name.startswith(FOUNDATIONS):
+        library, _, model = name.partition(":")
+        return _foundation(library, model, config)
     if ":" in name:
         return _imported(name, Embedder)
     if name.startswith(FEATURES):
@@ -222,7 +239,7 @@ _trusted: set[str] = set()
 
 def is_external(name: str) -> bool:
     """Tell whether a stage's name stands for code to import or a Milvus address, rather than a built-in stage."""
-    return name.startswith(MILVUS) or ":" in name
+    return name.startswith(MILVUS) or (":" in name and not name.startswith(FOUNDATIONS))
 
 
 def trust(name: str) -> None:

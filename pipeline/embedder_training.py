@@ -46,7 +46,7 @@ from stages.types import Image, Vectors
 
 _FITTING_PHOTOS: Final = 1024  # that colours and whitening are fitted to; more if vectors are wide
 
-_OF_VECTORS: Final = ("dim", "head", "colour_dim", "colour_share", "types", "kind_share", "type_share")
+_OF_VECTORS: Final = ("dim", "head", "colour_dim", "colour_share")
 """Fields of a design that say what the numbers of a vector mean."""
 
 COLLAPSED: Final = (

@@ -7,12 +7,13 @@ alone: a detector of street photos has seen few shoes on white, and a crop shows
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from stages.embed.kinds import KINDS, KindPart, Probabilities, believed, normalised
+from pipeline.gallery.filters import ATTRIBUTE
+from stages.embed.attributes import KINDS, Attribute, AttributePart, Probabilities, believed, normalised
 from stages.labels import OTHER, PLURALS, kind_of
 from stages.types import LABELS, Detection, Match, Vectors
 
@@ -40,7 +41,7 @@ _RELATED: Final = 0.6
 
 
 def settle(
-    part: KindPart, vectors: Vectors, labels: Sequence[str], trust: float, beside: Probabilities | None = None
+    part: AttributePart, vectors: Vectors, labels: Sequence[str], trust: float, beside: Probabilities | None = None
 ) -> tuple[Vectors, list[str]]:
     """Combine the detector's labels with the embedder's probabilities of kinds.
 
@@ -87,6 +88,24 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
     return best if best is not whole and weight(best) >= WHOLE_WEIGHT * probability[likeliest] else whole
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """A text to search by beside a photo: "like this, but red".
+
+    Attributes:
+        vector: of the text, ``(1, dim)``, a unit row.
+        weight: how much it counts beside the garment, from 0 (not at all) to 1 (alone).
+    """
+
+    vector: Vectors
+    weight: float = 0.5
+
+    def added_to(self, queries: Vectors) -> Vectors:
+        """Return queries, unit rows, that also point where the text does."""
+        sums = (1 - self.weight) * queries + self.weight * self.vector
+        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-6), np.float32)
+
+
 def relabelled(detection: Detection, label: str) -> Detection:
     """Return a detection under another label."""
     return detection if detection.label == label else replace(detection, label=label)
@@ -94,11 +113,12 @@ def relabelled(detection: Detection, label: str) -> Detection:
 
 def search_garments(
     search: Callable[[Vectors, float], list[list[Match]]],
-    part: KindPart | None,
+    part: AttributePart | None,
     vectors: Vectors,
     min_similarity: float = -1.0,
     *,
     any_kind: bool = False,
+    words: Words | None = None,
 ) -> list[list[Match]]:
     """Search by garments, with items of their kind first.
 
@@ -108,18 +128,19 @@ def search_garments(
         vectors: of the garments, ``(n, dim)`` unit rows.
         min_similarity: matches below it are left out.
         any_kind: kinds count for nothing.
+        words: what the matches should also be like.
 
     Returns:
-        The matches of each garment, best first. An item that is the garment itself has similarity 1.
+        The matches of each garment, best first. Without words, an item that is the garment itself has similarity 1.
     """
-    if part is None:
-        return search(vectors, min_similarity)
-    queries, scale = part.queries(vectors, any_kind=any_kind)
+    queries, scale = (vectors, 1.0) if part is None else part.queries(vectors, any_kind=any_kind)
+    if words is not None:
+        queries, scale = words.added_to(queries), 1.0
     found = search(queries, min_similarity / scale)
     return [[replace(one, similarity=min(1.0, one.similarity * scale)) for one in matches] for matches in found]
 
 
-def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -> str:
+def missing_kind(part: AttributePart | None, labels: Mapping[str, int], label: str) -> str:
     """Return why nothing in a shop can match a garment, or "" if something can.
 
     Args:
@@ -130,6 +151,18 @@ def missing_kind(part: KindPart | None, labels: Mapping[str, int], label: str) -
     if part is None or label not in LABELS or label in labels:
         return ""
     return f"this shop has no {PLURALS.get(label, label)}"
+
+
+def with_attributes(
+    metadata: Iterable[tuple[str, str]], attributes: Iterable[Attribute]
+) -> tuple[tuple[str, str], ...]:
+    """Return an item's metadata with the attributes that the embedder sees, in columns of their own.
+
+    >>> with_attributes([("colour", "Midnight"), ("attribute.colour", "red")], [Attribute("colour", "navy", 0.9)])
+    (('colour', 'Midnight'), ('attribute.colour', 'navy'))
+    """
+    stated = ((name, value) for name, value in metadata if not name.startswith(ATTRIBUTE))
+    return (*stated, *((ATTRIBUTE + one.name, one.value) for one in attributes))
 
 
 def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -> str | None:
@@ -144,7 +177,7 @@ def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -
     return next((kind for name in columns if (kind := kind_of(values.get(name, ""))) is not None), None)
 
 
-def with_named_kind(part: KindPart, vectors: Vectors, kind: str) -> Vectors:
+def with_named_kind(part: AttributePart, vectors: Vectors, kind: str) -> Vectors:
     """Return the vectors with the kind that the catalogue gives an item."""
     kinds = np.full((len(vectors), len(KINDS)), (1 - NAMED_TRUST) / (len(KINDS) - 1), np.float32)
     kinds[:, KINDS.index(kind)] = NAMED_TRUST

@@ -22,6 +22,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.gallery.filters import ATTRIBUTE
 from stages.files import write_whole
 from stages.images import encode_jpeg
 from stages.problems import plural
@@ -118,7 +119,10 @@ def described(metadata: Iterable[tuple[str, str]]) -> Description:
     >>> described((("Price", "9.90"), ("currency", "EUR"), ("url", "https://shop.example/1"), ("fit", "slim")))
     Description(name='', price='9.90 EUR', links=('https://shop.example/1',), details={'fit': 'slim'})
     """
-    data = {key.lower(): value for key, value in metadata}
+    given = {key.lower(): value for key, value in metadata}
+    seen = {key.removeprefix(ATTRIBUTE): value for key, value in given.items() if key.startswith(ATTRIBUTE)}
+    data = {key: value for key, value in given.items() if not key.startswith(ATTRIBUTE)}
+    data |= {key: value for key, value in seen.items() if key not in data}
     name = data.pop("title", "") or data.pop("name", "")
     price = " ".join(part for part in (data.pop("price", ""), data.pop("currency", "")) if part)
     links = tuple(data.pop(key) for key in list(data) if is_link(data[key]))

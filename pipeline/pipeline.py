@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 from pipeline.kinds import CATALOGUE_TRUST, TRUST, fitting_garment, relabelled, settle
+from stages.colours import named_colours
 from stages.cores import cores
-from stages.embed.kinds import Probabilities, kind_part
+from stages.embed.attributes import Attribute, Probabilities, attribute_part
 from stages.errors import ImageError
 from stages.files import check_several
 from stages.images import Photo, enough_px, read_photo
@@ -42,8 +43,8 @@ class Analysis:
     """What the pipeline found in one photo.
 
     ``photo`` may be decoded at a reduced scale; detections and crops are in full-size pixels. ``vectors`` has a row for
-    each detection, and ``whole_kinds`` ``(1, 14)`` the kinds of a catalogue photo as a whole, if the embedder knows them.
-    With an ``error`` everything else is empty.
+    each detection. If the embedder knows attributes, ``attributes`` has those of each detection that are sure enough,
+    ``colours`` the names of its colours with their shares of its pixels, and ``whole_kinds`` ``(1, 14)`` the kinds of a catalogue photo as a whole. With an ``error`` everything else is empty.
     """
 
     path: Path
@@ -53,6 +54,8 @@ class Analysis:
     vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     error: str | None = None
     whole_kinds: Probabilities | None = None
+    attributes: tuple[tuple[Attribute, ...], ...] = ()
+    colours: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 class Pipeline:
@@ -87,7 +90,7 @@ class Pipeline:
             raise ValueError(f"batch_size and workers are at least 1, got {batch_size} and {workers}")
         self.detector, self.cropper, self.embedder = detector, cropper, embedder
         self._batch_size, self._workers, self._main_garment = batch_size, workers, main_garment
-        self._kinds = kind_part(embedder)
+        self._kinds = attribute_part(embedder)
 
     def __call__(self, paths: Iterable[str | Path]) -> Iterator[Analysis]:
         """Yield one analysis per photo, in order; a photo that cannot be read has an error."""
@@ -171,7 +174,9 @@ class Pipeline:
             return analysis
         needed_px = self.embedder.input_px if self.embedder else 1
         crops = sharp_crops(photo, detections, self.cropper, needed_px, partial(read_photo, analysis.path))
-        return replace(analysis, crops=tuple(crops))
+        seen = () if self._kinds is None else detections
+        colours = tuple(named_colours(photo.image[one.box.slices], one.mask) for one in seen)
+        return replace(analysis, crops=tuple(crops), colours=colours)
 
     def _embed(self, detected: Future[list[Future[Analysis]]]) -> list[Analysis]:
         """Embed the crops of all photos of a batch together."""
@@ -193,7 +198,7 @@ class Pipeline:
         beside = None if labels == [WHOLE] else analysis.whole_kinds  # which would count twice
         vectors, settled = settle(self._kinds, analysis.vectors, labels, trust, beside)
         detections = tuple(map(relabelled, analysis.detections, settled))
-        return replace(analysis, vectors=vectors, detections=detections)
+        return replace(analysis, vectors=vectors, detections=detections, attributes=self._kinds.stated(vectors))
 
 
 def sharp_crops(

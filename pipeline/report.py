@@ -17,6 +17,7 @@ from pipeline.groups import group_variants, merge_matches, pair_shoes
 from pipeline.pages import Pictures, render, shown_label, svg_path, write_page
 from pipeline.search import Garment, PhotoResult
 from stages.crop import cut_box
+from stages.embed.attributes import Attribute
 from stages.errors import ImageError
 from stages.images import read_photo
 from stages.problems import plural
@@ -54,6 +55,7 @@ class GarmentCard:
     crops: Sequence[str]
     matches: Sequence[Sequence[tuple[Match, str | None]]] | None
     notice: str
+    attributes: Sequence[Attribute]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,11 @@ class Report:
                 [(match, self._product_picture(match)) for match in some] for some in group_variants(matches or ())
             ]
             notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
-            cards.append(GarmentCard(name, label, score, tag, crops, None if matches is None else shown, notice))
+            cards.append(
+                GarmentCard(
+                    name, label, score, tag, crops, None if matches is None else shown, notice, group[0].attributes
+                )
+            )
         return cards
 
     def _product_picture(self, match: Match) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import (
     EMBEDDERS,
     FEATURES,
-    WITH_KINDS,
+    WITH_ATTRIBUTES,
     Config,
     build_cropper,
     build_detector,
@@ -22,12 +22,13 @@ from pipeline.config import (
 )
 from pipeline.gallery import Gallery, Manifest, is_gallery
 from pipeline.gallery.filters import BUILT_IN, METADATA
-from pipeline.kinds import missing_kind, search_garments
+from pipeline.kinds import Words, missing_kind, search_garments
 from pipeline.pipeline import Analysis, Pipeline
 from stages.cpu import run_in_turn
-from stages.embed.kinds import KindPart
+from stages.embed.attributes import Attribute, AttributePart
+from stages.embed.text import WordEmbedder
 from stages.errors import GalleryError, GalleryMismatch
-from stages.protocols import Cropper, Embedder
+from stages.protocols import Cropper, Embedder, TextEmbedder
 from stages.timing import timed
 from stages.types import WHOLE, Box, Mask, Match, Vectors
 
@@ -40,7 +41,8 @@ class Garment:
     """One garment of a photo; its box and mask are in pixels of the full-size photo.
 
     ``matches`` is None where nothing was searched. ``notice`` says why there are no matches, such as "this shop has no
-    shoes".
+    shoes". ``attributes`` are those that the embedder is sure of, ``colours`` up to three names with their
+    shares of the garment's pixels.
     """
 
     label: str
@@ -49,6 +51,8 @@ class Garment:
     mask: Mask | None = None
     matches: tuple[Match, ...] | None = None
     notice: str = ""
+    attributes: tuple[Attribute, ...] = ()
+    colours: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +84,8 @@ def result_of(
             found.mask,
             None if matches is None else tuple(matches[number]),
             notices[number] if notices else "",
+            analysis.attributes[number] if analysis.attributes else (),
+            analysis.colours[number] if analysis.colours else (),
         )
         for number, found in enumerate(analysis.detections)
     )
@@ -91,11 +97,12 @@ def search_batch(  # noqa: PLR0913
     batch: Sequence[Analysis],
     k: int,
     *,
-    kinds: KindPart | None = None,
+    kinds: AttributePart | None = None,
     any_kind: bool = False,
     same_label: bool = False,
     where: str | None = None,
     min_similarity: float = -1.0,
+    words: Words | None = None,
 ) -> list[PhotoResult]:
     """Search for the garments of several photos at once, which is faster than photo by photo.
 
@@ -106,11 +113,12 @@ def search_batch(  # noqa: PLR0913
         gallery: made with the pipeline's embedder.
         batch: analyses of some photos.
         k: matches per garment.
-        kinds: where the vectors hold kinds, see :func:`stages.embed.kinds.kind_part`; None where they hold none.
+        kinds: where the vectors hold kinds, see :func:`stages.embed.attributes.attribute_part`; None where they hold none.
         any_kind: rank by looks alone, and give no notices.
         same_label: only items with the garment's label.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
+        words: a text that matches should fit as well.
 
     Raises:
         ValueError: as :meth:`Gallery.search`.
@@ -128,7 +136,7 @@ def search_batch(  # noqa: PLR0913
 
     def search() -> list[list[Match]]:
         with timed("search"):
-            return search_garments(ask, kinds, vectors, min_similarity, any_kind=any_kind)
+            return search_garments(ask, kinds, vectors, min_similarity, any_kind=any_kind, words=words)
 
     found = [[] if reason else matches for matches, reason in zip(run_in_turn(search), reasons, strict=True)]
     results, start = [], 0
@@ -137,6 +145,25 @@ def search_batch(  # noqa: PLR0913
         results.append(result_of(analysis, found[start:end], reasons[start:end]))
         start = end
     return results
+
+
+def read_words(reader: TextEmbedder | None, text: str) -> tuple[Vectors, str]:
+    """Return a text as a vector, ``(1, dim)``, and which of its words are not known.
+
+    Args:
+        reader: of the gallery's embedder, see :func:`stages.embed.text.text_embedder`; None if it reads no text.
+        text: to search for.
+
+    Raises:
+        ValueError: nothing reads the text, or it says nothing that is known.
+    """
+    if reader is None:
+        raise ValueError(
+            "the gallery's embedder reads no text; index the catalogue with the default embedder, or with one of your own"
+            " that has embed_text"
+        )
+    notice = reader.read(text).notice if isinstance(reader, WordEmbedder) else ""
+    return reader.embed_text([text]), notice
 
 
 def catalogue_columns(gallery: Gallery) -> list[str]:
@@ -259,7 +286,7 @@ def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> 
 
 
 def _is_built_in(embedder: str) -> bool:
-    name = embedder.removesuffix(WITH_KINDS)
+    name = embedder.removesuffix(WITH_ATTRIBUTES)
     return name in EMBEDDERS or name.startswith(FEATURES)
 
 

@@ -21,8 +21,8 @@ from pipeline.pipeline import Pipeline
 from pipeline.search import Garment, search_batch
 from stages.detect.annotations import AnnotatedPhoto
 from stages.detect.coco import read_annotations
+from stages.embed.attributes import attribute_part
 from stages.embed.data import numbered
-from stages.embed.kinds import kind_part
 from stages.embed.metrics import Estimate, bootstrap_counts, mean_estimate
 from stages.errors import CatalogueError, ImageError
 from stages.files import read_whole, write_whole
@@ -134,7 +134,7 @@ def evaluate_search(
     queries: list[AnnotatedGarment] = []
     failed: dict[str, str] = {}
     paths = [photos / photo.file_name for photo in known.photos]
-    kinds = kind_part(pipeline.embedder)
+    kinds = attribute_part(pipeline.embedder)
     with closing(pipeline.batches(paths)) as batches:
         annotated = iter(known.photos)
         for batch in batches:

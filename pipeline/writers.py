@@ -43,6 +43,9 @@ from stages.types import Box, Image, Mask, Match
 DETECT_COLUMNS: Final = ("photo", "width", "height", "garment", "label", "score", "x1", "y1", "x2", "y2", "error")
 """The columns of a table of detections; ``garment`` counts from 1 within a photo."""
 
+ATTRIBUTE_COLUMNS: Final = ("type", "colour", "pattern", "gender", "usage")
+"""The columns of a garment's attributes in a table of matches; JSON lines have their confidence as well."""
+
 MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_label", "verdict")
 """The further columns of a table of matches, before the catalogue's; ``rank`` counts from 1 within a garment."""
 
@@ -190,12 +193,17 @@ class CsvTable(_Lines):
     def columns(self) -> list[str]:
         """The columns in order."""
         *before, error = DETECT_COLUMNS
-        return [*before, *(MATCH_COLUMNS if self.options.matches else ()), error, *self._metadata.values()]
+        return [
+            *before,
+            *((*ATTRIBUTE_COLUMNS, *MATCH_COLUMNS) if self.options.matches else ()),
+            error,
+            *self._metadata.values(),
+        ]
 
     @property
     def _metadata(self) -> dict[str, str]:
         """The table's name for each column of the catalogue."""
-        taken = {*DETECT_COLUMNS, *MATCH_COLUMNS}
+        taken = {*DETECT_COLUMNS, *ATTRIBUTE_COLUMNS, *MATCH_COLUMNS}
         return {name: CATALOGUE_PREFIX + name if name in taken else name for name in self.options.metadata}
 
     @property
@@ -449,6 +457,28 @@ def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
     }
 
 
+def text_record(text: str, matches: Sequence[Match]) -> dict[str, Any]:
+    """Return the answer to a search in words as the object of its JSON line."""
+    return {"text": text, "matches": [_match_record(match) for match in matches]}
+
+
+def write_answer(record: Mapping[str, Any], output: Path | None, *, overwrite: bool) -> None:
+    """Write one JSON line to a ``.jsonl`` file or to standard output.
+
+    Raises:
+        ValueError: the file has another suffix.
+        OutfinderError: the file exists.
+    """
+    line = json.dumps(record, allow_nan=False) + "\n"
+    if output is None:
+        sys.stdout.write(line)
+        return
+    if output.suffix.lower() != ".jsonl":
+        raise ValueError(f"the answer to a search in words is written as .jsonl, got {output.name!r}")
+    check_absent(output, overwrite=overwrite)
+    write_whole(output, line)
+
+
 def _garment_record(garment: Garment, photo: PhotoResult, *, masks: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "label": garment.label,
@@ -457,6 +487,12 @@ def _garment_record(garment: Garment, photo: PhotoResult, *, masks: bool) -> dic
     }
     if masks and garment.mask is not None:
         record["mask"] = full_rle(garment.mask, garment.box, photo.width, photo.height)
+    if garment.attributes:
+        record["attributes"] = {
+            one.name: {"value": one.value, "confidence": one.confidence} for one in garment.attributes
+        }
+    if garment.colours:
+        record["colours"] = dict(garment.colours)
     record["matches"] = [_match_record(match) for match in garment.matches or ()]  # empty if none were searched
     return record
 
@@ -487,6 +523,7 @@ def _table_rows(result: PhotoResult, metadata: Mapping[str, str]) -> Iterator[di
     for number, garment in enumerate(result.garments, start=1):
         row = {**photo, "garment": number, "label": garment.label, "score": f"{garment.score:.4f}"}
         row |= dict(zip(("x1", "y1", "x2", "y2"), garment.box.corners, strict=True))
+        row |= {one.name: one.value for one in garment.attributes}
         if not garment.matches:
             yield row
         for rank, match in enumerate(garment.matches or (), start=1):

@@ -123,7 +123,7 @@ class Setup:
 
 
 def _naive(gallery: Gallery) -> Callable[[Sequence[Path]], Iterator[Answer]]:
-    return partial(map, Naive(weights.load(MASK), weights.load("siamese"), weights.load("kinds"), gallery, K))
+    return partial(map, Naive(weights.load(MASK), weights.load("siamese"), weights.load("attributes"), gallery, K))
 
 
 def _ours(detector: str, gallery: Gallery) -> Callable[[Sequence[Path]], Iterator[Answer]]:

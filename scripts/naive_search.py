@@ -25,8 +25,10 @@ from pipeline.search import Garment, PhotoResult
 from stages.crop import BoxCrop
 from stages.detect.adapter import scale_odds
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
+from stages.embed.attributes import AttributeEmbedder, Probabilities
+from stages.embed.classifier import AttributeNetwork, values_of
 from stages.embed.inputs import Normalise, letterboxed
-from stages.embed.kinds import KindAwareEmbedder
+from stages.embed.layers import IMAGENET_STATS
 from stages.embed.network import read_network
 from stages.embed.siamese import stats_of
 from stages.timing import timed
@@ -42,18 +44,18 @@ class Naive:
     Args:
         detector: weights of a shipped detection network.
         looks: weights of the Siamese network that the gallery was embedded by.
-        kinds: weights of the classifier of kinds beside it.
+        attributes: weights of the classifier of attributes beside it.
         gallery: to search.
         k: matches per garment.
     """
 
     def __init__(
-        self, detector: Checkpoint, looks: Checkpoint, kinds: Checkpoint, gallery: Gallery, k: int = 5
+        self, detector: Checkpoint, looks: Checkpoint, attributes: Checkpoint, gallery: Gallery, k: int = 5
     ) -> None:
         self._labels = detector.describes("labels").split("\n")
         self._thresholds = np.array([float(number) for number in detector.metadata["thresholds"].split()])
         self._detector = _plain_detector(detector).eval()
-        self._embed = KindAwareEmbedder(_PlainEmbedder(looks), _PlainEmbedder(kinds))
+        self._embed = AttributeEmbedder(_PlainEmbedder(looks), _PlainClassifier(attributes))
         self._gallery, self._k = gallery, k
 
     @torch.no_grad()
@@ -104,7 +106,7 @@ class _PlainEmbedder:
         self._network = read_network(checkpoint).eval()
         self._normalise = Normalise(*stats_of(checkpoint))
         self.dim, self.input_px = self._network.dim, self._network.design.input_px
-        self.kinds, self.fingerprint = self._network.design.kind_part, checkpoint.sha256
+        self.fingerprint = checkpoint.sha256
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         design = self._network.design
@@ -112,6 +114,22 @@ class _PlainEmbedder:
             letterboxed(images, design.input_px, self._normalise, trim=design.trim)
         ).numpy()
         return vectors
+
+
+class _PlainClassifier:
+    """A classifier of attributes as it was trained, in float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.values, self.least = values_of(checkpoint)
+        backbone = checkpoint.describes("architecture").removeprefix("attributes-")
+        self._network = AttributeNetwork(backbone, self.values).eval()
+        self._network.load_state_dict(checkpoint.tensors)
+        self._normalise, self.input_px = Normalise(*IMAGENET_STATS), int(checkpoint.describes("input_px"))
+        self.fingerprint = checkpoint.sha256
+
+    def __call__(self, images: Sequence[Image]) -> dict[str, Probabilities]:
+        logits = self._network(letterboxed(images, self.input_px, self._normalise, trim=True))
+        return {name: each.softmax(dim=1).numpy() for name, each in logits.items()}
 
 
 class _PlainBackbone(nn.Module):

@@ -82,6 +82,54 @@ TYPES: Final[tuple[ArticleType, ...]] = (
 )
 """Every type; the aliases include the classes of clothing-dataset, CCP and the product photos."""
 
+COLOURS: Final[Mapping[str, tuple[str, ...]]] = {
+    "black": (),
+    "white": ("off white", "ivory"),
+    "grey": ("gray", "grey melange", "charcoal", "ash"),
+    "navy": ("navy blue", "dark blue"),
+    "blue": ("turquoise blue", "teal", "royal blue", "turquoise"),
+    "red": ("scarlet", "crimson"),
+    "maroon": ("burgundy", "wine", "bordeaux"),
+    "pink": ("magenta", "peach", "rose", "fuchsia"),
+    "purple": ("lavender", "mauve", "violet", "lilac"),
+    "green": ("sea green", "fluorescent green", "lime green", "mint"),
+    "olive": ("khaki",),
+    "yellow": ("mustard",),
+    "orange": ("rust",),
+    "brown": ("tan", "coffee brown", "copper", "bronze", "mushroom brown", "camel"),
+    "beige": ("cream", "taupe", "skin", "nude", "sand"),
+    "gold": ("golden", "rose gold"),
+    "silver": ("steel", "metallic"),
+    "multicolour": ("multi", "multicolor", "multicoloured", "multicolored"),
+}
+"""The names of colours, and other words that mean them, in lower case."""
+
+PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "plain": ("solid",),
+    "striped": ("stripe", "stripes", "pinstripe"),
+    "checked": ("check", "checks", "plaid", "tartan", "argyle", "gingham"),
+    "dotted": ("dot", "dots", "polka"),
+    "floral": ("flower", "flowers", "paisley"),
+    "animal": ("leopard", "zebra", "snake"),
+    "printed": ("print", "graphic"),
+}
+"""The names of patterns, and other words that mean them, in lower case."""
+
+GENDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "men": ("man", "boys", "boy", "male", "mens", "men's"),
+    "women": ("woman", "girls", "girl", "female", "womens", "women's", "ladies"),
+    "unisex": (),
+}
+"""Whom an article is made for, and other words that mean it, in lower case."""
+
+USAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "casual": ("smart casual",),
+    "formal": ("business", "office"),
+    "sports": ("sport", "athletic", "running"),
+    "ethnic": (),
+}
+"""What an article is worn for, and other words that mean it, in lower case."""
+
 _WIDE: Final[Mapping[str, str]] = {
     **{label: label for label in LABELS},
     "shoes": "shoes",
@@ -116,6 +164,16 @@ def kind_of(name: str) -> str | None:
         return _WIDE[folded]
     article = _BY_NAME.get(folded)
     return (article.kind or OTHER) if article else None
+
+
+def named(table: Mapping[str, tuple[str, ...]], word: str) -> str | None:
+    """Return the name in a table of attributes that a word means, in any case, or None.
+
+    >>> named(COLOURS, "Navy Blue"), named(PATTERNS, "Polka"), named(GENDERS, "sofa")
+    ('navy', 'dotted', None)
+    """
+    folded = _folded(word)
+    return next((name for name, others in table.items() if folded == name or folded in others), None)
 
 
 def _folded(name: str) -> str:

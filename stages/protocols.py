@@ -66,6 +66,18 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class TextEmbedder(Protocol):
+    """Turns texts into vectors that lie close to those of images which they describe."""
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions of its vectors."""
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """Return ``(len(texts), dim)`` float32 unit rows; a text that says nothing is a ValueError."""
+
+
+@runtime_checkable
 class Index(Protocol):
     """Finds the stored vectors nearest to a query, by inner product of unit rows."""
 

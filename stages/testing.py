@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.protocols import Cropper, Detector, Embedder, Index
+from stages.protocols import Cropper, Detector, Embedder, Index, TextEmbedder
 from stages.types import Box, Crop, Detection, Image, Neighbors, Vectors
 
 __all__ = [
@@ -175,6 +175,29 @@ def check_index(
     padded = _search(index, queries[:3], size + 3).rows[:, size:]
     _require((padded == -1).all(), f"beyond the {size} rows there are, rows are -1")
     _check_removal(index, rows, vectors, queries, min_recall)
+
+
+def check_text_embedder(embedder: TextEmbedder, texts: Sequence[str] = ("red dress", "black shoes")) -> None:
+    """Check what embeds texts: unit rows, batches, reproducibility, texts that say nothing.
+
+    Args:
+        embedder: the stage.
+        texts: two or more that it understands.
+
+    Raises:
+        AssertionError: it breaks its protocol.
+    """
+    vectors, alone = embedder.embed_text(list(texts)), [embedder.embed_text([text])[0] for text in texts]
+    wanted = (len(texts), embedder.dim)
+    _require(vectors.shape == wanted and vectors.dtype == np.float32, f"wanted float32 {wanted}, got {vectors.shape}")
+    _require(embedder.embed_text([]).shape == (0, embedder.dim), "no texts give no rows")
+    _require(bool((abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all()), "vectors are of norm 1")
+    _require(bool(np.allclose(vectors, alone, atol=1e-4)), "a text's vector does not depend on the others")
+    try:
+        embedder.embed_text([""])
+    except ValueError:
+        return
+    _require(False, "an empty text is a ValueError")
 
 
 def _require(holds: bool | np.bool_, clause: str) -> None:
@@ -457,8 +480,14 @@ class FakeDetector:
         return Detection("dress" if box.height > box.width else "top", float(mask.mean()), box, mask)
 
 
+_FAKE_WORDS: Final = {"red": (200, 30, 30), "green": (20, 150, 40), "blue": (30, 40, 190), "black": (20, 20, 20)}
+
+
 class FakeEmbedder:
-    """Embeds an image as sixteen mean colors and a constant: images that look alike are close."""
+    """Embeds an image as sixteen mean colors and a constant: images that look alike are close.
+
+    A text is embedded as an image of the first colour that it names: red, green, blue or black.
+    """
 
     dim: int = 49
     input_px: int = 16
@@ -468,6 +497,17 @@ class FakeEmbedder:
         """Return a unit row per image."""
         vectors = np.array([self._embed(image) for image in images], np.float32)
         return vectors.reshape(len(images), self.dim)
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """Return a unit row per text.
+
+        Raises:
+            ValueError: a text names no colour.
+        """
+        named = [next((word for word in text.split() if word in _FAKE_WORDS), None) for text in texts]
+        if None in named:
+            raise ValueError(f"no word of {texts[named.index(None)][:50]!r} is known")
+        return self([np.full((16, 16, 3), _FAKE_WORDS[word], np.uint8) for word in named if word])
 
     def _embed(self, image: Image) -> NDArray[np.float32]:
         height, width, _ = image.shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +14,9 @@ from PIL import Image as PillowImage
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
-import weights
 from pipeline import writers
 from pipeline.config import Config, build_embedder
 from pipeline.search import Garment, PhotoResult
-from stages.embed.network import Design
 from stages.testing import check_embedder
 from stages.types import Box
 
@@ -71,9 +68,3 @@ def test_the_output_format_writes_a_file_for_each_photo(tmp_path: Path, monkeypa
         outputs.write(PhotoResult("street/b.jpg", 100, 200))
     assert (tmp_path / "yolo" / "00001-a.txt").read_text() == "1 0.2 0.2 0.2 0.2"
     assert (tmp_path / "yolo" / "00002-b.txt").read_text() == ""
-
-
-def test_weights_from_before_a_label_was_added_still_fit() -> None:
-    checkpoint = weights.load("kinds")
-    older = {**checkpoint.metadata, "kinds": "13", "dim": str(int(checkpoint.metadata["dim"]) - 1)}
-    assert Design.of(replace(checkpoint, metadata=older)) == Design.of(checkpoint)

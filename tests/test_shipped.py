@@ -16,7 +16,7 @@ from pipeline.gallery import Gallery
 from pipeline.pipeline import Pipeline
 from stages.crop import BoxCrop
 from stages.detect.evaluation import evaluate
-from stages.embed.kinds import kind_part
+from stages.embed.attributes import attribute_part
 from stages.images import read_image, walk
 from stages.testing import check_detector, check_embedder
 from stages.types import Box, Detection
@@ -41,7 +41,7 @@ def test_shipped_detectors_keep_the_law(name: str) -> None:
 def test_the_shipped_embedder_keeps_the_law() -> None:
     embedder = build_embedder(Config())
     check_embedder(embedder)
-    part = kind_part(embedder)
+    part = attribute_part(embedder)
     assert part is not None
     assert embedder.dim == 128 + part.width
     assert weights.load("siamese").sha256[:12] in embedder.fingerprint

@@ -60,9 +60,9 @@ def calibrate(
     from pipeline.evaluation import Table, embed_photos
     from pipeline.outputs import check_absent
     from stages.embed import calibration
+    from stages.embed.attributes import attribute_part
     from stages.embed.calibration import calibration_path
     from stages.embed.data import numbered
-    from stages.embed.kinds import kind_part
     from stages.embed.metrics import cosine, sample_pairs
 
     checkpoint = settings.get("embedder_weights")
@@ -76,7 +76,7 @@ def calibrate(
     stage = build_embedder(Config(**settings))
     embedded = embed_photos(stage, photos)
     print_problems(embedded.photos)
-    samples, part = embedded.samples, kind_part(stage)
+    samples, part = embedded.samples, attribute_part(stage)
     vectors = part.comparable(embedded.vectors) if part else embedded.vectors
     found = calibration.calibrate(
         sample_pairs(cosine(vectors), numbered([sample.item for sample in samples])),

@@ -96,9 +96,9 @@ def listed(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ..
     return tuple(path for each in paths for path in (stdin if each == Path("-") else [each]))
 
 
-def photos_argument(name: str = "photos", metavar: str = "PHOTO...") -> Callable[[F], F]:
+def photos_argument(name: str = "photos", metavar: str = "PHOTO...", *, required: bool = True) -> Callable[[F], F]:
     """Photos and folders of photos, ``-`` for a list on standard input."""
-    return click.argument(name, metavar=metavar, nargs=-1, required=True, type=ANYWHERE_OR_LIST, callback=listed)
+    return click.argument(name, metavar=metavar, nargs=-1, required=required, type=ANYWHERE_OR_LIST, callback=listed)
 
 
 def _choice(names: Iterable[str], more: str = "") -> str:
@@ -120,7 +120,7 @@ _STAGE_OPTIONS: dict[str, list[Callable[[Any], Any]]] = {
     ],
     "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
     "embedder": [
-        click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE")),
+        click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE, open_clip:MODEL, timm:MODEL; NAME+attributes")),
         click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
     ],
     "index": [click.option("--index", metavar="NAME", callback=_absolute, help=_choice(INDEXES, ", milvus+URI"))],

@@ -30,8 +30,8 @@ def compare(a: Path, b: Path, settings: dict[str, Any], calibration_file: Path |
       outfinder compare boots-left.jpg boots-right.jpg --calibration shop.calibration.json --label shoes
     """  # noqa: D301
     from pipeline.config import Config, build_embedder
+    from stages.embed.attributes import attribute_part
     from stages.embed.calibration import find_calibration
-    from stages.embed.kinds import kind_part
     from stages.embed.metrics import angular_percent, euclidean
     from stages.errors import ImageError, StageError
     from stages.images import enough_px, read_photo
@@ -46,7 +46,7 @@ def compare(a: Path, b: Path, settings: dict[str, Any], calibration_file: Path |
         except ImageError as error:
             raise ImageError(f"{path} {error}") from error
     vectors = stage(images)
-    part = kind_part(stage)
+    part = attribute_part(stage)
     one, other = part.comparable(vectors) if part else vectors
     cosine = float(one @ other)
     if not math.isfinite(cosine):

@@ -269,6 +269,48 @@ def search(
     outputs.finish(rounded(about | figures), search_text(figures), failed=failed)
 
 
+@evaluate.command()
+@click.argument("catalogue", type=FILE_IN)
+@config_options("embedder")
+@figure_options
+@friendly
+def attributes(catalogue: Path, settings: dict[str, Any], outputs: FigureOutputs) -> None:
+    """Evaluate what an embedder sees in the photos of CATALOGUE: type, colour, pattern, gender and usage.
+
+    CATALOGUE is a table with the columns item_id and image, and any of type, colour, pattern, gender and usage, in a
+    shop's words. Prints how often the most probable value is right, how often it is sure enough to be stated and right
+    then, and the recall and precision of each value, with intervals of 95 %. Exit status 1: some photos could not be used.
+
+    \b
+    Examples:
+      outfinder evaluate attributes products.csv
+      outfinder evaluate attributes products.csv --json - | jq .attributes.colour.right
+    """  # noqa: D301
+    from pipeline.attribute_evaluation import (
+        attribute_figures,
+        attribute_tables,
+        evaluate_attributes,
+        write_attribute_page,
+    )
+    from pipeline.catalogue import read_catalogue
+    from pipeline.config import Config, build_embedder
+    from pipeline.evaluation import rounded
+
+    outputs.prepare()
+    embedder = build_embedder(Config(**settings))
+    progress = Progress("seen")
+    evaluations, problems = evaluate_attributes(
+        embedder, read_catalogue([catalogue]), lambda entry, error: progress.count(error, str(entry.path))
+    )
+    progress.finish()
+    figures = attribute_figures(evaluations)
+    about = {"embedder": embedder.fingerprint, "data": str(catalogue)}
+    if outputs.page:
+        write_attribute_page(outputs.page, figures, about, problems)
+    text = "\n\n".join(map(str, attribute_tables(figures)))
+    outputs.finish(rounded({**about, "problems": problems, "attributes": figures}), text, failed=bool(problems))
+
+
 def _counter(progress: Progress) -> Any:
     """Return a callback that counts photos."""
 

@@ -47,9 +47,11 @@ def gallery(index: str | None) -> None:
 def info(folder: Path) -> None:
     """Print what GALLERY holds and what made it, as a JSON line."""
     from pipeline.gallery import Gallery
+    from stages.embed.text import words_for
 
     opened = Gallery.open(folder)
     manifest = opened.manifest
+    has_words = words_for(manifest.embedder) is not None
     about = {
         "gallery": str(folder),
         "items": opened.item_count,
@@ -59,6 +61,7 @@ def info(folder: Path) -> None:
         "dim": manifest.dim,
         "vectors": manifest.storage,
         "embedder": manifest.embedder,
+        "reads_text": has_words or manifest.settings.get("embedder", "").startswith("open_clip:"),
         "crop": manifest.crop,
         "index": manifest.index,
         "generation": manifest.generation,

@@ -78,7 +78,7 @@ def index(
     from pipeline.gallery import writing
     from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
-    from stages.embed.kinds import kind_part
+    from stages.embed.attributes import attribute_part
 
     given = {name: value for name, value in settings.items() if name not in PACE}
     if as_is:
@@ -100,7 +100,7 @@ def index(
         )
         with progress.interruptible(f"they are in {folder}; the same command continues"):
             indexing = Indexing(gallery, analyse, config.detector, report, prune=prune,
-                                kinds=kind_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
+                                kinds=attribute_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
             tally = indexing(read_catalogue(sources, item_pattern, lambda _: None))
         report(tally)
     progress.finish()

@@ -23,18 +23,27 @@ from pipeline.cli.common import (
 from pipeline.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from pipeline.kinds import Words
     from pipeline.search import PhotoResult
     from stages.embed.calibration import Calibration
 
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@photos_argument()
+@photos_argument(metavar="[PHOTO]...", required=False)
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
 @click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
 @click.option("--any-kind", is_flag=True, help="Rank by looks alone, whatever kind of garment an item is.")
 @click.option("--where", metavar="FILTER", help="Only items that pass it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
+@click.option("--text", help="Search in words, or by photos and words.")
+@click.option(
+    "--text-weight",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="How much words count beside a photo.",
+)
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @calibration_option
@@ -50,6 +59,8 @@ def search(
     any_kind: bool,
     where: str | None,
     min_similarity: float,
+    text: str | None,
+    text_weight: float,
     as_is: bool,
     calibration_file: Path | None,
     output: Path | None,
@@ -63,6 +74,7 @@ def search(
     Items of the garment's kind come first; where GALLERY has none of them, the answer says so instead of showing unlike
     things, unless --any-kind is given. The embedder and the crop are the gallery's own unless given, and others are
     refused. A FILTER compares columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
+    In words, search by --text "navy checked shirt" alone, which writes one JSON line, or beside photos.
     With a calibration each match has a verdict: same item, not sure, or different.
 
     \b
@@ -71,23 +83,29 @@ def search(
       outfinder search shop photos/ -k 10 --same-label -o found.csv
       outfinder search shop photos/ --where "category = boots and price < 200"
       outfinder search shop photos/ --report report
+      outfinder search shop --text "navy checked shirt"
+      outfinder search shop street.jpg --text "but in red"
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.outputs import Options, clear_folder, mark_folder
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, open_gallery, search_batch
-    from pipeline.writers import open_outputs
+    from pipeline.writers import open_outputs, text_record, write_answer
+    from stages.embed.attributes import attribute_part
     from stages.embed.calibration import find_calibration
-    from stages.embed.kinds import kind_part
     from stages.images import walk
 
-    if resume and report:
-        raise click.UsageError("--resume cannot continue a --report, which is written as a whole: leave one out.")
+    check_usage(bool(photos), text, report, resume=resume)
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
     if not len(gallery):
         raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
-    made_with, kinds = gallery.manifest, kind_part(pipeline.embedder)
+    words = None if text is None else understood(pipeline.embedder, text, text_weight)
+    if words and not photos:
+        (matches,) = gallery.search(words.vector, k, where=where, min_similarity=min_similarity)
+        write_answer(text_record(text or "", matches), output, overwrite=overwrite)
+        return
+    made_with, kinds = gallery.manifest, attribute_part(pipeline.embedder)
     calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # so that a wrong filter is refused before anything is written
@@ -106,7 +124,7 @@ def search(
             mark_folder(report)
         for batch in stack.enter_context(closing(pipeline.batches(outputs.remaining(walk(photos))))):
             results = search_batch(gallery, batch, k, kinds=kinds, any_kind=any_kind, same_label=same_label,
-                                   where=where, min_similarity=min_similarity)  # fmt: skip
+                                   where=where, min_similarity=min_similarity, words=words)  # fmt: skip
             for analysis, found in zip(batch, results, strict=True):
                 result = judged(found, calibration) if calibration else found
                 outputs.write(result, analysis)
@@ -117,6 +135,28 @@ def search(
     if report:
         click.echo(f"report: {report / 'index.html'}", err=True)
     sys.exit(progress.status())
+
+
+def check_usage(has_photos: bool, text: str | None, report: Path | None, *, resume: bool) -> None:
+    """Refuse options that do not go together."""
+    if not has_photos and text is None:
+        raise click.UsageError("Missing argument 'PHOTO...': name a photo, or say what to look for by --text.")
+    if not has_photos and (report or resume):
+        raise click.UsageError("A search in words alone has no --report, and nothing to --resume.")
+    if resume and report:
+        raise click.UsageError("--resume cannot continue a --report, which is written as a whole: leave one out.")
+
+
+def understood(embedder: object, text: str, weight: float) -> Words:
+    """Return a text to search by, having said which of its words are not known."""
+    from pipeline.kinds import Words
+    from pipeline.search import read_words
+    from stages.embed.text import text_embedder
+
+    vector, notice = read_words(text_embedder(embedder), text)
+    if notice:
+        click.echo(f"note: {notice}", err=True)
+    return Words(vector, weight)
 
 
 def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:

@@ -31,6 +31,9 @@ BUILT_IN: Final = ("item", "photo", "label", "found", "detector")
 METADATA: Final = "metadata."
 """Prefix by which a catalogue's column is reached where the gallery has one of the same name."""
 
+ATTRIBUTE: Final = "attribute."
+"""Prefix of the columns of what the embedder sees in a photo; without it, they are found where the catalogue has no such column."""
+
 EXAMPLE: Final = "a filter is such as: category = boots and price < 200"
 
 _TOKEN: Final = re.compile(
@@ -226,7 +229,7 @@ class _Compiler:
         if name in self._columns:
             return name
         folded = {known.casefold(): known for known in reversed(list(self._columns))}
-        column: str | None = folded.get(name.casefold())
+        column: str | None = folded.get(name.casefold(), folded.get(ATTRIBUTE + name.casefold()))
         if column is None and name.casefold().startswith(METADATA):
             column = folded.get(name.casefold().removeprefix(METADATA))
         if column is None or (column in BUILT_IN and name.casefold().startswith(METADATA)):

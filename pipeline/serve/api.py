@@ -136,6 +136,15 @@ async def search_vector(
         return await service.search_vector(query)
 
 
+@router.post("/search/text", **_takes_json(schemas.TextQuery))
+async def search_text(
+    service: Served, queue: Queue, query: Annotated[schemas.TextQuery, Depends(parsed_json(schemas.TextQuery))]
+) -> schemas.Matches:
+    """Find items that fit a text."""
+    async with queue.place():
+        return await service.search_text(query)
+
+
 @router.post("/search/item", **_takes_json(schemas.ItemQuery, 404))
 async def search_item(
     service: Served, queue: Queue, query: Annotated[schemas.ItemQuery, Depends(parsed_json(schemas.ItemQuery))]

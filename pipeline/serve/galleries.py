@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 
 from pipeline.gallery import Gallery, read_manifest
 from pipeline.gallery.filters import BUILT_IN
-from pipeline.kinds import search_garments
+from pipeline.kinds import Words, search_garments
 from pipeline.serve import schemas
 from pipeline.serve.metrics import Metrics
-from stages.embed.kinds import KindPart
+from stages.embed.attributes import AttributePart
 from stages.errors import GalleryCorrupt, GalleryError
 from stages.labels import PLURALS
 from stages.protocols import Cropper, Embedder
@@ -57,7 +57,8 @@ class Snapshot:
         k: int,
         labels: Sequence[str | None],
         query: schemas.Query,
-        kinds: KindPart | None,
+        kinds: AttributePart | None,
+        words: Words | None = None,
     ) -> list[list[Match]]:
         """Return the k best matches of each vector, of its label unless that is None; see :func:`search_garments`.
 
@@ -73,7 +74,7 @@ class Snapshot:
             )
 
         try:
-            return search_garments(ask, kinds, vectors, query.min_similarity, any_kind=query.any_kind)
+            return search_garments(ask, kinds, vectors, query.min_similarity, any_kind=query.any_kind, words=words)
         except ValueError as error:
             raise QueryError(str(error)) from error
 

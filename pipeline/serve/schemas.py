@@ -40,7 +40,23 @@ class Query(Schema):
     min_similarity: float = Field(-1.0, ge=-1, le=1, description="Leave out matches below this cosine similarity")
 
 
-class PhotoQuery(Query):
+class RefinedQuery(Query):
+    """Which matches are wanted, perhaps also in words."""
+
+    text: str | None = Field(
+        None, max_length=1000, description="Also in words: like this, but in red", examples=["in red"]
+    )
+    text_weight: float = Field(0.5, ge=0, le=1, description="How much the words count beside the rest")
+
+
+class TextQuery(Query):
+    """A search in words, which /about says are understood."""
+
+    text: str = Field(max_length=1000, description="What to look for", examples=["navy checked shirt"])
+    crop: str | None = Field(None, max_length=100, description="The crop whose gallery is searched")
+
+
+class PhotoQuery(RefinedQuery):
     """Which matches are wanted for a photo."""
 
     same_label: bool = Field(False, description="Only items of each garment's own group")
@@ -55,7 +71,7 @@ class PhotoQuery(Query):
     )
 
 
-class VectorQuery(Query):
+class VectorQuery(RefinedQuery):
     """A search by a vector from /embed or /search, of any length above 0."""
 
     vector: list[Number] = Field(min_length=1, max_length=8192)
@@ -63,7 +79,7 @@ class VectorQuery(Query):
     garment: str = Field("", max_length=200, description="The garment's group, which selects the verdicts' thresholds")
 
 
-class ItemQuery(Query):
+class ItemQuery(RefinedQuery):
     """A search for items similar to an item of the gallery."""
 
     item: str = Field(min_length=1, max_length=2000)
@@ -97,6 +113,15 @@ class Matches(Schema):
     vector: list[float] = Field(description="The query as a unit vector")
     matches: list[MatchInfo]
     notice: str = Field("", description="Why there are no matches, such as: this shop has no shoes")
+    unknown: str = Field("", description="Which words of the text are not known, such as: 'paisley' is not known")
+
+
+class Attribute(Schema):
+    """What the embedder sees in a garment, such as its colour, and how sure it is."""
+
+    name: str
+    value: str
+    confidence: float
 
 
 class GarmentInfo(Schema):
@@ -112,6 +137,10 @@ class SearchedGarment(GarmentInfo):
     """A garment with its matches for each crop; the two shoes of a pair are one garment."""
 
     boxes: list[tuple[int, int, int, int]] = Field(description="The boxes of its parts: two for a pair of shoes")
+    attributes: list[Attribute] = Field(description="Type, colour, pattern, gender and usage, as far as they are sure")
+    colours: dict[str, float] = Field(
+        description="Up to three colours by name, with their shares of the garment's pixels"
+    )
     results: list[Matches]
 
 
@@ -183,6 +212,7 @@ class About(Schema):
     columns: list[Column]
     crops: list[CropInfo]
     embedder: str
+    reads_text: bool = Field(description="Whether it can be searched in words")
     calibrated: bool
     examples: int
     max_bytes: int

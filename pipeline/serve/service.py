@@ -7,7 +7,7 @@ in others, so that a slow filter delays nobody else's search.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,18 +21,20 @@ import numpy as np
 from pipeline.config import build_cropper
 from pipeline.gallery import Gallery
 from pipeline.groups import pair_shoes, style_of
-from pipeline.kinds import TRUST, missing_kind, settle
+from pipeline.kinds import TRUST, Words, missing_kind, settle
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import sharp_crops
-from pipeline.search import Garment, config_for, open_gallery
+from pipeline.search import Garment, config_for, open_gallery, read_words
 from pipeline.serve import schemas
 from pipeline.serve.batcher import Batcher
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
+from stages.colours import named_colours
+from stages.embed.attributes import Attribute, attribute_part
 from stages.embed.calibration import Calibration, add_verdicts, find_calibration
-from stages.embed.kinds import kind_part
+from stages.embed.text import text_embedder
 from stages.errors import ImageError
 from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_photo
 from stages.protocols import Detector, Embedder
@@ -104,7 +106,7 @@ class Service:
     ) -> None:
         self.views = {view.crop: view for view in views}
         self.limits, self.metrics = limits, metrics
-        self._kinds = kind_part(embedder)
+        self._kinds, self._reader = attribute_part(embedder), text_embedder(embedder)
         self._embedder, self._labels = embedder, detector.labels
         self._calibration, self._examples = calibration, examples
         self._enough_px = None if detector.input_px is None else max(detector.input_px, enough_px(embedder.input_px))
@@ -162,9 +164,12 @@ class Service:
             await self._search(view, _mean_vectors(of_view, pairs), groups, labels, query)
             for view, of_view in zip(views, vectors, strict=True)
         ]
+        attributes = [()] * len(pairs) if self._kinds is None else self._kinds.stated(_mean_vectors(vectors[0], pairs))
+        first = [analysis.detections[places[0]] for places in pairs]
+        colours = [dict(named_colours(analysis.photo.image[one.box.slices], one.mask)) for one in first]
         searched = [
-            _searched([garments[place] for place in places], list(matches))
-            for places, *matches in zip(pairs, *results, strict=True)
+            _searched([garments[place] for place in places], stated, named, list(matches))
+            for places, stated, named, *matches in zip(pairs, attributes, colours, *results, strict=True)
         ]
         return schemas.Searched(**analysis.size, garments=searched)
 
@@ -172,6 +177,14 @@ class Service:
         """Find similar items for a vector."""
         vector = self._unit(query.vector)
         (matches,) = await self._search(self._view(query.crop), vector, [query.garment], [query.label], query)
+        return matches
+
+    async def search_text(self, query: schemas.TextQuery) -> schemas.Matches:
+        """Find items that fit a text."""
+        words, unknown = self._words(query.text, 1.0)
+        (matches,) = await self._search(
+            self._view(query.crop), words.vector, [""], [query.label], query, (words, unknown)
+        )
         return matches
 
     async def search_item(self, query: schemas.ItemQuery) -> schemas.Matches:
@@ -227,6 +240,7 @@ class Service:
                 for crop, view in self.views.items()
             ],
             embedder=self._embedder.fingerprint,
+            reads_text=self._reader is not None,
             calibrated=self._calibration is not None,
             examples=len(self._examples),
             max_bytes=self.limits.max_body,
@@ -251,17 +265,19 @@ class Service:
         groups: Sequence[str],
         labels: Sequence[str | None],
         query: schemas.Query,
+        text: tuple[Words | None, str] = (None, ""),
     ) -> list[schemas.Matches]:
         """Search a gallery for each vector; ``groups`` are the garments' own, ``labels`` restrict the matches."""
         kinds = None if query.any_kind else self._kinds
+        words, unknown = self._refinement(query) if isinstance(query, schemas.RefinedQuery) else text
 
         def answer(snapshot: Snapshot) -> list[schemas.Matches]:
             answers = []
-            found = snapshot.search(vectors, query.k, labels, query, self._kinds)
+            found = snapshot.search(vectors, query.k, labels, query, self._kinds, words)
             for vector, group, label, matches in zip(vectors, groups, labels, found, strict=True):
                 notice = snapshot.notice(label) or missing_kind(kinds, snapshot.labels, group)
                 shown = [] if notice else matches
-                answers.append(self._matches(snapshot, view.crop, vector, group, shown, notice))
+                answers.append(self._matches(snapshot, view.crop, vector, group, shown, notice, unknown))
             return answers
 
         return await self._run(_pool_of(query), partial(view.ask, answer), "search")
@@ -271,16 +287,35 @@ class Service:
         if not rows:
             raise NotFoundError(f"the gallery has no item {query.item!r}")
         vectors = snapshot.gallery.vectors_of(item)
-        found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query, self._kinds)
+        words, unknown = self._refinement(query)
+        found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query, self._kinds, words)
         best: dict[str, Match] = {}
         for match in (match for matches in found for match in matches if match.item != item):
             if match.item not in best or best[match.item].similarity < match.similarity:
                 best[match.item] = match
         first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
-        return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label))
+        return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label), unknown)
+
+    def _refinement(self, query: schemas.RefinedQuery) -> tuple[Words | None, str]:
+        """Return the words that a query adds, and which of them are not known."""
+        return (None, "") if query.text is None else self._words(query.text, query.text_weight)
+
+    def _words(self, text: str, weight: float) -> tuple[Words, str]:
+        try:
+            vector, unknown = read_words(self._reader, text)
+        except ValueError as error:
+            raise QueryError(str(error)) from error
+        return Words(vector, weight), unknown
 
     def _matches(
-        self, snapshot: Snapshot, crop: str, vector: Vectors, group: str, matches: Sequence[Match], notice: str
+        self,
+        snapshot: Snapshot,
+        crop: str,
+        vector: Vectors,
+        group: str,
+        matches: Sequence[Match],
+        notice: str,
+        unknown: str = "",
     ) -> schemas.Matches:
         """Return the matches of a vector; ``group`` is the query's own."""
         judged = add_verdicts(self._calibration, group, matches) if self._calibration else matches
@@ -299,6 +334,7 @@ class Service:
                 for match in judged
             ],
             notice=notice,
+            unknown=unknown,
         )
 
     async def _rows(self, view: GalleryView, item: str) -> list[Any]:
@@ -453,7 +489,12 @@ def _garments(photo: Photo, detections: Sequence[Detection]) -> list[schemas.Gar
     return garments
 
 
-def _searched(parts: Sequence[schemas.GarmentInfo], results: list[schemas.Matches]) -> schemas.SearchedGarment:
+def _searched(
+    parts: Sequence[schemas.GarmentInfo],
+    attributes: Sequence[Attribute],
+    colours: Mapping[str, float],
+    results: list[schemas.Matches],
+) -> schemas.SearchedGarment:
     """Return one garment, of one part or of the two shoes of a pair, with its matches for each crop."""
     boxes = np.array([part.box for part in parts])
     return schemas.SearchedGarment(
@@ -462,6 +503,8 @@ def _searched(parts: Sequence[schemas.GarmentInfo], results: list[schemas.Matche
         box=(*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()),
         boxes=[part.box for part in parts],
         outline=[polygon for part in parts for polygon in part.outline],
+        attributes=[schemas.Attribute(name=one.name, value=one.value, confidence=one.confidence) for one in attributes],
+        colours=dict(colours),
         results=results,
     )
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stages.checkpoints import check_fits
 from stages.embed.colour import MOST_DIM, Colours
-from stages.embed.kinds import KINDS, KindPart
 from stages.embed.layers import (
     HEADS,
     IMAGENET_STATS,
@@ -26,7 +25,6 @@ from stages.embed.layers import (
     check_backbone,
 )
 from stages.errors import WeightsError
-from stages.labels import kind_of
 from weights import Checkpoint
 
 MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
@@ -52,10 +50,6 @@ class Design:
         colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
         colour_share: the share of these in the cosine similarity of two vectors.
         trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
-        types: article types, by their names in :mod:`stages.labels`, whose probabilities and those of their kinds are
-            the last numbers of each vector, see :class:`~stages.embed.kinds.KindPart`; empty: none.
-        kind_share: the share of kinds in the cosine similarity of two vectors.
-        type_share: the share of types in it.
 
     Raises:
         ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
@@ -70,9 +64,6 @@ class Design:
     colour_dim: int = 0
     colour_share: float = 0.4
     trim: bool = False
-    types: tuple[str, ...] = ()
-    kind_share: float = 0.0
-    type_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -86,14 +77,7 @@ class Design:
         if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
             limits = f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}"
             raise ValueError(f"{limits}, got {self.dim} and {self.input_px}")
-        if unknown := [name for name in self.types if kind_of(name) is None]:
-            raise ValueError(f"no article type is called {unknown[0]!r}")
-        shares = self.kind_share, self.type_share
-        if min(shares) < 0 or sum(shares) >= 1 or (any(shares) and not self.types):
-            raise ValueError(
-                f"kind_share and type_share are at least 0, their sum below 1, and they need types; got {shares}"
-            )
-        most = min(self.dim - self._kind_width - 1, MOST_DIM)
+        most = min(self.dim - 1, MOST_DIM)
         if not (0 <= self.colour_dim <= most and 0 < self.colour_share < 1):
             raise ValueError(
                 f"colour_dim is at least 0 and less than dim, at most {most}, and colour_share between 0 and 1,"
@@ -108,18 +92,9 @@ class Design:
         return PREFIX + self.backbone
 
     @property
-    def kind_part(self) -> KindPart | None:
-        """Where vectors hold kinds and types; None where they hold none."""
-        return KindPart(self.dim, self.types, self.kind_share, self.type_share) if self.types else None
-
-    @property
-    def _kind_width(self) -> int:
-        return len(KINDS) + len(self.types) if self.types else 0
-
-    @property
     def head_dim(self) -> int:
         """How many numbers of a vector come from the head."""
-        return self.dim - self.colour_dim - self._kind_width
+        return self.dim - self.colour_dim
 
     @property
     def stats(self) -> Stats:
@@ -130,8 +105,7 @@ class Design:
         """Return what a checkpoint says of its network, for :meth:`of` to read."""
         mean, std = (" ".join(map(str, values)) for values in self.stats)
         values = {field.name: _text(getattr(self, field.name)) for field in fields(self) if field.name != "backbone"}
-        kinds = {"kinds": str(len(KINDS))} if self.types else {}
-        return {"architecture": self.architecture, **values, "mean": mean, "std": std, **kinds}
+        return {"architecture": self.architecture, **values, "mean": mean, "std": std}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
@@ -151,8 +125,6 @@ class Design:
                 for field in fields(cls)
                 if field.name in given
             }
-            if values.get("types"):  # a label may have been added since
-                values["dim"] += len(KINDS) - int(given.get("kinds", "14"))
             return cls(**{**values, "backbone": architecture.removeprefix(PREFIX)})
         except ValueError as error:
             raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
@@ -163,24 +135,19 @@ _PARSERS: Final[dict[type, Any]] = {
     int: int,
     float: float,
     bool: lambda text: bool(int(text)),
-    tuple: lambda text: tuple(text.splitlines()),
 }
 
 
 def _text(value: object) -> str:
     """Return a field as metadata."""
-    return "\n".join(value) if isinstance(value, tuple) else str(int(value) if isinstance(value, bool) else value)
+    return str(int(value) if isinstance(value, bool) else value)
 
 
 class Parts(NamedTuple):
-    """What vectors are joined from, ``(n, …)`` rows each; a network without colours or types has None for them.
-
-    ``types`` are logits.
-    """
+    """What vectors are joined from, ``(n, …)`` rows each; a network without colours has None for them."""
 
     shapes: Tensor
     colours: Tensor | None
-    types: Tensor | None = None
 
 
 class SiameseNetwork(nn.Module):
@@ -197,7 +164,6 @@ class SiameseNetwork(nn.Module):
     """
 
     _order: Tensor
-    _kind_of_type: Tensor
 
     def __init__(self, design: Design) -> None:
         super().__init__()
@@ -207,9 +173,6 @@ class SiameseNetwork(nn.Module):
         shape = _feature_shape(self.features, design)
         width = shape.numel() if design.pooling == "flatten" else shape[1]
         self.head = HEADS[design.head](width, design.head_dim)
-        self.types = nn.Linear(width, len(design.types)) if design.types else None
-        if (part := design.kind_part) is not None:
-            self.register_buffer("_kind_of_type", torch.from_numpy(part.kind_of_type), persistent=False)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
         if design.colour_dim and len(shape) <= 2:
             raise ValueError(f"{design.backbone} makes no map of features, by which colours would find the garment")
@@ -233,7 +196,7 @@ class SiameseNetwork(nn.Module):
         vectors: Tensor = self.head(pooled).float()
         shapes = F.normalize(vectors) if self.design.head in UNIT else vectors
         colours = self.colours(images, self.colours.where(features).sigmoid()) if self.colours else None
-        return Parts(shapes, colours, None if self.types is None else self.types(pooled).float())
+        return Parts(shapes, colours)
 
     def joined(self, parts: Parts) -> Tensor:
         """Return the vectors, whose similarity is that of each part by its share."""
@@ -241,12 +204,7 @@ class SiameseNetwork(nn.Module):
         if parts.colours is not None:
             shapes, colours = looks * (1 - design.colour_share) ** 0.5, parts.colours * design.colour_share**0.5
             looks = torch.cat([shapes, colours], dim=1)[:, self._order]
-        if parts.types is None:
-            return looks
-        types = parts.types.softmax(dim=1)
-        kinds = types @ self._kind_of_type
-        looks = looks * (1 - design.kind_share - design.type_share) ** 0.5
-        return torch.cat([looks, (kinds * design.kind_share).sqrt(), (types * design.type_share).sqrt()], dim=1)
+        return looks
 
 
 def alternating(first: int, second: int) -> list[int]:

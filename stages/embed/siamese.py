@@ -22,7 +22,6 @@ from stages.cpu import (
     split_first_blocks,
 )
 from stages.embed.inputs import Normalise, letterboxed
-from stages.embed.kinds import KindPart
 from stages.embed.layers import UNIT, PairHead
 from stages.embed.network import SiameseNetwork, read_network
 from stages.errors import WeightsError
@@ -55,7 +54,6 @@ class SiameseEmbedder:
     Attributes:
         dim: the width of its vectors.
         input_px: the side of the white square that images are letterboxed into.
-        kinds: where its vectors hold probabilities of kinds; None where they hold none.
         fingerprint: the architecture, the start of the weights' sha256, the input size.
 
     Args:
@@ -75,18 +73,17 @@ class SiameseEmbedder:
         batch_size: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        on_cpu = torch.device(device).type == "cpu"
-        batch_size = (_BATCH_ON_CPU if on_cpu else _BATCH_ELSEWHERE) if batch_size is None else batch_size
+        batch_size = batch_size_for(device) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, got {batch_size}")
         network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
         self._network = network.to(device).to(memory_format=torch.channels_last)
-        _prepare_for_inference(network, dtype or fast_dtype(device), 1 if on_cpu else batch_size)
+        dtype, backbone = dtype or fast_dtype(device), network.design.backbone
+        network.features = faster(network.features, backbone, dtype, device, batch_size)
         self._device, self._batch_size = device, batch_size
         self._normalise = Normalise(*stats_of(checkpoint))
         design = network.design
         self.dim, self.input_px = design.dim, design.input_px
-        self.kinds: KindPart | None = design.kind_part
         self.fingerprint = f"{design.architecture}-{checkpoint.sha256[:12]}-{design.input_px}px"
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
@@ -95,20 +92,24 @@ class SiameseEmbedder:
         return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=True)
 
 
-def _prepare_for_inference(network: SiameseNetwork, dtype: torch.dtype, fixed_batch: int) -> None:
-    """Make a network fast, in place; it can no longer be trained."""
+def batch_size_for(device: str) -> int:
+    """Return how many images a network takes at once on a device."""
+    return _BATCH_ON_CPU if torch.device(device).type == "cpu" else _BATCH_ELSEWHERE
+
+
+def faster(features: nn.Module, backbone: str, dtype: torch.dtype, device: str, batch_size: int) -> nn.Module:
+    """Return a backbone that computes the same faster and can no longer be trained; the given one is changed."""
     keep_memory()
-    fold_batch_norms(network.features)
-    exact = FLOAT32_BLOCKS.get(network.design.backbone)
-    if exact is None or not isinstance(network.features, nn.Sequential):
-        return
-    blocks = in_precision(network.features, dtype, exact)
+    fold_batch_norms(features)
+    exact, on_cpu = FLOAT32_BLOCKS.get(backbone), torch.device(device).type == "cpu"
+    if exact is None or not isinstance(features, nn.Sequential):
+        return features
+    blocks = in_precision(features, dtype, exact)
     if dtype != torch.float32:
-        network.features = FixedBatch(blocks, fixed_batch)
-        return
-    network.features = blocks
-    if next(network.parameters()).device.type == "cpu":
+        return FixedBatch(blocks, 1 if on_cpu else batch_size)
+    if on_cpu:
         split_first_blocks(blocks, *_LARGE_BLOCKS)
+    return blocks
 
 
 def vectors_of(

@@ -252,7 +252,7 @@ def test_verify_names_photos_that_have_changed_since_they_were_indexed(tmp_path:
     assert "1 photos are no longer where they were" in told.stderr
 
 
-@pytest.mark.parametrize("made_with", ["siamese", "siamese+kinds"])
+@pytest.mark.parametrize("made_with", ["siamese", "siamese+attributes"])
 @pytest.mark.parametrize("given", [{"embedder": "features"}, {"embedder": "features-resnet18"}, {"index": "exact"}])
 def test_stage_that_cannot_match_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], made_with: str

@@ -11,10 +11,10 @@ from pipeline.pipeline import Pipeline
 from pipeline.search import search_batch
 from stages.crop import BoxCrop
 from stages.detect import WholeDetector
-from stages.embed.kinds import KINDS, KindPart
+from stages.embed.attributes import KINDS, AttributePart
 from stages.types import WHOLE, Box, Detection
 
-PART = KindPart(24, ("jeans", "t-shirt", "boots", "other"), 0.2, 0.1)
+PART = AttributePart(24, {"type": ("jeans", "t-shirt", "boots", "other")}, {"kind": 0.2, "type": 0.1}, {"type": 0.5})
 PHOTO = Detection(WHOLE, 1.0, Box(0, 0, 100, 100))
 
 
@@ -108,7 +108,7 @@ class HatsEverywhere:
 class KnowsShoes:
     """Takes dark images for shoes and bright ones for hats."""
 
-    dim, input_px, fingerprint, kinds = PART.dim, 32, "knows-shoes", PART
+    dim, input_px, fingerprint, attributes = PART.dim, 32, "knows-shoes", PART
 
     def __call__(self, images):
         vectors = [vectors_of(shoes=0.95) if image.mean() < 128 else vectors_of(hat=0.95) for image in images]

@@ -34,6 +34,29 @@ def refused(answer, status, *words):
         assert word in answer.json()["error"]
 
 
+class TestText:
+    def test_words_alone_find_what_they_say(self, client):
+        told = found(client.post("/search/text", json={"text": "blue dress", "k": 1}))
+        assert [match["item"] for match in told["matches"]] == ["blue"]
+        assert client.get("/about").json()["reads_text"] is True
+
+    def test_words_pull_the_matches_of_a_garment_of_a_vector_and_of_an_item_towards_them(self, client, photo):
+        asked = {"k": 1, "text": "but in green", "text_weight": 0.95}
+        of_photo = found(client.post("/search", params=asked, content=photo))
+        vector = of_photo["garments"][0]["results"][0]["vector"]
+        answers = [
+            *(garment["results"][0] for garment in of_photo["garments"]),
+            found(client.post("/search/vector", json={**asked, "vector": vector})),
+            found(client.post("/search/item", json={**asked, "item": "red"})),
+        ]
+        assert {match["item"] for answer in answers for match in answer["matches"]} == {"green"}
+
+    @pytest.mark.parametrize("text", ["", "puce", "x" * 1001], ids=["empty", "unknown", "too long"])
+    def test_a_text_that_says_nothing_is_refused(self, client, photo, text):
+        refused(client.post("/search/text", json={"text": text}), 422, "text" if len(text) != 4 else "puce")
+        assert client.post("/search", params={"text": text}, content=photo).status_code == 422
+
+
 class TestSearch:
     def test_a_photo_gives_garments_with_their_matches(self, client, photo):
         told = found(client.post("/search", params={"k": 2}, content=photo))

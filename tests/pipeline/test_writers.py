@@ -18,7 +18,14 @@ from pycocotools.coco import COCO
 from pipeline.outputs import Options, Outputs, clear_folder, mark_folder
 from pipeline.pipeline import Analysis
 from pipeline.search import Garment, PhotoResult
-from pipeline.writers import DETECT_COLUMNS, MATCH_COLUMNS, draw_garments, full_rle, open_outputs
+from pipeline.writers import (
+    ATTRIBUTE_COLUMNS,
+    DETECT_COLUMNS,
+    MATCH_COLUMNS,
+    draw_garments,
+    full_rle,
+    open_outputs,
+)
 from stages.errors import OutfinderError
 from stages.types import Box, Crop, Match
 
@@ -123,15 +130,22 @@ def test_two_outputs_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_table_has_a_row_per_match_garment_photo_and_error(tmp_path: Path) -> None:
     results = [SEARCHED, DETECTED, PhotoResult("empty.jpg", 5, 6), FAILED]
     lines = write(tmp_path / "a.csv", results, matches=True, metadata=["price", "label"])
-    assert lines[0].split(",") == [*DETECT_COLUMNS[:-1], *MATCH_COLUMNS, "error", "price", "catalogue_label"]
+    assert lines[0].split(",") == [
+        *DETECT_COLUMNS[:-1],
+        *ATTRIBUTE_COLUMNS,
+        *MATCH_COLUMNS,
+        "error",
+        "price",
+        "catalogue_label",
+    ]
     top = "street.jpg,20,30,1,top,0.9877,2,3,6,9"
     assert lines[1:] == [
-        f"{top},1,shirt-1,shirt-1_front.jpg,0.9123,top,same item,,19.90,",
-        f"{top},2,shirt-2,shirt-2_front.jpg,0.5000,top,,,,",
-        f"street.jpg,20,30,2,shoes,1.0000,0,20,20,30{',' * 9}",
-        f"{top}{',' * 9}",
-        f"empty.jpg,5,6{',' * 16}",
-        f"no.jpg{',' * 16}not a photo,,",
+        f"{top}{',' * 5},1,shirt-1,shirt-1_front.jpg,0.9123,top,same item,,19.90,",
+        f"{top}{',' * 5},2,shirt-2,shirt-2_front.jpg,0.5000,top,,,,",
+        f"street.jpg,20,30,2,shoes,1.0000,0,20,20,30{',' * 14}",
+        f"{top}{',' * 14}",
+        f"empty.jpg,5,6{',' * 21}",
+        f"no.jpg{',' * 21}not a photo,,",
     ]
 
 

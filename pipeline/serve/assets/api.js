@@ -50,5 +50,8 @@ export function search(photo, query, crops, box, signal) {
 export const searchVector = (vector, garment, crop, query, signal) =>
   post("search/vector", { ...query, vector, garment, crop }, signal);
 
+/** Items that fit a text. */
+export const searchText = (text, crop, query, signal) => post("search/text", { ...query, text, crop }, signal);
+
 /** Items that resemble an item. */
 export const searchItem = (item, crop, query, signal) => post("search/item", { ...query, item, crop }, signal);

@@ -17,6 +17,7 @@ export class Filters {
     const kinds = [["", "All kinds"], [SAME, "Its own kind"], ...labels.map(([label, count]) => [`=${label}`, `${label} (${count})`])];
     byId("kind").replaceChildren(...kinds.map(([value, text]) => el("option", { value }, text)));
     this.drawCrops(about.crops);
+    byId("refine").hidden = !about.reads_text;
     byId("filters").hidden = !about.columns.length;
     byId("columns").replaceChildren(...about.columns.map((column) => control(column)));
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
@@ -72,6 +73,7 @@ export class Filters {
       label: kind === SAME ? label || null : kind ? kind.slice(1) : null,
       any_kind: this.anyKind,
       where: this.conditions().join(" and ") || null,
+      text: byId("but").value.trim() || null,
     };
   }
 
@@ -81,8 +83,9 @@ export class Filters {
   }
 }
 
-function control({ column, kind, values, least, most }) {
-  const attributes = (test) => ({ "data-column": column, "data-test": test });
+function control({ column: name, kind, values, least, most }) {
+  const column = name.replace(/^attribute\./, ""); // what the embedder sees, not the catalogue
+  const attributes = (test) => ({ "data-column": name, "data-test": test });
   if (kind === "choice") {
     const options = values.map((value) => el("option", { value }, value));
     return el("label", { class: "field" }, column, el("select", attributes("="), el("option", { value: "" }, "Any"), ...options));

@@ -1,7 +1,7 @@
 // The page: a photo, its garments, the chosen one, and the items that resemble it.
 
-import { about as fetchAbout, Problem, search, searchItem, searchVector } from "./api.js";
-import { byId, plural, shownLabel } from "./dom.js";
+import { about as fetchAbout, Problem, search, searchItem, searchText, searchVector } from "./api.js";
+import { byId, plural, sentence, shownLabel } from "./dom.js";
 import { Filters } from "./filters.js";
 import { productPicture, showMatches, summary } from "./matches.js";
 import { photosFrom, sendable } from "./photo.js";
@@ -38,6 +38,12 @@ class Page {
     byId("whole").addEventListener("click", () => {
       this.region.clear();
       this.searchBox([0, 0, this.found.width, this.found.height], "the whole photo");
+    });
+    byId("words").hidden = !about.reads_text;
+    byId("words").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = byId("text").value.trim();
+      if (text) this.searchWords(text);
     });
     photosFrom(about, (photo, name) => this.take(photo, name), complain);
   }
@@ -83,9 +89,19 @@ class Page {
     this.found = this.photo = null;
     this.region.clear();
     byId("start").classList.remove("empty");
+    byId("desk").classList.remove("worded");
     byId("desk").hidden = true;
     byId("results").hidden = true;
     this.scene.show(this.url, name);
+  }
+
+  searchWords(text) {
+    this.sources = [{ name: `“${text}”`, garment: null, group: "", text }];
+    byId("start").classList.remove("empty");
+    byId("desk").hidden = false;
+    byId("desk").classList.add("worded");
+    byId("but").value = "";
+    return this.refresh();
   }
 
   noGarment() {
@@ -165,7 +181,8 @@ class Page {
         anyKind: () => (this.filters.searchAnyKind(), this.refresh()),
       });
       byId("sides").style.setProperty("--color", this.color(source.group));
-      say(before + summary(results, source.name));
+      const unknown = results.map((result) => result.unknown).find(Boolean);
+      say(before + summary(results, source.name) + (unknown ? ` ${sentence(unknown)}` : ""));
       setBusy(false);
     } catch (error) {
       complain(error);
@@ -173,14 +190,18 @@ class Page {
   }
 
   /** Show what the matches resemble: the garment as it was cut out, or an item with its name and price. */
-  showSource({ name, garment, match }) {
-    byId("what").textContent = match ? "More like this" : `Like ${name}`;
-    byId("like").textContent = match ? [match.item, match.name, match.price].filter(Boolean).join(" · ") : "";
-    byId("source").replaceChildren(match ? productPicture(match, `Item ${match.item}`) : cutPicture(garment, this.found, true));
+  showSource({ name, garment, match, text }) {
+    const words = match ? [match.item, match.name, match.price] : (garment?.attributes || []).map(({ value }) => value);
+    byId("what").textContent = match ? "More like this" : text ? `Found by ${name}` : `Like ${name}`;
+    byId("like").textContent = words.filter(Boolean).join(" · ");
+    const picture = match ? productPicture(match, `Item ${match.item}`) : garment && cutPicture(garment, this.found, true);
+    byId("source").hidden = !picture;
+    byId("source").replaceChildren(...(picture ? [picture] : []));
   }
 
   fetch(source, crop, signal) {
     const query = this.filters.query(source.group);
+    if (source.text) return searchText([source.text, query.text].filter(Boolean).join(" "), crop, { ...query, text: null }, signal);
     if (source.match) return searchItem(source.match.item, crop, query, signal);
     const { vector } = source.results.find((one) => one.crop === crop);
     return searchVector(vector, source.group, crop, query, signal);
