@@ -149,12 +149,12 @@ def write_attribute_page(
     """
     mark_folder(folder)
     write_whole(folder / "figures.json", json.dumps(rounded({**about, "attributes": figures}), indent=2) + "\n")
-    tiles = {f"{name.capitalize()} right": f"{one['right'].value:.3f}" for name, one in figures.items()}
+    tiles = {name.capitalize(): f"{one['right'].value:.3f}" for name, one in figures.items()}
     write_page(
         folder / "index.html",
         "evaluation_attributes.html",
         title="What the embedder sees",
-        tiles=tiles,
+        tiles={"Most probable value right": tiles},
         about=about,
         messages=problems,
         tables=attribute_tables(figures),

@@ -74,7 +74,7 @@ def test_the_licence_of_every_dependency_is_listed():
     page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
-        name = re.match(r"[\w-]+", text)[0]
+        name = re.match(r"[\w-]+", text)[0].replace("_", "-")
         assert name == "outfinder" or f"| {name} |" in page, f"{name} is missing; run scripts/licences.py"
     assert "not stated" not in page
 

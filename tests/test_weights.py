@@ -21,7 +21,8 @@ def test_each_shipped_checkpoint_is_whole_described_and_small(name: str) -> None
     checkpoint = weights.load(name)
     assert checkpoint.name == name
     assert all(tensor.dtype == torch.float32 for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
-    for key in ("architecture", "input_px", "mean", "std", "crop", "data", "licence"):
+    of_images = ("input_px", "mean", "std", "crop") if name != "words" else ("embedder",)
+    for key in ("architecture", "data", "licence", *of_images):
         assert checkpoint.describes(key)
     file = weights.FOLDER / weights.manifest()[name]["file"]
     assert file.stat().st_size < 60_000_000
@@ -32,7 +33,7 @@ def test_each_shipped_checkpoint_is_whole_described_and_small(name: str) -> None
 
 def test_the_names_are_the_defaults_and_others_that_can_be_built() -> None:
     assert {"maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2", "siamese"} <= set(NAMES)
-    assert set(NAMES) <= {*DETECTORS, *EMBEDDERS, "kinds"}
+    assert set(NAMES) <= {*DETECTORS, *EMBEDDERS, "attributes", "words"}
 
 
 def test_what_is_shipped_is_recorded_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_what_is_shipped_is_recorded_and_replaced(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"'best'; there are fasterrcnn_mobilenet_v2"):
+    with pytest.raises(ValueError, match=r"'best'; there are attributes"):
         weights.load("best")
 
 

@@ -53,7 +53,7 @@ class TestText:
 
     @pytest.mark.parametrize("text", ["", "puce", "x" * 1001], ids=["empty", "unknown", "too long"])
     def test_a_text_that_says_nothing_is_refused(self, client, photo, text):
-        refused(client.post("/search/text", json={"text": text}), 422, "text" if len(text) != 4 else "puce")
+        refused(client.post("/search/text", json={"text": text}), 422)
         assert client.post("/search", params={"text": text}, content=photo).status_code == 422
 
 
