@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.catalogue import CatalogueEntry
 from pipeline.evaluation import INTERVALS, Table, rounded
+from pipeline.outputs import mark_folder
 from pipeline.pages import write_page
-from pipeline.writers import mark_folder
 from stages.embed.attributes import AttributePart, attribute_part
 from stages.embed.data import numbered
 from stages.embed.metrics import mean_estimate
