@@ -29,6 +29,8 @@ from torch import Tensor
 import weights
 from pipeline.attribute_evaluation import value_of
 from pipeline.config import Config, build_embedder
+from pipeline.kinds import Words
+from stages.embed.attributes import AttributePart, attribute_part
 from stages.embed.data import percentile_of
 from stages.embed.text import ARCHITECTURE, WordEmbedder
 from stages.labels import COLOURS, GENDERS, PATTERNS, TYPES, USAGES, kind_of
@@ -75,7 +77,13 @@ def main(data: Path, out: Path, seed: int) -> None:
         "licence": "Apache-2.0",
     }
     weights.save(out / "words.safetensors", {"vectors": rows}, about)
-    report(WordEmbedder(weights.read(out / "words.safetensors")), products, vectors, ~training)
+    reader = WordEmbedder(weights.read(out / "words.safetensors"))
+    report(reader, products, vectors, ~training)
+    part = attribute_part(embedder)
+    assert part is not None
+    report_refined(
+        reader, part, [one for one, use in zip(products, training, strict=True) if not use], vectors[~training]
+    )
 
 
 def read_products(data: Path) -> Iterator[Product]:
@@ -200,6 +208,25 @@ def report(reader: WordEmbedder, products: Sequence[Product], vectors: Vectors, 
         )
     click.echo(f"{len(asked)} validation photos: recall@10 of names {recall:.3f}")
     click.echo(f"{len(both)} pairs of colour and type: P@10 both {np.mean(both):.3f}, type {np.mean(types):.3f}")
+
+
+def report_refined(reader: WordEmbedder, part: AttributePart, asked: Sequence[Product], images: Vectors) -> None:
+    """Print how well a photo and "in COLOUR" find other items of its type in that colour, of which there are five."""
+    types = np.array([one.values["type"] for one in asked])
+    colours = np.array([one.values.get("colour", "") for one in asked])
+    queries, _ = part.queries(images)
+    right: list[float] = []
+    for (article, colour), count in Counter(zip(types.tolist(), colours.tolist(), strict=True)).items():
+        rows = np.flatnonzero((types == article) & (colours != colour))[:20]
+        if not colour or count < 5 or not len(rows):
+            continue
+        refined = Words(reader.embed_text([f"in {colour}"])).added_to(queries[rows])
+        found = [
+            order[order != row][:5]
+            for row, order in zip(rows, np.argsort(-(refined @ images.T), axis=1)[:, :6], strict=True)
+        ]
+        right += [float(np.mean((types[few] == article) & (colours[few] == colour))) for few in found]
+    click.echo(f"{len(right)} photos in another colour: P@5 of their type in that colour {np.mean(right):.3f}")
 
 
 if __name__ == "__main__":
