@@ -54,7 +54,7 @@ def read_table(path: Path, required: Sequence[str], note: Callable[[str], None])
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise CatalogueError(f"catalogue {path} cannot be read: {getattr(error, 'strerror', error)}") from error
     csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))  # the module's limit, 131,072, is less than some have
-    number = start
+    number, unnamed = start, {place for place, name in enumerate(columns) if name is None}
     while number < len(lines):
         reader = csv.reader(lines[number : number + _MAX_LINES], delimiter=delimiter, strict=True)
         try:
@@ -66,6 +66,9 @@ def read_table(path: Path, required: Sequence[str], note: Callable[[str], None])
         if any(cell.strip() for cell in cells[len(columns) :]):
             yield TableRow(number + 1, error="has more cells than the header")
         elif any(cell.strip() for cell in cells):
+            if any(place in unnamed and cell.strip() for place, cell in enumerate(cells)):
+                note(f"{path}: columns without a name are left out; line {number + 1} has a value in one")
+                unnamed.clear()
             named = {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name}
             yield TableRow(number + 1, named)
         number += reader.line_num
@@ -77,7 +80,7 @@ def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
         head = binary.read(4)
     if path.suffix.lower() in WORKBOOKS or head.startswith(_WORKBOOK_MAGIC):
         raise CatalogueError(
-            f"catalogue {path} is a spreadsheet file; save it as CSV (in Excel: 'CSV UTF-8') and index that"
+            f"catalogue {path} is a spreadsheet file; save it as CSV (in Excel: 'CSV UTF-8') and use that"
         )
     encoding = "utf-8-sig"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -98,8 +101,11 @@ def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
 
 def _read_header(
     lines: Sequence[str], path: Path, required: Sequence[str], note: Callable[[str], None]
-) -> tuple[int, list[str], str]:
-    """Return the number of the first row's line, the name of each column, empty if it is ignored, and the delimiter."""
+) -> tuple[int, list[str | None], str]:
+    """Return the number of the first row's line, the name of each column, and the delimiter.
+
+    A column without a name has None, one whose name is there already an empty one.
+    """
     delimiters = DELIMITERS
     for start, line in enumerate(lines, 1):  # noqa: B007  used after the loop
         if separator := re.fullmatch(r"sep=(.)\s*", line):  # written and read by Excel
@@ -115,7 +121,7 @@ def _read_header(
         return [word if word in required else cell for cell, word in plain]
 
     delimiter = max(delimiters, key=lambda one: (len(set(required).intersection(names(one))), line.count(one)))
-    columns = names(delimiter)
+    header = columns = names(delimiter)
     if missing := [name for name in required if name not in columns]:
         raise CatalogueError(
             f"catalogue {path} lacks the column {' and '.join(missing)};"
@@ -127,7 +133,11 @@ def _read_header(
         note(f"{path}: the column {name} is there {columns.count(name)} times; the first is read")
         first = columns.index(name)
         columns = [column if column != name or place == first else "" for place, column in enumerate(columns)]
-    return start, columns, delimiter
+    return (
+        start,
+        [None if not column and not header[place] else column for place, column in enumerate(columns)],
+        delimiter,
+    )
 
 
 def _reason(error: csv.Error) -> str:

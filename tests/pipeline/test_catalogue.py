@@ -101,13 +101,15 @@ def test_quoted_cell_keeps_its_line_breaks_and_quotes(tmp_path: Path) -> None:
 
 
 def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path: Path) -> None:
-    (tmp_path / "shop.csv").write_bytes(b"item_id,image,size,size\n1,a.jpg,S,M\n2,caf\xe9.jpg,L,\n3,\xe4.jpg,L,\n")
+    rows = b"item_id,image,size,size,,\n1,a.jpg,S,M,,\n2,caf\xe9.jpg,L,,x\n3,\xe4.jpg,L,,y\n"
+    (tmp_path / "shop.csv").write_bytes(rows)
     notes: list[str] = []
     photos = list(read_catalogue([tmp_path / "shop.csv"], note=notes.append))
     assert [(photo.path.name, dict(photo.metadata)["size"]) for photo in photos] == [
         ("a.jpg", "S"), ("café.jpg", "L"), ("ä.jpg", "L"),
     ]  # fmt: skip
-    encoding, doubled = notes
+    encoding, doubled, unnamed = notes
+    assert "columns without a name are left out; line 3 has a value in one" in unnamed
     assert "column size is there 2 times" in doubled
     assert "line 3 is not UTF-8" in encoding
 
