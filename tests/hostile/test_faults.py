@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import draw
-from pipeline.integrity import verify
 
-from pipeline.gallery import Gallery, is_gallery
+from pipeline.gallery import Gallery, is_gallery, verify
 from stages.images import read_image, write_jpeg
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, limits and devices as Linux has them")

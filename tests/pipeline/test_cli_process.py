@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import draw
-from pipeline.integrity import verify
 
-from pipeline.gallery import Gallery, is_gallery
+from pipeline.gallery import Gallery, is_gallery, verify
 from stages.images import encode_jpeg
 
 OUTFINDER = """
