@@ -1,5 +1,5 @@
 # The few commands that a contributor needs; each sets up .venv if need be.
-.PHONY: test check format demo lock lowest
+.PHONY: test check format demo hostile lock lowest
 
 test:
 	sh scripts/test.sh
@@ -12,6 +12,10 @@ format:
 
 demo:
 	sh scripts/demo.sh
+
+# Every attack that docs/security.md names, about half an hour; prints how many of each.
+hostile:
+	.venv/bin/python scripts/hostile.py
 
 # What demo.sh and test.sh install; needs uv.
 lock:

@@ -254,8 +254,8 @@ def open_or_create(
     """
     folder, given = Path(folder), given or {}
     gallery = Gallery.open(folder) if is_gallery(folder) else None
-    config = config_for(gallery.manifest if gallery else None, given)
-    if gallery:
+    config = config_for(None if gallery is None else gallery.manifest, given)  # an empty gallery is false
+    if gallery is not None:
         _check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
     pipeline, embedder, cropper = _build_pipeline(config, main_garment=True)
     if gallery is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import weights
 from stages.errors import WeightsError
+from stages.types import Vectors
 from weights import Checkpoint
 
 
@@ -54,6 +56,18 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], su
             f"{subject}: {first[:100]} has the shape {given.get(first, 'of nothing')}, wanted {wanted.get(first, 'none')}"
             f" ({len(wrong)} such tensors)"
         )
+
+
+def check_unit_rows(vectors: Vectors, fingerprint: str) -> Vectors:
+    """Return an embedder's unit rows.
+
+    Raises:
+        WeightsError: they are none, as where the weights overflow.
+    """
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    if not (abs(squares - 1) < 0.01).all():  # NaN fails as well
+        raise WeightsError(f"the weights of {fingerprint} give vectors that are not finite or have no length")
+    return vectors
 
 
 def copy_fitting(network: nn.Module, tensors: Mapping[str, Tensor], error: str) -> list[str]:

@@ -21,6 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     short = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
     part = path.with_name(f".{short}.{os.getpid()}.part")  # two runs may write the file at once
     try:
+        part.unlink(missing_ok=True)  # a link of that name would be followed
         yield part
         part.replace(path)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,25 @@ def few_scenes(folder: Path, count: int) -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Indexes of the tests' galleries stay out of the user's cache folder."""
     monkeypatch.setenv("OUTFINDER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+TRIED = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Count what an attack has tried, such as kills; ``make hostile`` prints the figures."""
+    figures = request.config.stash.setdefault(TRIED, Counter())
+
+    def count(what: str, number: int = 1) -> None:
+        figures[what] += number
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the attacks have tried."""
+    if figures := terminalreporter.config.stash.get(TRIED, Counter[str]()):
+        terminalreporter.section("tried")
+        for what, number in figures.items():
+            terminalreporter.line(f"{number:>8,} {what}")

@@ -131,8 +131,8 @@ def writing(folder: Path | str) -> Iterator[None]:
         lock = _LOCKS.setdefault((os.getpid(), path), FileLock(path, timeout=0))  # a lock is void after a fork
         outermost = not lock.is_locked
         lock.acquire()
-    except Timeout:
-        raise GalleryError(_busy(folder)) from None
+    except Timeout:  # for ever, if the lock was copied to a file system where its existence is what counts
+        raise GalleryError(f"{_busy(folder)}, or delete {folder / 'lock'} if nobody is writing") from None
     except (OSError, NotImplementedError) as error:
         raise GalleryError(f"gallery {folder} cannot be written: {_reason(error)}") from error
     note = folder / _WRITER
@@ -225,6 +225,7 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a database in an SQLite mode, with limits for files that come from anyone."""
+    check_mapping(path.parent)
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=2, isolation_level=None, check_same_thread=False)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
@@ -251,8 +252,33 @@ def check_files(folder: Path, *names: str, to_write: bool = False) -> None:
             raise OSError(None, f"{name} is a hard link, and its other file would change too; copy the gallery")
 
 
-def mapped_file(folder: Path) -> tuple[int, int]:
-    """Return the inode and size of the only file that SQLite maps into memory."""
+_MAPPED: Final[dict[int, tuple[int, int]]] = {}
+"""The inode and size of the file that SQLite has mapped into memory for each owner of a connection, by the owner's id."""
+
+
+def note_mapping(owner: int, folder: Path) -> None:
+    """Remember the size of the only file that SQLite maps; all connections of a process share the mapping."""
+    _MAPPED[owner] = _mapped_file(folder)
+
+
+def close_connection(owner: int, connection: sqlite3.Connection) -> None:
+    """Close an owner's connection."""
+    _MAPPED.pop(owner, None)
+    connection.close()
+
+
+def check_mapping(folder: Path) -> None:
+    """Refuse to use a file that is shorter than when it was mapped into memory: reading it would end the process.
+
+    Raises:
+        GalleryCorrupt: it is shorter.
+    """
+    inode, size = _mapped_file(folder)
+    if any(inode == mapped and size < before for mapped, before in list(_MAPPED.values())):
+        raise GalleryCorrupt(f"gallery {folder} was overwritten while it was open; open it again in a new process")
+
+
+def _mapped_file(folder: Path) -> tuple[int, int]:
     try:
         status = (folder / f"{DATABASE}-shm").stat()
     except OSError:

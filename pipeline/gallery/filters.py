@@ -25,6 +25,12 @@ MAX_COMPARISONS: Final = 200
 MAX_VALUES: Final = 2_000
 MAX_DEPTH: Final = 20
 
+LIKE_CHARACTERS: Final = 10_000
+"""The first characters of a value that ``like`` compares: matching one value must not take long, as it cannot be stopped."""
+
+REMEMBERED_CHARACTERS: Final = 200
+"""Only answers about values up to this length are remembered: descriptions would fill the memory."""
+
 BUILT_IN: Final = ("item", "photo", "label", "found", "detector")
 """The gallery's own columns that filters know: ``found`` is the detector's label, ``label`` the garment group."""
 
@@ -300,7 +306,7 @@ def _compare(value: str | bytes, limit: str) -> int | None:
 
 
 def _fits(value: str | bytes, pattern: str) -> int:
-    return int(_like(pattern).fullmatch(_fold(value)) is not None)
+    return int(_like(pattern).fullmatch(_fold(value)[:LIKE_CHARACTERS]) is not None)
 
 
 @lru_cache(maxsize=256)
@@ -321,12 +327,15 @@ def _unquoted(token: str) -> str:
 
 
 def _in_sql(function: Callable[..., T]) -> Callable[..., T | None]:
-    """Return a function as SQL calls it: remembering answers, and without one for NULL."""
+    """Return a function as SQL calls it: remembering answers about short values, and without one for NULL."""
+    remembered = lru_cache(maxsize=1 << 16)(function)
 
     def call(value: str | bytes | None, *more: str) -> T | None:
-        return None if value is None else function(value, *more)
+        if value is None:
+            return None
+        return (remembered if len(value) <= REMEMBERED_CHARACTERS else function)(value, *more)
 
-    return lru_cache(maxsize=1 << 16)(call)
+    return call
 
 
 FUNCTIONS: Final[dict[str, tuple[int, Callable[..., Any]]]] = {

@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, thread_time
 from typing import Any, Final
 from weakref import finalize
 from zlib import crc32
@@ -45,12 +45,14 @@ from pipeline.gallery.database import (
     SIDE_FILES,
     Manifest,
     check_files,
+    check_mapping,
     checksum_of,
+    close_connection,
     connect,
     decoded,
     encoded,
     gallery_errors,
-    mapped_file,
+    note_mapping,
     open_to_read,
     read_manifest_row,
     too_old,
@@ -65,7 +67,10 @@ FILTER_S: Final = 5.0
 """Seconds after which a filter is stopped."""
 
 FILTER_ROWS: Final = 2048
-"""Rows that a filter checks at once; then other threads have their turn."""
+"""Rows that a filter checks at once at most; then other threads have their turn."""
+
+FILTER_TURN_S: Final = 0.01
+"""Seconds of the processor that a turn should take: where each row takes long, a turn has fewer."""
 
 _CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr"])
 _AMONG: Final = "id IN (SELECT value FROM json_each(?))"
@@ -255,11 +260,13 @@ class Store:
         Raises:
             ValueError: it takes longer than :data:`FILTER_S`.
         """
-        end, last, chosen = monotonic() + FILTER_S, -1, list[int]()
-        page = f"SELECT id, {sql} FROM photos WHERE id > ? ORDER BY id LIMIT {FILTER_ROWS}"
-        while rows := self._restricted(page, (*parameters, last), end):
+        end, last, chosen, count = monotonic() + FILTER_S, -1, list[int](), 1
+        started = thread_time()
+        page = f"SELECT id, {sql} FROM photos WHERE id > ? ORDER BY id LIMIT ?"
+        while rows := self._restricted(page, (*parameters, last, count), end):
             chosen += [number for number, fulfilled in rows if fulfilled]
-            last = rows[-1][0]
+            took, started, last = thread_time() - started, thread_time(), rows[-1][0]
+            count = min(2 * count, FILTER_ROWS) if took < FILTER_TURN_S else max(count // 2, 1)
             sleep(0.0005)  # a lock that is taken again at once would never reach the threads that wait for it
         return np.array(chosen, np.int64)
 
@@ -343,8 +350,8 @@ class Store:
             self.manifest = self._checked_manifest()
 
     def _use(self, connection: sqlite3.Connection) -> None:
-        self._connection, self._close = connection, finalize(self, connection.close)
-        self._mapped = mapped_file(self.folder)
+        self._connection, self._close = connection, finalize(self, close_connection, id(self), connection)
+        note_mapping(id(self), self.folder)
         for name, (count, function) in FUNCTIONS.items():
             connection.create_function(name, count, function, deterministic=True)
 
@@ -352,7 +359,7 @@ class Store:
         """Keep the present generation until the next transaction, whatever others save meanwhile."""
         self._connection.execute("BEGIN")
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        self._mapped = mapped_file(self.folder)
+        note_mapping(id(self), self.folder)
 
     def _checkpoint(self) -> None:
         """Move what was saved into the database's main file, as far as readers of older generations allow."""
@@ -383,9 +390,7 @@ class Store:
 
     def _run(self, sql: str, parameters: Sequence[object] = (), action: str = "read") -> list[tuple[Any, ...]]:
         with self._lock, gallery_errors(self.folder, action):
-            inode, size = mapped_file(self.folder)
-            if inode == self._mapped[0] and size < self._mapped[1]:  # SQLite reading it would end the process
-                raise GalleryCorrupt(f"gallery {self.folder} was overwritten while it was open; open it again")
+            check_mapping(self.folder)
             return self._connection.execute(sql, parameters).fetchall()
 
     def _all_rows(self, live: Ids) -> Iterator[tuple[Any, ...]]:

@@ -30,6 +30,9 @@ instead of meeting a broken connection."""
 
 MAX_FIELDS: Final = 50
 
+MAX_CONTENT_TYPE: Final = 1_000
+"""Characters of a Content-Type header; parsing takes time with the square of its length."""
+
 RETRY_AFTER_S: Final = 5
 """Seconds after which a refused client may try again."""
 
@@ -185,6 +188,8 @@ def parse_upload(content_type: str, body: bytes) -> Upload:
     Raises:
         HTTPException: there is no photo, or the form is malformed.
     """
+    if len(content_type) > MAX_CONTENT_TYPE:
+        raise refusal(400, f"the Content-Type has more than {MAX_CONTENT_TYPE} characters")
     kind, parameters = parse_options_header(content_type)
     upload = _parse_form(body, parameters.get(b"boundary")) if kind == b"multipart/form-data" else Upload(body)
     if not upload.photo:

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import weights
+from stages.checkpoints import check_unit_rows
 from stages.cpu import parallel_map, split_batch
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
 from stages.embed.layers import OURS, check_backbone, imagenet_tensors
@@ -64,7 +65,8 @@ class FeaturesEmbedder:
         """``(len(images), dim)`` float32 unit rows."""
         check_batch(images)
         parts = split_batch(images, self._batch_size)
-        return np.concatenate([np.empty((0, self.dim), np.float32), *parallel_map(self._embed, parts, self._device)])
+        rows = parallel_map(self._embed, parts, self._device)
+        return check_unit_rows(np.concatenate([np.empty((0, self.dim), np.float32), *rows]), self.fingerprint)
 
     def _embed(self, images: Sequence[Image]) -> Vectors:
         return self._run(letterboxed(images, self.input_px, self._normalise))

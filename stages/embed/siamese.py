@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from stages.checkpoints import check_unit_rows
 from stages.cpu import (
     FixedBatch,
     fast_dtype,
@@ -89,7 +90,8 @@ class SiameseEmbedder:
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """``(len(images), dim)`` float32 unit rows."""
         check_batch(images)
-        return vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=True)
+        vectors = vectors_of(self._network, images, self._normalise, self._device, self._batch_size, unit=True)
+        return check_unit_rows(vectors, self.fingerprint)
 
 
 def batch_size_for(device: str) -> int:

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra web")
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis, of the extra dev")
 
+import nearly
 from conftest import draw
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
@@ -32,8 +33,11 @@ CONTENT_TYPES = (
     "application/octet-stream", "application/json", "image/jpeg", "multipart/form-data; boundary=x", "text/plain", "",
     "multipart/form-data",
 )  # fmt: skip
-QUICK = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
-EXAMPLES = settings(QUICK, max_examples=10, phases=[Phase.generate])
+TIMES = max(1, nearly.EXAMPLES // 40)
+QUICK = settings(
+    deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=TIMES == 1
+)  # fmt: skip
+EXAMPLES = settings(QUICK, max_examples=10 * TIMES, phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +70,11 @@ def test_every_operation_is_tried(api):
     [(operation, GenerationMode.POSITIVE) for operation in OPERATIONS]
     + [(operation, GenerationMode.NEGATIVE) for operation in OPERATIONS if operation not in WITHOUT_INPUT + ANY_TEXT],
 )
-def test_every_answer_is_allowed_by_the_schema(api, operation, mode):
+def test_every_answer_is_allowed_by_the_schema(api, tried, operation, mode):
     @EXAMPLES
     @given(operation_of(api, operation).as_strategy(generation_mode=mode))
     def ask(case):
+        tried("generated requests")
         answer = case.call()
         # what the schema allows may still name no item, no column and no crop, or hold no photo
         excluded = [CHECKS.get_one("positive_data_acceptance")] if answer.status_code in (404, 422) else []
@@ -79,10 +84,11 @@ def test_every_answer_is_allowed_by_the_schema(api, operation, mode):
 
 
 @pytest.mark.parametrize("operation", ["POST /search", "POST /detect", "POST /embed"])
-def test_any_parameters_with_a_photo_are_answered_or_refused(api, operation):
+def test_any_parameters_with_a_photo_are_answered_or_refused(api, tried, operation):
     @EXAMPLES
     @given(operation_of(api, operation).as_strategy())
     def ask(case):
+        tried("generated requests")
         case.body, case.media_type = PHOTO, "application/octet-stream"
         assert case.call().status_code in (200, 422)
 
@@ -103,10 +109,11 @@ def bodies(drawn, valid: bytes):
 
 
 @pytest.mark.parametrize("path", ["/search", "/detect", "/embed", "/search/vector", "/search/item"])
-def test_no_body_breaks_the_server(client, path):
-    @settings(QUICK, max_examples=60)
+def test_no_body_breaks_the_server(client, tried, path):
+    @settings(QUICK, max_examples=60 * TIMES)
     @given(bodies(JSON_BODIES.get(path, PHOTO)), st.sampled_from(CONTENT_TYPES))
     def ask(body, content_type):
+        tried("generated requests")
         answer = client.post(path, content=body, headers={"content-type": content_type} if content_type else {})
         assert answer.status_code in (200, 400, 413, 422), answer.text
         assert isinstance(answer.json(), dict)

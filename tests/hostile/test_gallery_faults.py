@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -28,47 +29,85 @@ def fault(kind: str, folder: Path, *more: str, preload: bool = False) -> Any:
     if preload and shutil.which("cc") is None:
         pytest.skip("needs a C compiler")
     env = os.environ | ({"LD_PRELOAD": str(gallery_faults.build(folder))} if preload else {})
-    script = HERE / "gallery_faults.py"
-    done = subprocess.run(
-        [sys.executable, script, kind, folder, *more], capture_output=True, text=True, check=False, env=env
-    )
+    memory = Path("/dev/shm")  # where syncing takes no time
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else folder) as work:
+        env["OUTFINDER_CACHE"] = f"{work}/cache"
+        command = [sys.executable, HERE / "gallery_faults.py", kind, work, *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def check_faults(told: dict[str, Any], least: int) -> None:
+def check_faults(told: dict[str, Any], tried: Callable[..., None], least: int) -> None:
     for name, found in told["results"].items():
         statuses, states = [status for status, _ in found], [what for _, what in found]
         assert set(states) <= {"old", "new"}, (name, states)
         assert states == sorted(states, reverse=True), name  # old up to the commit, new from then on
         assert set(statuses) <= ({-9} if "KILL" in name else {0, 3}), name
+        if "KILL" not in name and "compact" not in name:  # what is told has happened
+            assert {(status, what) for status, what in found} <= {(0, "new"), (3, "old")}, (name, found)
         assert len(found) >= least
-    assert {what for name in ("change KILL", "remove KILL") for _, what in told["results"][name]} == {"old", "new"}
+        tried("kills of a change" if "KILL" in name else "injected errors", len(found))
     assert all(opened == 0 for _, opened in told["created"])
+    tried("kills of a change", len(told["created"]))
 
 
-def test_a_change_that_is_killed_or_fails_at_any_step_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
-    check_faults(fault("faults", tmp_path, preload=True), least=3)
+def test_a_change_that_is_killed_or_fails_at_any_step_leaves_the_old_or_the_new_state(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    check_faults(fault("faults", tmp_path, preload=True), tried, least=2)
 
 
 @pytest.mark.slow
-def test_a_change_that_is_killed_or_fails_at_every_step_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
-    check_faults(fault("faults", tmp_path, "every", preload=True), least=25)
+def test_seven_changes_that_are_killed_or_fail_at_every_step_leave_the_old_or_the_new_state(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    told = fault("faults", tmp_path, "every", preload=True)
+    check_faults(told, tried, least=5)
+    for name in gallery_faults.CHANGES:
+        assert {what for _, what in told["results"][f"{name} KILL"]} == {"old", "new"} or name == "compact"
 
 
-def check_damage(told: dict[str, Any]) -> None:
+def check_power(told: dict[str, Any], tried: Callable[..., None]) -> None:
+    assert told["wrong"] == []
+    assert told["points"] >= 10
+    tried("states after a power failure", told["states"])
+
+
+def test_a_power_failure_loses_nothing_that_was_saved(tmp_path: Path, tried: Callable[..., None]) -> None:
+    check_power(fault("power", tmp_path, preload=True), tried)
+
+
+@pytest.mark.slow
+def test_a_power_failure_after_any_change_of_a_file_loses_nothing_that_was_saved(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    check_power(fault("power", tmp_path, "every", preload=True), tried)
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(("every",), marks=pytest.mark.slow)])
+def test_a_change_with_few_file_descriptors_is_made_or_told_as_failed(
+    tmp_path: Path, tried: Callable[..., None], more: tuple[str, ...]
+) -> None:
+    found = fault("descriptors", tmp_path, *more)
+    assert {tuple(pair) for pair in found} == {(0, "new"), (3, "old")}
+    tried("changes with few file descriptors", len(found))
+
+
+def check_damage(told: dict[str, Any], tried: Callable[..., None]) -> None:
     assert told["after"] == 0
     assert not {what: status for what, status in told["results"].items() if status not in (0, 3)}
     assert sum(status == 3 for status in told["results"].values()) > 0.2 * len(told["results"])
+    tried("flipped bits and cuts of a gallery's file", len(told["results"]))
 
 
-def test_damage_to_any_page_is_told_or_does_no_harm(tmp_path: Path) -> None:
-    check_damage(fault("damage", tmp_path))
+def test_damage_to_any_page_is_told_or_does_no_harm(tmp_path: Path, tried: Callable[..., None]) -> None:
+    check_damage(fault("damage", tmp_path), tried)
 
 
 @pytest.mark.slow
-def test_damage_to_any_byte_is_told_or_does_no_harm(tmp_path: Path) -> None:
-    check_damage(fault("damage", tmp_path, "every"))
+def test_damage_to_any_byte_is_told_or_does_no_harm(tmp_path: Path, tried: Callable[..., None]) -> None:
+    check_damage(fault("damage", tmp_path, "every"), tried)
 
 
 def test_readers_see_whole_generations_while_a_writer_saves(tmp_path: Path) -> None:
@@ -76,12 +115,45 @@ def test_readers_see_whole_generations_while_a_writer_saves(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_eight_readers_see_whole_generations_during_fifty_saves(tmp_path: Path) -> None:
+def test_eight_readers_see_whole_generations_during_fifty_saves(tmp_path: Path, tried: Callable[..., None]) -> None:
     assert fault("readers", tmp_path, "many") == [0] * 9
+    tried("saves while 8 readers read", 50)
 
 
-def test_a_reader_whose_files_are_overwritten_lives_on(tmp_path: Path) -> None:
-    assert fault("overwritten", tmp_path) == [0, 0]
+def test_a_process_whose_files_are_overwritten_or_cut_short_lives_on(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    statuses = fault("overwritten", tmp_path)
+    assert set(statuses) == {0}
+    tried("files overwritten or cut short under a reader", len(statuses))
+
+
+LOCKLESS = """
+import errno, fcntl, sys, warnings
+def flock(*_):
+    raise OSError(errno.ENOSYS, "no locks here")
+fcntl.flock = flock
+warnings.simplefilter("ignore")
+from pathlib import Path
+from pipeline.gallery import writing
+with writing(Path(sys.argv[1])):
+    print("held")
+"""
+
+
+def test_a_copied_lock_is_named_where_its_existence_would_count_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("1\nanother-machine\n")
+
+    def hold() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LOCKLESS, tmp_path]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    told = hold()
+    if "held" not in told.stdout:  # an old filelock refuses such a file system altogether
+        assert f"delete {tmp_path / 'lock'} if nobody is writing" in told.stderr or "cannot be written" in told.stderr
+    if "delete" in told.stderr:
+        (tmp_path / "lock").unlink()
+        assert hold().stdout == "held\n"
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_can_be_read(tmp_path: Path) -> None:
