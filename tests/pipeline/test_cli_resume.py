@@ -1,16 +1,11 @@
 """Interrupted runs of ``detect`` and ``search`` are resumed, with the outputs of an uninterrupted run."""
 
-import re
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import DETECTOR, EMBEDDER, lines, run
+from cli_runs import DETECTOR, EMBEDDER, run
 from conftest import draw
-from test_cli_process import SLOW, many_photos, outfinder
 
 from pipeline.cli.progress import Progress
 from stages.images import write_jpeg
@@ -51,33 +46,6 @@ def test_outputs_that_cannot_be_resumed_are_refused(tmp_path: Path, photos: Path
     assert "name it with -o" in run("detect", photos, *DETECTOR, "--resume", status=2).stderr
     command = ("search", shop, photos, "--resume", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "report")
     assert "--report" in run(*command, status=2).stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])  # and Ctrl-C in test_cli_process.py
-def test_a_stopped_run_is_resumed(tmp_path: Path, number: signal.Signals) -> None:
-    photos = many_photos(tmp_path / "photos", 80)
-    (tmp_path / "slow.py").write_text(SLOW)
-    command = ("detect", photos, "--detector", "slow:Slow", "-o", "found.jsonl", "--batch-size", 2)
-    process: subprocess.Popen[bytes] = outfinder(*command, folder=tmp_path)
-    with process:
-        deadline = time.monotonic() + 600
-        while not (tmp_path / "busy").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=600)
-    finished = (tmp_path / "found.jsonl").read_bytes().count(b"\n")
-    assert 0 < finished < 80
-    assert process.returncode == {signal.SIGTERM: 143}.get(number, -number), said
-    if number != signal.SIGKILL:
-        told = re.search(rb"detected garments in (\d+) photo", said)
-        assert told
-        assert finished - int(told[1]) in (0, 1)  # one may have been written and not yet counted
-        assert b"--resume continues" in said
-        assert b"Traceback" not in said
-    run("detect", photos, *DETECTOR, "-o", tmp_path / "found.jsonl", "--resume")
-    straight = run("detect", photos, *DETECTOR)
-    assert (tmp_path / "found.jsonl").read_text() == straight.stdout
-    assert len(lines(straight)) == 80
 
 
 def test_progress_prints_rate_and_time_left(
