@@ -239,11 +239,7 @@ def ends_in_order(tmp_path, photos, name, delay_s):
 
 @pytest.mark.parametrize(
     ("name", "status", "told"),
-    [
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGTERM, 143, "terminated"),
-        (signal.SIGKILL, -signal.SIGKILL, None),
-    ],
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -signal.SIGKILL, None)],
 )
 def test_a_stopped_run_is_resumed(tmp_path, photos, name, status, told):
     command = ("detect", photos, "-o", "a.jsonl", "--coco", "a.json", "--crops", "crops")

@@ -8,14 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.dedupe import (
-    Duplicate,
-    by_hash,
-    by_vectors,
-    duplicate_groups,
-    merge_duplicates,
-    perceptual_hashes,
-)
+from pipeline.dedupe import Duplicate, by_hash, by_vectors, duplicate_groups, merge_duplicates, perceptual_hashes
 from stages.embed.data import Dataset, Sample, split
 from stages.images import decode_photo, encode_jpeg
 from stages.types import Image

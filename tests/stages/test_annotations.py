@@ -16,15 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from pycocotools import mask as coco_mask
 
-from stages.detect.annotations import (
-    AnnotationError,
-    AnnotationIssue,
-    Annotations,
-    Instance,
-    extent,
-    mask_of,
-    to_rle,
-)
+from stages.detect.annotations import AnnotationError, AnnotationIssue, Annotations, Instance, extent, mask_of, to_rle
 from stages.detect.coco import check_photo, read_annotations
 from stages.errors import CatalogueError
 from stages.images import FORMATS, read_image, write_jpeg

@@ -66,8 +66,7 @@ FAST = ("fasterrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
 
 @pytest.mark.parametrize(
-    "architecture",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]],
+    "architecture", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]]
 )
 def test_detectors_of_every_architecture_keep_their_protocol(architecture: str) -> None:
     detector = RcnnDetector(lively(architecture, 3, 128), ["top", None, "bag"], min_score=0.0)

@@ -89,8 +89,7 @@ def test_average_precision_is_what_one_computes_by_hand(truth: Truth) -> None:
     truth.photo()
     half = detection("top", 0.7, (50, 0, 82, 50))  # IoU 0.64: right at 0.50, 0.55 and 0.60
     found = evaluate(
-        Scripted([detection("top", 0.9, (0, 0, 50, 50)), half], [detection("top", 0.8, (0, 0, 50, 50))]),
-        *truth.write(),
+        Scripted([detection("top", 0.9, (0, 0, 50, 50)), half], [detection("top", 0.8, (0, 0, 50, 50))]), *truth.write()
     )
     at_50 = (51 * 1 + 50 * 2 / 3) / 101  # precision 1 up to recall 0.5, then 2 of 3
     at_75 = 51 / 101
