@@ -214,9 +214,13 @@ def test_read_only_places_are_told(tmp_path, photos):
 
 def stopped(name, *arguments, folder, delay_s=None):
     """A command that gets a signal: once it is busy, or after some seconds."""
+    hold = folder / "hold"
+    if delay_s is None:
+        hold.touch()
     with start(*arguments, folder=folder) as process:
         wait_until_busy(process, folder) if delay_s is None else time.sleep(delay_s)
         process.send_signal(name)
+        hold.unlink(missing_ok=True)
         _, said = process.communicate(timeout=120)
     return process.returncode, said
 
