@@ -90,7 +90,7 @@ def with_small_files(*commands, size, folder):
 
 
 def wait_until_busy(process, folder):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (folder / "busy").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -221,7 +221,7 @@ def stopped(name, *arguments, folder, delay_s=None):
         wait_until_busy(process, folder) if delay_s is None else time.sleep(delay_s)
         process.send_signal(name)
         hold.unlink(missing_ok=True)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
@@ -282,7 +282,7 @@ def test_ctrl_c_before_there_is_a_command_ends_without_a_word(tmp_path):
     with start("--help", folder=tmp_path, env=env) as process:
         wait_until_busy(process, tmp_path)
         process.send_signal(signal.SIGINT)
-        out, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=600)
     assert (process.returncode, out, said) == (-signal.SIGINT, "", "")
 
 
@@ -318,7 +318,7 @@ def test_two_runs_never_write_one_place(tmp_path, photos, name):
         wait_until_busy(first, tmp_path)
         said = run(*command, *DETECTOR, status=2).stderr
         (tmp_path / "hold").unlink()
-        first.communicate(timeout=120)
+        first.communicate(timeout=600)
     assert first.returncode == 0
     if name == "g":
         assert "is being written by process" in said
@@ -334,7 +334,7 @@ def test_two_runs_that_write_one_file_at_the_end_leave_one_of_them(tmp_path, pho
     both = [start(*arguments, "-o", f"{number}.jsonl", folder=tmp_path) for number in range(2)]
     for process in both:
         with process:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=600)
         assert process.returncode == 0 or "outfinder: a.json " in said, said
     assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == COUNT
     first = next(path for path in sorted(tmp_path.glob("?.jsonl")) if path.stat().st_size)
