@@ -324,7 +324,8 @@ def test_two_runs_never_write_one_place(tmp_path, photos, name):
         assert "is being written by process" in said
         assert len(Gallery.open(tmp_path / "g")) == COUNT
         return
-    assert said == "outfinder: a.jsonl is being written by another run; name another file\n"
+    busy, there = "is being written by another run; name another file", "exists; give --overwrite to replace it"
+    assert said.startswith((f"outfinder: a.jsonl {busy}", f"outfinder: a.jsonl {there}")), "there once it has a photo"
     told = [json.loads(line)["photo"] for line in (tmp_path / name).read_text().splitlines()]
     assert told == [str(path) for path in sorted(photos.iterdir())]
 
