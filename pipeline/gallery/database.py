@@ -289,7 +289,7 @@ def _mapped_file(folder: Path) -> tuple[int, int]:
 @contextmanager
 def gallery_errors(folder: Path, action: str) -> Iterator[None]:
     """Turn what SQLite and the file system say into a GalleryError."""
-    unharmed = "; nothing was changed" if action == "written" else ""
+    unharmed = "; what was saved before is unharmed" if action == "written" else ""
     try:
         yield
     except sqlite3.Error as error:

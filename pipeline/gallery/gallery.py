@@ -416,7 +416,11 @@ class Gallery:
             for block, stored in self.vectors.changed_blocks(BLOCK, rewrite=rewrite):
                 self._store.write_block(block, stored)
             self._store.commit(self._next_id)
-        self._load()
+        try:
+            self._store.read_saved()
+            self._load()
+        except GalleryError as error:
+            raise GalleryError(f"{error} (the changes were saved; open the gallery again)") from error
         self._searcher.table = self.vectors
 
     def _of_item(self, item: str) -> list[tuple[int, Row]]:

@@ -171,6 +171,14 @@ class Store:
             write_manifest_row(self._connection, manifest)
             self._connection.execute("COMMIT")
             self.writing, self.manifest = False, manifest
+
+    def read_saved(self) -> None:
+        """Read what :meth:`commit` has saved, from now on.
+
+        Raises:
+            GalleryError: it cannot be read.
+        """
+        with self._lock, gallery_errors(self.folder, "read"):
             self._checkpoint()
             self._begin_reading()
 

@@ -38,8 +38,8 @@ from stages.errors import GalleryError, OutfinderError
 from stages.testing import FakeEmbedder
 from stages.types import Box, Vectors
 
-TYPED, OTHER, WRONG = 3, 4, 5
-"""Exit statuses of children: an error of outfinder's, any other, and results that are not right."""
+TYPED, OTHER, WRONG, SAVED = 3, 4, 5, 6
+"""Exit statuses of children: an error of outfinder's, any other, results that are not right, and an error after a save."""
 
 LIBRARY = r"""
 #define _GNU_SOURCE
@@ -225,9 +225,19 @@ def create(folder: Path) -> None:
     Gallery.create(folder, FakeEmbedder(), BoxCrop())
 
 
+def beside_a_reader(act: Callable[[Path], None], folder: Path) -> None:
+    reader = Gallery.open(folder)
+    act(folder)
+    reader.close()
+
+
 CHANGES = {
     "add": add, "replace": replace, "redescribe": redescribe, "change": change, "remove": remove, "compact": compact
 }  # fmt: skip
+CHANGES |= {
+    f"{name} beside a reader": partial(beside_a_reader, CHANGES[name])
+    for name in ("add", "change", "remove", "compact")
+}
 KILL = 0
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES)
 READ_ERRORS = (errno.EIO, errno.EMFILE)
@@ -259,8 +269,8 @@ def started(act: Callable[[], object]) -> int:
         try:
             act()
             status = 0
-        except OutfinderError:
-            status = TYPED
+        except OutfinderError as error:
+            status = SAVED if "the changes were saved" in str(error) else TYPED
         except AssertionError:
             status = WRONG
         except BaseException:  # noqa: BLE001

@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
     again, query = ("index", "g", photos, *FAKES), ("search", "g", photos / "00.jpg", *FAKES)
     statuses, said = with_small_files(again, query, size=1500, folder=tmp_path)
     assert statuses == [2, 0]
-    assert "cannot be written: disk I/O error (is the disk full?); nothing was changed" in said[0]
+    assert "cannot be written: disk I/O error (is the disk full?); what was saved before is unharmed" in said[0]
     assert verify(tmp_path / "g") == []
     assert Gallery.open(tmp_path / "g").items == ["00"]
     after = {path.name for path in (tmp_path / "g").iterdir()}

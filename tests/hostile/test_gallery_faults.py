@@ -43,9 +43,12 @@ def check_faults(told: dict[str, Any], tried: Callable[..., None], least: int) -
         statuses, states = [status for status, _ in found], [what for _, what in found]
         assert set(states) <= {"old", "new"}, (name, states)
         assert states == sorted(states, reverse=True), name  # old up to the commit, new from then on
-        assert set(statuses) <= ({-9} if "KILL" in name else {0, 3}), name
+        assert set(statuses) <= ({-9} if "KILL" in name else {0, 3, 6}), name
         if "KILL" not in name and "compact" not in name:  # what is told has happened
-            assert {(status, what) for status, what in found} <= {(0, "new"), (3, "old")}, (name, found)
+            unclear = found.count([3, "new"])  # it was written, but syncing failed: it may not last
+            assert unclear <= (0 if "reading" in name else 1), (name, found)
+            told_rightly = [[0, "new"], [3, "old"], [6, "new"], [3, "new"]]
+            assert all(pair in told_rightly for pair in found), (name, found)
         assert len(found) >= least
         tried("kills of a change" if "KILL" in name else "injected errors", len(found))
     assert all(opened == 0 for _, opened in told["created"])
@@ -65,7 +68,7 @@ def test_seven_changes_that_are_killed_or_fail_at_every_step_leave_the_old_or_th
     told = fault("faults", tmp_path, "every", preload=True)
     check_faults(told, tried, least=5)
     for name in gallery_faults.CHANGES:
-        assert {what for _, what in told["results"][f"{name} KILL"]} == {"old", "new"} or name == "compact"
+        assert {what for _, what in told["results"][f"{name} KILL"]} == {"old", "new"} or "compact" in name
 
 
 def check_power(told: dict[str, Any], tried: Callable[..., None]) -> None:
