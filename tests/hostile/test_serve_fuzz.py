@@ -20,12 +20,13 @@ from stages.images import encode_jpeg
 
 PHOTO = encode_jpeg(draw("red", "blue"))
 OPERATIONS = [
-    "POST /search", "POST /search/vector", "POST /search/item", "POST /detect", "POST /embed", "GET /items/{item}",
+    "POST /search", "POST /search/text", "POST /search/vector", "POST /search/item", "POST /detect", "POST /embed", "GET /items/{item}",
     "GET /picture", "GET /about", "GET /examples/{number}", "GET /healthz", "GET /metrics",
 ]  # fmt: skip
 WITHOUT_INPUT = ("GET /about", "GET /healthz", "GET /metrics")
 ANY_TEXT = ("GET /items/{item}",)
 JSON_BODIES = {
+    "/search/text": json.dumps({"text": "red dress", "k": 3}).encode(),
     "/search/vector": json.dumps({"vector": [0.5] * 8, "k": 3}).encode(),
     "/search/item": json.dumps({"item": "red", "k": 3}).encode(),
 }
@@ -108,7 +109,7 @@ def bodies(drawn, valid: bytes):
     )
 
 
-@pytest.mark.parametrize("path", ["/search", "/detect", "/embed", "/search/vector", "/search/item"])
+@pytest.mark.parametrize("path", ["/search", "/detect", "/embed", "/search/text", "/search/vector", "/search/item"])
 def test_no_body_breaks_the_server(client, tried, path):
     @settings(QUICK, max_examples=60 * TIMES)
     @given(bodies(JSON_BODIES.get(path, PHOTO)), st.sampled_from(CONTENT_TYPES))
