@@ -110,6 +110,17 @@ def create(folder: Path, manifest: Manifest) -> None:
         finally:
             connection.close()
         part.replace(folder / DATABASE)
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name survive a power failure, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 _LOCKS: Final[dict[tuple[int, str], FileLock]] = {}

@@ -62,7 +62,7 @@ class GraphCache:
         self._manifest = manifest
         try:
             library = version("hnswlib")
-        except PackageNotFoundError:
+        except (PackageNotFoundError, OSError):  # OSError: too many open files
             library = ""
         names = manifest.identity, manifest.index, str(manifest.dim), manifest.storage, library, platform.machine()
         digest = sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
