@@ -109,7 +109,7 @@ def test_damage_to_any_page_is_told_or_does_no_harm(tmp_path: Path, tried: Calla
 
 
 @pytest.mark.slow
-def test_damage_to_any_byte_is_told_or_does_no_harm(tmp_path: Path, tried: Callable[..., None]) -> None:
+def test_damage_to_one_byte_in_seven_is_told_or_does_no_harm(tmp_path: Path, tried: Callable[..., None]) -> None:
     check_damage(fault("damage", tmp_path, "every"), tried)
 
 
