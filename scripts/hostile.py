@@ -71,17 +71,9 @@ def main(flips: int, entries: int, fuzz: int, photos: bool) -> None:
 
 def _attack(fuzz: int) -> int:
     """Run the tests, the slow ones included, but for those that read the same photos; return their exit status."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "slow or not slow",
-        "-p",
-        "no:cacheprovider",
-        "tests/hostile",
-    ]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests send it
+    which = ["-m", "slow or not slow", "-p", "no:cacheprovider", "tests/hostile"]
+    command = [sys.executable, "-m", "pytest", "-q", *which]
     for name in ("test_many_flipped_bits_and_the_largest_photos", "test_a_folder_of_a_hundred_thousand_entries"):
         command += ["--deselect", f"tests/hostile/test_corpus.py::{name}"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"FUZZ": str(fuzz)}, check=False).returncode  # noqa: S603
