@@ -1,6 +1,6 @@
-"""Annotated photos: garments with a label, a box and perhaps a mask. :mod:`stages.detect.coco` reads them from files.
+"""Annotated photos: garments with a label, a box and an optional mask; :mod:`stages.detect.coco` reads them from files.
 
-Segmentations are validated before pycocotools reads them. It trusts its input: it leaves pixels unset when run lengths do
+Segmentations are validated before they reach pycocotools, which trusts its input: it leaves pixels unset when run lengths do
 not add up, reads past the end of an unfinished string, and allocates memory up to the far corners of a polygon.
 """
 
@@ -25,7 +25,7 @@ Corners = tuple[float, float, float, float]
 """``(x1, y1, x2, y2)`` in pixels of the photo, not rounded."""
 
 SLACK_PX: Final = 1.0
-"""How far a box or a polygon may reach out of its photo: annotation tools round."""
+"""How far a box or a polygon may reach out of its photo, since annotation tools round coordinates."""
 
 FRACTIONS: Final = "lies within one pixel; COCO's coordinates are pixels, not fractions of the photo"
 
@@ -33,7 +33,7 @@ _MAX_CHARACTERS: Final = 6  # per run length: 30 bits, more pixels than any phot
 
 
 class AnnotationIssue(StrEnum):
-    """Kinds of problem in an annotation file; each value is the heading that its problems are listed under."""
+    """Kinds of problem in an annotation file; the value is the heading of their list."""
 
     PHOTO_RECORD = "image records that cannot be used"
     PHOTO_ID = "image ids used twice"
@@ -58,14 +58,14 @@ class AnnotationIssue(StrEnum):
 
 
 class AnnotationError(CatalogueError):
-    """One record that cannot be used; the message names no record."""
+    """A record that cannot be used; the message does not name the record."""
 
     def __init__(self, kind: AnnotationIssue, what: str) -> None:
         super().__init__(what)
         self.kind = kind
 
     def at(self, where: str) -> Problem:
-        """Return this error as the problem of a record."""
+        """Return this error as the problem of the record at ``where``."""
         return Problem(self.kind, where, str(self))
 
 
@@ -74,10 +74,10 @@ class Instance:
     """One garment of a photo.
 
     Attributes:
-        label: its class, from 1.
-        box: within the photo; around the mask where the file gives no box.
+        label: the class, from 1.
+        box: within the photo; that of the mask where the file gives no box.
         rle: COCO's compressed run lengths over the whole photo, or None if only the box is known.
-        type: the type of article, such as ``jeans``, if the annotation names one.
+        type: the article type, such as ``jeans``, or empty.
     """
 
     label: int
@@ -92,7 +92,7 @@ class Instance:
 
 
 def mask_of(instance: Instance, height: int, width: int) -> NDArray[np.uint8]:
-    """Return the mask of an instance, ``(height, width)`` uint8 of 0 and 1; a filled box if it has no mask.
+    """Return the mask of an instance, ``(height, width)`` uint8 of 0 and 1; its filled box if it has no mask.
 
     >>> mask_of(Instance(label=1, box=(1.0, 0.0, 3.0, 1.0)), height=2, width=4).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
@@ -109,7 +109,7 @@ def mask_of(instance: Instance, height: int, width: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPhoto:
-    """A photo with its garments; sizes are pixels of the upright photo, ``file_name`` is relative to the photos folder."""
+    """A photo with its garments; the size is that of the upright photo, ``file_name`` is relative to the photos folder."""
 
     id: int
     file_name: str
@@ -127,7 +127,7 @@ class AnnotatedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """The usable photos of an annotation file, sorted by id, and the problems of the rest.
+    """The usable photos of an annotation file, sorted by id, and the problems of the other records.
 
     ``categories`` maps the file's category ids to names; ``notes`` are remarks that are not problems.
     """
@@ -144,7 +144,7 @@ class Annotations:
         return (instance for photo in self.photos for instance in photo.instances)
 
     def describe(self) -> str:
-        """Return how much can be used, the problems by kind, and the notes, in lines."""
+        """Return as text how much can be used, the problems by kind, and the notes."""
         garments = sum(1 for _ in self.instances)
         usable = f"{plural(garments, 'garment')} in {plural(len(self.photos), 'photo')}"
         return described(self.source, usable, self.problems, self.notes)
@@ -178,14 +178,14 @@ class Annotations:
 
 
 def numbers(values: object) -> list[float] | None:
-    """Return a list of numbers as floats, NaN where one is infinite or absurd; None if it is not such a list."""
+    """Return a list of numbers as floats, NaN in place of infinite and absurdly large ones; None for anything else."""
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         return None
     return [float(value) if abs(value) < 1e300 else math.nan for value in values]
 
 
 def are_fractions(values: list[float], width: int, height: int) -> bool:
-    """Whether coordinates are all between 0 and 1 in a photo that is larger than that."""
+    """Return whether all coordinates are between 0 and 1, although the photo has more pixels than that."""
     return min(width, height) > 2 and all(0 <= value <= 1 for value in values)
 
 
@@ -199,7 +199,7 @@ def to_rle(segmentation: object, height: int, width: int) -> bytes:
         width: of the photo, in pixels.
 
     Raises:
-        AnnotationError: it is none of these, or does not fit the photo.
+        AnnotationError: it is neither, or does not fit the photo.
 
     >>> to_rle({"size": [2, 3], "counts": [2, 2, 2]}, height=2, width=3)
     b'222'
@@ -245,9 +245,10 @@ def _check_runs(runs: list[int], pixels: int) -> None:
 
 
 def _decompress(counts: str) -> NDArray[np.int64]:
-    """Return the run lengths in a compressed string: five bits per character, lowest first, and whether more follow.
+    """Return the run lengths in a compressed string.
 
-    From the fourth on, they are differences from the last but one.
+    Each character holds five bits, lowest first, and a flag that more follow. From the fourth run on, a number is the
+    difference from the run before the last.
 
     >>> _decompress("52203").tolist()
     [5, 2, 2, 2, 5]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -42,6 +44,11 @@ MAX_FILE_BYTES: Final = 8_000_000_000
 
 _THREADS: Final = 8  # reading headers waits for the disk, not for a core
 _LISTS: Final = ("images", "annotations", "categories")
+_ARCHIVES: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")  # .xlsx, .ods and .zip; .xls; .gz
+_WANTED: Final = (
+    "Wanted a JSON file with the lists images, annotations and categories:"
+    " export it from your annotation tool as COCO JSON, and unpack it if it is in an archive"
+)
 _MIN_INSIDE: Final = 0.5  # share of a mask that lies in its box
 _MIN_BOXES: Final = 5  # below that, positions alone do not tell corners from widths and heights
 _CLEARLY_NEARER: Final = 0.05  # to the middle of their photos, as a share of the side
@@ -50,7 +57,7 @@ _CLEARLY_NEARER: Final = 0.05  # to the middle of their photos, as a share of th
 def read_annotations(
     path: Path | str, photos: Path | str, labels: Sequence[str] = LABELS, *, check_images: bool = True
 ) -> Annotations:
-    """Read a COCO instances file; masks may be polygons, run lengths or missing, and crowds are left out.
+    """Read a COCO instances file; masks may be polygons, run lengths or missing, and crowds are skipped.
 
     Args:
         path: the JSON file.
@@ -59,8 +66,8 @@ def read_annotations(
         check_images: read the header of every photo.
 
     Raises:
-        CatalogueError: it is not a COCO instances file, there is no such folder, or no category is one of the labels.
-            All other problems are in :attr:`Annotations.problems`.
+        CatalogueError: it is not a COCO instances file, the folder does not exist, or no category is one of the labels.
+            All other problems are listed in :attr:`Annotations.problems`.
     """
     path, photos = Path(path), Path(photos)
     coco = _load(path)
@@ -83,26 +90,30 @@ def read_annotations(
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        coco = json.loads(read_whole(path, MAX_FILE_BYTES))
+        data = read_whole(path, MAX_FILE_BYTES)
+        coco = json.loads(data)
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CatalogueError(
-            f"{path} is not JSON in UTF-8; if it is JSON in another encoding, save it as UTF-8"
-        ) from error
     except (ValueError, RecursionError) as error:
-        raise CatalogueError(f"{path} is not a COCO instances file: it is not JSON ({error})") from error
+        if data.startswith(_ARCHIVES):
+            why = "it is a spreadsheet or another archive, not JSON"
+        elif isinstance(error, UnicodeDecodeError):
+            why = "it is not JSON in UTF-8; if it is JSON in another encoding, save it as UTF-8"
+        else:
+            why = f"it is not JSON ({error})"
+        raise CatalogueError(f"{path} is not a COCO instances file: {why}. {_WANTED}") from error
     missing = [name for name in _LISTS if not isinstance(coco, dict) or not isinstance(coco.get(name), list)]
     if missing:
-        raise CatalogueError(f"{path} is not a COCO instances file: it has no list of {' and '.join(missing)}")
+        why = f"it has no list of {' and '.join(missing)}"
+        raise CatalogueError(f"{path} is not a COCO instances file: {why}. {_WANTED}")
     return {name: coco[name] for name in _LISTS}
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads the records once and collects what is wrong in ``problems``.
+    """Reads the records once and collects their problems.
 
-    A category or photo that cannot be used is None: it is one problem, and its annotations are no further ones.
+    A category or photo that cannot be used is None: its annotations are skipped without a problem of their own.
     """
 
     labels: Sequence[str]
@@ -115,7 +126,7 @@ class _Reader:
     crowds: int = 0
     other_labels: Counter[int] = field(default_factory=Counter)
     boxes: list[tuple[float, ...]] = field(default_factory=list)
-    """For each box of four finite numbers: these, its photo's size, its area as recorded, and the corners of its mask."""
+    """For each box of four finite numbers: its numbers, photo size, recorded area, and the corners of its mask."""
 
     def read_categories(self, records: list[object]) -> None:
         for place, record in enumerate(records):
@@ -136,7 +147,7 @@ class _Reader:
             self.categories[number] = name
 
     def read_photos(self, records: list[object], *, check_images: bool) -> None:
-        """Keep the image records whose id, file and size are sound; read the photos' headers if asked to."""
+        """Keep the image records with a valid id, file and size; ``check_images`` compares them with the photos' headers."""
         by_id: defaultdict[int, list[AnnotatedPhoto | None]] = defaultdict(list)
         for place, record in enumerate(records):
             where = f"images[{place}]"
@@ -150,10 +161,10 @@ class _Reader:
         self.photos = dict.fromkeys(by_id)
         unique = self._with_one_file(self._with_one_id(by_id))
         with ThreadPoolExecutor(_THREADS) as threads:
-            errors = threads.map(self._photo_error, unique) if check_images else [None] * len(unique)
-            for photo, wrong in zip(unique, errors, strict=True):
-                if wrong:
-                    self.problems.append(wrong.at(f"image {photo.id} ({brief(photo.file_name)})"))
+            check = partial(photo_error, self.folder)
+            for photo, error in zip(unique, threads.map(check, unique) if check_images else repeat(None), strict=False):
+                if error:
+                    self.problems.append(error.at(f"image {photo.id} ({brief(photo.file_name)})"))
                 else:
                     self.photos[photo.id] = photo
 
@@ -175,15 +186,8 @@ class _Reader:
                 self._add(AnnotationIssue.PHOTO_TWICE, brief(name), f"is recorded as the images {ids}")
         return [group[0] for group in by_name.values() if len(group) == 1]
 
-    def _photo_error(self, photo: AnnotatedPhoto) -> AnnotationError | None:
-        try:
-            check_photo(self.folder / photo.file_name, photo.width, photo.height)
-        except AnnotationError as error:
-            return error
-        return None
-
     def read_instances(self, records: list[object]) -> None:
-        """Keep the garments of the photos that are kept."""
+        """Read the garments of the usable photos."""
         for place, record in enumerate(records):
             try:
                 self._read_instance(record)
@@ -268,7 +272,7 @@ class _Reader:
 
 
 def whole_number(value: object) -> int | None:
-    """Return a whole number of any size; ``7.0`` (as pandas writes it) counts up to 53 bits. None for anything else."""
+    """Return an int of any size, or a whole float of up to 53 bits (pandas writes ``7.0``) as an int; otherwise None."""
     if isinstance(value, float) and abs(value) < 2**53 and value == int(value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -283,7 +287,7 @@ def _id(record: object, kind: AnnotationIssue) -> int:
     number = whole_number(given)
     if number is None:
         if isinstance(given, str):
-            raise AnnotationError(kind, f"has a text as its id ({_quoted(given)}); COCO's are whole numbers")
+            raise AnnotationError(kind, f"has a text as its id ({_quoted(given)}); COCO ids are whole numbers")
         raise AnnotationError(kind, f"has no whole number as its id: {brief(record)}")
     return number
 
@@ -298,12 +302,12 @@ def _reference(record: object, key: str, known: dict[int, Any], kind: Annotation
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as one text; those that have a comma stand in quotes."""
+    """Join names with commas; names that contain a comma are quoted."""
     return ", ".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _article_type(record: dict[str, Any]) -> str:
-    """Return the type of article that an annotation names, as ``attributes.type`` or ``type``; empty if it names none."""
+    """Return the article type in ``attributes.type`` or ``type`` of an annotation; empty if it has neither."""
     types = (_get(holder, "type") for holder in (record.get("attributes"), record))
     return next((name for name in types if isinstance(name, str)), "")
 
@@ -316,14 +320,14 @@ def _is_crowd(record: dict[str, Any]) -> bool:
 
 
 def _quoted(value: object) -> str:
-    """Return a short representation that tells texts from numbers."""
+    """Return a short representation in which texts are quoted."""
     return repr(value[:60]) if isinstance(value, str) else brief(value)
 
 
 def _file_name(record: object, folder: Path) -> str:
-    """Return the file name of an image record, relative to the photos folder, spelled as the file is.
+    """Return the file name of an image record, relative to the photos folder, in the file's own spelling.
 
-    A path that leads into the folder is accepted too: what ``detect --coco`` writes are the paths of its photos.
+    A path that leads into the folder is accepted too, since ``detect --coco`` writes the paths of its photos.
     """
     name = _get(record, "file_name")
     if not isinstance(name, str) or not name.strip():
@@ -353,30 +357,26 @@ def _photo_size(record: object) -> tuple[int, int]:
     return width, height
 
 
-def check_photo(path: Path, width: int, height: int) -> None:
-    """Compare an image record with the photo's header.
-
-    Raises:
-        AnnotationError: the photo is missing, not a photo, or when upright not of this size.
-    """
+def photo_error(folder: Path, photo: AnnotatedPhoto) -> AnnotationError | None:
+    """Return why a photo cannot be used: missing, not a photo, or of another upright size than recorded; otherwise None."""
+    path = folder / photo.file_name
     try:
         if not path.is_file():
             why = "is not a file" if path.exists() else "was not found"
-            raise AnnotationError(AnnotationIssue.PHOTO_MISSING, why)  # noqa: TRY301
+            return AnnotationError(AnnotationIssue.PHOTO_MISSING, why)
         with path.open("rb") as file:
             size = header_size(file)
-    except AnnotationError:
-        raise
     except ImageError as error:
-        raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, str(error)) from error
-    except Exception as error:  # of any kind: Pillow and the file system meet arbitrary bytes and names
+        return AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, str(error))
+    except Exception as error:  # noqa: BLE001  Pillow and the file system meet arbitrary bytes and names
         message = error.strerror if isinstance(error, OSError) else None
         why = brief(" ".join((message or str(error) or type(error).__name__).split()))
-        raise AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}") from error
-    if size != (width, height):
-        upright = " when upright, as its EXIF says" if size == (height, width) else ""
-        what = f"is {size[0]}x{size[1]}{upright}, but recorded as {width}x{height}"
-        raise AnnotationError(AnnotationIssue.PHOTO_SIZE, what)
+        return AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}")
+    if size == (photo.width, photo.height):
+        return None
+    upright = " when upright, as its EXIF says" if size == (photo.height, photo.width) else ""
+    what = f"is {size[0]}x{size[1]}{upright}, but recorded as {photo.width}x{photo.height}"
+    return AnnotationError(AnnotationIssue.PHOTO_SIZE, what)
 
 
 def corners_of(bbox: object, width: int, height: int) -> Corners | None:
