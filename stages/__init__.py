@@ -1,4 +1,4 @@
-"""The stages: detect, crop, embed, index. Each works alone, and none imports the pipeline.
+"""The stages: detect, crop, embed, index. Each works by itself, and none imports the pipeline.
 
 ``from stages import BoxCrop, read_image, …`` imports only the module that defines the name.
 """
@@ -48,10 +48,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _import_weights() -> None:
-    """Import the package ``weights`` beside this one, even if another folder of that name comes first on the path.
+    """Import the package ``weights`` beside this one, even if another folder of that name is earlier on the path.
 
     Raises:
-        ImportError: another package of that name is imported already.
+        ImportError: another module of that name has been imported already.
     """
     folder = Path(__file__).parent.parent
     imported = sys.modules.get("weights")

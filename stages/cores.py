@@ -1,4 +1,4 @@
-"""The processor cores that this process, and each of its threads, may use."""
+"""The numbers of processor cores that this process and each of its threads may use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _thread = local()
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_cores() -> int:
-    """Return how many cores this thread may use: all, or one if it declared itself single."""
+    """Return the number of cores that this thread may use: one after :func:`limit_thread_to_one_core`, otherwise all."""
     return 1 if getattr(_thread, "is_single", False) else cores()
 
 
 def limit_thread_to_one_core() -> None:
-    """Declare this thread to be one of several that keep all cores busy together."""
+    """Limit this thread to one core, since it is one of several that use all cores together."""
     _thread.is_single = True

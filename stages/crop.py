@@ -1,4 +1,4 @@
-"""Croppers cut detections out of their photos: as a box, along the mask, or not at all."""
+"""Croppers: they cut detections out of their photos, as a box, along the mask, or as the whole photo."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ BACKGROUND_COLORS: Final = {"mean": (124, 116, 104), "white": (255, 255, 255)}
 """RGB; ``mean`` is ImageNet's mean, which a network normalizes to about zero."""
 
 _EDGE_PX: Final = 5
-"""The kernel that softens a mask's edge, by two pixels to either side."""
+"""The side of the kernel that blurs a mask's edge by two pixels on either side."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoxCrop:
-    """Cuts the box with context of ``margin`` times its longer side, clipped to the photo.
-
-    Every crop is a new array.
+    """Cuts the box with ``margin`` times its longer side around it, clipped to the photo, as a new array.
 
     Raises:
         ValueError: the margin is negative or not finite.
@@ -52,10 +50,10 @@ class BoxCrop:
 
 @dataclass(frozen=True, slots=True)
 class MaskCrop:
-    """Cuts like :class:`BoxCrop` and replaces the pixels outside the mask, whose edge is softened by two pixels.
+    """Cuts like :class:`BoxCrop` and replaces the pixels outside the mask, whose edge is blurred by two pixels.
 
-    The background is ImageNet's ``mean`` color, ``white``, or a strong ``blur`` of the crop itself. A detection without a
-    mask, or with an empty one, is cut as a box. Every crop is a new array.
+    The background is ImageNet's ``mean`` color, ``white``, or a strong ``blur`` of the crop itself. A detection whose mask
+    is missing or empty is cut as a box.
 
     Raises:
         ValueError: the background is unknown, or the margin is negative or not finite.
@@ -115,7 +113,7 @@ class WholeCrop:
 
 
 def cut_box(image: Image, box: Box, margin: float) -> Crop:
-    """Cut a box and ``margin`` times its longer side around it, clipped to the photo, as a new array."""
+    """Cut a box with ``margin`` times its longer side around it, clipped to the photo, as a new array."""
     context_px = round(margin * max(box.width, box.height))
     height, width = image.shape[:2]
     around = Box(
@@ -138,23 +136,23 @@ def _cut_each(
     """Apply ``cut`` to each detection of each photo.
 
     Raises:
-        ValueError: there are not as many lists of detections as photos, or a box leaves its photo.
+        ValueError: the numbers of photos and of lists of detections differ, or a box exceeds its photo.
     """
     check_batch(images)
     if len(images) != len(detections):
-        raise ValueError(f"a cropper wants one list of detections per photo: {len(images)} != {len(detections)}")
+        raise ValueError(f"a cropper needs one list of detections per photo: {len(images)} != {len(detections)}")
     for image, of_image in zip(images, detections, strict=True):
         height, width = image.shape[:2]
         for detection in of_image:
             if detection.box.x2 > width or detection.box.y2 > height:
-                raise ValueError(f"{detection.box} leaves its photo of {width}x{height}; clip it with Box.clipped")
+                raise ValueError(f"{detection.box} exceeds its photo of {width}x{height}; clip it with Box.clipped")
     return [
         [cut(image, detection) for detection in of_image] for image, of_image in zip(images, detections, strict=True)
     ]
 
 
 def _soft_mask(detection: Detection, crop: Crop) -> NDArray[np.float32]:
-    """Return the mask in the crop's pixels, ``(h, w)`` in [0, 1], its edge softened."""
+    """Return the mask in the crop's pixels, ``(h, w)`` in [0, 1], with a blurred edge."""
     mask = np.zeros(crop.image.shape[:2], np.float32)
     top, left = detection.box.y1 - crop.box.y1, detection.box.x1 - crop.box.x1
     mask[top : top + detection.box.height, left : left + detection.box.width] = detection.mask
@@ -163,6 +161,6 @@ def _soft_mask(detection: Detection, crop: Crop) -> NDArray[np.float32]:
 
 
 def _blurred(image: Image) -> Image:
-    """Leave only large patches of color: average twice over a quarter of the longer side."""
+    """Blur an image to large patches of color: average twice over a quarter of its longer side."""
     side = max(image.shape[:2]) // 4 | 1
     return np.asarray(cv2.blur(cv2.blur(image, (side, side)), (side, side)), np.uint8)

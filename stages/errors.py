@@ -12,15 +12,15 @@
         ├── GalleryMismatch  made with another embedder or crop than asked for
         └── GalleryCorrupt   a file of the gallery is missing or fails its checksum
 
-A mistake of the caller's, such as a wrong shape or an impossible number, is a ``ValueError`` that says what was wanted and
-what was given.
+An invalid argument, such as an array of the wrong shape or an impossible number, is a ``ValueError`` that says what was wanted
+and what was given.
 """
 
 from __future__ import annotations
 
 
 class OutfinderError(Exception):
-    """The base of all errors that are not the caller's mistake."""
+    """The base of all errors that are not invalid arguments."""
 
 
 class ImageError(OutfinderError):
@@ -40,7 +40,7 @@ class StageError(OutfinderError):
 
 
 class CatalogueError(OutfinderError):
-    """A catalogue that cannot be read as a whole; single bad rows are reported, not raised."""
+    """A catalogue that cannot be read at all; single bad rows are reported, not raised."""
 
 
 class GalleryError(OutfinderError):

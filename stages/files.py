@@ -1,4 +1,4 @@
-"""Reading and writing files safely: whole or not at all, and regular files only."""
+"""Safe reading and writing of files: atomic writes, and no reading of pipes and devices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Final
 from unicodedata import normalize
 
 OUTPUT_MARK: Final = ".outfinder-output"
-"""The file in a folder of pictures written by outfinder by which a later run does not take them for photos."""
+"""A file that marks a folder of result pictures, so that a later run does not read them as photos."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside a file, which replaces the file at the end; after an error the file is unchanged."""
+    """Yield a temporary path beside a file, which replaces the file at the end; on an error the file stays unchanged."""
     short = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
-    part = path.with_name(f".{short}.{os.getpid()}.part")  # two runs may write the file at once
+    part = path.with_name(f".{short}.{os.getpid()}.part")  # two runs may write the same file
     try:
-        part.unlink(missing_ok=True)  # a link of that name would be followed
+        part.unlink(missing_ok=True)  # so that a link of that name is not followed
         yield part
         part.replace(path)
     finally:
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_whole(path: Path, most_bytes: int) -> bytes:
-    """Return the bytes of a regular file that is not too large; reading a pipe might block, or never end.
+    """Return the bytes of a regular file of at most ``most_bytes``; reading a pipe might block, or never end.
 
     Raises:
         OSError: it is not a regular file, too large, or cannot be read.
@@ -44,10 +44,10 @@ def read_whole(path: Path, most_bytes: int) -> bytes:
 
 
 def check_regular(status: os.stat_result) -> None:
-    """Refuse folders, pipes, devices and sockets without opening them.
+    """Refuse folders, pipes, devices and sockets, by their status.
 
     Raises:
-        OSError: it is one.
+        OSError: it is not a regular file.
     """
     if stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -56,17 +56,17 @@ def check_regular(status: os.stat_result) -> None:
 
 
 def check_several(paths: object) -> None:
-    """Refuse a single path where several are wanted: a text would be taken for a list of its characters.
+    """Refuse a single path where several are expected: a text would be read as a list of characters.
 
     Raises:
-        TypeError: it is one.
+        TypeError: ``paths`` is a single path.
     """
     if isinstance(paths, str | bytes | os.PathLike):
         raise TypeError(f"wanted several paths, got a single one; put it in a list: [{os.fsdecode(paths)!r}]")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 text file with line feeds, atomically; bytes of file names that are not UTF-8 become escapes.
+    """Write a UTF-8 text file with line feeds, atomically; undecodable bytes of file names are escaped.
 
     Raises:
         OSError: it cannot be written.
@@ -76,10 +76,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def existing_spelling(path: Path) -> Path:
-    """Return the path of the file that a name stands for, whichever way its system writes the name.
+    """Return the path of an existing file whose name is spelled differently, or the path itself if there is none.
 
-    Accents are composed or decomposed (``é`` as one character or two), folders set apart by backslashes, and old disks
-    keep names in Windows-1252. Without such a file the path is returned as it is.
+    Systems write accents as one character or two (``é``), separate folders by backslashes, and old disks store names in
+    Windows-1252.
     """
     if _exists(path):
         return path

@@ -1,7 +1,7 @@
-"""Photo formats: recognized by their first bytes, opened by Pillow without warnings, and bounded in size and memory.
+"""Photo formats: recognized by their first bytes, opened by Pillow without warnings, limited in size and memory.
 
-Pillow's plugin classes are opened directly. ``PIL.Image.open`` would warn or raise at ``PIL.Image.MAX_IMAGE_PIXELS``,
-which belongs to the host program, and reports a truncated JPEG as "cannot identify".
+Pillow's plugin classes are used directly, since ``PIL.Image.open`` warns or raises at ``PIL.Image.MAX_IMAGE_PIXELS``, which
+belongs to the host program, and reports a truncated JPEG as "cannot identify".
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ MAX_SIDE: Final = 65_500
 """The longest side that is read, in pixels: the longest that a JPEG can hold, so that any image can be written."""
 
 MAX_MEMORY: Final = 850_000_000
-"""Bytes that decoding one photo may take beside the process itself."""
+"""Bytes that decoding one photo may take in addition to the process itself."""
 
 _PIXEL_BYTES: Final[Mapping[str, int]] = {"WEBP": 20, "AVIF": 20, "HEIC": 16}
-"""Measured peak memory per pixel; 8 in other formats: Pillow's four, and three of the result."""
+"""Measured peak memory per pixel; 8 for other formats: four bytes of Pillow's, three of the result."""
 
 _READ_WHOLE: Final = frozenset({"WEBP", "AVIF", "HEIC"})
 """Formats whose decoder holds the whole file in memory."""
 
 _MAX_SCANNED_PIXELS: Final = 12_000_000_000
-"""Scans times pixels of a progressive JPEG: a normal one has about ten scans, a malicious one thousands."""
+"""The most scans times pixels of a progressive JPEG; a normal one has about ten scans, a malicious one thousands."""
 
 
 def _avif(file: BinaryIO, name: str) -> ImageFile:
@@ -74,7 +74,7 @@ _PLUGINS: Final[dict[str, tuple[bytes, Callable[[BinaryIO, str], ImageFile]]]] =
 """The signature of each format, and the plugin that opens it."""
 
 HEAD_BYTES: Final = 64
-"""How many first bytes a signature may take."""
+"""The length of the longest signature."""
 
 _HAS_AVIF: Final = "avif" in features.modules and features.check("avif")
 _HAS_HEIC: Final = importlib.util.find_spec("pillow_heif") is not None
@@ -94,10 +94,10 @@ FORMATS: Final[tuple[str, ...]] = tuple(name for name in _PLUGINS if name not in
 
 
 class _PillowWhileDecoding(threading.local):
-    """The module pattern of a warning filter: matches PIL's modules, on threads that are decoding.
+    """The module pattern of a warning filter: matches PIL's modules on threads that are decoding.
 
-    ``warnings.catch_warnings`` replaces a list that all threads share. This filter stays in that list and has no effect on
-    other threads, other modules and later warnings.
+    ``warnings.catch_warnings`` would replace a list that all threads share. This filter stays in that list and affects no
+    other threads, modules or later warnings.
     """
 
     decoding = False
@@ -126,7 +126,7 @@ def no_warnings() -> Iterator[None]:
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the format that a file's first :data:`HEAD_BYTES` bytes belong to, or None."""
+    """Return the format of a file from its first :data:`HEAD_BYTES` bytes, or None."""
     return next((name for name, (magic, _) in _PLUGINS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
@@ -134,7 +134,7 @@ def recognize(file: BinaryIO) -> str:
     """Return the format of a file.
 
     Raises:
-        ImageError: it is empty, of an unknown format, or of one that needs something installed.
+        ImageError: it is empty, of an unknown format, or of one whose decoder is not installed.
     """
     head = file.read(HEAD_BYTES)
     if not head:
@@ -148,10 +148,10 @@ def recognize(file: BinaryIO) -> str:
 
 
 def open_header(kind: str, file: BinaryIO) -> ImageFile:
-    """Open a file of a known format, reading no more than its header where the format allows that.
+    """Open a file of a known format, reading only its header where the format allows that.
 
     Raises:
-        ImageError: a WebP whose canvas is too large, since its decoder allocates the canvas while it opens the file.
+        ImageError: it is a WebP with too large a canvas, which its decoder would allocate while opening the file.
         Exception: anything that Pillow raises.
     """
     if kind == "WEBP" and (canvas := _webp_canvas(file)):
@@ -172,17 +172,17 @@ def header_size(file: BinaryIO) -> tuple[int, int]:
         photo = open_header(kind, file)
         width, height = photo.size
         turned = None
-        if isinstance(photo, TiffImageFile):  # which Pillow turns by itself, some versions before loading, others after
+        if isinstance(photo, TiffImageFile):  # Pillow rotates these itself, before or after loading
             width, height = photo.tag_v2[256], photo.tag_v2[257]
             turned = photo.tag_v2.get(ExifTags.Base.Orientation)
         else:
-            with suppress(Exception):  # PNG's own getexif would decode the photo, to find EXIF behind the pixels
+            with suppress(Exception):  # PngImageFile.getexif would decode the photo, to find EXIF after the pixels
                 turned = PillowImage.Image.getexif(photo).get(ExifTags.Base.Orientation)
     return (height, width) if turned in {5, 6, 7, 8} else (width, height)
 
 
 def reduce_jpeg(photo: ImageFile, at_least_px: int) -> None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, its long side still at least ``at_least_px``."""
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size if its long side keeps ``at_least_px`` pixels."""
     width, height = photo.size
     scale = max((s for s in (2, 4, 8) if -(-max(width, height) // s) >= at_least_px), default=1)
     if scale > 1 and isinstance(photo, JpegImageFile):
@@ -190,19 +190,19 @@ def reduce_jpeg(photo: ImageFile, at_least_px: int) -> None:
 
 
 def orientation(photo: ImageFile) -> int:
-    """Return the EXIF orientation of a loaded photo, 1 to 8; 1 where it has none that can be read."""
+    """Return the EXIF orientation of a loaded photo, 1 to 8; 1 if it has none or it cannot be read."""
     try:
         value = photo.getexif().get(ExifTags.Base.Orientation)
         return next((known for known in range(2, 9) if known == value), 1)
-    except Exception:  # noqa: BLE001  EXIF can be broken in any way, and the photo is still good
+    except Exception:  # noqa: BLE001  EXIF can be broken in any way while the photo is sound
         return 1
 
 
 def check_size(kind: str, width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a photo that has too many pixels or too long a side.
+    """Refuse a photo with too many pixels or too long a side.
 
     Raises:
-        ImageError: it has; the message names the limit.
+        ImageError: the message names the limit.
     """
     most = min(max_pixels, MAX_MEMORY // _PIXEL_BYTES.get(kind, 8))
     if width * height > most:
@@ -213,10 +213,10 @@ def check_size(kind: str, width: int, height: int, max_pixels: int = MAX_PIXELS)
 
 
 def check_memory(kind: str, photo: ImageFile, full_size: tuple[int, int], file: BinaryIO) -> None:
-    """Refuse a photo that would take more than :data:`MAX_MEMORY` to decode, or far longer than others of its size.
+    """Refuse a photo that would take more than :data:`MAX_MEMORY` to decode, or much longer than others of its size.
 
     Raises:
-        ImageError: it would.
+        ImageError: the message names the reason.
     """
     full_pixels = math.prod(full_size)
     needed = math.prod(photo.size) * _PIXEL_BYTES.get(kind, 8)
@@ -227,7 +227,7 @@ def check_memory(kind: str, photo: ImageFile, full_size: tuple[int, int], file: 
         if scans * full_pixels > _MAX_SCANNED_PIXELS:
             raise ImageError(f"is a JPEG of {scans} scans and {_megapixels(full_pixels)} megapixels, made to take long")
         sampling = [int(horizontal) * int(vertical) for _, horizontal, vertical, _ in photo.layer]
-        coefficients = 2 * full_pixels * sum(sampling) // max(1, *sampling)  # of all of it, however small it is decoded
+        coefficients = 2 * full_pixels * sum(sampling) // max(1, *sampling)  # of the full size, even if it is reduced
         needed = max(needed, math.prod(photo.size) * 5 + coefficients)
     if isinstance(photo, TiffImageFile):
         needed += _tiff_block(photo)
@@ -236,7 +236,7 @@ def check_memory(kind: str, photo: ImageFile, full_size: tuple[int, int], file: 
 
 
 def _webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
-    """Return the width and height of a WebP's canvas; None where its header does not have them."""
+    """Return the width and height of a WebP's canvas; None if its header has none."""
     file.seek(12)
     head = file.read(18)
     if head.startswith(b"VP8X") and len(head) == 18:
@@ -261,7 +261,7 @@ def _count_scans(file: BinaryIO) -> int:
 
 
 def _tiff_block(photo: TiffImageFile) -> int:
-    """Return the bytes of one tile or strip, which libtiff decodes as a whole."""
+    """Return the size in bytes of one tile or strip, which libtiff decodes as a whole."""
     tags = cast("Mapping[int, object]", photo.tag_v2)
 
     def number(tag: int, default: int) -> int:

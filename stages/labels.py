@@ -1,7 +1,7 @@
-"""The table of garment kinds and article types, with their names in other vocabularies.
+"""The table of garment kinds, article types and their attributes, with synonyms from other vocabularies.
 
-A *kind* is one of the labels of the detectors (:data:`stages.types.LABELS`); a *type* is finer, such as jeans or boots.
-Each type belongs to one kind, or to none if detectors have no label for it, such as a watch.
+A *kind* is a label of the detectors (:data:`stages.types.LABELS`). A *type* is finer, such as jeans or boots, and belongs to one
+kind, or to none if the detectors have no label for it, such as a watch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Final
 from stages.types import LABELS
 
 OTHER: Final = "other"
-"""The kind of articles that have none of the labels."""
+"""The kind of articles for which the detectors have no label."""
 
 PLURALS: Final[Mapping[str, str]] = {
     "top": "tops", "dress": "dresses", "skirt": "skirts", "bag": "bags", "hat": "hats", "scarf": "scarves",
     "belt": "belts",
 }  # fmt: skip
-"""The plurals of the labels that are singular nouns."""
+"""The plural of each label that is a singular noun."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArticleType:
-    """A type of article: its name, its kind (None if it has none), and its other names, in lower case."""
+    """A type of article: its name, its kind or None, and its synonyms, in lower case."""
 
     name: str
     kind: str | None
@@ -80,7 +80,7 @@ TYPES: Final[tuple[ArticleType, ...]] = (
     ArticleType("gloves", None, ()),
     ArticleType("umbrella", None, ("umbrellas",)),
 )
-"""Every type; the aliases include the classes of clothing-dataset, CCP and the product photos."""
+"""All types; the aliases include the classes of clothing-dataset, CCP and the product photos."""
 
 COLOURS: Final[Mapping[str, tuple[str, ...]]] = {
     "black": (),
@@ -102,7 +102,7 @@ COLOURS: Final[Mapping[str, tuple[str, ...]]] = {
     "silver": ("steel", "metallic"),
     "multicolour": ("multi", "multicolor", "multicoloured", "multicolored"),
 }
-"""The names of colours, and other words that mean them, in lower case."""
+"""The names of colours, with synonyms, in lower case."""
 
 PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
     "plain": ("solid",),
@@ -113,14 +113,14 @@ PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
     "animal": ("leopard", "zebra", "snake"),
     "printed": ("print", "graphic"),
 }
-"""The names of patterns, and other words that mean them, in lower case."""
+"""The names of patterns, with synonyms, in lower case."""
 
 GENDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "men": ("man", "boys", "boy", "male", "mens", "men's"),
     "women": ("woman", "girls", "girl", "female", "womens", "women's", "ladies"),
     "unisex": (),
 }
-"""Whom an article is made for, and other words that mean it, in lower case."""
+"""The wearers that an article is made for, with synonyms, in lower case."""
 
 USAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "casual": ("smart casual",),
@@ -128,7 +128,7 @@ USAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "sports": ("sport", "athletic", "running"),
     "ethnic": (),
 }
-"""What an article is worn for, and other words that mean it, in lower case."""
+"""The occasions that an article is worn on, with synonyms, in lower case."""
 
 _WIDE: Final[Mapping[str, str]] = {
     **{label: label for label in LABELS},
@@ -138,13 +138,13 @@ _WIDE: Final[Mapping[str, str]] = {
     "accessory": OTHER,
     OTHER: OTHER,
 }
-"""Words that name a kind but no type."""
+"""Words that name a kind without a type."""
 
 _BY_NAME: Final[Mapping[str, ArticleType]] = {name: kind for kind in TYPES for name in (kind.name, *kind.aliases)}
 
 
 def type_of(name: str) -> str | None:
-    """Return the type that a word names, in any case, or None.
+    """Return the article type that a word means, ignoring case, or None.
 
     >>> type_of("Casual Shoes"), type_of("jeans"), type_of("shoes")
     ('sneakers', 'jeans', None)
@@ -154,7 +154,7 @@ def type_of(name: str) -> str | None:
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind that a word names: a label of detectors, or ``other`` for a type without one; else None.
+    """Return the kind that a word means, ``other`` for a type without a kind, or None for an unknown word.
 
     >>> kind_of("Casual Shoes"), kind_of("SHOES"), kind_of("Watches"), kind_of("sofa")
     ('shoes', 'shoes', 'other', None)
@@ -167,7 +167,7 @@ def kind_of(name: str) -> str | None:
 
 
 def named(table: Mapping[str, tuple[str, ...]], word: str) -> str | None:
-    """Return the name in a table of attributes that a word means, in any case, or None.
+    """Return the name in a table of attributes that a word means, ignoring case, or None.
 
     >>> named(COLOURS, "Navy Blue"), named(PATTERNS, "Polka"), named(GENDERS, "sofa")
     ('navy', 'dotted', None)

@@ -1,4 +1,4 @@
-"""Problems in data, reported by kind before the data is used."""
+"""Problems in input data, reported by kind before the data is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LINES_PER_KIND: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: its kind, which is the heading it is listed under, where it is, and what is wrong."""
+    """A problem: its kind (the heading of its list), where it is, and what is wrong."""
 
     kind: str
     where: str
@@ -23,12 +23,12 @@ class Problem:
 
 
 def described(source: object, usable: str, problems: Sequence[Problem], notes: Sequence[str]) -> str:
-    """Return a summary of a source: how much is usable, the problems by kind, and the notes.
+    """Return a summary of a data source: how much is usable, the problems by kind, and the notes.
 
     Args:
-        source: what the data was read from.
-        usable: how much of it can be used, in words.
-        problems: all of them; only the first of each kind are listed.
+        source: such as a path.
+        usable: how much can be used, in words.
+        problems: of which the first of each kind are listed.
         notes: remarks that are not problems.
     """
     lines = [f"{source}: {plural(len(problems), 'problem')}; {usable} can be used"]

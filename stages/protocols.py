@@ -1,8 +1,8 @@
-"""The protocols of the stages: structural types, from which an implementation inherits nothing.
+"""The protocols of the stages: structural types, so that an implementation does not inherit from them.
 
-Every stage is called on a batch, and an index is searched by one: as many results as inputs, in the same order; an empty batch
-gives an empty result; inputs are not changed; a result does not depend on the rest of the batch, beyond rounding.
-``stages.testing.check_*`` verify this for any implementation.
+Every stage is called on a batch. It returns as many results as inputs, in the same order; an empty batch gives an empty result;
+inputs are not changed; a result does not depend on the rest of the batch, except for rounding. ``stages.testing.check_*``
+verify this for any implementation.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Detector(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a detection of this detector can have."""
+        """All labels that a detection can have."""
 
     @property
     def input_px(self) -> int | None:
-        """The long side that photos are resized to, so that larger ones may be decoded smaller. None: full size."""
+        """The long side that photos are resized to, so that larger ones can be decoded at a reduced size. None: full size."""
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """Return the detections of each image by falling score, each box within its image."""
@@ -39,7 +39,7 @@ class Cropper(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the cropper and its options: equal where crops are equal."""
+        """Identifies the cropper and its options: equal if crops are equal."""
 
     def __call__(self, images: Sequence[Image], detections: Sequence[Sequence[Detection]]) -> list[list[Crop]]:
         """Return one crop per detection of each image."""
@@ -55,11 +55,11 @@ class Embedder(Protocol):
 
     @property
     def input_px(self) -> int:
-        """The side of the square that images are resized to; much smaller crops lack detail."""
+        """The side of the square that images are resized to."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the network, its weights and its input: equal where vectors can be compared."""
+        """Identifies the network, its weights and its input: equal if vectors can be compared."""
 
     def __call__(self, images: Sequence[Image]) -> Vectors:
         """Return ``(len(images), dim)`` float32 unit rows."""
@@ -67,14 +67,14 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class TextEmbedder(Protocol):
-    """Turns texts into vectors that lie close to those of images which they describe."""
+    """Turns texts into vectors close to those of the images that they describe."""
 
     @property
     def dim(self) -> int:
         """The number of dimensions of its vectors."""
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
-        """Return ``(len(texts), dim)`` float32 unit rows; a text that says nothing is a ValueError."""
+        """Return ``(len(texts), dim)`` float32 unit rows; a text without a known word is a ValueError."""
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ class Index(Protocol):
         """The number of dimensions of its vectors."""
 
     def __len__(self) -> int:
-        """Return how many rows are stored."""
+        """Return the number of stored rows."""
 
     def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
         """Store vectors under the caller's row numbers; one that is stored already is a ValueError."""
@@ -95,15 +95,15 @@ class Index(Protocol):
         """Remove rows; one that is not stored is a ValueError."""
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """Return the k nearest rows of each query, best first, padded with -1 where there are fewer."""
+        """Return the k nearest rows of each query, best first, padded with row -1."""
 
 
 @runtime_checkable
 class StorableIndex(Index, Protocol):
-    """An index that can be kept on disk, since it takes long to build."""
+    """An index that can be saved, since it takes long to build."""
 
     def save(self, path: Path) -> None:
         """Write the index to a new file."""
 
     def load(self, path: Path, rows: NDArray[np.int64]) -> None:
-        """Restore what :meth:`save` wrote when these rows were stored. The file is trusted: it was written here."""
+        """Restore what :meth:`save` wrote when these rows were stored; the file must come from this machine."""

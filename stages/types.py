@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image: TypeAlias = NDArray[np.uint8]
-"""``(h, w, 3)`` uint8 RGB, upright; made by :mod:`stages.images`."""
+"""``(h, w, 3)`` uint8 RGB, upright; read by :mod:`stages.images`."""
 
 Mask: TypeAlias = NDArray[np.bool_]
-"""``(box.height, box.width)`` bool: a mask covers its box only."""
+"""``(box.height, box.width)`` bool: a mask covers only its box."""
 
 Vectors: TypeAlias = NDArray[np.float32]
 """``(n, dim)`` float32, one unit row per image; similarity is the inner product, in [-1, 1]."""
@@ -21,7 +21,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 LABELS: tuple[str, ...] = (
     "outerwear", "top", "dress", "skirt", "pants", "shorts", "shoes", "bag", "hat", "eyewear", "scarf", "belt", "hosiery",
 )  # fmt: skip
-"""The labels of the shipped detectors, in the order of their class indices from 1; :mod:`stages.labels` has more names."""
+"""The labels of the shipped detectors, in the order of their class indices from 1; see also :mod:`stages.labels`."""
 
 WHOLE = "whole"
 """The label of a detection that covers the whole photo."""
@@ -52,9 +52,9 @@ class Box:
 
     @classmethod
     def clipped(cls, x1: float, y1: float, x2: float, y2: float, width: int, height: int) -> Box | None:
-        """Return the smallest box around real-valued corners within an image of ``width`` and ``height``.
+        """Return the smallest box around real-valued corners, clipped to an image of ``width`` and ``height``.
 
-        None if nothing of it lies within the image, or a corner is not finite.
+        None if it lies outside the image, or a corner is not finite.
 
         >>> Box.clipped(-3.5, 1.2, 4.1, 9.0, width=8, height=6)
         Box(x1=0, y1=1, x2=5, y2=6)
@@ -82,7 +82,7 @@ class Box:
 
     @property
     def corners(self) -> tuple[int, int, int, int]:
-        """``(x1, y1, x2, y2)``, as in files."""
+        """``(x1, y1, x2, y2)``, as it is written to files."""
         return self.x1, self.y1, self.x2, self.y2
 
     @property
@@ -91,7 +91,7 @@ class Box:
         return slice(self.y1, self.y2), slice(self.x1, self.x2)
 
     def scaled(self, before: tuple[int, int], after: tuple[int, int]) -> Box:
-        """Return the pixels that the box covers in an image that is resized, rounded outwards; sizes are (width, height).
+        """Return the box in the resized image, rounded outwards; ``before`` and ``after`` are (width, height).
 
         >>> Box(1, 0, 4, 3).scaled((4, 3), (15, 12))
         Box(x1=3, y1=0, x2=15, y2=12)
@@ -131,14 +131,14 @@ class Detection:
         shape = (self.box.height, self.box.width)
         if self.mask is not None and (self.mask.shape != shape or self.mask.dtype != np.bool_):
             raise ValueError(
-                f"a mask covers its box only: wanted bool {shape}, got {self.mask.dtype} {self.mask.shape};"
+                f"a mask covers only its box: wanted bool {shape}, got {self.mask.dtype} {self.mask.shape};"
                 " cut it with mask[box.slices]"
             )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
-    """A detection cut out of its photo: its pixels, and the box of the photo that they cover, context included."""
+    """A detection cut out of its photo: the pixels, and the box of the photo that they cover, margin included."""
 
     image: Image
     box: Box
@@ -148,8 +148,7 @@ class Crop:
 class Neighbors:
     """The nearest rows of an index for each query, best first.
 
-    ``rows`` ``(n, k)`` int64 and ``similarities`` ``(n, k)`` float32. Where the index holds fewer than k
-    rows, the rest is padded with row -1 and similarity -inf.
+    ``rows`` is ``(n, k)`` int64, ``similarities`` is ``(n, k)`` float32. Missing neighbors have row -1 and similarity -inf.
     """
 
     rows: NDArray[np.int64]
@@ -160,7 +159,7 @@ class Neighbors:
 class Match:
     """One catalogue item that looks like a garment, shown by its best photo.
 
-    ``verdict`` says what the similarity means, where the embedder is calibrated: same item, not sure, different.
+    ``verdict`` says what the similarity means if the embedder is calibrated: same item, not sure, different.
     """
 
     item: str
@@ -172,10 +171,10 @@ class Match:
 
 
 def check_batch(images: object) -> None:
-    """Refuse one image where a batch of images is wanted.
+    """Refuse a single image where a batch of images is expected.
 
     Raises:
-        ValueError: an array was passed, not a list of arrays.
+        ValueError: ``images`` is one array, not a list of arrays.
 
     >>> check_batch([np.zeros((4, 4, 3), np.uint8)])
     >>> check_batch(np.zeros((4, 4, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Detectors find the garments of a photo: torchvision's networks, their training and evaluation, and the whole photo."""
+"""Detectors: torchvision's networks, their training and evaluation, and the whole photo as one detection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from stages.types import WHOLE, Box, Detection, Image, check_batch
 
 OURS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
-"""The R-CNNs of :mod:`stages.detect.networks`."""
+"""The R-CNNs that :mod:`stages.detect.networks` defines."""
 
 TORCHVISION: Final = (
     "maskrcnn_resnet50_fpn",
@@ -21,14 +21,14 @@ TORCHVISION: Final = (
 """torchvision's R-CNNs."""
 
 ONE_STAGE: Final = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")
-"""torchvision's networks without proposals, which can be used here but not trained."""
+"""torchvision's networks without proposals, which can be used but not trained."""
 
 
 class WholeDetector:
-    """Detects one thing in every photo: all of it. For catalogue photos of one item, and searches by a cut-out."""
+    """Returns every photo as one detection, for catalogue photos of one item and for searches by a cut-out."""
 
     labels = (WHOLE,)
-    input_px = 1  # any size will do
+    input_px = 1  # pixels are not used
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """Return one detection per image, with score 1."""

@@ -1,4 +1,4 @@
-"""Any detection network of torchvision as a detector, through the network's public interface only."""
+"""The adapter of torchvision's detection networks, which uses only their public interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.cpu import parallel_map
 from stages.timing import timed
 from stages.types import Box, Detection, Image, Mask, check_batch
 
-_MAX_ASPECT = 32  # torchvision would resize the other side of a longer strip to less than a pixel
+_MAX_ASPECT = 32  # torchvision would resize the shorter side of a longer strip to less than a pixel
 
 
 class TorchvisionDetector:
@@ -23,11 +23,11 @@ class TorchvisionDetector:
 
     Args:
         network: with its weights loaded; it computes in float32.
-        labels: the label of each class index from 1; None for a class that is left out.
-        min_score: detections with lower scores are left out.
-        device: where to run.
-        thresholds: for each label the score of the network that becomes 0.5, in (0, 1); other scores follow by their odds.
-            None leaves scores as they are.
+        labels: the label of each class index from 1; None for a class to ignore.
+        min_score: detections with lower scores are dropped.
+        device: to run on.
+        thresholds: for each label the network's score that becomes 0.5, in (0, 1); other scores are scaled by their odds.
+            None keeps the network's scores.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TorchvisionDetector:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a detection can have."""
+        """All labels that a detection can have."""
         return tuple(name for name in self._names if name is not None)
 
     @property
@@ -63,9 +63,9 @@ class TorchvisionDetector:
         return int(self._network.transform.max_size)
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """Detect garments, those of each photo by falling score.
+        """Detect the garments of each photo, by falling score.
 
-        Each photo runs by itself, so that its detections cannot depend on the batch.
+        Photos are computed one at a time, so that detections cannot depend on the batch.
         """
         check_batch(images)
         return list(parallel_map(self._detect, images, self._device))
@@ -88,7 +88,7 @@ class TorchvisionDetector:
         return sorted(detections, key=lambda detection: -detection.score)
 
     def _predict(self, image: Image) -> Mapping[str, Tensor]:
-        """Return ``boxes`` in the photo's pixels, ``labels`` and ``scores``; perhaps ``masks`` ``(n, 1, m, m)`` over boxes."""
+        """Return ``boxes`` in the photo's pixels, ``labels``, ``scores``, and with a mask head ``masks`` ``(n, 1, m, m)``."""
         height, width = image.shape[:2]
         least = -(-max(height, width) // _MAX_ASPECT)
         padding = ((0, max(0, least - height)), (0, max(0, least - width)), (0, 0))
@@ -98,7 +98,7 @@ class TorchvisionDetector:
 
 
 def scale_odds(scores: ArrayLike, threshold: ArrayLike) -> NDArray[np.float64]:
-    """Divide the odds of scores in [0, 1] by those of a threshold, so that the threshold becomes 0.5.
+    """Divide the odds of scores in [0, 1] by the odds of a threshold, so that the threshold becomes 0.5.
 
     >>> scale_odds([0.0, 0.8, 0.9, 1.0], 0.8).round(3).tolist()
     [0.0, 0.5, 0.692, 1.0]
@@ -109,9 +109,9 @@ def scale_odds(scores: ArrayLike, threshold: ArrayLike) -> NDArray[np.float64]:
 
 
 def mask_in_box(probabilities: NDArray[np.float32], corners: NDArray[np.float32], box: Box) -> Mask:
-    """Sample a mask head's ``(m, m)`` output, which spans the real-valued corners, at the box's pixels.
+    """Sample a mask head's ``(m, m)`` output, which spans the real-valued corners, at the pixels of a box.
 
-    Where no pixel exceeds one half, the mask is the whole box.
+    If no pixel exceeds one half, the mask is the whole box.
     """
     x1, y1, x2, y2 = map(float, corners)
     step_x, step_y = (probabilities.shape[0] / max(side, 1e-3) for side in (x2 - x1, y2 - y1))

@@ -1,4 +1,4 @@
-"""Augmentation of annotated photos: scale, crop, turn, flip, colour, and garments pasted from one photo into another.
+"""Augmentation of annotated photos: scale, crop, rotation, flip, colour, and garments pasted from other photos.
 
 Large-scale jitter and copy-paste: Ghiasi et al., *Simple Copy-Paste Is a Strong Data Augmentation Method for
 Instance Segmentation*, CVPR 2021.
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from stages.types import Image
 
 SCALES = (0.6, 1.7)
-"""Smallest and largest scale of a photo, relative to fitting the input."""
+"""The smallest and largest scale of a photo, relative to the scale at which it fits the input."""
 
-_VISIBLE = 0.15  # share of a garment that a pasted one must leave visible for it to be kept
+_VISIBLE = 0.15  # the share of a garment that has to stay visible; others are dropped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class Scene:
 
 
 def jitter(scene: Scene, input_px: int, rng: np.random.Generator) -> Scene:
-    """Return the scene scaled, cropped, slightly turned and perhaps flipped; its sides are at most ``input_px``."""
+    """Scale, crop, slightly rotate and randomly flip a scene, to sides of at most ``input_px``."""
     height, width = scene.image.shape[:2]
     scale = input_px / max(height, width) * float(np.exp(rng.uniform(*np.log(SCALES))))
     out_h, out_w = (min(input_px, max(64, round(side * scale))) for side in (height, width))
@@ -58,13 +58,13 @@ def jitter(scene: Scene, input_px: int, rng: np.random.Generator) -> Scene:
 
 
 def paste(scene: Scene, other: Scene, odds: NDArray[np.float64], rng: np.random.Generator) -> Scene:
-    """Return the scene with garments of another one pasted onto it, with soft edges.
+    """Paste garments of one scene onto another, with soft edges.
 
     Args:
-        scene: the photo below; its garments that end up covered are dropped.
+        scene: to paste onto; its garments that become covered are dropped.
         other: the source of the garments, at the size that they are pasted in.
-        odds: ``(labels + 1,)``, the probability that garments of each label are pasted.
-        rng: of the choice and the place.
+        odds: ``(labels + 1,)``, the probability that a garment of each label is pasted.
+        rng: chooses the garments and their place.
     """
     chosen = rng.random(len(other.labels)) < odds[other.labels]
     if not chosen.any():
@@ -90,7 +90,7 @@ def paste(scene: Scene, other: Scene, odds: NDArray[np.float64], rng: np.random.
 
 
 def recolour(image: Image, rng: np.random.Generator) -> Image:
-    """Return the image with another exposure, white balance, saturation and contrast; sometimes blurred, noisy or grey."""
+    """Vary the exposure, white balance, saturation and contrast of an image; sometimes blur it, add noise or make it grey."""
     values = image.astype(np.float32) / 255
     values = np.clip(values, 0, 1) ** float(np.exp(rng.normal(0, 0.2)))
     values *= np.exp(rng.normal(0, 0.07, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.15)))

@@ -1,4 +1,4 @@
-"""Detection networks by name: ours on MobileNetV2 with a feature pyramid, and torchvision's.
+"""Detection networks by name: our R-CNNs on MobileNetV2 with a feature pyramid, and torchvision's networks.
 
 Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017. Faster R-CNN: Ren, He, Girshick, Sun, NeurIPS 2015.
 Feature pyramids: Lin et al., CVPR 2017. MobileNetV2: Sandler et al., CVPR 2018.
@@ -25,10 +25,10 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from stages.detect import ONE_STAGE, OURS, TORCHVISION
 
 ARCHITECTURES = OURS + TORCHVISION
-"""What can be trained."""
+"""The networks that can be trained."""
 
 LEVELS = {6: 32, 13: 96, 17: 320}
-"""The blocks of MobileNetV2 that the pyramid takes, at strides 8, 16 and 32, and their channels."""
+"""The blocks of MobileNetV2 whose maps the pyramid uses, at strides 8, 16 and 32, and their channels."""
 
 _STRIDES = (8, 16, 32)
 _WIDTH = 128
@@ -41,7 +41,7 @@ _CANONICAL_PX, _CANONICAL_LEVEL = 224, 4  # of the rule that assigns boxes to le
 
 
 def build_network(architecture: str, num_labels: int, input_px: int | None = None) -> Any:
-    """Build an untrained network for ``num_labels`` labels besides the background.
+    """Build an untrained network.
 
     Args:
         architecture: of :data:`ARCHITECTURES` or :data:`ONE_STAGE`.
@@ -55,7 +55,7 @@ def build_network(architecture: str, num_labels: int, input_px: int | None = Non
         return _mobilenet_v2(num_labels + 1, input_px or 512, masks=architecture.startswith("mask"))
     if architecture not in TORCHVISION + ONE_STAGE:
         known = ", ".join(ARCHITECTURES + ONE_STAGE)
-        raise ValueError(f"detector architecture {architecture!r} is unknown; there are {known}")
+        raise ValueError(f"detector architecture {architecture!r} is unknown; known are {known}")
     builder = getattr(detection, architecture)
     size = {} if input_px is None else {"min_size": input_px, "max_size": input_px}
     return builder(weights=None, weights_backbone=None, num_classes=num_labels + 1, **size)
@@ -108,9 +108,9 @@ class MobileNetV2FPN(nn.Module):
 
 
 def _folded(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer of MobileNetV2 with each frozen batch norm folded into the convolution before it.
+    """Apply a layer of MobileNetV2 with each frozen batch norm folded into the preceding convolution.
 
-    The same values and gradients as the layer's own forward, without two passes over every map.
+    Values and gradients are those of the layer's ``forward``, without two passes over every map.
     """
     if isinstance(layer, InvertedResidual):
         return x + _folded(layer.conv, x) if layer.use_res_connect else _folded(layer.conv, x)
@@ -129,10 +129,10 @@ def _folded(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class PyramidRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]  # torchvision has no types
-    """What torchvision's ``MultiScaleRoIAlign`` computes, as one ``embedding_bag``, whose backward is fast on a CPU.
+    """torchvision's ``MultiScaleRoIAlign`` as one ``embedding_bag``, whose backward pass is fast on a CPU.
 
-    All levels of all images are one table of feature vectors, of which bilinear sampling makes each output cell a weighted
-    sum of at most 16 rows. A gradient then runs over whole vectors, where torchvision's kernel runs over single numbers.
+    The maps of all levels and images form one table of feature vectors. By bilinear sampling, each output cell is a weighted
+    sum of at most 16 rows of it. Gradients are then computed by vectors, not by single numbers as in torchvision's kernel.
 
     Args:
         strides: of the pyramid's levels in pixels, rising powers of two.
@@ -198,10 +198,10 @@ class PyramidRoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]  # torchvision 
 
 
 def float32_outputs(network: GeneralizedRCNN) -> None:
-    """Make an R-CNN's coordinates and scores float32 under mixed precision, from now on.
+    """Make an R-CNN compute coordinates and scores in float32 under mixed precision, in place.
 
-    torchvision computes anchors, proposals and their targets in the type of the features and heads; bfloat16 tells pixels
-    beyond 256 only by twos, beyond 512 by fours.
+    torchvision computes anchors, proposals and their targets in the type of the features and heads, but bfloat16 has a
+    resolution of only two pixels beyond 256, and four beyond 512.
     """
     heads = (network.roi_heads.box_predictor, network.roi_heads.mask_predictor)
     for module in (network.backbone, network.rpn.head, *heads):

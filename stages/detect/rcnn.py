@@ -1,6 +1,6 @@
-"""torchvision's R-CNNs made fast, flip averaging, and detectors built from checkpoints.
+"""Fast inference with torchvision's R-CNNs, flip averaging, and detectors from checkpoints.
 
-:class:`RcnnDetector` is the only code that takes the ``forward`` of a torchvision network apart.
+:class:`RcnnDetector` is the only code that replaces the ``forward`` of a torchvision network.
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ Size: TypeAlias = tuple[int, int]
 """Height and width of a photo within its padding."""
 
 COCO_LABELS: Final = ("person", "handbag", "tie", "backpack", "suitcase", "umbrella")
-"""The labels that are kept of COCO's where torchvision's own weights are used."""
+"""The labels of COCO that are kept when torchvision's own weights are used."""
 
 MAX_INPUT_PX: Final = 4096
-"""The longest side that weights may ask for: memory grows with its square."""
+"""The largest input size that a checkpoint may have, since memory grows with its square."""
 
 FLOAT32_ON_CPU: Final = ("maskrcnn_mobilenet_v2",)
-"""Networks that stay in float32 on a CPU with bfloat16, which would change one in forty of their detections."""
+"""Networks that use float32 even on a CPU with bfloat16, which would change one in forty detections."""
 
 MIN_VOTE_IOU: Final = 0.7
-"""The least overlap with a kept box at which a candidate votes on it."""
+"""The least IoU with a kept box at which a candidate votes on it."""
 
 TIE_BREAK: Final = 1e-3
-"""How much less the logits of a region at the right edge are than at the left one when a photo is flipped.
+"""How much flip averaging lowers the logits of a region at the right edge, compared with one at the left edge.
 
-In a photo that is its own mirror image, such as one of a plain wall, every region has a twin of the same score, of which
-suppression would keep the one that rounding favours: another one in another batch.
+In a photo that equals its mirror image, such as one of a plain wall, every region has a mirrored twin with the same score.
+Without this, rounding would decide which of them suppression keeps, differently in each batch.
 """
 
 _STRIDE: Final = 32
-_MIN_BILINEAR_SCALE: Final = 0.5  # below, bilinear sampling skips pixels
+_MIN_BILINEAR_SCALE: Final = 0.5  # below it, bilinear sampling skips pixels
 _MASKS_AT_ONCE: Final = 16
 
 
 class RcnnDetector(TorchvisionDetector):
-    """A Mask R-CNN or Faster R-CNN of torchvision, whose ``forward`` is replaced by faster steps.
+    """A Mask R-CNN or Faster R-CNN of torchvision, with a faster ``forward``.
 
-    Photos are resized by OpenCV, and masks within their boxes: torchvision's dense ``(n, h, w)`` masks are never made.
+    OpenCV resizes the photos, and the masks within their boxes, so that dense ``(n, h, w)`` masks are never made.
 
     Args:
         network: with its weights loaded.
-        labels: as for :class:`~stages.detect.adapter.TorchvisionDetector`, like the next three.
-        min_score: detections with lower scores are left out.
-        device: where to run.
-        thresholds: the score of the network that becomes 0.5, for each label.
-        flip: average with the detections of the mirrored photo: better, and takes almost twice as long.
-        dtype: of the network's arithmetic, coordinates and scores excepted. None: float16 on CUDA, otherwise float32.
+        labels: see :class:`~stages.detect.adapter.TorchvisionDetector`, as for the next three.
+        min_score: detections with lower scores are dropped.
+        device: to run on.
+        thresholds: for each label the network's score that becomes 0.5.
+        flip: average with the detections of the mirrored photo, which is more accurate and takes almost twice as long.
+        dtype: of the network's arithmetic except for coordinates and scores. None: float16 on CUDA, otherwise float32.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class RcnnDetector(TorchvisionDetector):
         return raw | {"boxes": raw["boxes"] * to_full}
 
     def _input(self, image: Image, size: Size) -> Tensor:
-        """Resize, normalize and pad an image, ``(1, 3, h, w)``; the padding has the value of the mean."""
+        """Resize, normalize and pad an image to ``(1, 3, h, w)``; the padding is the mean color."""
         height, width = size
         batch = torch.zeros(1, -height // _STRIDE * -_STRIDE, -width // _STRIDE * -_STRIDE, 3)
         resized = torch.from_numpy(_resize(image, size))
         torch.sub(resized, self._mean, out=batch[0, :height, :width]).div_(self._std)
-        return batch.to(self._device).permute(0, 3, 1, 2)  # which makes it channels-last
+        return batch.to(self._device).permute(0, 3, 1, 2)  # channels-last in memory
 
     def _propose(self, batch: Tensor, size: Size) -> tuple[Features, Tensor]:
         """Return the features of a photo and its proposals ``(k, 4)``."""
@@ -132,7 +132,7 @@ class RcnnDetector(TorchvisionDetector):
 
 
 def _resize(image: Image, size: Size) -> NDArray[np.float32]:
-    """Resize as torchvision does, but average the pixels of a photo that becomes much smaller."""
+    """Resize like torchvision, but average the pixels of a photo that becomes much smaller."""
     if image.shape[:2] == size:
         return image.astype(np.float32)
     if max(size[0] / image.shape[0], size[1] / image.shape[1]) < _MIN_BILINEAR_SCALE:
@@ -140,11 +140,11 @@ def _resize(image: Image, size: Size) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-# --- Flip averaging: each region is judged in a photo and in its mirror image, and the outputs are averaged ---
+# --- Flip averaging: the outputs for each region in a photo and in its mirror image are averaged ---
 
 
 def mirror_image(batch: Tensor, width: int) -> Tensor:
-    """Mirror a photo ``(1, 3, h, w)`` within its own width; its padding stays where it is."""
+    """Mirror a photo ``(1, 3, h, w)`` within its width, without its padding."""
     mirrored = torch.zeros_like(batch)
     mirrored[..., :width] = batch[..., :width].flip(-1)
     return mirrored
@@ -159,7 +159,7 @@ def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
 def detect_both_ways(
     heads: RoIHeads, features: Features, mirrored: Features, proposals: Tensor, size: Size
 ) -> dict[str, Tensor]:
-    """Apply torchvision's RoI heads to the features of a photo and of its mirror image, and average the outputs.
+    """Average the outputs of torchvision's RoI heads for a photo and its mirror image.
 
     Args:
         heads: of a network in evaluation mode.
@@ -189,7 +189,7 @@ def detect_both_ways(
 
 
 def vote(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor) -> Tensor:
-    """Replace each box that suppression has kept by the mean of the candidates that overlap it, weighted by their scores.
+    """Replace each box that suppression kept by the score-weighted mean of the candidates that overlap it.
 
     Box voting: Gidaris and Komodakis, *Object detection via a multi-region & semantic segmentation-aware CNN model*,
     ICCV 2015, §3.3.
@@ -221,7 +221,7 @@ def _mask_logits(heads: RoIHeads, features: Features, boxes: Tensor, size: Size)
     return masks
 
 
-# --- Detectors from weights, of one stage or two ---
+# --- Detectors from weights, with one stage or two ---
 
 
 def from_checkpoint(
@@ -232,10 +232,10 @@ def from_checkpoint(
     flip: bool = False,
     dtype: torch.dtype | None = None,
 ) -> TorchvisionDetector:
-    """Build a detector from weights that describe themselves.
+    """Build a detector from a checkpoint, whose metadata names the architecture and labels.
 
     Raises:
-        WeightsError: the architecture is unknown, cannot flip, or the tensors do not fit it.
+        WeightsError: the architecture is unknown or cannot flip, or the tensors do not fit it.
     """
     labels = checkpoint.describes("labels").split("\n")
     architecture = checkpoint.describes("architecture")
@@ -319,7 +319,7 @@ def _detector(
 
 
 def _prepare_for_inference(network: GeneralizedRCNN, device: str, dtype: torch.dtype) -> None:
-    """Make a network fast, in place; it can no longer be trained."""
+    """Make a network fast, in place; afterwards it cannot be trained."""
     fold_batch_norms(network)
     network.to(device, memory_format=torch.channels_last)
     if isinstance(network.backbone, MobileNetV2FPN):
@@ -327,7 +327,7 @@ def _prepare_for_inference(network: GeneralizedRCNN, device: str, dtype: torch.d
     if torch.device(device).type != "cpu":
         return
     heads = network.roi_heads
-    if dtype != torch.float32:  # a product this wide may be summed in other steps by another number of threads
+    if dtype != torch.float32:  # the order of summation in a product this wide depends on the number of threads
         heads.box_head = InPrecision(heads.box_head, torch.float32)
     if heads.mask_predictor is not None:
         heads.mask_predictor = InParts(nn.Sequential(heads.mask_head, heads.mask_predictor), _MASKS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Training of detection networks on annotated photos: starting weights, data and trainer."""
+"""Training of detection networks on annotated photos: data, trainer and starting weights."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from stages.training import Recipe, Trainer, ahead
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 Draw = tuple[int, int]
-"""A position in the run, which seeds the augmentation, and the photo that is drawn there."""
+"""A position in the run, which seeds the augmentation, and the index of the photo drawn there."""
 
 IMAGENET, COCO = "imagenet", "coco"
 
-_FROZEN_BLOCKS = 4  # of MobileNetV2: stem to stride 4, whose gradients cost most and change least
-_MIN_SIDE_PX = 4  # smaller instances after augmentation teach nothing
+_FROZEN_BLOCKS = 4  # of MobileNetV2, up to stride 4: their gradients cost most and change least
+_MIN_SIDE_PX = 4  # instances that are smaller after augmentation are dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorRecipe(Recipe):
-    """How to train a detector; the defaults of :class:`~stages.training.Recipe` that differ, and the length of a run.
+    """The settings of a detector's training, with defaults that differ from :class:`~stages.training.Recipe`.
 
     Attributes:
-        rounds: how often each photo is drawn on average; photos of rare labels are drawn more often.
+        rounds: how often each photo is drawn on average; photos with rare labels are drawn more often.
         batch_size: photos in a batch.
     """
 
@@ -59,7 +59,7 @@ class DetectorRecipe(Recipe):
 
 
 class LabelledPhotos:
-    """The photos of an annotation file as scenes, read when they are indexed.
+    """The photos of an annotation file as scenes, read on access.
 
     Args:
         annotations: validated, from :func:`~stages.detect.coco.read_annotations`.
@@ -88,14 +88,14 @@ class LabelledPhotos:
 
 
 class TrainingSet:
-    """Augmented scenes from several sources; a sample is a function of the seed and the draw.
+    """Augmented scenes from several sources; a sample depends only on the seed and the draw.
 
     Args:
         sources: of the photos.
         input_px: the longest side after augmentation.
         seed: of everything random.
-        rare: the share of photos below which the photos of a label are drawn more often; 0: all are drawn alike.
-        paste: the share of scenes that garments of another photo are pasted into.
+        rare: the share of photos below which photos with a label are drawn more often; 0: all are drawn equally often.
+        paste: the share of scenes into which garments of another photo are pasted.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class TrainingSet:
 
     @property
     def draws_per_round(self) -> int:
-        """How many draws a round has on average."""
+        """The average number of draws in a round."""
         return round(float(self.repeats.sum()))
 
     def draws(self, start: int = 0) -> Iterator[Draw]:
-        """Yield draws without end, in shuffled rounds with each photo as often as it is repeated, from a position on."""
+        """Yield endless draws from a position on, in shuffled rounds in which each photo appears as often as it repeats."""
         position = 0
         for number in itertools.count():
             rng = np.random.default_rng((self._seed, number))
@@ -139,7 +139,7 @@ class TrainingSet:
         return to_target(Scene(recolour(scene.image, rng), scene.masks, scene.labels))
 
     def _view(self, place: int, rng: np.random.Generator) -> Scene:
-        """Return an augmented photo; the next one in place of a photo that cannot be read."""
+        """Return an augmented photo, or the next one if it cannot be read."""
         for other in range(len(self)):
             source, within = self._places[(place + other) % len(self)]
             with suppress(ImageError):
@@ -148,7 +148,7 @@ class TrainingSet:
 
 
 def repeat_factors(labels: Sequence[set[int]], rare: float) -> dict[int, float]:
-    """Return how many times as often photos with a label are drawn: ``max(1, sqrt(rare / f))``, f its share of photos.
+    """Return how often photos with each label are drawn: ``max(1, sqrt(rare / f))`` for a label in a share f of photos.
 
     Repeat-factor sampling: Gupta, Dollár, Girshick, *LVIS*, CVPR 2019.
 
@@ -160,7 +160,7 @@ def repeat_factors(labels: Sequence[set[int]], rare: float) -> dict[int, float]:
 
 
 def to_target(scene: Scene) -> tuple[Tensor, Target]:
-    """Return what torchvision's detectors train on: the image ``(3, h, w)`` in [0, 1]; boxes, labels and masks."""
+    """Convert a scene for torchvision's detectors: the image ``(3, h, w)`` in [0, 1]; boxes, labels and masks."""
     boxes, kept = [], []
     for place, mask in enumerate(scene.masks):
         x, y, w, h = cv2.boundingRect(mask)
@@ -179,9 +179,9 @@ class DetectorTrainer(Trainer[Batch]):
     """Trains a detection network.
 
     Args:
-        network: trained in place; parameters without gradients stay as they are.
+        network: trained in place, except for parameters without gradients.
         data: to train on.
-        recipe: of this run, the same each time that it is resumed.
+        recipe: of the run; the same when it is resumed.
         folder: of the run; created if necessary.
     """
 
@@ -199,7 +199,7 @@ class DetectorTrainer(Trainer[Batch]):
 
     def batches(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of some steps."""
-        cv2.setNumThreads(1)  # the cores are the network's
+        cv2.setNumThreads(1)  # leaves the cores to the network
         draws = self._data.draws(start * self._batch_size)
         chunks = (list(itertools.islice(draws, self._batch_size)) for _ in range(start, stop))
         yield from ahead(self._batch, chunks, workers)
@@ -223,7 +223,7 @@ class DetectorTrainer(Trainer[Batch]):
 
 
 class _Unresized(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
-    """Normalises and pads images, but leaves their size to the augmentation."""
+    """Normalizes and pads images without resizing them, since the augmentation did."""
 
     def __init__(self, transform: GeneralizedRCNNTransform) -> None:
         size = transform.min_size, transform.max_size
@@ -234,7 +234,7 @@ class _Unresized(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision
 
 
 def _groups(network: GeneralizedRCNN, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the parameters of the backbone and of the heads, with their learning rates."""
+    """Return the trainable parameters of the backbone and of the heads, with their learning rates."""
     backbone: list[torch.nn.Parameter] = []
     heads: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -244,21 +244,21 @@ def _groups(network: GeneralizedRCNN, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def start_from(network: GeneralizedRCNN, architecture: str, start: str, labels: Sequence[str]) -> list[str]:
-    """Copy all weights of a start that fit a network into it; the rest stays random.
+    """Copy all starting weights that fit a network into it; the rest stays random.
 
     Args:
         network: changed in place.
         architecture: its name.
         start: ``imagenet`` or ``coco`` for torchvision's weights (downloaded on first use), the name of a shipped
-            checkpoint, or a safetensors file: a detector's checkpoint or an ImageNet classifier in torchvision's names.
-        labels: of the network; the predictors of a checkpoint with other labels do not fit.
+            checkpoint, or a safetensors file: a detector's checkpoint, or an ImageNet classifier with torchvision's names.
+        labels: of the network; the predictors of a checkpoint with other labels are not copied.
 
     Returns:
-        The names of the tensors that are still random.
+        The names of the tensors that stay random.
 
     Raises:
         ValueError: there are no such weights for the architecture.
-        WeightsError: they cannot be read or downloaded, or nothing of them fits.
+        WeightsError: they cannot be read or downloaded, or none of them fits.
     """
     error = f"nothing in {start} fits {architecture}; name an ImageNet classifier of its backbone instead"
     return copy_fitting(network, _start_tensors(architecture, start, labels), error)

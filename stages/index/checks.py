@@ -1,4 +1,4 @@
-"""What every index refuses: each check raises a ValueError that says what was wanted and what came."""
+"""Input checks of all indexes; each raises a ValueError that says what was wanted and what was given."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT_TOLERANCE = 1e-3
-"""How far a row's length may be from 1: float16 storage and float32 sums stay well within."""
+"""How far a vector's length may be from 1; float16 storage and float32 sums stay well within."""
 
 SHORTEST, LONGEST = (1 - UNIT_TOLERANCE) ** 2, (1 + UNIT_TOLERANCE) ** 2
-"""The squares of the lengths that a row may have."""
+"""The squared lengths that a vector may have."""
 
 
 def check_dim(dim: int) -> None:
-    """Refuse a width of less than 1."""
+    """Refuse vectors without a dimension."""
     if dim < 1:
         raise ValueError(f"an index wants vectors at least 1 wide, got dim={dim}")
 
 
 def check_k(k: int) -> None:
-    """Refuse a search for less than one neighbour."""
+    """Refuse a search for less than one neighbor."""
     if k < 1:
-        raise ValueError(f"a search wants at least k=1 neighbour, got k={k}")
+        raise ValueError(f"a search wants at least k=1 neighbor, got k={k}")
 
 
 def check_vectors(vectors: NDArray[np.float32], dim: int) -> None:
@@ -33,8 +33,8 @@ def check_vectors(vectors: NDArray[np.float32], dim: int) -> None:
         raise ValueError(f"vectors are a float32 array, got {got}; convert them with astype(numpy.float32)")
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise ValueError(f"wanted vectors of shape (n, {dim}), got {vectors.shape}; one vector is vector[None]")
-    squares = np.einsum("nd,nd->n", vectors, vectors)  # in every search, hence no more than three calls
-    if len(squares) and not (squares.min() >= SHORTEST and squares.max() <= LONGEST):  # NaN and infinity fail as well
+    squares = np.einsum("nd,nd->n", vectors, vectors)  # part of every search, so it is kept short
+    if len(squares) and not (squares.min() >= SHORTEST and squares.max() <= LONGEST):  # False for NaN and infinity too
         first = int(np.argmin((squares >= SHORTEST) & (squares <= LONGEST)))
         raise ValueError(
             f"vectors are unit rows: row {first} has length {np.sqrt(squares[first]):g};"
@@ -43,7 +43,7 @@ def check_vectors(vectors: NDArray[np.float32], dim: int) -> None:
 
 
 def check_new(rows: NDArray[np.int64], vectors: NDArray[np.float32], dim: int, live: Container[int]) -> None:
-    """Refuse to add rows that are in the index, or vectors that do not fit."""
+    """Refuse rows that are in the index already, and vectors that do not fit."""
     _check_rows(rows)
     check_vectors(vectors, dim)
     if len(rows) != len(vectors):
@@ -53,7 +53,7 @@ def check_new(rows: NDArray[np.int64], vectors: NDArray[np.float32], dim: int, l
 
 
 def check_known(rows: NDArray[np.int64], live: Container[int]) -> None:
-    """Refuse to remove rows that are not in the index."""
+    """Refuse rows that are not in the index."""
     _check_rows(rows)
     if unknown := [row for row in rows.tolist() if row not in live]:
         raise ValueError(f"row {unknown[0]} is not in the index ({len(unknown)} such)")

@@ -62,7 +62,7 @@ def test_one_list_per_photo_and_one_crop_per_detection(cropper):
 def test_mistakes_are_refused(cropper):
     with pytest.raises(ValueError, match="1 != 0"):
         cropper([photo()], [])
-    with pytest.raises(ValueError, match="leaves its photo of 30x40"):
+    with pytest.raises(ValueError, match="exceeds its photo of 30x40"):
         cropper([photo()], [[Detection("top", 0.5, Box(5, 5, 31, 20))]])
     for margin in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="margin"):
