@@ -1,7 +1,7 @@
-"""Fast inference on a processor: threads, memory, precision, and convolutions fused with what follows them.
+"""Fast inference on a CPU: threads, memory, precision, and convolutions fused with the operations that follow them.
 
-Nothing here changes results beyond rounding, and no result depends on the batch that its input came in. A trick that needs
-something of PyTorch or the system that may be missing is checked first, and left out where it is.
+Nothing in this module changes results beyond rounding, and no result depends on the batch of its input. An optimization that
+PyTorch or the system may not support is tested first, and skipped if it fails.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from stages.cores import limit_thread_to_one_core
 T = TypeVar("T")
 R = TypeVar("R")
 
-# --- Data parallelism: cores are used better by one part of a batch each than by all of them together, layer by layer. ---
+# --- Data parallelism: computing one part of a batch per core is faster than sharing each layer among all cores ---
 
 _MAX_THREADS: Final = 4
-"""Parts of a batch computed at once, since memory grows with them; further cores are shared among them."""
+"""The most parts of a batch that are computed at once, since memory grows with them; they share any further cores."""
 
 _pool_lock = RLock()
-"""Held while the pool starts, which changes torch's number of threads for a moment."""
+"""Held while the pool starts, which temporarily changes torch's number of threads."""
 
 
 def parallel_parts(device: str) -> int:
-    """Return how many parts of a batch a device computes at once: up to four on a processor, one elsewhere."""
+    """Return how many parts of a batch a device computes at once: up to four on a CPU, otherwise one."""
     with _pool_lock:
         return min(_MAX_THREADS, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
 
 
 def parallel_map(function: Callable[[T], R], parts: Iterable[T], device: str) -> Iterator[R]:
-    """Yield the function's result for each part of a batch in order, several computed at once.
+    """Yield the function's result for each part of a batch in order, computing several at once.
 
-    All callers share the same threads, so that stages which compute at the same time do not compete for cores. A single part
-    is computed by the caller's thread with all cores. Few parts are taken before their turn.
+    All callers share the same threads, so that stages do not compete for cores. A single part is computed by the caller's
+    thread with all cores. Only a few parts are consumed ahead.
 
     Args:
-        function: computes with torch on any thread, and sets what is local to a thread, such as inference mode.
+        function: computes with torch on any thread; it sets thread-local state, such as inference mode, itself.
         parts: of one batch.
-        device: where the function computes.
+        device: on which the function computes.
     """
     remaining = iter(parts)
     first = list(islice(remaining, 2))
@@ -76,14 +76,14 @@ def parallel_map(function: Callable[[T], R], parts: Iterable[T], device: str) ->
 
 
 def run_in_turn(function: Callable[[], R]) -> R:
-    """Run a short function on one of the threads that compute batches, when one is free, rather than beside them."""
+    """Run a short function on one of the threads that compute batches, once one is free, so as not to compete with them."""
     return _thread_pool().submit(function).result() if parallel_parts("cpu") > 1 else function()
 
 
 def batch_sizes(count: int, most: int) -> list[int]:
-    """Divide a batch: as many parts of ``most`` as possible, then powers of two.
+    """Divide a batch into as many parts of ``most`` as possible, and powers of two.
 
-    oneDNN compiles and keeps kernels for each size that it meets: with arbitrary sizes, memory grows for hundreds of batches.
+    oneDNN compiles and caches kernels for each batch size; with arbitrary sizes, memory would grow for hundreds of batches.
 
     >>> batch_sizes(23, 8)
     [8, 8, 4, 2, 1]
@@ -93,7 +93,7 @@ def batch_sizes(count: int, most: int) -> list[int]:
 
 
 def split_batch(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    """Yield the parts of a batch, of the sizes that :func:`batch_sizes` gives."""
+    """Yield the parts of a batch, with the sizes of :func:`batch_sizes`."""
     start = 0
     for size in batch_sizes(len(items), most):
         yield items[start : start + size]
@@ -108,11 +108,11 @@ def _thread_pool() -> ThreadPoolExecutor:
 
 @cache
 def _start_threads(threads: int, cores_each: int) -> ThreadPoolExecutor:
-    """Start threads that live as long as the process, each with its share of the cores."""
+    """Start threads for the lifetime of the process, each with its share of the cores."""
     before, all_started = torch.get_num_threads(), Barrier(threads)
 
     def start() -> None:
-        torch.get_num_threads()  # the first call copies the process's setting to this thread
+        torch.get_num_threads()  # the first call on a thread copies the process's setting to it
         torch.set_num_threads(cores_each)
         limit_thread_to_one_core()
         all_started.wait()
@@ -120,12 +120,12 @@ def _start_threads(threads: int, cores_each: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(threads, "outfinder-cpu")
     for started in [pool.submit(start) for _ in range(threads)]:
         started.result()
-    torch.set_num_threads(before)  # the threads have changed the process's number too
+    torch.set_num_threads(before)  # the threads changed the setting of the process too
     return pool
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_threads.cache_clear)  # a fork has none of its parent's threads
+    os.register_at_fork(after_in_child=_start_threads.cache_clear)  # a forked process has no threads of its parent
 
 
 # --- Memory ---
@@ -135,20 +135,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 
 @cache
 def keep_memory() -> None:
-    """Let malloc keep up to half a gigabyte of freed memory for the next batch, where the C library is glibc.
+    """Let glibc's malloc keep up to half a gigabyte of freed memory for the next batch.
 
-    Otherwise the maps of a network are returned to the system after each layer and asked for again, page by page, which takes
-    up to a third as long as computing them.
+    Otherwise the maps of a network are returned to the system after each layer and requested again, page by page, which takes
+    up to a third of the time of computing them.
     """
     with suppress(OSError, AttributeError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 256 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
-        libc.mallopt(_M_ARENA_MAX, 1)  # so that what one thread frees serves another
+        libc.mallopt(_M_ARENA_MAX, 1)  # so that one thread can reuse what another has freed
 
 
 class InParts(nn.Module):
-    """A network that computes at most ``most`` rows of its input at a time, so that its memory is bounded."""
+    """A network that computes at most ``most`` rows of its input at a time, which limits its memory."""
 
     def __init__(self, network: nn.Module, most: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class InParts(nn.Module):
 
 
 def split_first_blocks(blocks: nn.Sequential, count: int, most: int) -> None:
-    """Let the first ``count`` blocks, whose maps are the largest, compute at most ``most`` images at a time, in place."""
+    """Limit the first ``count`` blocks, whose maps are the largest, to ``most`` images at a time, in place."""
     blocks[0] = InParts(nn.Sequential(*list(blocks)[:count]), most)
     for place in range(1, count):
         blocks[place] = nn.Identity()
@@ -171,7 +171,7 @@ def split_first_blocks(blocks: nn.Sequential, count: int, most: int) -> None:
 
 
 def fast_dtype(device: str) -> torch.dtype:
-    """Return what a device multiplies fastest: float16 on CUDA, bfloat16 on a processor that has it, otherwise float32."""
+    """Return the fastest type of a device: float16 on CUDA, bfloat16 on a CPU that supports it, otherwise float32."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.float16
@@ -183,31 +183,31 @@ def fast_dtype(device: str) -> torch.dtype:
 
 
 class InPrecision(nn.Module):
-    """A module that computes in a given type, whatever its input and the surrounding mixed precision are."""
+    """A module that computes in a given type, regardless of its input's type and of mixed precision around it."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.module, self._dtype = fused(module.to(dtype)), dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute in the given type, which is that of the result too."""
+        """Compute the result in the given type."""
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self.module(x.to(self._dtype))
             return out
 
 
 def in_precision(blocks: nn.Sequential, dtype: torch.dtype, exact: Collection[int] = ()) -> nn.Sequential:
-    """Convert each block of a sequence to a type, and those at the places ``exact`` to float32; all are fused."""
+    """Convert each block of a sequence to a type, or to float32 if its index is in ``exact``, and fuse it."""
     return nn.Sequential(
         *(InPrecision(block, torch.float32 if place in exact else dtype) for place, block in enumerate(blocks))
     )
 
 
 class FixedBatch(nn.Module):
-    """A network that computes ``size`` rows at a time, the last ones filled up with zeros; its result is float32.
+    """A network that computes ``size`` rows at a time, the last ones padded with zeros; its result is float32.
 
-    How a matrix product is divided, and so how it rounds, depends on the number of its rows. In float32 that is negligible; in
-    bfloat16 and float16 a row would differ visibly with the batch that it came in.
+    The rounding of a matrix product depends on its number of rows. In float32 that is negligible, but in bfloat16 and float16
+    the result of a row would visibly depend on the batch.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -228,7 +228,7 @@ class FixedBatch(nn.Module):
 def fold_batch_norms(network: nn.Module) -> None:
     """Fold each batch norm that follows a convolution in a ``Sequential`` into it, in place.
 
-    The network computes the same as in evaluation before, and can no longer be trained.
+    The network computes the same as before in evaluation mode, and can no longer be trained.
     """
     for sequence in [part for part in network.modules() if isinstance(part, nn.Sequential)]:
         for (_, conv), (name, norm) in pairwise(list(sequence.named_children())):
@@ -242,11 +242,11 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 def fused(block: nn.Module) -> nn.Module:
-    """Return a block of MobileNetV2 whose convolutions apply their ReLU6 or add the block's input in the same pass.
+    """Return a block of MobileNetV2 whose convolutions apply their ReLU6, or add the block's input, in the same pass.
 
-    Its maps are wide and its convolutions small, so that another pass over a map takes as long as computing it. The block is
-    returned as it is if it has other parts than convolutions and ReLU6, is not on a processor, or PyTorch cannot fuse it.
-    The result serves for inference only; batch norms have to be folded before.
+    Its maps are so wide and its convolutions so small that another pass over a map takes as long as computing it. The block
+    is returned unchanged if it has parts other than convolutions and ReLU6, is not on a CPU, or PyTorch cannot fuse it.
+    The result is for inference only. Batch norms have to be folded first.
     """
     steps = _fusible_steps(block)
     if not steps or steps[0].weight.device.type != "cpu" or not _can_fuse(steps[0].weight.dtype):
@@ -270,7 +270,7 @@ class _FusedBlock(nn.Module):
 class _FusedConv2d(nn.Module):
     """A convolution, followed by a ReLU6 or by the addition of a second argument.
 
-    oneDNN's fused convolutions are what PyTorch's compiler calls; they are called here without compiling.
+    It calls the fused convolutions of oneDNN that PyTorch's compiler uses, without compiling.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -291,7 +291,7 @@ class _FusedConv2d(nn.Module):
 
 
 def _fusible_steps(block: nn.Module) -> list[_FusedConv2d]:
-    """Return the convolutions of a block in order; none if it has other parts than those and ReLU6."""
+    """Return the convolutions of a block in order; none if it has parts other than convolutions and ReLU6."""
     steps: list[_FusedConv2d] = []
     for part in block.modules():
         if isinstance(part, nn.Conv2d) and isinstance(part.padding, tuple) and part.padding_mode == "zeros":
@@ -305,7 +305,7 @@ def _fusible_steps(block: nn.Module) -> list[_FusedConv2d]:
 
 @cache
 def _can_fuse(dtype: torch.dtype) -> bool:
-    """Return whether PyTorch has oneDNN's fused convolutions for a type here; they are not public, so their results count."""
+    """Return whether PyTorch's fused convolutions, which are not public, give correct results for a type on this CPU."""
     conv = nn.Conv2d(2, 2, 3, padding=1, dtype=dtype).requires_grad_(requires_grad=False)
     fused_conv, x = _FusedConv2d(conv), torch.linspace(-9, 9, 32, dtype=dtype).view(1, 2, 4, 4)
     expected = conv(x)

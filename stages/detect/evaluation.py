@@ -29,20 +29,20 @@ from stages.protocols import Detector
 from stages.types import Box, Detection
 
 EVALUATION_MIN_SCORE: Final = 0.005
-"""The ``min_score`` of a detector that is evaluated: average precision needs unsure detections as well."""
+"""The ``min_score`` with which a detector is evaluated: average precision needs detections of low score too."""
 
 SAME_IOU: Final = 0.5
-"""Boxes that overlap at least so much are of the same garment."""
+"""The least IoU of two boxes of the same garment."""
 
 NEAR_IOU: Final = 0.1
-"""Boxes that overlap at least so much are shown together."""
+"""The least IoU of two boxes that are shown together."""
 
-_MAX_PER_PHOTO: Final = 100  # detections of a label that COCO evaluates, those with the highest scores
-_PRIOR_GARMENTS: Final = 10  # the weight of the common threshold in that of each label
+_MAX_PER_PHOTO: Final = 100  # detections per label, with the highest scores, as in COCO's evaluation
+_PRIOR_GARMENTS: Final = 10  # the weight of the common threshold in the threshold of each label
 _MIN_THRESHOLD, _MAX_THRESHOLD = 0.05, 0.95
 
 ProgressCallback = Callable[[str, str | None, int], None]
-"""Called with a photo's name, the error if it has one, and the number of all photos."""
+"""Called with a photo's name, its error or None, and the number of all photos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecall:
-    """The best precision at IoU 0.50 for each recall of 0.00, 0.01, … 1.00 or more, and its score; 0 if unreached."""
+    """The best precision at IoU 0.50 with a recall of at least 0.00, 0.01, … 1.00, and its score; 0 if unreached."""
 
     recall: tuple[float, ...]
     precision: tuple[float, ...]
@@ -66,7 +66,7 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds per photo, from pixels to detections, one photo at a time; the first photo only warms up."""
+    """Seconds per photo, from pixels to detections, one photo at a time; the first photo does not count."""
 
     mean_s: float
     median_s: float
@@ -77,8 +77,8 @@ class Latency:
 class LabelEvaluation:
     """The figures of one label; misses and false alarms are counted at the score threshold, by boxes at IoU 0.50.
 
-    At ``balanced_threshold`` there would be as many false alarms as misses; None if there are always more misses.
-    Average precision and curves are None without garments, or without masks.
+    At ``balanced_threshold`` there are as many false alarms as misses; None if there are always more misses.
+    Average precision and curves are None if there are no garments, or no masks.
     """
 
     garments: int
@@ -92,16 +92,13 @@ class LabelEvaluation:
 
     @property
     def found(self) -> int:
-        """The number of garments that were found."""
+        """The number of garments that were detected."""
         return self.garments - self.missed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mistake:
-    """A detection, an annotated garment (with score 1), or both, and the IoU of their boxes.
-
-    ``width`` and ``height`` are the photo's.
-    """
+    """A detection, an annotated garment (with score 1), or both, with the IoU of their boxes and the photo's size."""
 
     photo: str
     width: int
@@ -115,8 +112,8 @@ class Mistake:
 class Mistakes:
     """The worst mistakes of each kind, worst first.
 
-    ``confusions``: missed garments that were detected under another label, by score. ``false_alarms``: other detections
-    that match no garment, by score. ``misses``: garments that were not detected at any score, by size.
+    ``confusions``: missed garments detected with another label, by score. ``false_alarms``: other detections that match no
+    garment, by score. ``misses``: garments that were not detected at any score, by size.
     """
 
     false_alarms: tuple[Mistake, ...] = ()
@@ -128,9 +125,9 @@ class Mistakes:
 class DetectorEvaluation:
     """All figures of a detector.
 
-    ``box`` and ``mask`` are means over the labels with garments; ``mask`` is None unless the detector makes masks and
-    every garment has one. ``failed`` has the error of each photo that could not be evaluated, ``problems`` what is wrong
-    with the annotations, and ``notes`` what else to know, such as labels that only one side has.
+    ``box`` and ``mask`` are means over the labels with garments; ``mask`` is None unless all detections and garments have
+    masks. ``failed`` has the error of each photo that could not be evaluated, ``problems`` those of the annotations, and
+    ``notes`` further remarks, such as labels that are not categories.
     """
 
     photos: int
@@ -190,7 +187,7 @@ def evaluate(
 ) -> DetectorEvaluation:
     """Evaluate a detector on the photos of a COCO instances file, one photo at a time.
 
-    Categories are matched with the detector's labels by name; crowds are left out. Build the detector with ``min_score``
+    Categories are matched with the detector's labels by name; crowds are skipped. Build the detector with the ``min_score``
     :data:`EVALUATION_MIN_SCORE`.
 
     Args:
@@ -198,13 +195,12 @@ def evaluate(
         annotations: the COCO instances file.
         photos: the folder that its file names are relative to.
         threshold: the score at which misses and false alarms are counted.
-        mistakes: how many of each kind to return.
+        mistakes: how many mistakes of each kind to return.
         limit: evaluate only the first photos.
         progress: called after each photo.
 
     Raises:
-        CatalogueError: the file is not COCO instances, has no category in common with the labels, or none of its photos
-            can be read.
+        CatalogueError: the file is not COCO instances, none of its categories is a label, or no photo can be read.
         StageError: a detection has a label that the detector does not declare.
     """
     annotations, photos = Path(annotations), Path(photos)
@@ -254,15 +250,15 @@ def evaluate(
         problems=tuple(map(str, known.problems)),
         notes=(
             *known.notes,
-            *(f"label {name} is none of the categories: its detections are left out" for name in absent),
+            *(f"label {name} is not one of the categories: its detections are left out" for name in absent),
         ),
     )
 
 
 def balanced_threshold(scores: Iterable[float], garments: int) -> float | None:
-    """Return the threshold at which a label has as many false alarms as misses; None if there are too few detections.
+    """Return the threshold at which there are as many detections as garments, and so as many false alarms as misses.
 
-    That is where there are as many detections as garments.
+    None if there are fewer detections than garments.
 
     >>> balanced_threshold([0.2, 0.9, 0.6, 0.4], garments=3), balanced_threshold([0.9], garments=3)
     (0.4, None)
@@ -272,14 +268,14 @@ def balanced_threshold(scores: Iterable[float], garments: int) -> float | None:
 
 
 def balanced_thresholds(evaluation: DetectorEvaluation) -> dict[str, float]:
-    """Return a score threshold for each label, from the evaluation of a detector that has none yet."""
+    """Return a score threshold for each label, from the evaluation of a detector without thresholds."""
     return shrunk({name: (label.balanced_threshold, label.garments) for name, label in evaluation.labels.items()})
 
 
 def shrunk(thresholds: Mapping[str, tuple[float | None, int]]) -> dict[str, float]:
-    """Shrink thresholds of labels with few garments towards the common one, given the garments of each.
+    """Shrink the thresholds of labels with few garments towards the common threshold.
 
-    The mean in log-odds weights a label's threshold by its garments, and the common one by ten.
+    It is the mean in log-odds of the label's threshold, weighted by its garments, and of the common one, weighted by ten.
 
     >>> shrunk({"top": (0.8, 90), "belt": (0.2, 0), "hat": (None, 10)})
     {'top': 0.79, 'belt': 0.72, 'hat': 0.27}
@@ -342,7 +338,7 @@ def _latency(seconds: Sequence[float]) -> Latency:
 class _Comparison:
     """COCO's comparison of detections with annotated garments, overall and for each label with garments.
 
-    ``matches`` has the garment of each compared detection at IoU 0.50, None if it has none.
+    ``matches`` maps each detection to its garment at IoU 0.50, or to None.
     """
 
     overall: AveragePrecision
@@ -391,7 +387,7 @@ def _average(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> Ave
 
 
 def _to_coco(photos: Sequence[AnnotatedPhoto], garments: Sequence[_Garment], labels: Sequence[int], kind: str) -> COCO:
-    """Return a COCO dataset whose annotation ids are the places of the garments, counted from 1: 0 means no match."""
+    """Return a COCO dataset whose annotation ids are the positions of the garments from 1, since 0 means no match."""
     annotations: list[dict[str, Any]] = []
     for number, garment in enumerate(garments, start=1):
         photo = garment.photo
@@ -422,7 +418,7 @@ def _worst_mistakes(
 
     Args:
         truths: the annotated garments.
-        matches: the garment of each detection, None if it has none.
+        matches: the garment of each detection, or None.
         false: confident detections without a garment, by falling score.
         missed: garments without a confident detection.
         names: of the labels.
@@ -455,13 +451,13 @@ def _worst_mistakes(
 
 
 def _near(garment: _Garment, among: Sequence[_Garment], *, same_label: bool = False) -> _Garment | None:
-    """Return the nearest garment in the same photo, perhaps of the same label."""
+    """Return the nearest garment in the same photo, optionally of the same label."""
     near = [one for one in among if one.photo.id == garment.photo.id and (not same_label or one.label == garment.label)]
     return _nearest(garment, near, NEAR_IOU)
 
 
 def _nearest(garment: _Garment, among: Sequence[_Garment], min_iou: float) -> _Garment | None:
-    """Return the garment with the highest IoU, None if that is below ``min_iou``."""
+    """Return the garment with the highest IoU, or None if that is below ``min_iou``."""
     if not among:
         return None
     ious = _ious(garment, among)

@@ -310,7 +310,7 @@ def test_labels_and_categories_without_a_counterpart_are_noted_and_left_out(tmp_
     assert list(evaluation.labels) == ["bag"]
     told = "\n".join(evaluation.notes)
     assert "(person)" in told
-    assert "label top is none of the categories" in told
+    assert "label top is not one of the categories" in told
     truth.dataset["categories"] = [{"id": 10, "name": "person"}, {"id": 11, "name": "dog"}]
     with pytest.raises(CatalogueError, match="none of its categories"):
         evaluate(Scripted(), *truth.write())
