@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -162,7 +162,8 @@ class _Reader:
         unique = self._with_one_file(self._with_one_id(by_id))
         with ThreadPoolExecutor(_THREADS) as threads:
             check = partial(photo_error, self.folder)
-            for photo, error in zip(unique, threads.map(check, unique) if check_images else repeat(None), strict=False):
+            errors: Iterable[AnnotationError | None] = threads.map(check, unique) if check_images else repeat(None)
+            for photo, error in zip(unique, errors, strict=False):
                 if error:
                     self.problems.append(error.at(f"image {photo.id} ({brief(photo.file_name)})"))
                 else:
