@@ -114,8 +114,7 @@ def _whole(_name: str, config: Config) -> Detector:
 
 def _with_attributes(embedder: Embedder, config: Config) -> Embedder:
     import weights  # noqa: PLC0415
-    from stages.embed.attributes import AttributeEmbedder  # noqa: PLC0415
-    from stages.embed.classifier import AttributeClassifier  # noqa: PLC0415
+    from stages.embed.classifier import AttributeClassifier, AttributeEmbedder  # noqa: PLC0415
 
     return AttributeEmbedder(embedder, AttributeClassifier(weights.load("attributes"), _device(config)))
 

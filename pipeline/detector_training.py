@@ -31,61 +31,37 @@ from stages.types import LABELS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorPlan:
-    """Everything that a run of a detector depends on; a run is resumed only with the same plan.
-
-    Attributes:
-        architecture: one of :data:`~stages.detect.networks.ARCHITECTURES`.
-        start: see :func:`stages.detect.training.start_from`; empty: the shipped weights of the architecture, else coco.
-        train: COCO files with the folders of their photos.
-        val: to validate with and to set each label's threshold.
-        labels: category names to learn, in order.
-        input_px: the long side of the network's input, in training and later.
-        rare: the share of photos below which the photos of a label are drawn more often.
-        paste: the share of photos that garments of others are pasted into.
-        validate_rounds: rounds over the data between two validations.
-        training: the recipe.
-        about: words on data and licences, for the checkpoint.
-    """
+    """The settings of a run; a run can only be resumed with the same plan."""
 
     architecture: str = "maskrcnn_mobilenet_v2"
-    start: str = ""
-    train: tuple[tuple[str, str], ...] = ()
-    val: tuple[str, str] | None = None
-    labels: tuple[str, ...] = LABELS
-    input_px: int = 512
-    rare: float = 0.3
-    paste: float = 0.4
-    validate_rounds: float = 1.0
+    start: str = ""  # see stages.detect.training.start_from; empty for the architecture's shipped weights, else coco
+    train: tuple[tuple[str, str], ...] = ()  # COCO files with the folders of their photos
+    val: tuple[str, str] | None = None  # to validate with, and to set each label's threshold
+    labels: tuple[str, ...] = LABELS  # category names to learn, in order
+    input_px: int = 512  # long side of the network's input, in training and inference
+    rare: float = 0.3  # photos of labels that fewer photos have, by this share, are drawn more often
+    paste: float = 0.4  # share of photos that other photos' garments are pasted into
+    validate_rounds: float = 1.0  # rounds over the data between validations
     training: DetectorRecipe = field(default_factory=DetectorRecipe)
-    about: str = ""
+    about: str = ""  # the data and its licences, for the checkpoint
 
     def __post_init__(self) -> None:
         if self.input_px < 64:
-            raise ValueError(f"input_px is at least 64, got {self.input_px}")
+            raise ValueError(f"input_px must be at least 64, got {self.input_px}")
         if not (0 <= self.rare <= 1 and 0 <= self.paste <= 1):
-            raise ValueError(f"rare and paste are shares between 0 and 1, got {self.rare} and {self.paste}")
+            raise ValueError(f"rare and paste must be shares between 0 and 1, got {self.rare} and {self.paste}")
         if self.training.rounds <= 0 or self.training.batch_size < 1 or self.validate_rounds <= 0:
-            raise ValueError("rounds, batch_size and validate_rounds are above 0")
-
-    def with_defaults(self) -> DetectorPlan:
-        """Return the plan with its start named."""
-        usual = self.architecture if self.architecture in weights.manifest() else "coco"
-        return replace(self, start=self.start or usual)
+            raise ValueError("rounds, batch_size and validate_rounds must be above 0")
 
 
 class DetectorRun(Run):
     """A training run of a detector.
 
-    Args:
-        plan: of the run; the same when it is resumed.
-        folder: created if necessary.
-        device: where to compute.
-        skip_bad: train on the rest if annotations are wrong.
-        note: receives what is worth knowing before training starts.
+    ``note`` receives remarks before training starts. With ``skip_bad``, wrong annotations are only noted.
 
     Raises:
-        CatalogueError: the annotations are wrong; the message lists the problems.
-        OutfinderError: the folder holds a run of another plan.
+        CatalogueError: the annotations have problems, which the message lists.
+        OutfinderError: the folder holds a run with another plan.
         ValueError: there is no such architecture or start.
         WeightsError: the start cannot be read.
     """
@@ -100,9 +76,10 @@ class DetectorRun(Run):
         note: Note = lambda _: None,
     ) -> None:
         folder = Path(folder)
-        self.plan = plan = plan.with_defaults()
+        shipped = plan.architecture if plan.architecture in weights.manifest() else "coco"
+        self.plan = plan = replace(plan, start=plan.start or shipped)
         if not plan.train:
-            raise ValueError("there is nothing to train on; name a COCO file and the folder of its photos")
+            raise ValueError("there is nothing to train on; give a COCO file and the folder of its photos")
         masks = plan.architecture.startswith("mask")
         photos = [
             LabelledPhotos(_checked(each, plan, masks=masks, skip_bad=skip_bad, note=note), Path(each[1]))
@@ -114,7 +91,7 @@ class DetectorRun(Run):
         self._network: GeneralizedRCNN = build_network(plan.architecture, len(plan.labels), plan.input_px)
         random = start_from(self._network, plan.architecture, plan.start, plan.labels)
         if random:
-            note(f"not in {plan.start}, so random at the start: {modules_of(random)}")
+            note(f"not in {plan.start}, and so random at the start: {modules_of(random)}")
         freeze_first_blocks(self._network)
         self._network.to(device, memory_format=torch.channels_last)
         self._device = device
@@ -126,7 +103,7 @@ class DetectorRun(Run):
 
     def _validate(self) -> Line:
         if self.plan.val is None:
-            raise ValueError("there is nothing to validate with")
+            raise ValueError("there are no validation photos")
         annotations, photos = map(Path, self.plan.val)
         with self._trainer.averaged():
             detector = RcnnDetector(self._network, self.plan.labels, EVALUATION_MIN_SCORE, self._device)

@@ -44,10 +44,10 @@ from stages.images import letterbox
 from stages.training import STATE
 from stages.types import Image, Vectors
 
-_FITTING_PHOTOS: Final = 1024  # that colours and whitening are fitted to; more if vectors are wide
+_FITTING_PHOTOS: Final = 1024  # to fit colours and whitening to; more for wide vectors
 
 _OF_VECTORS: Final = ("dim", "head", "colour_dim", "colour_share")
-"""Fields of a design that say what the numbers of a vector mean."""
+"""Fields of a design that define the meaning of a vector's dimensions."""
 
 COLLAPSED: Final = (
     "the network has collapsed: it gives all photos nearly the same vector, so no weights were written;"
@@ -57,77 +57,49 @@ COLLAPSED: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlan:
-    """How training and validation photos are made of the sources.
+    """How sources become training and validation photos."""
 
-    Attributes:
-        hold_out: the percentage of ``train`` to validate with if there is no ``val``; 0: no validation.
-        split_by: what stays together when photos are held out.
-        learn: what positives share: the item, or the label (a class).
-        item_pattern: a regular expression that finds the item in a file name, for folders of photos.
-        val_photos: the most photos to validate with.
-    """
-
-    hold_out: int = 10
-    split_by: By = "style"
-    learn: Literal["item", "label"] = "item"
-    item_pattern: str = ""
-    val_photos: int = 2000
+    hold_out: int = 10  # percentage of ``train`` to validate with if there is no ``val``; 0 for no validation
+    split_by: By = "style"  # kept together when photos are held out
+    learn: Literal["item", "label"] = "item"  # shared by positives; a label is a class
+    item_pattern: str = ""  # a regular expression that finds the item in a file name, for folders of photos
+    val_photos: int = 2000  # limit of validation photos
 
     def __post_init__(self) -> None:
         if not 0 <= self.hold_out <= 90 or self.val_photos < 4:
             raise ValueError(
-                f"hold_out is 0 to 90 percent and val_photos at least 4, got {self.hold_out} and {self.val_photos}"
+                f"hold_out must be 0 to 90 percent and val_photos at least 4, got {self.hold_out} and {self.val_photos}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderPlan:
-    """Everything that a run of an embedder depends on; a run is resumed only with the same plan.
+    """The settings of a run; a run can only be resumed with the same plan."""
 
-    Attributes:
-        train: catalogues to train on: CSV files, or folders with a folder of photos per item.
-        val: catalogues to validate with; without any, a share of ``train`` is held out.
-        data: how photos are made of them.
-        network: the design of the network.
-        start: see :func:`stages.embed.training.start_from`.
-        loss: the loss.
-        sampler: how photos come together in batches.
-        views: the view of each domain, by :data:`~stages.embed.augmentation.VIEWS`; ``default`` is for all others.
-        train_px: side of the training views; 0: that of the network's input. Smaller views train faster, and objects
-            look larger in them, which a larger input afterwards makes up for (Touvron et al. 2019).
-        metric: of :data:`~stages.embed.training.METRICS`.
-        validate_steps: steps between two validations.
-        whiten: the power that vectors are whitened by, see :func:`~stages.embed.training.whiten`; 0: not at all.
-        patience: validations without improvement after which the run ends; 0: it goes to its last step.
-        training: the recipe.
-        about: words on data and licences, for the checkpoint.
-    """
-
-    train: tuple[str, ...] = ()
-    val: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()  # catalogues: CSV files, or folders with a folder of photos per item
+    val: tuple[str, ...] = ()  # catalogues; without any, a share of ``train`` is held out
     data: DataPlan = field(default_factory=DataPlan)
     network: Design = field(default_factory=Design)
-    start: str = SCRATCH
+    start: str = SCRATCH  # see stages.embed.training.start_from
     loss: LossPlan = field(default_factory=LossPlan)
     sampler: SamplerPlan = field(default_factory=SamplerPlan)
-    views: dict[str, str] = field(default_factory=dict)
-    train_px: int = 0
-    metric: str = "recall@1"
+    views: dict[str, str] = field(default_factory=dict)  # names of VIEWS by domain; ``default`` is for all others
+    train_px: int = 0  # side of training views; 0 for input_px. Smaller views are faster (Touvron et al. 2019)
+    metric: str = "recall@1"  # of stages.embed.training.METRICS
     validate_steps: int = 200
-    whiten: float = 0.0
-    patience: int = 0
+    whiten: float = 0.0  # power, see stages.embed.training.whiten; 0 for no whitening
+    patience: int = 0  # validations without improvement that end the run; 0 for no limit
     training: EmbedderRecipe = field(default_factory=EmbedderRecipe)
-    about: str = ""
+    about: str = ""  # the data and its licences, for the checkpoint
 
     def with_start(self, given: Collection[str]) -> EmbedderPlan:
-        """Return the plan with what its start implies: learning rate, batch norm, and the design of a Siamese network.
+        """Return the plan with defaults that depend on its start: learning rate, batch norm, and a checkpoint's design.
 
-        Args:
-            given: dotted keys that were set, and stay as they are.
+        ``given`` are the dotted keys of settings that stay unchanged.
 
         Raises:
-            ValueError: there are no such weights.
-            WeightsError: they cannot be read.
+            ValueError: there is no such start.
+            WeightsError: it cannot be read.
         """
         scratch, training, network = self.start == SCRATCH, self.training, self.network
         implied = {"lr_backbone": training.lr if scratch else training.lr / 5, "batch_norm": scratch}
@@ -139,49 +111,44 @@ class EmbedderPlan:
             kept = ("backbone", "pooling", "input_px", "trim", *(_OF_VECTORS if same else ()))
             network = replace(network, **{key: getattr(start, key) for key in kept if f"network.{key}" not in given})
         if "network.colour_share" in given and not network.colour_dim:
-            raise ValueError("colour_share is the share of colour_dim numbers in a similarity, and colour_dim is 0")
+            raise ValueError("colour_share needs a colour_dim, and colour_dim is 0")
         return replace(self, training=training, network=network)
 
     def check(self) -> None:
-        """Raise a ValueError if parts of the plan contradict each other."""
+        """Raise a ValueError if settings contradict each other."""
         if not self.train:
-            raise ValueError("there is nothing to train on; name a CSV file or a folder of photos")
+            raise ValueError("there is nothing to train on; give a CSV file or a folder of photos")
         for name in self.views.values():
             if name not in VIEWS:
-                raise ValueError(f"no view is called {name!r}; there are {', '.join(VIEWS)}")
+                raise ValueError(f"no view is called {name!r}; choose one of {', '.join(VIEWS)}")
         if self.training.shape_weight or self.training.colour_weight:
             if self.loss.name in OF_WHOLE_VECTORS:
                 raise ValueError(
                     f"the loss {self.loss.name} compares whole vectors only;"
-                    " leave out shape_weight and colour_weight, or take another loss"
+                    " leave out shape_weight and colour_weight, or choose another loss"
                 )
             if not self.network.colour_dim:
                 raise ValueError(NEEDS_COLOURS)
         if self.whiten:
             check_whitens(self.network, power=self.whiten)
         if self.validate_steps < 1 or self.patience < 0 or self.train_px < 0:
-            raise ValueError("validate_steps is at least 1, patience and train_px at least 0")
+            raise ValueError("validate_steps must be at least 1, patience and train_px at least 0")
 
     @property
     def view_px(self) -> int:
-        """The side of the training views."""
+        """The side of training views."""
         return self.train_px or self.network.input_px
 
 
 class EmbedderRun(Run):
-    """A training run of an embedder; its weights are the best of all validations, or else the last.
+    """A training run of an embedder, which keeps the weights of its best validation, or else the last weights.
 
-    Args:
-        plan: of the run; the same when it is resumed.
-        folder: created if necessary.
-        device: where to compute.
-        skip_bad: train on the rest if something is wrong with the photos.
-        note: receives remarks before training starts.
+    ``note`` receives remarks before training starts. With ``skip_bad``, problems of the photos are only noted.
 
     Raises:
-        CatalogueError: something is wrong with the photos; the message lists it.
-        OutfinderError: the folder holds a run of another plan.
-        ValueError: the plan contradicts itself or does not fit the photos.
+        CatalogueError: the photos have problems, which the message lists.
+        OutfinderError: the folder holds a run with another plan.
+        ValueError: settings of the plan contradict each other or do not fit the photos.
         WeightsError: the start cannot be read.
     """
 
@@ -207,9 +174,9 @@ class EmbedderRun(Run):
         self._sampler = plan.sampler.build(self._data, seed)
         self._validator = Validator(val, plan.metric, plan.sampler.anchor_domain) if val else None
         random = start_from(self._network, plan.start)
-        unfitted = [name for name in random if not name.startswith("colours.")]  # colours start from photos
+        unfitted = [name for name in random if not name.startswith("colours.")]  # colours are initialised from photos
         if plan.start != SCRATCH and unfitted:
-            note(f"not in {plan.start}, so random at the start: {modules_of(unfitted, depth=1)}")
+            note(f"not in {plan.start}, and so random at the start: {modules_of(unfitted, depth=1)}")
         if "colours.project.weight" in random and not (folder / STATE).exists():
             fit_colours(self._network, self._letterboxed_photos())
         keep_plan(folder, asdict(plan))
@@ -221,13 +188,13 @@ class EmbedderRun(Run):
 
     @property
     def best(self) -> Line | None:
-        """The validation whose weights are kept; None before the first one without a collapse."""
+        """The validation whose weights are kept; None before the first without a collapse."""
         usable = [line for line in self._validations if line["metric"] is not None]
         return max(usable, key=lambda line: (line["metric"], -line["step"]), default=None)
 
     @property
     def ended(self) -> bool:
-        """Whether the run is at its last step, or has not improved for long enough."""
+        """Whether the run is at its last step, or out of patience."""
         since = self.best["step"] if self.best else 0
         behind = sum(line["step"] > since for line in self._validations)
         return super().ended or 0 < self.plan.patience <= behind
@@ -235,7 +202,7 @@ class EmbedderRun(Run):
     def _train(self, until: int, workers: int) -> Iterator[Line]:
         while self.done < until:
             stop = until
-            if isinstance(self._sampler, OfflineTriplets):  # which mines with the weights of its steps
+            if isinstance(self._sampler, OfflineTriplets):  # it mines with the current weights
                 self._sampler.prepare(self.done, self.folder / "mined.safetensors", self._embed)
                 stop = min(until, self._next_multiple(self._sampler.mine_steps))
             yield from self._trainer.run(stop, workers)
@@ -245,7 +212,7 @@ class EmbedderRun(Run):
 
     def _validate(self) -> Line:
         if self._validator is None:
-            raise ValueError("there is nothing to validate with")
+            raise ValueError("there are no validation photos")
         with self._result() as network:
             metric = self._validator(network) if network else None
             if network and metric is not None and (self.best is None or metric > self.best["metric"]):
@@ -263,7 +230,7 @@ class EmbedderRun(Run):
 
     @contextmanager
     def _result(self) -> Iterator[SiameseNetwork | None]:
-        """Yield the network with averaged weights, whitened if the plan says so; None if there is nothing to whiten."""
+        """Yield the network with averaged weights, whitened if the plan says so; None if it has collapsed before whitening."""
         with self._trainer.averaged():
             if not self.plan.whiten:
                 yield self._network
@@ -311,18 +278,10 @@ class EmbedderRun(Run):
 
 
 def read_photos(plan: EmbedderPlan, note: Note, *, skip_bad: bool = False) -> tuple[Dataset, Dataset | None]:
-    """Load the photos to train on and those to validate with.
-
-    Args:
-        plan: of the run.
-        note: receives how much of each source can be used, and the problems of the rest.
-        skip_bad: accept problems.
-
-    Returns:
-        Both datasets; None if there is nothing to validate with.
+    """Load the photos to train on, and those to validate with, if any, and note how much of each source can be used.
 
     Raises:
-        CatalogueError: something is wrong; the message lists it.
+        CatalogueError: there are problems, without ``skip_bad``; the message lists them.
     """
     train, val = ([_opened(source, plan.data) for source in sources] for sources in (plan.train, plan.val))
     if not val and plan.data.hold_out:
@@ -341,15 +300,15 @@ def read_photos(plan: EmbedderPlan, note: Note, *, skip_bad: bool = False) -> tu
 
 
 def _opened(source: str, plan: DataPlan) -> Dataset:
-    """Return a source as a dataset, with its labels as items if classes are to be learned."""
+    """Return a source as a dataset, with labels as items if the plan learns labels."""
     path = Path(source)
     if not path.exists():
-        raise ValueError(f"{source} does not exist; wanted a CSV file, or a folder with a folder of photos per item")
+        raise ValueError(f"{source} does not exist; give a CSV file, or a folder with a folder of photos per item")
     data = open_set([path], plan.item_pattern, path.name or source)
     if plan.learn == "item":
         return data
     if unlabelled := sum(not sample.label for sample in data.samples):
-        raise ValueError(f"{unlabelled} photos of {source} have no label to learn; learn items instead")
+        raise ValueError(f"{unlabelled} photos of {source} have no label to learn; set learn to item")
     return replace(data, samples=tuple(replace(sample, item=sample.label, style="") for sample in data.samples))
 
 
@@ -371,7 +330,7 @@ def _loaded(
 
 
 def _some_items(data: Dataset, limit: int) -> Dataset:
-    """Return the photos of random items, at most ``limit``; an item with too many photos comes in part."""
+    """Return at most ``limit`` photos of random items; an item contributes at most an equal share."""
     if len(data) <= limit:
         return data
     rows_of: defaultdict[str, list[int]] = defaultdict(list)

@@ -1,7 +1,7 @@
-"""Kinds of garments: which detection a catalogue photo sells, and the label that detector and embedder agree on.
+"""Kinds of garments: the label that detector and embedder agree on, and kinds in the search.
 
-The detector labels each box, and an embedder that knows kinds gives probabilities for each crop. Neither is right
-alone: a detector of street photos has seen few shoes on white, and a crop shows little of what is around it.
+The detector labels each box, and an embedder that knows kinds gives probabilities for each crop. Together they are more
+accurate: a detector of street photos has seen few shoes on white, and a crop lacks the surroundings of a garment.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ TRUST: Final = 0.8
 """The assumed probability that the detector's label of a garment is right."""
 
 CATALOGUE_TRUST: Final = 0.6
-"""The same in catalogue photos, which differ more from the detector's training data."""
+"""The same for catalogue photos, which differ more from the detector's training data."""
 
 NAMED_TRUST: Final = 0.98
-"""The assumed probability that the catalogue's word for an item is right."""
+"""The assumed probability that a catalogue's kind of an item is right."""
 
 WHOLE_WEIGHT: Final = 0.2
-"""How much the whole photo counts beside a detection that fills it."""
+"""The weight of the whole photo, relative to a detection that fills it."""
 
 KIND_COLUMNS: Final = (
     "kind", "label", "category", "type", "article_type", "articletype", "product_type", "subcategory",
 )  # fmt: skip
-"""Columns of a catalogue that may name an item's kind, in the order in which they are tried."""
+"""Columns of a catalogue that may hold an item's kind, in the order of preference."""
 
 FAMILIES: Final = (frozenset({"top", "outerwear", "dress"}), frozenset({"pants", "shorts", "skirt", "hosiery"}))
-"""Labels that detectors confuse: a box of one may be a garment of another."""
+"""Labels that detectors confuse with each other."""
 
 _RELATED: Final = 0.6
 
@@ -43,18 +43,18 @@ _RELATED: Final = 0.6
 def settle(
     part: AttributePart, vectors: Vectors, labels: Sequence[str], trust: float, beside: Probabilities | None = None
 ) -> tuple[Vectors, list[str]]:
-    """Combine the detector's labels with the embedder's probabilities of kinds.
+    """Combine a detector's labels with an embedder's probabilities of kinds.
 
     Args:
         part: the part of the vectors that holds kinds.
         vectors: ``(n, dim)``, one for each garment.
-        labels: the detector's; ``whole`` says nothing about the kind.
-        trust: the probability that they are right.
+        labels: of the detector; ``whole`` does not imply a kind.
+        trust: the probability that the labels are right.
         beside: ``(1, 14)``, further evidence of the kind, such as from the whole photo.
 
     Returns:
-        The vectors with the combined probabilities, and the most probable label of each; a label stays as it is where
-        the garment is most probably none of the kinds.
+        The vectors with the combined probabilities, and the most probable label of each garment, which is the detector's
+        if the garment is most probably of no kind.
     """
     if not len(vectors):
         return vectors, list(labels)
@@ -67,12 +67,9 @@ def settle(
 
 
 def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabilities) -> Detection:
-    """Return the detection that a catalogue photo sells, or the whole photo where none fits what it shows.
+    """Return the detection of the garment that a catalogue photo offers, or the whole photo if none fits its kind.
 
-    Args:
-        found: in the photo.
-        whole: the photo as a detection.
-        kinds: ``(14,)``, the probabilities of kinds for the whole photo.
+    ``kinds`` ``(14,)`` are the probabilities of kinds for the whole photo.
     """
     probability = dict(zip(KINDS, kinds.tolist(), strict=True))
     likeliest = max(probability, key=lambda name: probability[name])
@@ -90,18 +87,13 @@ def fitting_garment(found: Sequence[Detection], whole: Detection, kinds: Probabi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """A text to search by beside a photo: "like this, but red".
+    """A text that modifies a search by photo: "like this, but red"."""
 
-    Attributes:
-        vector: of the text, ``(1, dim)``, a unit row.
-        weight: how much it counts beside the garment, from 0 (not at all) to 1 (alone).
-    """
-
-    vector: Vectors
-    weight: float = 0.5
+    vector: Vectors  # of the text, (1, dim), a unit row
+    weight: float = 0.5  # from 0, the garment alone, to 1, the text alone
 
     def added_to(self, queries: Vectors) -> Vectors:
-        """Return queries, unit rows, that also point where the text does."""
+        """Return the weighted means of queries and text, as unit rows."""
         sums = (1 - self.weight) * queries + self.weight * self.vector
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-6), np.float32)
 
@@ -120,15 +112,15 @@ def search_garments(
     any_kind: bool = False,
     words: Words | None = None,
 ) -> list[list[Match]]:
-    """Search by garments, with items of their kind first.
+    """Search for the items most similar to garments, emphasising their kind.
 
     Args:
-        search: takes queries, ``(n, dim)`` unit rows, and the least similarity; such as :meth:`Gallery.search`.
-        part: where the vectors hold kinds; None where they hold none, and the similarity is their inner product.
+        search: takes queries, ``(n, dim)`` unit rows, and the minimum similarity, like :meth:`Gallery.search`.
+        part: the part of the vectors that holds kinds; None to compare vectors by their inner product.
         vectors: of the garments, ``(n, dim)`` unit rows.
-        min_similarity: matches below it are left out.
-        any_kind: kinds count for nothing.
-        words: what the matches should also be like.
+        min_similarity: of matches.
+        any_kind: ignore kinds.
+        words: a text that the matches should also fit.
 
     Returns:
         The matches of each garment, best first. Without words, an item that is the garment itself has similarity 1.
@@ -136,17 +128,14 @@ def search_garments(
     queries, scale = (vectors, 1.0) if part is None else part.queries(vectors, any_kind=any_kind)
     if words is not None:
         queries, scale = words.added_to(queries), 1.0
-    found = search(queries, min_similarity / scale)
-    return [[replace(one, similarity=min(1.0, one.similarity * scale)) for one in matches] for matches in found]
+    rankings = search(queries, min_similarity / scale)
+    return [[replace(one, similarity=min(1.0, one.similarity * scale)) for one in matches] for matches in rankings]
 
 
 def missing_kind(part: AttributePart | None, labels: Mapping[str, int], label: str) -> str:
-    """Return why nothing in a shop can match a garment, or "" if something can.
+    """Return why a gallery, with photos of these labels, cannot match a garment with this label; "" if it can.
 
-    Args:
-        part: the part of the vectors that holds kinds; without it, the catalogue's labels are too unreliable to tell.
-        labels: how many of the gallery's photos have each label.
-        label: of the garment.
+    Without the part of the vectors that holds kinds, labels of a catalogue are too unreliable to tell.
     """
     if part is None or label not in LABELS or label in labels:
         return ""
@@ -156,7 +145,7 @@ def missing_kind(part: AttributePart | None, labels: Mapping[str, int], label: s
 def with_attributes(
     metadata: Iterable[tuple[str, str]], attributes: Iterable[Attribute]
 ) -> tuple[tuple[str, str], ...]:
-    """Return an item's metadata with the attributes that the embedder sees, in columns of their own.
+    """Return an item's metadata with the attributes that the embedder finds, in columns ``attribute.NAME``.
 
     >>> with_attributes([("colour", "Midnight"), ("attribute.colour", "red")], [Attribute("colour", "navy", 0.9)])
     (('colour', 'Midnight'), ('attribute.colour', 'navy'))
@@ -166,19 +155,14 @@ def with_attributes(
 
 
 def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -> str | None:
-    """Return the kind that the columns of a catalogue give an item, or None.
-
-    Args:
-        metadata: of the item, names and values.
-        column: that names the kind; None tries :data:`KIND_COLUMNS`.
-    """
+    """Return the kind in the given column of an item's metadata, or in one of :data:`KIND_COLUMNS`; None if there is none."""
     values = {name.casefold().replace(" ", "_"): value for name, value in metadata}
     columns = KIND_COLUMNS if column is None else (column.casefold().replace(" ", "_"),)
     return next((kind for name in columns if (kind := kind_of(values.get(name, ""))) is not None), None)
 
 
 def with_named_kind(part: AttributePart, vectors: Vectors, kind: str) -> Vectors:
-    """Return the vectors with the kind that the catalogue gives an item."""
+    """Return the vectors of an item with the kind that its catalogue gives."""
     kinds = np.full((len(vectors), len(KINDS)), (1 - NAMED_TRUST) / (len(KINDS) - 1), np.float32)
     kinds[:, KINDS.index(kind)] = NAMED_TRUST
     return part.with_kinds(vectors, kinds)

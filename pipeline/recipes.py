@@ -1,4 +1,4 @@
-"""Recipes: TOML files whose keys are the fields of a plan, single values of which ``--set KEY=VALUE`` replaces."""
+"""Recipes: TOML files with the settings of a plan, which ``--set KEY=VALUE`` overrides."""
 
 from __future__ import annotations
 
@@ -15,45 +15,38 @@ from stages.errors import OutfinderError
 
 T = TypeVar("T")
 Settings = dict[str, Any]
-"""The values of a recipe by key, sections as nested tables."""
+"""The values of a recipe by key; sections are nested tables."""
 
 PATHS = ("train", "val")
-"""Keys whose values are paths, relative to the recipe's folder."""
+"""Keys of paths that are relative to the recipe's folder."""
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 class RecipeError(OutfinderError):
-    """A recipe that cannot be read, or a setting that its plan does not have."""
+    """A recipe that cannot be read, or an unknown setting."""
 
 
 def read_recipe(path: Path) -> Settings:
-    """Read a recipe.
-
-    Raises:
-        RecipeError: it is not TOML.
-    """
+    """Read a recipe; raise a RecipeError if it is not a TOML file."""
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not text in UTF-8, as TOML is; save it as UTF-8") from error
+        raise RecipeError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from error
     return settings | {key: _relative(settings[key], path.parent) for key in PATHS if key in settings}
 
 
 def assign(settings: Settings, plan: type, text: str) -> None:
-    """Replace one value of a recipe, in place.
+    """Set a value of a recipe for a plan, a dataclass, in place, by ``KEY=VALUE``.
 
-    Args:
-        settings: of the recipe.
-        plan: the dataclass that they are for.
-        text: ``KEY=VALUE``; the key may leave out its section if no other section has such a key.
+    The key may omit its section if no other section has such a key.
 
     Raises:
-        RecipeError: there is no such key, or it could be several.
+        RecipeError: the key is unknown or ambiguous.
 
     >>> @dataclasses.dataclass
     ... class Plan:
@@ -65,7 +58,7 @@ def assign(settings: Settings, plan: type, text: str) -> None:
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
-        raise RecipeError(f"{text!r} sets nothing; wanted KEY=VALUE, such as lr=0.001")
+        raise RecipeError(f"cannot set {text!r}; wanted KEY=VALUE, such as lr=0.001")
     hints = dict(_keys(plan))
     if get_origin(hints.get(key.rpartition(".")[0])) is dict:
         hints[key] = str
@@ -80,7 +73,7 @@ def assign(settings: Settings, plan: type, text: str) -> None:
 
 
 def comma_separated(text: str) -> list[str]:
-    """Return the values of a list; one that has a comma stands in quotes.
+    """Return the values of a list; a value with a comma needs quotes.
 
     >>> comma_separated('"shirt, blouse", bag')
     ['shirt, blouse', 'bag']
@@ -99,11 +92,11 @@ def given_keys(settings: Settings, section: str = "") -> set[str]:
 
 
 def build(plan: type[T], settings: Settings, section: str = "") -> T:
-    """Make a plan from a recipe's settings.
+    """Make a plan of a recipe's settings.
 
     Raises:
-        RecipeError: a key is unknown, or a value is of the wrong type.
-        ValueError: the plan refuses a value.
+        RecipeError: a key is unknown, or a value has the wrong type.
+        ValueError: a value is invalid.
     """
     hints = get_type_hints(plan)
     for key in settings:
@@ -113,7 +106,7 @@ def build(plan: type[T], settings: Settings, section: str = "") -> T:
 
 
 def _converted(hint: Any, value: Any, key: str) -> Any:
-    """Return a value of TOML as the type of a field."""
+    """Convert a TOML value to the type of a field."""
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value, f"{key}.")  # type: ignore[arg-type]
@@ -130,7 +123,7 @@ def _converted(hint: Any, value: Any, key: str) -> Any:
     if type(value) is hint or (origin is Literal and value in arguments) or (hint is float and type(value) is int):
         return float(value) if hint is float else value
     wanted = " or ".join(map(str, arguments)) if origin is Literal else _NAMES.get(hint, "a table or a list")
-    raise RecipeError(f"{key} is {wanted}, got {value!r}")
+    raise RecipeError(f"{key} must be {wanted}, got {value!r}")
 
 
 def _keys(plan: type, section: str = "") -> Iterator[tuple[str, Any]]:
@@ -148,7 +141,7 @@ def _unknown(key: str, near: list[str]) -> RecipeError:
 
 
 def _parsed(text: str) -> Any:
-    """Return a value in TOML's syntax; anything else is a text."""
+    """Parse a value in TOML syntax; anything else is a text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):

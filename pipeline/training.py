@@ -1,4 +1,4 @@
-"""Training runs in folders: a plan that a run keeps, logs, validations and curves."""
+"""Training runs in folders: plan, log, validations and curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS, PLAN, VALIDATION, CURVES = "weights.safetensors", "plan.json", "validat
 REPORT_STEPS: Final = 100
 
 Line = dict[str, Any]
-"""A line of a log, with its step."""
+"""A line of a log, by name; every line has its ``step``."""
 
 Note = Callable[[str], None]
 """Receives a message before training starts."""
@@ -28,7 +28,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """How far a run is: its last log line, the validation after it, if any, and the seconds left."""
+    """The state of a run: the last log line, the validation after it, if any, and the seconds left."""
 
     steps: int
     losses: Line
@@ -36,7 +36,7 @@ class TrainingProgress:
     left_s: float
 
     def __str__(self) -> str:
-        """Return step, loss and time left; empty except at every hundredth step, an early one and the last."""
+        """Return step, loss and time left; empty except for every hundredth step, step 20 and the last."""
         step: int = self.losses["step"]
         if step % REPORT_STEPS and step not in (20, self.steps):
             return ""
@@ -46,14 +46,9 @@ class TrainingProgress:
 
 
 class Run(ABC):
-    """A training run in a folder, new or resumed.
+    """A new or resumed training run in a folder, which validates every ``validate_steps`` steps, or never if None.
 
-    The folder gets ``plan.json``, ``weights.safetensors``, and the curves as ``curves.png`` and ``curves.json``.
-
-    Args:
-        folder: of the run.
-        trainer: takes the steps.
-        validate_steps: steps between two validations; None: no validation.
+    The folder gets ``plan.json``, ``weights.safetensors``, ``curves.png`` and ``curves.json``.
     """
 
     def __init__(self, folder: Path, trainer: Trainer[Any], validate_steps: int | None) -> None:
@@ -62,12 +57,12 @@ class Run(ABC):
 
     @property
     def done(self) -> int:
-        """Finished steps."""
+        """The number of finished steps."""
         return self._trainer.done
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run, unless it stops early."""
+        """The number of steps, unless the run stops early."""
         return self._trainer.steps
 
     @property
@@ -76,17 +71,13 @@ class Run(ABC):
         return self.done >= self.steps
 
     def run(self, report: Callable[[TrainingProgress], None], workers: int = 1) -> None:
-        """Train to the end and write the weights.
-
-        Args:
-            report: called for every line of the log.
-            workers: threads that prepare batches.
+        """Train to the end with ``workers`` threads for batches, write the weights, and report every log line.
 
         Raises:
             TrainingError: the loss is not finite, or the network has collapsed.
         """
         began, first = monotonic(), self.done
-        if self._is_due():  # killed just before
+        if self._is_due():  # the last run was killed before it
             self._add_validation()
         while not self.ended:
             until = self._next_multiple(self._validate_steps) if self._validate_steps else self.steps
@@ -124,11 +115,11 @@ class Run(ABC):
 
     @abstractmethod
     def _validate(self) -> Line:
-        """Validate, and save the weights that are worth it."""
+        """Validate, and save the weights if they are the ones to keep."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Save the weights if no validation has."""
+        """Save the weights if no validation has saved any."""
 
     @abstractmethod
     def _panels(self, training: Sequence[Line]) -> list[Panel]:
@@ -136,11 +127,7 @@ class Run(ABC):
 
 
 def keep_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write a run's plan, or make sure that a resumed run has the same one.
-
-    Raises:
-        OutfinderError: it is another one.
-    """
+    """Write a run's plan; raise an OutfinderError if a run with another plan is in the folder."""
     mark_folder(folder)
     path = folder / PLAN
     wanted: dict[str, Any] = json.loads(json.dumps(plan, default=str))
@@ -152,17 +139,17 @@ def keep_plan(folder: Path, plan: dict[str, Any]) -> None:
     if differing:
         changes = "; ".join(f"{key} was {begun.get(key)}, is now {now.get(key)}" for key in differing)
         raise OutfinderError(
-            f"{folder} holds a run of another plan ({changes}); resume it with its plan, or use another folder"
+            f"{folder} holds a run with another plan ({changes}); resume it with that plan, or use another folder"
         )
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return the lines of a log; none if there is no log."""
+    """Return the lines of a log, if it exists."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def modules_of(names: Iterable[str], depth: int | None = None) -> str:
-    """Return the modules that parameters belong to, once each.
+    """Return the names of the modules that parameters belong to.
 
     >>> modules_of(["head.weight", "head.bias", "features.0.1.weight"])
     'features.0.1, head'

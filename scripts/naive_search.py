@@ -25,8 +25,8 @@ from pipeline.search import Garment, PhotoResult
 from stages.crop import BoxCrop
 from stages.detect.adapter import scale_odds
 from stages.detect.networks import LEVELS, MobileNetV2FPN, build_network
-from stages.embed.attributes import AttributeEmbedder, Probabilities
-from stages.embed.classifier import AttributeNetwork, values_of
+from stages.embed.attributes import Probabilities
+from stages.embed.classifier import AttributeEmbedder, AttributeNetwork, values_of
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.layers import IMAGENET_STATS
 from stages.embed.network import read_network

@@ -1,4 +1,4 @@
-"""Weights that a training starts from, and checks that tensors fit a network."""
+"""Checkpoints that training starts from, and checks that tensors fit a network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from weights import Checkpoint
 def read_start(start: str, alternatives: Sequence[str]) -> Checkpoint:
     """Return the checkpoint of a shipped name or a safetensors file.
 
-    Args:
-        start: the name or the path.
-        alternatives: what else may be named, for the error message.
+    ``alternatives`` are other valid starts, for the error message.
 
     Raises:
         ValueError: there are no such weights.
@@ -31,21 +29,15 @@ def read_start(start: str, alternatives: Sequence[str]) -> Checkpoint:
     if (path := Path(start)).is_file():
         return weights.read(path)
     raise ValueError(
-        f"cannot start from {start!r}: it is not a file, nor shipped weights"
-        f" ({', '.join(sorted(weights.manifest()))}), nor {' or '.join(alternatives)}"
+        f"cannot start from {start!r}: it is neither a file nor one of"
+        f" {', '.join([*sorted(weights.manifest()), *alternatives])}"
     )
 
 
 def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], subject: str) -> None:
-    """Refuse tensors that do not fit a network, before memory is allocated for it.
+    """Raise a WeightsError, which starts with ``subject``, if a tensor is missing, unexpected or of another shape.
 
-    Args:
-        build: makes the network; it is called on torch's meta device.
-        tensors: by name.
-        subject: the start of the error message.
-
-    Raises:
-        WeightsError: a tensor is missing, unexpected, or of another shape.
+    The network is built on torch's meta device, so that no memory is allocated for it.
     """
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in build().state_dict().items()}
@@ -59,11 +51,7 @@ def check_fits(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], su
 
 
 def check_unit_rows(vectors: Vectors, fingerprint: str) -> Vectors:
-    """Return an embedder's unit rows.
-
-    Raises:
-        WeightsError: they are none, as where the weights overflow.
-    """
+    """Return an embedder's vectors; raise a WeightsError if they are not unit rows, as when weights overflow."""
     squares = np.einsum("nd,nd->n", vectors, vectors)
     if not (abs(squares - 1) < 0.01).all():  # NaN fails as well
         raise WeightsError(f"the weights of {fingerprint} give vectors that are not finite or have no length")
@@ -71,18 +59,10 @@ def check_unit_rows(vectors: Vectors, fingerprint: str) -> Vectors:
 
 
 def copy_fitting(network: nn.Module, tensors: Mapping[str, Tensor], error: str) -> list[str]:
-    """Copy all tensors that fit a network by name and shape into it; the rest stays as it is.
-
-    Args:
-        network: changed in place.
-        tensors: by name.
-        error: the message if none fits.
-
-    Returns:
-        The names of the network's tensors that were not copied.
+    """Copy the tensors that fit by name and shape into a network, and return the names of its other tensors.
 
     Raises:
-        WeightsError: nothing fits.
+        WeightsError: none fits; its message is ``error``.
     """
     state = network.state_dict()
     fitting = {name: value for name, value in tensors.items() if name in state and state[name].shape == value.shape}

@@ -1,4 +1,4 @@
-"""The colours of a garment by name, counted over its own pixels."""
+"""The names of a garment's colours, counted over its pixels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.embed.augmentation import white_background
+from stages.embed.colour import TO_CONES, TO_LAB
 from stages.types import Image, Mask
 
 CENTRES: Final[dict[str, tuple[str, ...]]] = {
@@ -29,36 +30,21 @@ CENTRES: Final[dict[str, tuple[str, ...]]] = {
     "brown": ("#4d3020", "#7a5335", "#a27650"),
     "beige": ("#d8c6a5", "#e8dcc5", "#bfa988"),
 }
-"""Examples of each colour in sRGB; a pixel has the name of the nearest one in OKLab (Ottosson 2020)."""
+"""Examples of each colour in sRGB; a pixel has the name of the nearest example in OKLab (Ottosson 2020)."""
 
 MOST: Final = 3
 LEAST_SHARE: Final = 0.12
 _SIDE_PX: Final = 32
-
-_TO_CONES: Final = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_TO_LAB: Final = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
 _LIGHTNESS_WEIGHT: Final = 0.7
-"""Folds and shadows change lightness more than hue."""
+"""Below 1, because folds and shadows change lightness more than hue."""
 
 
 def named_colours(image: Image, mask: Mask | None = None) -> tuple[tuple[str, float], ...]:
-    """Return up to three colours of a garment by name, each with its share of the garment's pixels, largest first.
+    """Return the names of up to three colours and their shares of a garment's pixels, the largest first.
 
     Args:
         image: the garment in its box.
-        mask: its pixels, ``(h, w)``; None: all but the white ground, if the image has one.
+        mask: its pixels, ``(h, w)``; None for all but a white background.
 
     >>> named_colours(np.full((8, 8, 3), (200, 30, 40), np.uint8))
     (('red', 1.0),)
@@ -67,7 +53,10 @@ def named_colours(image: Image, mask: Mask | None = None) -> tuple[tuple[str, fl
     scale = min(1.0, _SIDE_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    shown = ~white_background(small) if mask is None else _shrunk(mask, size)
+    if mask is None:
+        shown = ~white_background(small)
+    else:
+        shown = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
     pixels = small[shown] if shown.any() else small.reshape(-1, 3)
     counts = np.bincount(_NAMES[_nearest(oklab(pixels))], minlength=len(CENTRES)) / len(pixels)
     names = list(CENTRES)
@@ -79,24 +68,18 @@ def oklab(srgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Convert 8-bit sRGB, ``(n, 3)``, to OKLab."""
     values = srgb / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    lab: NDArray[np.float64] = np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T
+    lab: NDArray[np.float64] = np.cbrt(linear @ np.array(TO_CONES).T) @ np.array(TO_LAB).T
     return lab
 
 
-def _shrunk(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
-    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0)
-
-
 def _nearest(lab: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the nearest of all examples to each pixel."""
+    """Return the number of the example nearest to each pixel."""
     weights = np.array([_LIGHTNESS_WEIGHT, 1, 1])
     away = ((lab[:, None] - _EXAMPLES[None]) * weights) ** 2
     return np.asarray(away.sum(axis=2).argmin(axis=1))
 
 
-def _parsed(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-_EXAMPLES: Final = oklab(np.array([_parsed(one) for examples in CENTRES.values() for one in examples], np.uint8))
+_EXAMPLES: Final = oklab(
+    np.array([list(bytes.fromhex(one[1:])) for examples in CENTRES.values() for one in examples], np.uint8)
+)
 _NAMES: Final = np.array([place for place, examples in enumerate(CENTRES.values()) for _ in examples])

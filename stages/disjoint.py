@@ -1,4 +1,4 @@
-"""Disjoint sets: groups of elements that pairs connect."""
+"""Disjoint sets: groups of elements connected by pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class DisjointSets(Generic[T]):
-    """Disjoint sets with union (Galler and Fischer 1964); a new element is a set by itself.
+    """Disjoint sets with union (Galler and Fischer 1964); a new element is a set of its own.
 
     >>> sets = DisjointSets("abcde")
     >>> sets.join("b", "e"), sets.join("e", "c"), sets.leader("c")
@@ -31,11 +31,11 @@ class DisjointSets(Generic[T]):
         return element
 
     def join(self, one: T, other: T) -> None:
-        """Unite the sets of two elements; the leader of the first one stays."""
+        """Unite the sets of two elements; the first one's leader stays."""
         self._parents[self.leader(other)] = self.leader(one)
 
     def groups(self) -> list[list[T]]:
-        """Return the sets of two elements or more, the largest first, each in the order of insertion."""
+        """Return the sets of at least two elements, the largest first, each in order of insertion."""
         groups: dict[T, list[T]] = {}
         for element in self._parents:
             groups.setdefault(self.leader(element), []).append(element)

@@ -1,4 +1,4 @@
-"""From what Pillow decodes to upright sRGB arrays, strip by strip, so that a large photo is in memory only once."""
+"""Conversion of Pillow images to upright sRGB arrays, in strips, so that a large photo is in memory only once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image as PillowImage
 from PIL import ImageCms
 
 STRIP_PIXELS: Final = 1 << 22
-"""Pixels converted at once. Larger photos are also reduced, if a smaller one will do."""
+"""The number of pixels converted at once; larger photos are reduced as well, if a smaller size is enough."""
 
 SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-"""The EXIF orientations in which the stored rows are columns of the upright photo."""
+"""The EXIF orientations whose stored rows are columns of the upright photo."""
 
 _TRANSPOSE: Final[dict[int, PillowImage.Transpose]] = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
@@ -26,19 +26,19 @@ _TRANSPOSE: Final[dict[int, PillowImage.Transpose]] = {
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_90,
 }
-"""What sets each EXIF orientation upright (EXIF 2.32, tag 0x0112)."""
+"""The operation that turns each EXIF orientation upright (EXIF 2.32, tag 0x0112)."""
 
 _FROM_THE_END: Final = frozenset({3, 4, 6, 7})
-"""The EXIF orientations in which the first stored row is the last row or column of the upright photo."""
+"""The EXIF orientations whose first stored row is the last row or column of the upright photo."""
 
 _WHITE_LEVELS: Final = (1.0, 255.0, 65535.0, 2.0**31 - 1)
-"""Values that can stand for white in a grey image of 32-bit numbers."""
+"""Values that can represent white in a grey image of 32-bit numbers."""
 
 
 def to_array(image: PillowImage.Image, orientation: int, at_least_px: int | None) -> NDArray[np.uint8]:
     """Convert a loaded photo of any mode to ``(h, w, 3)`` uint8 sRGB, upright.
 
-    A photo of several strips is reduced by a whole factor, its long side still at least ``at_least_px``; None keeps its size.
+    A photo of several strips is reduced by an integer factor to a long side of at least ``at_least_px``, unless None.
     """
     width, height = image.size
     white = white_level(image)
@@ -61,7 +61,7 @@ def to_rgb(image: PillowImage.Image, white: float = 65535.0) -> PillowImage.Imag
     profile = image.info.get("icc_profile")
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         return _deep_grey(image, white)
-    if image.mode == "La":  # which Pillow converts to LA only
+    if image.mode == "La":  # Pillow converts it to LA only
         image = image.convert("LA")
     if not image.has_transparency_data:
         return _to_srgb(image, profile)
@@ -71,7 +71,7 @@ def to_rgb(image: PillowImage.Image, white: float = 65535.0) -> PillowImage.Imag
 
 
 def white_level(image: PillowImage.Image) -> float:
-    """Return the value that is white in a deep grey image: the smallest usual one that no pixel exceeds."""
+    """Return the white level of a deep grey image: the smallest usual level that no pixel exceeds."""
     if image.mode not in {"I", "F"}:
         return 65535.0
     strips = (_values(image.crop((0, top, image.width, bottom))) for top, bottom in _strips(*image.size, 1))
@@ -80,13 +80,13 @@ def white_level(image: PillowImage.Image) -> float:
 
 
 def _strips(width: int, height: int, factor: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and last row of each strip, a multiple of ``factor`` rows except for the last strip."""
+    """Yield the first and last row of each strip; all strips but the last have a multiple of ``factor`` rows."""
     rows = max(1, STRIP_PIXELS // width // factor) * factor
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _strip_slices(orientation: int, top: int, bottom: int, height: int) -> tuple[slice, ...]:
-    """Return where some of the stored rows are in the upright photo."""
+    """Return the slices of the upright photo that hold some of the stored rows."""
     rows = slice(height - bottom, height - top) if orientation in _FROM_THE_END else slice(top, bottom)
     return (slice(None), rows) if orientation in SIDEWAYS else (rows,)
 
@@ -97,7 +97,7 @@ def _upright(image: PillowImage.Image, orientation: int) -> PillowImage.Image:
 
 
 def _to_srgb(image: PillowImage.Image, profile: object) -> PillowImage.Image:
-    """Apply an embedded ICC profile, if it is valid and fits the mode."""
+    """Convert to sRGB, by the embedded ICC profile if it is valid and fits the mode."""
     if image.mode in {"P", "1", "YCbCr"}:
         image = image.convert("RGB" if image.mode != "1" else "L")
     if isinstance(profile, bytes) and profile:
@@ -107,7 +107,7 @@ def _to_srgb(image: PillowImage.Image, profile: object) -> PillowImage.Image:
                 srgb = ImageCms.createProfile("sRGB")
                 return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError, ImportError):
-            pass  # a broken profile, one of another color space, or Pillow without LittleCMS
+            pass  # a broken profile, a profile of another colour space, or Pillow without LittleCMS
     return image.convert("RGB")
 
 

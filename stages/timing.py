@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from time import perf_counter, thread_time
 
 Listener = Callable[[str, float, float], None]
-"""Called with the name of a step, its wall-clock seconds, and the seconds for which its thread computed."""
+"""Receives the name of a step, its wall-clock seconds and the CPU seconds of its thread."""
 
 _listeners: list[Listener] = []
 
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Time a step and report it to all listeners; costs about a microsecond without one.
+    """Time a step and report it to all listeners; costs about a microsecond if there are none.
 
     >>> steps = []
     >>> with listening(lambda step, wall_s, cpu_s: steps.append(step)), timed("decode"):
@@ -36,7 +36,7 @@ def timed(step: str) -> Iterator[None]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Report all steps of this process, on every thread, while the context lasts."""
+    """Report the steps of all threads to a listener while the context lasts."""
     _listeners.append(listener)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The training loop that all networks share: schedule, moving average, journal and exact resuming."""
+"""The training loop of all networks: learning-rate schedule, moving average of weights, log, and exact resuming."""
 
 from __future__ import annotations
 
@@ -37,48 +37,29 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How to train: AdamW with warm-up, a constant rate, and a cosine to zero.
+    """The hyperparameters of training: AdamW with a warm-up, a constant learning rate, and a cosine decay to zero."""
 
-    Attributes:
-        lr: peak learning rate of everything but the backbone.
-        lr_backbone: peak learning rate of the backbone.
-        weight_decay: of the weights.
-        warmup_steps: steps until the peak.
-        decay: the fraction of all steps that the cosine takes: 1 is a plain cosine; 0 is none, for a checkpoint that
-            later runs start from.
-        ema: the share that the moving average of the weights keeps at each step; 0: no average.
-        max_norm: gradients are clipped to this norm.
-        precision: ``bfloat16`` or ``float32``.
-        seed: of everything random.
-    """
-
-    lr: float = 1e-3
-    lr_backbone: float = 2e-4
+    lr: float = 1e-3  # peak learning rate of everything but the backbone
+    lr_backbone: float = 2e-4  # peak learning rate of the backbone
     weight_decay: float = 0.01
     warmup_steps: int = 50
-    decay: float = 1.0
-    ema: float = 0.99
-    max_norm: float = 5.0
+    decay: float = 1.0  # fraction of the steps with cosine decay: 1 for all; 0 for a checkpoint to continue from
+    ema: float = 0.99  # factor of the exponential moving average of the weights; 0 for none
+    max_norm: float = 5.0  # gradients are clipped to this norm
     precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, got {self.precision!r}")
+            raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is at least 0 and less than 1, got {self.ema}")
+            raise ValueError(f"ema must be at least 0 and less than 1, got {self.ema}")
         if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay is a fraction between 0 and 1, got {self.decay}")
+            raise ValueError(f"decay must be a fraction between 0 and 1, got {self.decay}")
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Return the factor of the peak learning rates at a step, counted from 0.
-
-    Args:
-        step: of the run.
-        steps: of the whole run.
-        warmup: steps until the peak.
-        decay: the fraction of all steps that the cosine takes.
+    """Return the factor of the peak learning rates at a step, counted from 0, of ``steps``.
 
     >>> [round(rate(step, 100, warmup=10, decay=0.5), 2) for step in (0, 4, 9, 50, 75, 99)]
     [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
@@ -90,23 +71,23 @@ def rate(step: int, steps: int, warmup: int, decay: float) -> float:
 
 
 def fastest_precision(device: str) -> str:
-    """Return ``bfloat16`` if the device multiplies it in hardware, else ``float32``."""
+    """Return ``bfloat16`` if the device supports it in hardware, else ``float32``."""
     if torch.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if fast_dtype(device) == torch.bfloat16 else "float32"
 
 
 class Trainer(ABC, Generic[BatchT]):
-    """One training run in a folder, resumable to the step: the base of the trainers of all networks.
+    """The base of all trainers: one training run in a folder, which can be interrupted and resumed.
 
-    A resumed run takes the same steps as an uninterrupted one. A kill costs at most the last minute:
-    ``folder/state.safetensors`` is replaced atomically every minute and at the end; ``folder/log.jsonl`` gets a line
-    every :data:`LOG_STEPS` steps with the means of what the steps reported.
+    A resumed run takes exactly the steps of an uninterrupted one. ``folder/state.safetensors`` is replaced atomically
+    every minute and at the end, so a kill costs at most a minute; ``folder/log.jsonl`` gets a line every
+    :data:`LOG_STEPS` steps, with the means of what the steps reported.
 
     Args:
-        model: everything that is trained, on its device; parameters without gradients stay as they are.
+        model: everything that is trained, on its device; parameters without gradients stay unchanged.
         groups: AdamW's parameter groups, each with its peak learning rate as ``lr``.
-        recipe: of this run, the same each time that it is resumed.
+        recipe: the same each time that the run is resumed.
         steps: of the whole run.
         folder: of the run; created if necessary.
 
@@ -118,7 +99,7 @@ class Trainer(ABC, Generic[BatchT]):
         self, model: nn.Module, groups: list[dict[str, Any]], recipe: Recipe, steps: int, folder: Path
     ) -> None:
         if steps < 1:
-            raise ValueError(f"a run has at least 1 step, got {steps}")
+            raise ValueError(f"a run needs at least 1 step, got {steps}")
         self.steps = steps
         self._model, self._recipe, self._folder = model, recipe, folder
         self.device = next(model.parameters()).device
@@ -131,26 +112,22 @@ class Trainer(ABC, Generic[BatchT]):
 
     @abstractmethod
     def batches(self, start: int, stop: int, workers: int) -> Iterator[BatchT]:
-        """Yield the batches of some steps, made ahead by ``workers`` threads."""
+        """Yield the batches of the steps from ``start`` to ``stop``, prepared ahead by ``workers`` threads."""
 
     @abstractmethod
     def losses(self, batch: BatchT) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a batch, with the model in training mode, and what else to log."""
+        """Return the loss of a batch, with the model in training mode, and further values to log."""
 
     def clipped(self) -> Iterable[nn.Parameter]:
         """Return the parameters whose gradients are clipped."""
         return self._model.parameters()
 
-    def progress(self, step: int) -> dict[str, float]:  # noqa: ARG002  for those that override it
-        """Return what a line of the log says of the position in the run."""
+    def progress(self, step: int) -> dict[str, float]:  # noqa: ARG002  used by overrides
+        """Return further values of a log line that follow from the step."""
         return {}
 
     def run(self, stop: int | None = None, workers: int = 1) -> Iterator[dict[str, Any]]:
-        """Train until a step or to the end, and yield each line of the log.
-
-        Args:
-            stop: the number of finished steps to stop at.
-            workers: threads that make batches ahead; 0: batches are made in between steps.
+        """Train until ``stop`` finished steps, or to the end, and yield each line of the log.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -174,9 +151,9 @@ class Trainer(ABC, Generic[BatchT]):
                 yield line
 
     def step(self, batch: BatchT) -> dict[str, float]:
-        """Take one step, and return what to log."""
+        """Take one step, and return the values to log."""
         recipe = self._recipe
-        torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # dropout and sampled regions follow from the step
+        torch.manual_seed(recipe.seed * 1_000_003 + self.done)  # dropout and sampled regions depend on the step alone
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate(self.done, self.steps, recipe.warmup_steps, recipe.decay)
         try:
@@ -184,7 +161,7 @@ class Trainer(ABC, Generic[BatchT]):
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             if self._is_finite():
                 raise
-            raise TrainingError(self._diverged("weights are not finite")) from error  # which upset the network's code
+            raise TrainingError(self._diverged("weights are not finite")) from error
         if not torch.isfinite(loss):
             raise TrainingError(self._diverged(f"loss is {loss.item()}"))
         self._optimizer.zero_grad(set_to_none=True)
@@ -195,12 +172,12 @@ class Trainer(ABC, Generic[BatchT]):
         return {"loss": loss.item()} | report
 
     def autocast(self) -> torch.autocast:
-        """Return the context that the network computes in."""
+        """Return the context for the network's forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16")
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model the moving average of its weights, which is the result of a run, within the context."""
+        """Give the model the moving average of its weights, the result of a run, while the context lasts."""
         with torch.no_grad():
             current = {name: value.detach().clone() for name, value in self._model.named_parameters()}
             self._assign(self._average)
@@ -216,7 +193,7 @@ class Trainer(ABC, Generic[BatchT]):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Let the moving average follow the weights; it keeps less in the first steps."""
+        """Update the moving average of the weights, faster in the first steps."""
         keep = min(self._recipe.ema, (1 + self.done) / (10 + self.done))
         for name, value in self._model.named_parameters():
             self._average[name].lerp_(value, 1 - keep)
@@ -227,11 +204,11 @@ class Trainer(ABC, Generic[BatchT]):
     def _diverged(self, what: str) -> str:
         return (
             f"the {what} at step {self.done + 1}, so training stops; lower the learning rate (lr is {self._recipe.lr:g})"
-            f" and start again in another folder than {self._folder}"
+            f" and start again in a folder other than {self._folder}"
         )
 
     def _save(self, path: Path) -> None:
-        """Write the state, atomically and to the disk."""
+        """Write the state atomically, and flush it to disk."""
         tensors = {f"network/{name}": value for name, value in self._model.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self._average.items()}
         for number, moments in self._optimizer.state_dict()["state"].items():
@@ -244,7 +221,7 @@ class Trainer(ABC, Generic[BatchT]):
         partial.replace(path)
 
     def _resume(self, path: Path) -> int:
-        """Load the state, if there is one, and return the number of finished steps."""
+        """Load the state, if any, and return the number of finished steps."""
         if not path.exists():
             return 0
         try:
@@ -258,26 +235,21 @@ class Trainer(ABC, Generic[BatchT]):
             moments: dict[int, dict[str, Tensor]] = {}
             for name, value in _under("optimizer/", tensors).items():
                 number, moment = name.split("/")
-                like = parameters[int(number)]  # the fused optimizer reads memory in order, so strides have to agree
+                like = parameters[int(number)]  # the fused optimizer needs equal strides
                 kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
                 moments.setdefault(int(number), {})[moment] = kept
             groups = self._optimizer.state_dict()["param_groups"]
             self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path} is not the state of this training: {error}; remove it to start anew") from error
+            raise WeightsError(f"{path} is not the state of this run: {error}; remove it to start again") from error
         return step
 
 
 def ahead(make: Callable[[JobT], ResultT], jobs: Iterable[JobT], workers: int) -> Iterator[ResultT]:
-    """Yield the results of some jobs in order, while threads work on the next ones.
+    """Yield the results of jobs in order, while ``workers`` threads compute the next ones; 0 computes each on demand.
 
-    Threads and not processes: decoding and warping release the interpreter lock, and a container's shared memory,
-    often 64 MB, does not have to hold the batches.
-
-    Args:
-        make: does a job.
-        jobs: may be endless.
-        workers: threads; 0: each job is done when its result is asked for.
+    Threads rather than processes: decoding and warping release the interpreter lock, and batches need not fit into a
+    container's shared memory, often 64 MB. ``jobs`` may be endless.
     """
     if workers < 1:
         yield from map(make, jobs)
@@ -297,12 +269,12 @@ def ahead(make: Callable[[JobT], ResultT], jobs: Iterable[JobT], workers: int) -
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    """Return the tensors whose names start with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _keep_lines(log: Path, done: int) -> None:
-    """Drop the lines of steps that a kill lost, and an incomplete last line."""
+    """Drop the lines of steps after the saved state, and an incomplete last line."""
     kept = []
     for text in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         with suppress(ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""``outfinder calibrate``."""
+"""``outfinder calibrate``: thresholds of similarity."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipeline.cli.common import (
 @click.command()
 @set_options
 @click.option("--fmr", default=0.01, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
-              help="Wanted false match rate: different items that are called the same.")  # fmt: skip
+              help="Target false match rate: the share of pairs of different items that are called the same.")  # fmt: skip
 @click.option("--fnmr", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True),
-              help="Wanted false non-match rate: photos of one item that are called different.")  # fmt: skip
+              help="Target false non-match rate: the share of pairs of the same item that are called different.")  # fmt: skip
 @config_options("embedder")
 @click.option("-o", "--output", type=FILE_OUT,
               help="The JSON file.  [default: beside --embedder-weights, as NAME.calibration.json]")  # fmt: skip
@@ -40,14 +40,14 @@ def calibrate(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    """Find from which similarity on two photos show the same item, on the photos of DATA that training never saw.
+    """Find the similarities at which two photos show the same item, on photos of DATA that training has not seen.
 
-    From `same` on a pair is called the same item: of pairs of two items at most --fmr are. Below `different` it is
-    called different: of pairs of one item at most --fnmr are. Between them it is not sure. Thresholds come with
-    intervals of 95 %, for all photos and for each label that has enough of them. They hold for this embedder only,
-    and are refused for others; and they hold for pairs: among 1000 items, a rate of 0.01 is ten false matches.
+    A pair with a similarity of at least `same` is called the same item, which at most --fmr of the pairs of different
+    items are. A pair below `different` is called different, which at most --fnmr of the pairs of the same item are. Any
+    other pair is not sure. Thresholds have 95 % intervals, for all photos and for each label with enough photos. They
+    are valid for this embedder only, and for pairs: among 1000 items, a rate of 0.01 means ten false matches.
 
-    `compare` says what a similarity means then. DATA is as for `evaluate embedder`.
+    `compare` and `search` use them for verdicts. DATA is as for `evaluate embedder`.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def calibrate(
     target = output or (calibration_path(checkpoint) if checkpoint else None)
     if target is None:
         raise ValueError(
-            "say where to write the calibration: -o FILE.json, or --embedder-weights to have it beside them"
+            "say where to write the calibration: give -o FILE.json, or --embedder-weights to write it beside them"
         )
     check_absent(target, overwrite=overwrite)
     photos = open_set(data, item_pattern)
@@ -78,7 +78,7 @@ def calibrate(
     print_problems(embedded.photos)
     samples, part = embedded.samples, attribute_part(stage)
     vectors = part.comparable(embedded.vectors) if part else embedded.vectors
-    found = calibration.calibrate(
+    result = calibration.calibrate(
         sample_pairs(cosine(vectors), numbered([sample.item for sample in samples])),
         numbered([sample.style_or_item for sample in samples]),
         [sample.label for sample in samples],
@@ -87,13 +87,13 @@ def calibrate(
         fnmr,
         f"{len(samples)} photos of {' '.join(map(str, data))}",
     )
-    found.save(target)
+    result.save(target)
     rows = [
         (name, str(one.same), str(one.different), f"{one.fmr:.4f}", f"{one.fnmr:.4f}", str(one.different_pairs))
-        for name, one in {"all": found.every, **found.labels}.items()
+        for name, one in {"all": result.every, **result.labels}.items()
     ]
     click.echo(Table(("", "same from", "different below", "FMR", "FNMR at same", "different pairs"), rows))
-    for note in found.notes:
+    for note in result.notes:
         click.echo(note, err=True)
     click.echo(f"calibration: {json.dumps(str(target))}", err=True)
     sys.exit(SOME_FAILED if embedded.photos.problems else 0)

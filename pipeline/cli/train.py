@@ -1,8 +1,9 @@
-"""``outfinder train``: detectors and embedders, by recipes."""
+"""``outfinder train``: training of detectors and embedders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,19 @@ def train() -> None:
     """  # noqa: D301
 
 
+_note = partial(click.echo, err=True)
+
 _run_options = combined(
     click.option("-o", "--output", type=FOLDER, required=True,
-                 help="The run's folder; a run that was interrupted is resumed."),
+                 help="The run's folder; an interrupted run is resumed."),
     click.option("--start", metavar="NAME|FILE",
-                 help="Weights to start from: imagenet, shipped weights by name, or a .safetensors file."),
+                 help="Weights to start from: imagenet, the name of shipped weights, or a .safetensors file."),
     click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-                 help="Change any setting of the recipe, such as lr=0.001; repeatable."),
+                 help="Change a setting of the recipe, such as lr=0.001; repeatable."),
     click.option("--workers", default=1, show_default=True, type=click.IntRange(0),
                  help="Threads that prepare batches."),
     device_option,
-    click.option("--skip-bad", is_flag=True, help="Train on the rest if something is wrong with the data."),
+    click.option("--skip-bad", is_flag=True, help="Skip faulty data and train on the rest."),
     isolate_option,
 )  # fmt: skip
 
@@ -43,15 +46,17 @@ _run_options = combined(
 @train.command()
 @click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [ANNOTATIONS PHOTOS]...", type=EXISTING)
 @click.option("--val", nargs=2, type=EXISTING, metavar="ANNOTATIONS PHOTOS",
-              help="Validate with these now and then, and set each label's threshold by them.")  # fmt: skip
+              help="Validate with these, and set each label's threshold by them.")  # fmt: skip
 @click.option(
-    "--architecture", metavar="NAME", help="Any detector that detect --help names.  [default: maskrcnn_mobilenet_v2]"
+    "--architecture", metavar="NAME", help="Any detector that detect --help lists.  [default: maskrcnn_mobilenet_v2]"
 )
-@click.option("--rounds", type=float, help="How often each photo is drawn; rare labels more often.  [default: 12]")
+@click.option(
+    "--rounds", type=float, help="How often each photo is drawn; those of rare labels more often.  [default: 12]"
+)
 @click.option("--input-px", type=int, help="Long side of the network's input.  [default: 512]")
 @click.option("--batch-size", type=int, help="Photos in a batch.  [default: 4]")
 @click.option("--labels", multiple=True, metavar="NAME,…",
-              help="Categories to learn, in this order; repeatable. Put a name that has a comma in quotes:"
+              help="Categories to learn, in this order; repeatable. A name with a comma needs quotes:"
               " '\"shirt, blouse\",bag'.  [default: the thirteen kinds]")  # fmt: skip
 @_run_options
 @friendly
@@ -67,7 +72,7 @@ def detector(
     labels: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Train a detector on COCO instances files (ANNOTATIONS: boxes, polygons or run lengths) of folders of PHOTOS.
+    """Train a detector on COCO instances files (ANNOTATIONS with boxes, polygons or run lengths) and folders of PHOTOS.
 
     Annotations are checked before training starts. A recipe is a TOML file with the settings of a run; docs/recipes.md
     lists them. The folder gets weights.safetensors for --detector-weights, curves.png and curves.json.
@@ -97,11 +102,11 @@ def detector(
 @train.command()
 @click.argument("data", nargs=-1, required=True, metavar="[RECIPE.toml] [SOURCE]...", type=ANYWHERE)
 @click.option("--val", multiple=True, metavar="SOURCE", type=ANYWHERE,
-              help="Validate with this, instead of a share that is held out; repeatable.")  # fmt: skip
-@click.option("--steps", type=int, help="Length of the run.  [default: 1000]")
+              help="Validate with this instead of a held-out share; repeatable.")  # fmt: skip
+@click.option("--steps", type=int, help="Number of training steps.  [default: 1000]")
 @click.option("--batch-size", type=int, help="Photos in a batch.  [default: 64]")
 @click.option("--photos", type=int, help="Photos of an item in a batch.  [default: 4]")
-@click.option("--hold-out", type=int, help="Percent of the items to validate with if there is no --val.  [default: 10]")
+@click.option("--hold-out", type=int, help="Percentage of items to validate with if there is no --val.  [default: 10]")
 @_run_options
 @friendly
 def embedder(
@@ -117,12 +122,12 @@ def embedder(
 ) -> None:
     """Train a Siamese embedder on catalogues: photos of one item get similar vectors.
 
-    A SOURCE is a CSV file with the columns item_id and image, and perhaps style, label, domain and source; or a folder
-    with a folder of photos per item. Items with one photo are trained on by two views of it. A recipe is a TOML file with
-    the settings of a run: network, loss, sampler, schedule and more; docs/recipes.md lists them and has examples.
+    A SOURCE is a CSV file with the columns item_id and image, and optionally style, label, domain and source; or a
+    folder with a folder of photos per item. For items with one photo, two views of it are a pair. A recipe is a TOML file
+    with the settings of a run: network, loss, sampler, schedule and more; docs/recipes.md lists them and has examples.
 
-    Photos are checked before training starts. The folder gets weights.safetensors for --embedder-weights, the best of
-    all validations, curves.png and curves.json.
+    Photos are checked before training starts. The folder gets weights.safetensors of the best validation for
+    --embedder-weights, curves.png and curves.json.
 
     \b
     Examples:
@@ -147,14 +152,14 @@ def embedder(
 def _settings(
     plan: type, data: Sequence[Path], start: str | None, given: dict[str, Any], changes: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of the recipe, if one is among the arguments, with all changes, and the other arguments."""
+    """Return the settings of the recipe, if any, with all changes, and the arguments that are not recipes."""
     from pipeline.plots import require_matplotlib
     from pipeline.recipes import assign, read_recipe
 
     require_matplotlib()
     recipes = [one for one in data if one.suffix == ".toml"]
     if len(recipes) > 1:
-        raise ValueError(f"wanted one recipe, got {' and '.join(map(str, recipes))}")
+        raise ValueError(f"wanted one recipe at most, got {' and '.join(map(str, recipes))}")
     settings = read_recipe(recipes[0]) if recipes else {}
     if start:
         settings["start"] = start
@@ -172,7 +177,7 @@ def _pairs(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _device(name: str, training: dict[str, Any]) -> str:
-    """Return the device, and set the precision of training to its fastest unless it is given."""
+    """Return the device, and set the precision to the device's fastest unless it is given."""
     from pipeline.config import resolve_device
     from stages.training import fastest_precision
 
@@ -187,10 +192,6 @@ def _train(run: Run, workers: int) -> None:
         _note(f"resuming after step {run.done} of {run.steps}")
     run.run(_report, workers)
     _note(f"weights: {run.folder / 'weights.safetensors'}")
-
-
-def _note(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _report(progress: TrainingProgress) -> None:

@@ -1,8 +1,8 @@
-"""Attributes of garments in vectors: kind, article type, colour, pattern, gender and usage, as probabilities.
+"""Attributes of garments as a part of vectors: probabilities of kind, type, colour, pattern, gender and usage.
 
 Probabilities are stored as square roots, so that the inner product of two vectors includes the Bhattacharyya coefficient
-of their distributions, 1 for equal and 0 for disjoint ones. A search by similarity therefore prefers items of the
-garment's kind, as far as both sides are sure, and one wrong label does not hide an item.
+of their distributions: 1 for equal and 0 for disjoint ones. A search by similarity therefore prefers items of the
+garment's kind as far as both sides are certain, and a single wrong label does not hide an item.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.labels import OTHER, kind_of
-from stages.protocols import Embedder
-from stages.types import LABELS, Image, Vectors
+from stages.types import LABELS, Vectors
 
 KINDS: tuple[str, ...] = (*LABELS, OTHER)
 """The kinds in the order of their probabilities."""
 
 Probabilities = NDArray[np.float32]
-"""``(n, values)`` float32, rows with the sum 1."""
+"""``(n, values)`` float32; each row sums to 1."""
 
 EMPHASIS: Final = 3.0
-"""How many times more kinds and types weigh where a garment is the query than in the product of two items' vectors.
+"""The factor by which kinds and types weigh more if a garment is the query than between two items.
 
-The probabilities of two views of one item differ a little, so kinds weigh little between items. Between street and
-shop, looks differ so much that the kind has to weigh more.
+The probabilities of two views of one item differ a little, so kinds weigh little between items. Between street and shop,
+photos look so different that the kind has to weigh more.
 """
 
 SHARES: Final[Mapping[str, float]] = {
     "kind": 0.03, "type": 0.25, "colour": 0.06, "pattern": 0.02, "gender": 0.02, "usage": 0.01,
 }  # fmt: skip
-"""What each attribute makes up of the similarity of two items, where they are added to an embedder.
+"""The share of each attribute in the similarity of two items, if attributes are added to an embedder.
 
-Larger shares find more items of one type and colour, and fewer photos of one item and fewer colours of one style.
+Larger shares find more items of the same type and colour, and fewer photos of the same item and colours of the same style.
 """
 
 _EMPHASISED: Final = ("kind", "type")
@@ -46,7 +45,7 @@ _LEAST: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """The most probable value of one attribute of a garment, and its probability."""
+    """The most probable value of an attribute, and its probability."""
 
     name: str
     value: str
@@ -55,14 +54,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class AttributePart:
-    """Where a vector holds attributes, and how much of a similarity they make up.
+    """The last dimensions of a vector, which hold the probabilities of attributes.
 
     Attributes:
-        dim: the width of the vectors; the attributes are the last of it, in the order of ``shares``.
-        values: the values of each attribute by its name; those of ``type`` are known to :mod:`stages.labels`, and
-            the values of ``kind`` are :data:`KINDS`.
-        shares: what each attribute makes up of the similarity of two vectors; their sum is below 1.
-        least: the confidence from which an attribute's value is stated.
+        dim: of the whole vectors.
+        values: the values of each attribute by its name; those of ``type`` are known to :mod:`stages.labels`. The values
+            of ``kind`` are :data:`KINDS`.
+        shares: the share of each attribute in a similarity, in the order of the vector; their sum is below 1.
+        least: the least confidence at which a value of each attribute is reported.
     """
 
     dim: int
@@ -71,56 +70,52 @@ class AttributePart:
     least: Mapping[str, float]
 
     @cached_property
-    def _names(self) -> dict[str, tuple[str, ...]]:
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The values of each attribute, kinds among them, in the order of the vector."""
         names = {"kind": KINDS, **self.values}
         return {name: names[name] for name in self.shares}
 
     @cached_property
     def width(self) -> int:
-        """How many numbers of a vector hold attributes."""
-        return sum(map(len, self._names.values()))
+        """The number of dimensions that hold attributes."""
+        return sum(map(len, self.names.values()))
 
     @cached_property
     def places(self) -> dict[str, slice]:
-        """Where a vector holds each attribute."""
-        stops = self.dim - self.width + np.cumsum([len(values) for values in self._names.values()])
+        """The dimensions of each attribute."""
+        stops = self.dim - self.width + np.cumsum([len(values) for values in self.names.values()])
         return {
             name: slice(int(stop) - len(values), int(stop))
-            for (name, values), stop in zip(self._names.items(), stops, strict=True)
+            for (name, values), stop in zip(self.names.items(), stops, strict=True)
         }
 
     @cached_property
     def kind_of_type(self) -> NDArray[np.float32]:
-        """``(types, kinds)`` of 0 and 1: the kind of each type."""
+        """``(types, kinds)``, 1 at the kind of each type, else 0."""
         kinds = [kind_of(name) for name in self.values["type"]]
         return np.array([[kind == name for name in KINDS] for kind in kinds], np.float32)
 
     def probabilities(self, vectors: Vectors, name: str) -> Probabilities:
-        """Return the probability of each value of an attribute, ``(n, values)``."""
+        """Return the probabilities of an attribute's values, ``(n, values)``."""
         return normalised(vectors[:, self.places[name]] ** 2)
 
     def kinds(self, vectors: Vectors) -> Probabilities:
-        """Return the probability of each of :data:`KINDS`, ``(n, 14)``."""
+        """Return the probabilities of :data:`KINDS`, ``(n, 14)``."""
         return self.probabilities(vectors, "kind")
 
     def stated(self, vectors: Vectors) -> tuple[tuple[Attribute, ...], ...]:
-        """Return the attributes of each row that are sure enough to be stated, without the kind."""
-        found: list[list[Attribute]] = [[] for _ in vectors]
+        """Return the attributes of each row that are certain enough to report, except for the kind."""
+        result: list[list[Attribute]] = [[] for _ in vectors]
         for name, values in self.values.items():
             probabilities = self.probabilities(vectors, name)
             for row, place in enumerate(probabilities.argmax(axis=1)):
                 confidence = float(probabilities[row, place])
                 if confidence >= self.least.get(name, 0.5) and values[place] != OTHER:
-                    found[row].append(Attribute(name, values[place], round(confidence, 3)))
-        return tuple(map(tuple, found))
+                    result[row].append(Attribute(name, values[place], round(confidence, 3)))
+        return tuple(map(tuple, result))
 
     def with_kinds(self, vectors: Vectors, kinds: Probabilities) -> Vectors:
-        """Return the vectors with other probabilities of kinds, and of types in proportion.
-
-        Args:
-            vectors: ``(n, dim)`` unit rows.
-            kinds: ``(n, 14)``, rows with the sum 1.
-        """
+        """Return unit vectors with the given probabilities of kinds, ``(n, 14)``, and of types in proportion."""
         factor = (kinds + _LEAST) / (self.kinds(vectors) + _LEAST)
         types = normalised(self.probabilities(vectors, "type") * (factor @ self.kind_of_type.T).astype(np.float32))
         rows = vectors.copy()
@@ -129,15 +124,11 @@ class AttributePart:
         return _unit(rows)
 
     def queries(self, vectors: Vectors, *, any_kind: bool = False) -> tuple[Vectors, float]:
-        """Return garments as queries, in whose similarities kinds and types weigh :data:`EMPHASIS` times as much.
-
-        Args:
-            vectors: ``(n, dim)`` unit rows.
-            any_kind: kinds and types weigh nothing instead.
+        """Return garments as queries, in which kinds and types weigh :data:`EMPHASIS` times as much, or nothing.
 
         Returns:
-            ``(n, dim)`` unit rows, and what their inner products with items are multiplied by to be similarities: with
-            it, an item that is the garment itself has 1.
+            Unit rows ``(n, dim)``, and the factor that turns their inner products with items into similarities: an item
+            that is the garment itself has similarity 1.
         """
         factor = 0.0 if any_kind else EMPHASIS
         share = sum(self.shares[name] for name in _EMPHASISED)
@@ -145,7 +136,7 @@ class AttributePart:
         return self._weighted(vectors, factor), length / (1 - share + factor * share)
 
     def comparable(self, vectors: Vectors) -> Vectors:
-        """Return vectors whose inner products are the similarities of garments that :meth:`queries` describes."""
+        """Return vectors whose inner products are the similarities of :meth:`queries` with items."""
         return self._weighted(vectors, EMPHASIS**0.5)
 
     def _weighted(self, vectors: Vectors, factor: float) -> Vectors:
@@ -155,82 +146,22 @@ class AttributePart:
         return _unit(rows)
 
     def join(self, looks: Vectors, attributes: Mapping[str, Probabilities]) -> Vectors:
-        """Return unit vectors of looks, ``(n, dim - width)`` unit rows, and probabilities of all attributes but kinds."""
+        """Return unit vectors of an embedder's unit rows, ``(n, dim - width)``, and the attributes except for kinds."""
         known = {"kind": attributes["type"] @ self.kind_of_type, **attributes}
         roots = [np.sqrt(known[name] * share) for name, share in self.shares.items()]
         return _unit(np.concatenate([looks * (1 - sum(self.shares.values())) ** 0.5, *roots], axis=1))
 
 
-class Classifier(Protocol):
-    """Gives the probabilities of the attributes of images."""
-
-    @property
-    def values(self) -> Mapping[str, tuple[str, ...]]:
-        """The values of each attribute, ``type`` among them."""
-
-    @property
-    def least(self) -> Mapping[str, float]:
-        """The confidence from which an attribute's value is stated."""
-
-    @property
-    def input_px(self) -> int:
-        """The side of the square that images are resized to."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the network, its weights and its input."""
-
-    def __call__(self, images: Sequence[Image]) -> Mapping[str, Probabilities]:
-        """Return the probabilities of each attribute's values, ``(len(images), values)``."""
-
-
-@runtime_checkable
-class KnowsAttributes(Protocol):
-    """An embedder whose vectors hold probabilities of attributes."""
-
-    @property
-    def attributes(self) -> AttributePart | None:
-        """Where they hold them; None where they do not."""
-
-
 def attribute_part(embedder: object) -> AttributePart | None:
-    """Return where an embedder's vectors hold attributes, or None."""
-    return embedder.attributes if isinstance(embedder, KnowsAttributes) else None
-
-
-class AttributeEmbedder:
-    """An embedder whose vectors also hold the probabilities of attributes that a classifier gives.
-
-    Args:
-        looks: any embedder.
-        classifier: gives the probabilities of types, and of other attributes in :data:`SHARES`.
-
-    Raises:
-        ValueError: the vectors of the embedder hold attributes already.
-    """
-
-    def __init__(self, looks: Embedder, classifier: Classifier) -> None:
-        if attribute_part(looks) is not None:
-            raise ValueError(f"the vectors of {looks.fingerprint} hold attributes already")
-        self._looks, self._classifier = looks, classifier
-        shares = {name: share for name, share in SHARES.items() if name == "kind" or name in classifier.values}
-        part = AttributePart(looks.dim, classifier.values, shares, classifier.least)
-        self.attributes = AttributePart(looks.dim + part.width, part.values, shares, part.least)
-        self.dim, self.input_px = self.attributes.dim, max(looks.input_px, classifier.input_px)
-        self.fingerprint = f"{looks.fingerprint}+{classifier.fingerprint}"
-
-    def __call__(self, images: Sequence[Image]) -> Vectors:
-        """``(len(images), dim)`` float32 unit rows."""
-        return self.attributes.join(self._looks(images), self._classifier(images))
+    """Return the part of an embedder's vectors that holds attributes, or None."""
+    part = getattr(embedder, "attributes", None)
+    return part if isinstance(part, AttributePart) else None
 
 
 def believed(kinds: Probabilities, labels: Sequence[str], trust: float) -> Probabilities:
-    """Combine probabilities of kinds with the labels that a detector gives.
+    """Combine an embedder's probabilities of kinds, ``(n, 14)``, with a detector's labels, by Bayes' theorem.
 
-    Args:
-        kinds: ``(n, 14)`` by the embedder.
-        labels: a detector's label for each row; one that is no kind changes nothing.
-        trust: how often a detector's label is right, in (0, 1).
+    ``trust`` is the probability that a detector's label is right. A label that is no kind changes nothing.
 
     >>> kinds = np.full((1, 14), 1 / 14, np.float32)
     >>> round(float(believed(kinds, ["top"], trust=0.8)[0, KINDS.index("top")]), 2)

@@ -1,7 +1,7 @@
 """Augmentation of garment photos, on uint8 RGB with OpenCV: a millisecond or two per view.
 
-Colour is part of an item's identity: a view keeps its hue, and photometric changes stay within what light and white
-balance do.
+Colour is part of an item's identity, so photometric changes keep the hue and stay within the range of light and white
+balance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stages.types import Image
 
 
 def white_background(image: Image) -> NDArray[np.bool_]:
-    """Return which pixels are near white and connected to the border, ``(h, w)``."""
+    """Return the pixels that are near white and connected to the border, ``(h, w)``."""
     near_white = image.min(axis=2) >= WHITE_LEVEL
     _, pieces = cv2.connectedComponents(near_white.astype(np.uint8), connectivity=4)
     border = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
@@ -36,11 +36,11 @@ def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, 
     """Return a random view of a photo, ``(side, side, 3)``.
 
     Args:
-        image: the photo, of any size.
-        side: of the view, in pixels.
-        rng: the source of all random choices.
-        scenery: a photo whose pixels may replace a white background.
-        other_ground: probability that a white background is replaced.
+        image: of any size.
+        side: in pixels.
+        rng: the source of randomness.
+        scenery: a photo that may replace a white background.
+        other_ground: the probability that a white background is replaced.
     """
     if rng.random() < other_ground:
         image = _other_ground(image, rng, scenery)
@@ -75,7 +75,7 @@ def _placed(image: Image, side: int, rng: Generator) -> Image:
     turn = math.radians(rng.normal(0, 6))
     corners = corners @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     corners += rng.normal(0, 0.02, (4, 2))  # perspective
-    play = 0.05 + max(0.0, zoom - 1) / 2  # the closer, the further off the middle
+    play = 0.05 + max(0.0, zoom - 1) / 2  # the closer, the further off centre
     corners += 0.5 + rng.uniform(-play, play, 2) * (half_w / zoom * 2, half_h / zoom * 2)
     if rng.random() < 0.5:
         corners[:, 0] = 1 - corners[:, 0]
@@ -90,7 +90,7 @@ def _placed(image: Image, side: int, rng: Generator) -> Image:
 
 
 def _light(pixels: Image, rng: Generator) -> Image:
-    """Change brightness, contrast, saturation and white balance, by one table and one matrix."""
+    """Change brightness, contrast, saturation and white balance, by a table and a matrix."""
     gains = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3)
     offset = 128 * (1 - rng.uniform(0.85, 1.15)) * 0.5
     levels = np.arange(256, dtype=np.float32)[:, None]
@@ -104,7 +104,7 @@ def _light(pixels: Image, rng: Generator) -> Image:
 
 
 def _degraded(pixels: Image, rng: Generator) -> Image:
-    """Blur, or compress as a strong JPEG."""
+    """Blur, or compress strongly as JPEG."""
     if rng.random() < 0.5:
         return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.4)), np.uint8)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 80))]
@@ -113,7 +113,7 @@ def _degraded(pixels: Image, rng: Generator) -> Image:
 
 
 def _erase(pixels: Image, rng: Generator) -> None:
-    """Erase one box of 2 to 12 % of the view in place, with one colour (random erasing, Zhong et al. 2020)."""
+    """Fill a box of 2 to 12 % of the view with a colour, in place (random erasing, Zhong et al. 2020)."""
     side = pixels.shape[0]
     area, ratio = rng.uniform(0.02, 0.12), math.exp(rng.uniform(-1, 1))
     width, height = (min(side - 1, round(side * math.sqrt(area * r))) for r in (ratio, 1 / ratio))
@@ -122,16 +122,16 @@ def _erase(pixels: Image, rng: Generator) -> None:
 
 
 View: TypeAlias = Callable[[Image, int, Generator, Image], Image]
-"""From a photo, the side in pixels, a random generator, and a photo that may replace a white background, to a view."""
+"""Makes a view of a photo, from its side in pixels, a random generator, and a photo that may replace a white background."""
 
 
 def plain(image: Image, side: int, _rng: Generator, _scenery: Image) -> Image:
-    """Return the photo letterboxed on white, as an embedder sees it."""
+    """Return the photo letterboxed on white, as for inference."""
     return letterbox(image, side, WHITE)
 
 
 def flipped(image: Image, side: int, rng: Generator, _scenery: Image) -> Image:
-    """Return the photo shifted by an eighth at most, and mirrored half of the time."""
+    """Return the photo shifted by at most an eighth, and mirrored half of the time."""
     square = letterbox(image, side, WHITE)
     across, down = rng.uniform(-side / 8, side / 8, 2)
     mirror = rng.random() < 0.5
@@ -144,14 +144,8 @@ def affine(
 ) -> Image:
     """Return the photo with the affine distortions of Koch, Zemel, Salakhutdinov 2015, section 3.3.
 
-    Rotation up to 10°, shear up to 0.3, scale from 0.8 to 1.2, shift up to 2 of 105 pixels; each half of the time.
-
-    Args:
-        image: the photo.
-        side: of the view, in pixels.
-        rng: the source of all random choices.
-        chance: probability of each distortion.
-        reach: factor of all ranges.
+    Rotation up to 10°, shear up to 0.3, scale from 0.8 to 1.2, shift up to 2 of 105 pixels; each with probability
+    ``chance``, and all ranges multiplied by ``reach``.
     """
     square = letterbox(image, side, WHITE)
     turn = math.radians(rng.uniform(-10, 10)) * reach * (rng.random() < chance)
@@ -169,9 +163,8 @@ VIEWS: Final[Mapping[str, View]] = {
     "flip": flipped,
     "affine": affine,
     "affine-wide": partial(affine, chance=0.9, reach=1.6),
-    "garment": view,  # position, light, background, blur, and a part erased; colour stays
+    "garment": view,  # changes position, light, background and sharpness, erases a part, keeps the colour
 }
-"""Views by name."""
 
 
 def _warped(square: Image, matrix: NDArray[np.float64]) -> Image:

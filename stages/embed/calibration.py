@@ -1,4 +1,4 @@
-"""Calibration of similarities: thresholds for wanted error rates, and the verdicts same item, not sure, different."""
+"""Calibration of similarities: thresholds for target error rates, and verdicts: same item, not sure, different."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stages.types import Match
 SUFFIX: Final = ".calibration.json"
 
 MIN_EXPECTED_ERRORS: Final = 5
-"""A rate is only estimated from enough pairs for this many errors."""
+"""The expected number of errors that estimating a rate takes."""
 
 MIN_ITEMS: Final = 5
-"""The fewest items to estimate a rate from, because the photos of one item tend to fail together."""
+"""The number of items that estimating a rate takes, because the photos of an item tend to fail together."""
 
 
 class Verdict(StrEnum):
@@ -39,7 +39,8 @@ class Verdict(StrEnum):
 class Thresholds:
     """Two photos show the same item at ``same`` or above, and different items below ``different``.
 
-    ``fmr`` and ``fnmr`` are the false match and false non-match rates measured at ``same``; the counts say on how much.
+    ``fmr`` and ``fnmr`` are the false match and false non-match rates at ``same``, measured on the given numbers of pairs
+    and items.
     """
 
     same: Estimate
@@ -51,14 +52,14 @@ class Thresholds:
     items: int
 
     def verdict(self, similarity: float) -> Verdict:
-        """Return what a similarity says about two photos."""
+        """Return the verdict on two photos with this similarity."""
         if similarity >= self.same.value:
             return Verdict.SAME
         return Verdict.DIFFERENT if similarity < self.different.value else Verdict.UNSURE
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Thresholds:
-        """Return what :func:`~dataclasses.asdict` made of thresholds."""
+        """Return the thresholds that :func:`~dataclasses.asdict` made a mapping of."""
         same, different = (
             Estimate(*(float(values[name][end]) for end in ("value", "low", "high"))) for name in ("same", "different")
         )
@@ -70,7 +71,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The thresholds of the embedder with this fingerprint, for all photos and for labels with enough of them."""
+    """The thresholds of the embedder with this fingerprint, for all photos and for each label with enough photos."""
 
     fingerprint: str
     wanted_fmr: float
@@ -81,15 +82,15 @@ class Calibration:
     notes: tuple[str, ...] = ()
 
     def verdict(self, similarity: float, label: str = "") -> Verdict:
-        """Return what a similarity says about two photos, by the label's thresholds if it has some."""
+        """Return the verdict on two photos with this similarity, by the label's thresholds if there are any."""
         return self.labels.get(label, self.every).verdict(similarity)
 
     def require(self, fingerprint: str) -> Calibration:
-        """Return the calibration itself, or raise an OutfinderError if it was made with another embedder."""
+        """Return the calibration, or raise an OutfinderError if it was made with another embedder."""
         if fingerprint != self.fingerprint:
             raise OutfinderError(
                 f"the calibration was made with the embedder {self.fingerprint!r}, not {fingerprint!r}:"
-                " similarities of one mean nothing for the other; run outfinder calibrate with this embedder"
+                " their similarities cannot be compared; run outfinder calibrate with this embedder"
             )
         return self
 
@@ -99,7 +100,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
-        """Read a calibration that :meth:`save` wrote, or raise an OutfinderError."""
+        """Read a calibration from a JSON file, or raise an OutfinderError."""
         try:
             values = json.loads(read_whole(Path(path), 10_000_000))
             return cls(
@@ -127,22 +128,22 @@ def calibrate(
     fnmr: float = 0.05,
     data: str = "",
 ) -> Calibration:
-    """Find the thresholds for wanted error rates, over all pairs and over those within each label.
+    """Find the thresholds for target error rates, over all pairs and over the pairs within each label.
 
     Args:
         pairs: of photos.
-        units: ``(n,)``, the item of each photo; the intervals resample items.
-        labels: of each photo; pairs across labels, or without one, count for no label.
+        units: ``(n,)``, the item of each photo, which intervals resample.
+        labels: of each photo, or ``""``.
         fingerprint: of the embedder.
-        fmr: the wanted false match rate, in (0, 0.5].
-        fnmr: the wanted false non-match rate, in (0, 0.5].
+        fmr: the target false match rate, in (0, 0.5].
+        fnmr: the target false non-match rate, in (0, 0.5].
         data: a description of the photos.
     """
     for name, rate in (("false match rate", fmr), ("false non-match rate", fnmr)):
         if not 0 < rate <= 0.5:
-            raise ValueError(f"a {name} lies above 0 and at 0.5 at most, got {rate:g}")
+            raise ValueError(f"the {name} must be above 0 and at most 0.5, got {rate:g}")
     if shortage := _shortage(pairs, units, fmr, fnmr):
-        raise ValueError(f"too little data for these rates: {shortage}; ask for larger rates, or give more photos")
+        raise ValueError(f"too little data for these rates: {shortage}; raise the rates, or give more photos")
     names = np.array(labels)
     by_label, notes = {}, []
     for label in sorted(set(labels) - {""}):
@@ -155,7 +156,7 @@ def calibrate(
 
 
 def _shortage(pairs: PhotoPairs, units: Ints, fmr: float, fnmr: float) -> str:
-    """Return what there is too little of to estimate the rates; empty if there is enough."""
+    """Return what is lacking to estimate the rates; empty if nothing is."""
     same, different = pairs.counts
     for count, kind, rate in ((different, "pairs of different items", fmr), (same, "pairs of one item", fnmr)):
         if count * rate < MIN_EXPECTED_ERRORS:
@@ -187,7 +188,7 @@ def _measure(pairs: PhotoPairs, units: Ints, fmr: float, fnmr: float) -> Thresho
 def _find_thresholds(pairs: PhotoPairs, weights: Floats | None, fmr: float, fnmr: float) -> tuple[float, float]:
     """Return the lowest threshold that keeps the fmr, and the highest that keeps the fnmr and is not above the first.
 
-    If no threshold keeps the fmr, the first is a little above 1, so that no pair counts as the same.
+    If none keeps the fmr, the first is slightly above 1, so that no pair counts as the same.
     """
     rates = error_rates(pairs, weights)
     same = min(rates.threshold_at(fmr), float(np.nextafter(np.float32(1), np.float32(2))))
@@ -196,7 +197,7 @@ def _find_thresholds(pairs: PhotoPairs, weights: Floats | None, fmr: float, fnmr
 
 
 def calibration_path(checkpoint: Path) -> Path:
-    """Return where the calibration of a checkpoint is expected.
+    """Return the path of a checkpoint's calibration.
 
     >>> calibration_path(Path("run/weights.safetensors")).as_posix()
     'run/weights.calibration.json'
@@ -207,16 +208,12 @@ def calibration_path(checkpoint: Path) -> Path:
 def find_calibration(
     fingerprint: str, file: Path | str | None = None, checkpoint: Path | str | None = None, embedder: str = ""
 ) -> Calibration | None:
-    """Return the given calibration, else the one beside the weights if it was made with these weights, else None.
+    """Return the calibration in ``file``, or else the one beside the weights if it belongs to this embedder, or None.
 
-    Args:
-        fingerprint: of the embedder.
-        file: the calibration that the user named.
-        checkpoint: the embedder's weights, if they are the user's.
-        embedder: its name, for shipped weights.
+    The weights are the user's ``checkpoint``, or shipped ones by the name of the ``embedder``.
 
     Raises:
-        OutfinderError: a file is no readable calibration, or the named one was made with another embedder.
+        OutfinderError: a file is not a calibration, or ``file`` was made with another embedder.
     """
     if file:
         return Calibration.read(file).require(fingerprint)
@@ -226,7 +223,7 @@ def find_calibration(
 
 
 def add_verdicts(calibration: Calibration, label: str, matches: Iterable[Match]) -> Iterator[Match]:
-    """Yield the matches of a garment with a label, each with its verdict; a label's thresholds hold within the label."""
+    """Yield the matches of a garment with their verdicts; the label's thresholds apply to matches with the same label."""
     for match in matches:
         verdict = calibration.verdict(match.similarity, label if match.label == label else "")
         yield replace(match, verdict=verdict.value)

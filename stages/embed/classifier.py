@@ -1,4 +1,4 @@
-"""The classifier of attributes: one network, and the probabilities of each attribute's values for a crop."""
+"""The classifier of attributes, and the embedder whose vectors hold its probabilities."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from torch import Tensor, nn
 
 from stages.checkpoints import check_fits
 from stages.cpu import fast_dtype, parallel_map, split_batch
-from stages.embed.attributes import Probabilities
+from stages.embed.attributes import SHARES, AttributePart, Probabilities, attribute_part
 from stages.embed.colour import Colours
 from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.layers import IMAGENET_STATS, POOLINGS, build_backbone
 from stages.embed.siamese import batch_size_for, faster
 from stages.errors import WeightsError
 from stages.labels import kind_of
-from stages.types import Image, check_batch
+from stages.protocols import Embedder
+from stages.types import Image, Vectors, check_batch
 from weights import Checkpoint
 
 PREFIX: Final = "attributes-"
-"""The metadata of a checkpoint names its architecture ``attributes-BACKBONE``."""
+"""The architecture in a checkpoint's metadata is ``attributes-BACKBONE``."""
 
 COLOUR: Final = "colour"
 _MOST_VALUES: Final = 10_000
 
 
 class AttributeNetwork(nn.Module):
-    """Backbone → pooling → one linear layer for all attributes; colours also follow from a histogram of the garment's pixels.
+    """Backbone → pooling → a linear layer for all attributes; a histogram of the garment's pixels also predicts the colour.
 
-    ``(n, 3, h, w)`` normalised float → logits ``(n, values)`` of each attribute by its name.
+    Maps normalised images ``(n, 3, h, w)`` to logits ``(n, values)`` by attribute.
     """
 
     def __init__(self, backbone: str, values: Mapping[str, Sequence[str]]) -> None:
@@ -58,44 +59,30 @@ class AttributeNetwork(nn.Module):
 
 
 class AttributeClassifier:
-    """Classifies crops of garments by the attributes that its checkpoint names.
+    """Classifies crops of garments by the attributes that a checkpoint names.
 
     Attributes:
         values: the values of each attribute, ``type`` and ``colour`` among them.
-        least: the confidence from which a value is stated, chosen on validation photos.
-        input_px: the side of the white square that images are letterboxed into.
-        fingerprint: the architecture, the start of the weights' sha256, the input size.
-
-    Args:
-        checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
-        device: where to run, as torch names it.
+        least: the least confidence at which a value of each attribute is reported, chosen on validation photos.
 
     Raises:
         WeightsError: the checkpoint is not of a classifier of attributes.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        network = read_attribute_network(checkpoint)
+        self.values, self.least = values_of(checkpoint)
+        self.input_px = int(checkpoint.describes("input_px"))
         architecture = checkpoint.describes("architecture")
-        if not architecture.startswith(PREFIX):
-            raise WeightsError(f"{checkpoint.name} holds {architecture!r} weights; a classifier needs {PREFIX}…")
-        backbone = architecture.removeprefix(PREFIX)
-        try:
-            self.input_px = int(checkpoint.describes("input_px"))
-            self.values, self.least = values_of(checkpoint)
-            build = partial(AttributeNetwork, backbone, self.values)
-            check_fits(build, checkpoint.tensors, f"{checkpoint.name} does not fit {architecture}")
-        except ValueError as error:
-            raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
-        network = build().eval().requires_grad_(requires_grad=False)
-        network.load_state_dict(checkpoint.tensors)
         self._device, self._batch_size = device, batch_size_for(device)
         self._network = network.to(device).to(memory_format=torch.channels_last)
+        backbone = architecture.removeprefix(PREFIX)
         network.features = faster(network.features, backbone, fast_dtype(device), device, self._batch_size)
         self._normalise = Normalise(*IMAGENET_STATS)
         self.fingerprint = f"{architecture}-{checkpoint.sha256[:12]}-{self.input_px}px"
 
     def __call__(self, images: Sequence[Image]) -> dict[str, Probabilities]:
-        """Return the probabilities of each attribute's values, ``(len(images), values)``; they do not depend on the batch."""
+        """Return the probabilities of each attribute's values, ``(len(images), values)``, independent of the batch."""
         check_batch(images)
         parts = parallel_map(self._classify, split_batch(images, self._batch_size), self._device)
         empty = np.empty((0, sum(map(len, self.values.values()))), np.float32)
@@ -109,23 +96,61 @@ class AttributeClassifier:
         return rows
 
 
-def values_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[str, ...]], dict[str, float]]:
-    """Return the values of each attribute that a checkpoint names, and the confidence from which each is stated.
+class AttributeEmbedder:
+    """Adds the probabilities of a classifier, of the attributes in :data:`SHARES`, to the vectors of any embedder.
 
     Raises:
-        ValueError: it names none, too many, or a type that is unknown.
+        ValueError: the embedder's vectors already hold attributes.
+    """
+
+    def __init__(self, looks: Embedder, classifier: AttributeClassifier) -> None:
+        if attribute_part(looks) is not None:
+            raise ValueError(f"the vectors of {looks.fingerprint} already hold attributes")
+        self._looks, self._classifier = looks, classifier
+        shares = {name: share for name, share in SHARES.items() if name == "kind" or name in classifier.values}
+        width = AttributePart(looks.dim, classifier.values, shares, classifier.least).width
+        self.attributes = AttributePart(looks.dim + width, classifier.values, shares, classifier.least)
+        self.dim, self.input_px = self.attributes.dim, max(looks.input_px, classifier.input_px)
+        self.fingerprint = f"{looks.fingerprint}+{classifier.fingerprint}"
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """``(len(images), dim)`` float32 unit rows."""
+        return self.attributes.join(self._looks(images), self._classifier(images))
+
+
+def read_attribute_network(checkpoint: Checkpoint) -> AttributeNetwork:
+    """Return the network of a checkpoint for inference; raise a WeightsError if its metadata or weights do not fit."""
+    architecture = checkpoint.describes("architecture")
+    if not architecture.startswith(PREFIX):
+        raise WeightsError(f"{checkpoint.name} holds {architecture!r} weights; a classifier needs {PREFIX}…")
+    try:
+        int(checkpoint.describes("input_px"))
+        build = partial(AttributeNetwork, architecture.removeprefix(PREFIX), values_of(checkpoint)[0])
+        check_fits(build, checkpoint.tensors, f"{checkpoint.name} does not fit {architecture}")
+    except ValueError as error:
+        raise WeightsError(f"{checkpoint.name} has invalid metadata: {error}") from error
+    network = build().eval().requires_grad_(requires_grad=False)
+    network.load_state_dict(checkpoint.tensors)
+    return network
+
+
+def values_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[str, ...]], dict[str, float]]:
+    """Return the values of each attribute of a checkpoint, and the least confidence at which they are reported.
+
+    Raises:
+        ValueError: there are no attributes, too many values, or an unknown type.
     """
     names = checkpoint.describes("attributes").split()
     values = {name: tuple(checkpoint.describes(name).splitlines()) for name in names}
     if not {"type", COLOUR} <= set(names) or sum(map(len, values.values())) > _MOST_VALUES or not all(values.values()):
-        raise ValueError(f"attributes are type, colour and perhaps others, got {', '.join(names)[:200]}")
+        raise ValueError(f"the attributes must be type, colour and possibly others, got {', '.join(names)[:200]}")
     if unknown := [name for name in values["type"] if kind_of(name) is None]:
         raise ValueError(f"no article type is called {unknown[0]!r}")
     return values, {name: float(checkpoint.describes(f"least_{name}")) for name in names}
 
 
 def metadata(values: Mapping[str, Sequence[str]], least: Mapping[str, float], input_px: int) -> dict[str, str]:
-    """Return what a checkpoint says of its classifier, for :func:`values_of` to read."""
+    """Return a checkpoint's metadata, which :func:`values_of` reads."""
     return {
         "attributes": " ".join(values),
         "input_px": str(input_px),

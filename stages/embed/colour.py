@@ -1,7 +1,7 @@
-"""Colours of a garment: a soft histogram in OKLab over the pixels that the network attends to.
+"""The colours of a garment as a soft histogram in OKLab over the pixels that the network attends to.
 
-A classifier's features keep few shades, since a class comes in any; a histogram keeps all of them and nothing else
-(Swain, Ballard 1991), which leaves the rest of a vector to shape.
+A classifier's features hardly distinguish shades, because garments of a class come in any colour. A histogram holds
+shades and nothing else (Swain, Ballard 1991), which leaves the other dimensions of a vector to shape.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE: Final = 56
-"""Cells per side in which colours are counted; smaller ones would show the pattern of a cloth, larger ones blend it."""
+"""Cells per side that colours are averaged in: smaller cells would resolve patterns, larger ones blend garments."""
 
 BINS: Final = (8, 13, 13)
 """Bins of lightness, green to red, and blue to yellow."""
 
 MOST_DIM: Final = math.prod(BINS)
-"""The number of bins, and so of components."""
+"""The number of bins."""
 
 RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
-"""Centres of the first and the last bin of each axis; only sRGB's most saturated colours lie outside."""
+"""The centres of each axis's first and last bin; only the most saturated sRGB colours are outside."""
 
-_LEAST: Final = 1e-5  # in each bin, so that the root has a gradient
+_LEAST: Final = 1e-5  # in each bin, so that the root has a finite gradient
 
-_TO_CONES: Final = (
+# OKLab (Ottosson 2020): from linear sRGB to cone responses, and from their cube roots to the colour space
+TO_CONES: Final = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
     (0.0883024619, 0.2817188376, 0.6299787005),
 )
-_TO_LAB: Final = (
+TO_LAB: Final = (
     (0.2104542553, 0.7936177850, -0.0040720468),
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
@@ -41,11 +42,11 @@ _TO_LAB: Final = (
 
 
 class Colours(nn.Module):
-    """From images and their features to unit vectors of their garments' colours.
+    """Maps images and their features to unit vectors that describe the garments' colours.
 
-    Attention to the garment follows from the features, by one weight per channel. Bins hold square roots of shares, so
-    that the product of two histograms is their Bhattacharyya coefficient, and a linear layer reduces them. Always
-    computed in float32. ``width`` is the number of the features' channels; ``mean`` and ``std`` normalise the images.
+    A 1 x 1 convolution of the features, which have ``width`` channels, attends to the garment. Bins hold square roots of
+    shares, so that the product of two histograms is their Bhattacharyya coefficient; a linear layer reduces them to
+    ``dim``. Always computed in float32. ``mean`` and ``std`` are those that the images are normalised by.
     """
 
     mean: Tensor
@@ -63,18 +64,18 @@ class Colours(nn.Module):
             self.register_buffer(name, torch.tensor(list(values))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, shares: Tensor) -> Tensor:
-        """From normalised images ``(n, 3, h, w)`` and the weight of each cell ``(n, SIDE, SIDE)`` to ``(n, dim)``."""
+        """Return ``(n, dim)`` for normalised images ``(n, 3, h, w)`` and the weights of their cells ``(n, SIDE, SIDE)``."""
         with torch.autocast(images.device.type, enabled=False):
             return F.normalize(self.project(self.roots(images, shares)))
 
     def where(self, features: Tensor) -> Tensor:
-        """Return the logits that each cell shows the garment, ``(n, SIDE, SIDE)``."""
+        """Return the logit of each cell to show the garment, ``(n, SIDE, SIDE)``."""
         with torch.autocast(features.device.type, enabled=False):
             logits = self.attention(features.float())
             return F.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
 
     def roots(self, images: Tensor, shares: Tensor) -> Tensor:
-        """Return the square roots of histograms, ``(n, bins)``, of cells weighted by ``(n, SIDE, SIDE)``."""
+        """Return the square roots of the histograms ``(n, bins)`` of cells with weights ``(n, SIDE, SIDE)``."""
         colours = oklab(self._cells(images)).flatten(2)
         lightness, red, yellow = (
             _memberships(axis, count, low, high)
@@ -83,24 +84,24 @@ class Colours(nn.Module):
         weights = shares.flatten(1)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-4)
         first = ((lightness * weights[:, None])[:, :, None] * red[:, None]).flatten(1, 2)
-        held = yellow @ first.transpose(1, 2)  # faster in this order
+        held = yellow @ first.transpose(1, 2)  # the fastest order
         return (held.transpose(1, 2).flatten(1) + _LEAST).sqrt()
 
     @torch.no_grad()
     def fit(self, images: Iterable[Tensor]) -> None:
-        """Start the linear layer from the principal components of the colours of batches ``(n, 3, h, w)``, normalised.
+        """Initialise the linear layer by the principal components of the colours of normalised batches ``(n, 3, h, w)``.
 
-        Everything that is not white counts as the garment here.
+        All pixels that are not white count as the garment.
 
         Raises:
-            ValueError: there are not more images than the output is wide.
+            ValueError: the images are not more than the output's dimensions.
         """
         cells = ((batch, (self._cells(batch).amin(dim=1) < 0.92) + 1e-3) for batch in images)
         roots = torch.cat([self.roots(batch, coloured) for batch, coloured in cells])
         middle, dim = roots.mean(dim=0), self.project.out_features
         if len(roots) <= dim:
             raise ValueError(
-                f"{dim} numbers of colour need more than {dim} photos to start from, got {len(roots)}; wanted: fewer"
+                f"colour_dim {dim} needs more than {dim} photos to start from, got {len(roots)}; lower colour_dim"
             )
         components = torch.linalg.svd(roots - middle, full_matrices=False)[2][:dim]
         self.project.weight.copy_(components)
@@ -111,7 +112,7 @@ class Colours(nn.Module):
 
 
 def _pooled(images: Tensor) -> Tensor:
-    """Return the mean of each cell; whole cells are summed by rows and then columns, which is twice as fast."""
+    """Return the mean of each cell; where the side is a multiple, sums over rows, then columns, are twice as fast."""
     count, channels, height, width = images.shape
     if height % SIDE or width % SIDE:
         return F.adaptive_avg_pool2d(images, SIDE)
@@ -121,20 +122,20 @@ def _pooled(images: Tensor) -> Tensor:
 
 
 def oklab(srgb: Tensor) -> Tensor:
-    """Convert sRGB in [0, 1], ``(n, 3, h, w)``, to OKLab (Ottosson 2020): lightness, green to red, blue to yellow.
+    """Convert sRGB in [0, 1], ``(n, 3, h, w)``, to OKLab: lightness, green to red, blue to yellow.
 
     >>> [round(value, 3) for value in oklab(torch.tensor([1.0, 0.0, 0.0])[None, :, None, None]).flatten().tolist()]
     [0.628, 0.225, 0.126]
     """
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    cones = torch.einsum("ij,njhw->nihw", srgb.new_tensor(_TO_CONES), linear)
-    return torch.einsum("ij,njhw->nihw", srgb.new_tensor(_TO_LAB), cones.clamp(min=1e-6) ** (1 / 3))
+    cones = torch.einsum("ij,njhw->nihw", srgb.new_tensor(TO_CONES), linear)
+    return torch.einsum("ij,njhw->nihw", srgb.new_tensor(TO_LAB), cones.clamp(min=1e-6) ** (1 / 3))
 
 
 def _memberships(values: Tensor, count: int, low: float, high: float) -> Tensor:
-    """Return the membership of each value in evenly spaced bins, ``(n, count, cells)``, summing to 1.
+    """Return the memberships of values in evenly spaced bins, ``(n, count, cells)``, which sum to 1.
 
-    Gaussians with a deviation of half a bin, normalised; the square of the value is common to all and cancels.
+    Normalised Gaussians with a deviation of half a bin; the square of the value cancels.
     """
     middles = torch.linspace(low, high, count, device=values.device)[:, None]
     steepness = (2 * (count - 1) / (high - low)) ** 2

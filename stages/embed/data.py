@@ -1,4 +1,4 @@
-"""Datasets of embedders: samples with their labels, problems of the rest, pixels in memory, and splits."""
+"""Datasets of embedders: samples, problems, pixels in memory, and splits."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Ints: TypeAlias = NDArray[np.int64]
 By: TypeAlias = Literal["item", "style", "source", "label"]
 
 KEPT_PX: Final = 256
-"""The long side that photos are kept in memory at."""
+"""The default long side of photos in memory."""
 
 _THREADS: Final = 2
 
 
 class DatasetIssue(StrEnum):
-    """Kinds of problem in a dataset; each value is the heading that its problems are listed under."""
+    """Kinds of problem in a dataset; each value is the heading of its list."""
 
     ROW = "rows that name no photo"
     UNREADABLE = "photos that cannot be read"
@@ -43,40 +43,26 @@ class DatasetIssue(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A photo of an item.
-
-    Attributes:
-        path: of the photo.
-        item: equal for photos of one item.
-        style: equal for an item's colours; empty if it comes in one colour only.
-        label: what kind of thing it is.
-        domain: where the photo is from, such as street or shop.
-        source: who took the photo, or what photos that share a background have in common.
-    """
+    """A photo of an item."""
 
     path: Path
     item: str
-    style: str = ""
-    label: str = ""
-    domain: str = ""
-    source: str = ""
+    style: str = ""  # shared by the colours of an item; empty if it comes in one colour
+    label: str = ""  # the kind of garment
+    domain: str = ""  # such as street or shop
+    source: str = ""  # the photographer, or whatever else photos with a common background share
 
     @property
     def style_or_item(self) -> str:
-        """The style, or the item if it comes in one colour only."""
+        """The style, or the item if it comes in one colour."""
         return self.style or self.item
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The usable samples of a source, and the problems of the rest.
+    """The usable samples of a source, the problems of the rest, and remarks that are not problems.
 
-    Attributes:
-        name: for messages.
-        samples: in order.
-        problems: of what cannot be used.
-        notes: remarks that are not problems.
-        images: the pixels of each sample, once they are loaded; read from threads.
+    ``images`` holds the pixels of each sample once they are loaded.
     """
 
     name: str
@@ -118,15 +104,11 @@ class Dataset:
         return numbered([sample.domain for sample in self.samples])
 
     def in_domain(self, domain: str) -> NDArray[np.bool_]:
-        """Return which samples are of a domain, ``(n,)``.
-
-        Raises:
-            ValueError: none is, or all are.
-        """
+        """Return which samples are of a domain, ``(n,)``; raise a ValueError if none or all are."""
         mask = np.array([sample.domain == domain for sample in self.samples], np.bool_)
         if not mask.any() or mask.all():
             given = ", ".join(sorted({sample.domain for sample in self.samples} - {""})) or "none"
-            raise ValueError(f"anchors of the domain {domain!r} need photos in it and in another; domains: {given}")
+            raise ValueError(f"the domain {domain!r} needs photos inside and outside of it; domains: {given}")
         return mask
 
     def only(self, keep: Callable[[Sample], bool]) -> Dataset:
@@ -136,7 +118,7 @@ class Dataset:
         return replace(self, samples=tuple(self.samples[row] for row in kept), images=images)
 
     def joined(self, other: Dataset) -> Dataset:
-        """Return this dataset and another as one, under its name; equal item names are one item."""
+        """Return both datasets as one, under this one's name; equal item names are one item."""
         return Dataset(
             self.name,
             self.samples + other.samples,
@@ -146,25 +128,18 @@ class Dataset:
         )
 
     def for_training(self, *, cross_domain: bool = False) -> Dataset:
-        """Return the dataset as training data.
+        """Return the dataset with the problems and notes that matter for training.
 
-        A photo that is listed twice is a problem. An item with one photo stays, with a note: two views of the photo
-        are its positive pair. With ``cross_domain``, items in one domain are left out, with a note.
+        A photo that is listed twice is a problem. An item with one photo stays, with a note: two views of the photo are
+        its positive pair. With ``cross_domain``, items in a single domain are left out, with a note.
         """
-        counts = Counter(sample.path for sample in self.samples)
+        first = {sample.path: sample for sample in reversed(self.samples)}
         problems = [
             Problem(DatasetIssue.TWICE, str(path), f"is listed {count} times")
-            for path, count in counts.items()
+            for path, count in Counter(sample.path for sample in self.samples).items()
             if count > 1
         ]
-        seen: set[Path] = set()
-
-        def is_first(sample: Sample) -> bool:
-            first = sample.path not in seen
-            seen.add(sample.path)
-            return first
-
-        result, notes = self.only(is_first) if problems else self, []
+        result, notes = self.only(lambda sample: sample is first[sample.path]) if problems else self, []
         if cross_domain:
             domains: defaultdict[str, set[str]] = defaultdict(set)
             for sample in result.samples:
@@ -175,7 +150,7 @@ class Dataset:
         elif single := sum(count == 1 for count in Counter(sample.item for sample in result.samples).values()):
             notes.append(f"{plural(single, 'item')} with one photo, of which two views are a pair")
         if len(result.items) < 2:
-            wanted = f"wanted at least 2 items to tell apart, got {len(result.items)}"
+            wanted = f"training needs at least 2 items, got {len(result.items)}"
             problems.append(Problem(DatasetIssue.FEW, self.name, wanted))
         return replace(result, problems=(*self.problems, *problems), notes=(*self.notes, *notes))
 
@@ -185,10 +160,7 @@ class Dataset:
         return described(self.name, usable, self.problems, self.notes)
 
     def raise_on_problems(self, *, skip_bad: bool = False) -> None:
-        """Raise a CatalogueError that lists the problems, if there are some, or fewer than two items.
-
-        With ``skip_bad``, problems are accepted as long as two items are left.
-        """
+        """Raise a CatalogueError if there are fewer than two items, or, without ``skip_bad``, any problems."""
         if len(self.items) < 2:
             raise CatalogueError(f"{self.describe()}\nThere are no two items to tell apart.")
         if self.problems and not skip_bad:
@@ -196,9 +168,9 @@ class Dataset:
 
 
 def merged(sets: Sequence[Dataset]) -> Dataset:
-    """Return loaded datasets as one, in which items, styles and sources of different sets are different.
+    """Return loaded datasets as one; items, styles and sources of different datasets stay different.
 
-    Problems and notes are left behind.
+    Problems and notes are dropped.
     """
     if len(sets) == 1:
         return replace(sets[0], problems=(), notes=())
@@ -217,18 +189,18 @@ def merged(sets: Sequence[Dataset]) -> Dataset:
 
 
 def numbered(names: Sequence[Hashable]) -> Ints:
-    """Return a number for each name, equal for equal names, by first appearance."""
+    """Return a number for each name, equal for equal names, in order of first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], np.int64)
 
 
 def load(dataset: Dataset, keep_px: int = KEPT_PX, *, trim: bool = False) -> Dataset:
-    """Return the dataset with its pixels, without photos that cannot be read, which become problems.
+    """Return the dataset with its pixels; photos that cannot be read become problems.
 
     Args:
         dataset: to read.
-        keep_px: the long side of the images, at most.
-        trim: cut away white borders before images are scaled down, so that more is kept of what they show.
+        keep_px: the maximum long side of the images.
+        trim: cut white borders off before scaling down, which keeps more detail of the garment.
     """
 
     def read(path: Path) -> Image | str:
@@ -264,28 +236,27 @@ def small(image: Image, keep_px: int = KEPT_PX) -> Image:
 
 
 def percentile_of(name: str) -> int:
-    """Return a number in 0..99 that depends on the name alone; splits are drawn by it."""
+    """Return a hash of a name in 0..99, for splits that are the same on every machine."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
 
 
 def split(dataset: Dataset, val: int, by: By = "style") -> tuple[Dataset, Dataset]:
-    """Split a dataset into training and ``val`` percent of validation by the hash of a name, the same on every machine.
+    """Split a dataset into training and ``val`` percent of validation by the hash of a name.
 
-    No item is in both; what stays together is an item, all colours of a style, all photos of a source, or all items of a
-    label. Problems and notes go to the training part.
+    No item is in both parts; neither is a style, a source or a label, by ``by``. Problems and notes stay with the
+    training part.
     """
-    keys = [_key(sample, by) for sample in dataset.samples]
+
+    def key(sample: Sample) -> str:
+        keys = {"item": sample.item, "style": sample.style_or_item, "source": sample.source, "label": sample.label}
+        return keys[by] or sample.item
+
     names = DisjointSets[str]()
     first_key: dict[str, str] = {}
-    for sample, key in zip(dataset.samples, keys, strict=True):  # an item of several sources or labels joins them
-        names.join(*sorted((names.leader(key), names.leader(first_key.setdefault(sample.item, key)))))
-    held_out = {key for key in keys if percentile_of(names.leader(key)) < val}
+    for sample in dataset.samples:  # an item of several sources or labels joins them
+        names.join(*sorted((names.leader(key(sample)), names.leader(first_key.setdefault(sample.item, key(sample))))))
+    held_out = {each for each in map(key, dataset.samples) if percentile_of(names.leader(each)) < val}
     return (
-        dataset.only(lambda sample: _key(sample, by) not in held_out),
-        replace(dataset.only(lambda sample: _key(sample, by) in held_out), problems=(), notes=()),
+        dataset.only(lambda sample: key(sample) not in held_out),
+        replace(dataset.only(lambda sample: key(sample) in held_out), problems=(), notes=()),
     )
-
-
-def _key(sample: Sample, by: By) -> str:
-    keys = {"item": sample.item, "style": sample.style_or_item, "source": sample.source, "label": sample.label}
-    return keys[by] or sample.item

@@ -1,4 +1,4 @@
-"""Evaluation of an embedder on a photo set: all metrics, overall and by label, and what smaller vectors cost."""
+"""Evaluation of an embedder on a set of photos: all metrics, overall and by label, and the cost of smaller vectors."""
 
 from __future__ import annotations
 
@@ -29,42 +29,31 @@ from stages.embed.metrics import (
 from stages.types import Vectors
 
 RANKS: Final = (1, 5, 10, 20, 50)
-"""Every k of the reported recall@k."""
+"""The values of k for which recall@k is reported."""
 
 SHORT_DIM: Final = 64
 
 Relation: TypeAlias = Literal["item", "style", "label"]
-"""What two photos share if they count as the same."""
+"""What two photos have in common if they count as the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How an embedder is evaluated.
-
-    Attributes:
-        same: what two photos share if they count as the same.
-        query_domain: only photos of this domain are queries; empty for all.
-        gallery_domain: only photos of this domain, and distractors, can be retrieved; empty for all.
-        ways: numbers of classes in one-shot trials; those with too few classes are left out with a note.
-        within_label: a one-shot trial stays within one label, as Omniglot's do within an alphabet.
-        two_sources: the examples of a trial come from one source and the query from another, as with Omniglot.
-        trials: one-shot trials for each number of ways.
-        seed: of everything that is drawn.
-    """
+    """The options of an evaluation."""
 
     same: Relation = "item"
-    query_domain: str = ""
-    gallery_domain: str = ""
-    ways: tuple[int, ...] = (5, 9, 20)
-    within_label: bool = False
-    two_sources: bool = False
-    trials: int = 10_000
+    query_domain: str = ""  # only photos of this domain are queries; empty for all
+    gallery_domain: str = ""  # only photos of this domain, and distractors, can be retrieved; empty for all
+    ways: tuple[int, ...] = (5, 9, 20)  # numbers of classes in one-shot trials; too large ones are left out with a note
+    within_label: bool = False  # a one-shot trial stays within a label, such as an alphabet of Omniglot
+    two_sources: bool = False  # a one-shot trial has examples from one source and the query from another
+    trials: int = 10_000  # for each number of ways
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalFigures:
-    """Recall@k by k, and mean average precision at R."""
+    """Recall@k by k, and the mean average precision at R."""
 
     queries: int
     recall: dict[int, Estimate]
@@ -72,7 +61,7 @@ class RetrievalFigures:
 
     @classmethod
     def from_retrieval(cls, retrieval: Retrieval, units: Ints) -> RetrievalFigures:
-        """Return the means over all queries; ``units`` ``(n,)`` has the bootstrap unit of each row."""
+        """Return the means over all queries; ``units`` ``(n,)`` are the bootstrap units of the rows."""
         of_queries = units[retrieval.queries]
         recall = {k: mean_estimate(retrieval.hits(k), of_queries) for k in RANKS}
         return cls(len(retrieval.queries), recall, mean_estimate(retrieval.average_precisions, of_queries))
@@ -80,7 +69,7 @@ class RetrievalFigures:
 
 @dataclass(frozen=True, slots=True)
 class CompressionCost:
-    """Recall@1 with smaller vectors, and how much less that is than with whole ones."""
+    """Recall@1 with smaller vectors, and its difference from that of whole vectors."""
 
     recall: float
     loss: Estimate
@@ -88,7 +77,7 @@ class CompressionCost:
 
 @dataclass(frozen=True, slots=True)
 class LabelFigures:
-    """The photos of one label as queries among all, and the pairs within it; None where there are too few."""
+    """Figures of the photos of one label as queries among all, and of the pairs within it; None if there are too few."""
 
     photos: int
     retrieval: RetrievalFigures | None
@@ -98,9 +87,9 @@ class LabelFigures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbedderEvaluation:
-    """All figures, and the retrieval and pairs that they come from.
+    """All figures, and the retrieval and pairs that they are computed from.
 
-    ``row_labels`` ``(n,)`` are equal for photos that count as the same; ``gallery`` are the rows that can be retrieved.
+    ``row_labels`` ``(n,)`` are equal for photos that count as the same; ``gallery`` holds the rows that can be retrieved.
     """
 
     photos: int
@@ -130,18 +119,18 @@ def evaluate(
 
     Args:
         vectors: ``(n, dim)`` unit rows.
-        samples: what each photo shows, distractors last.
-        distractors: how many of the last samples can be retrieved but are no queries and in no pair.
-        protocol: how to evaluate.
-        similarity: of rows; None for the cosine similarity of the vectors. With any other, such as a pair head's, the
-            cost of smaller vectors is left out.
+        samples: of each photo, distractors last.
+        distractors: the number of samples at the end that can be retrieved, but are neither queries nor in pairs.
+        protocol: None for the defaults.
+        similarity: of rows; None for the cosine similarity of the vectors. With another, such as a pair head's, the cost
+            of smaller vectors is left out.
 
     Raises:
         ValueError: no two photos count as the same, or none as different.
     """
     protocol, similarity_of = protocol or Protocol(), similarity or cosine(vectors)
     count = len(samples) - distractors
-    own, rows = samples[:count], np.arange(len(samples))
+    queried, rows = samples[:count], np.arange(len(samples))
     domains = np.array([sample.domain for sample in samples])
     queries = (rows < count) & ((domains == protocol.query_domain) | (not protocol.query_domain))
     gallery = (rows >= count) | (domains == protocol.gallery_domain) | (not protocol.gallery_domain)
@@ -149,12 +138,12 @@ def evaluate(
     labels = _row_labels(samples, count, protocol.same)
     retrieval = retrieve(similarity_of, labels, queries, gallery)
     figures = {protocol.same: RetrievalFigures.from_retrieval(retrieval, units)}
-    if protocol.same == "item" and any(sample.style for sample in own):
+    if protocol.same == "item" and any(sample.style for sample in queried):
         by_style = retrieve(similarity_of, _row_labels(samples, count, "style"), queries, gallery)
         figures["style"] = RetrievalFigures.from_retrieval(by_style, units)
     pair_domains = numbered(domains[:count].tolist()) if protocol.query_domain else None
     pairs = sample_pairs(similarity_of, labels[:count], pair_domains, seed=protocol.seed)
-    shots, notes = _one_shots(similarity_of, own, labels[:count], protocol)
+    shots, notes = _one_shots(similarity_of, queried, labels[:count], protocol)
     return EmbedderEvaluation(
         photos=count,
         items=len(np.unique(labels[:count])),
@@ -163,7 +152,7 @@ def evaluate(
         verification=verify(pairs, units[:count]),
         one_shot=shots,
         compression={} if similarity else _compression(vectors, labels, queries, gallery, retrieval, units),
-        labels=_by_label(own, retrieval, pairs, units),
+        labels=_by_label(queried, retrieval, pairs, units),
         collapsed=is_collapsed(vectors),
         pairs=pairs,
         retrieval=retrieval,
@@ -174,21 +163,18 @@ def evaluate(
 
 
 def truncated(vectors: Vectors, dim: int) -> Vectors:
-    """Return the first ``dim`` numbers of each row as unit rows.
-
-    Raises:
-        ValueError: there are not as many.
+    """Return the first ``dim`` dimensions as unit rows; raise a ValueError if there are fewer.
 
     >>> truncated(np.array([[0.6, 0.0, 0.8]], np.float32), 2)
     array([[1., 0.]], dtype=float32)
     """
     if not 1 <= dim <= vectors.shape[1]:
-        raise ValueError(f"wanted between 1 and {vectors.shape[1]} of the {vectors.shape[1]} dimensions, got {dim}")
+        raise ValueError(f"cannot truncate vectors of {vectors.shape[1]} dimensions to {dim}")
     return _unit(vectors[:, :dim])
 
 
 def through_int8(vectors: Vectors) -> Vectors:
-    """Return unit rows as they are after being stored with one byte for each number."""
+    """Return unit rows as they are after storage as int8."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=np.finfo(np.float32).tiny)
     return _unit(np.rint(vectors * (127 / largest)))
 
@@ -199,7 +185,7 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _row_labels(samples: Sequence[Sample], count: int, relation: Relation) -> Ints:
-    """Return a number for what each sample shows; those from ``count`` on, and those without a name, have their own."""
+    """Return equal numbers for samples with the same relation; rows from ``count`` on, and those without a name, differ."""
     names: list[Hashable] = []
     for row, sample in enumerate(samples):
         name = {"item": sample.item, "style": sample.style_or_item, "label": sample.label}[relation]

@@ -1,4 +1,4 @@
-"""Any torchvision classifier as an embedder: its features before the classification layer."""
+"""An embedder for any torchvision classifier: the features before its last layer."""
 
 from __future__ import annotations
 
@@ -25,16 +25,14 @@ _AUXILIARY = ("AuxLogits", "aux1", "aux2")
 
 
 class FeaturesEmbedder:
-    """Embeds images as the pooled features before a torchvision classifier's last layer, as unit vectors.
-
-    It needs no training: the baseline for trained embedders.
+    """Embeds images as the features before a torchvision classifier's last layer: an untrained baseline.
 
     Args:
         architecture: a classifier of ``torchvision.models``, such as ``resnet50`` or ``vgg16``.
-        checkpoint: a safetensors file in torchvision's parameter names, any float type, with or without the last
-            layer. None: torchvision's own default weights, downloaded on first use.
-        device: where to run, as torch names it.
-        batch_size: images that run at once; memory grows with it.
+        checkpoint: a safetensors file with torchvision's tensor names, with or without the last layer. None:
+            torchvision's default weights, downloaded on first use.
+        device: torch's name of the device.
+        batch_size: images per batch.
 
     Raises:
         ValueError: torchvision has no such classifier.
@@ -49,14 +47,14 @@ class FeaturesEmbedder:
         batch_size: int = 32,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_backbone(architecture)
         if architecture in OURS:
-            raise ValueError(f"{architecture} is no classifier of torchvision")
-        network = _build(architecture, checkpoint).eval().requires_grad_(requires_grad=False)
+            raise ValueError(f"{architecture} is not a torchvision classifier")
+        network = classifier_features(architecture, checkpoint)
         self._network = network.to(device).to(memory_format=torch.channels_last)
         self._device, self._batch_size = device, batch_size
-        self.input_px = int(getattr(network, "image_size", 224))  # a transformer is tied to the size it was trained on
+        self.input_px = int(getattr(network, "image_size", 224))  # a transformer takes one size only
         self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         self.dim = int(self._run(torch.zeros(1, 3, self.input_px, self.input_px)).shape[1])
         self.fingerprint = f"features-{architecture}-{digest(network)[:12]}-{self.input_px}px"
@@ -78,12 +76,14 @@ class FeaturesEmbedder:
         return vectors
 
 
-def _build(architecture: str, path: Path | None) -> nn.Module:
-    """Build a classifier without its last layer, from torchvision's weights or those of a file."""
-    scratch = {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}  # slow, and overwritten
+def classifier_features(architecture: str, path: Path | None) -> nn.Module:
+    """Build a classifier without its last layer, with torchvision's weights or those of a file."""
+    scratch = (
+        {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}
+    )  # slow, and overwritten below
     network: nn.Module = torchvision.models.get_model(architecture, weights=None, **scratch)
     last = _behead(network)
-    if hasattr(network, "transform_input"):  # torchvision sets it for its weights of inception_v3 and googlenet
+    if hasattr(network, "transform_input"):  # which torchvision sets for its inception_v3 and googlenet weights
         vars(network)["transform_input"] = True
     tensors = imagenet_tensors(architecture) if path is None else weights.read(path).tensors
     dropped = tuple(f"{name}." for name in (last, *_AUXILIARY))
@@ -92,7 +92,7 @@ def _build(architecture: str, path: Path | None) -> nn.Module:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"{path or 'the download'} does not fit torchvision's {architecture}: {reason}") from error
-    return network
+    return network.eval().requires_grad_(requires_grad=False)
 
 
 def _behead(network: nn.Module) -> str:
@@ -103,14 +103,14 @@ def _behead(network: nn.Module) -> str:
     modules: list[tuple[str, nn.Module]] = list(network.named_modules())
     layers = [(name, layer) for name, layer in modules if isinstance(layer, nn.Linear | nn.Conv2d)]
     linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
-    last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet scores by convolution, and pools after it
+    last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet ends with a convolution
     parent, _, name = last.rpartition(".")
     setattr(network.get_submodule(parent), name, nn.Identity())  # set_submodule came with torch 2.5
     return last
 
 
 def digest(network: nn.Module) -> str:
-    """Return the sha256 of a network's parameters, in the order of their names."""
+    """Return the sha256 of a network's tensors, sorted by name."""
     sha256 = hashlib.sha256()
     tensors: dict[str, Tensor] = network.state_dict()
     for name, value in sorted(tensors.items()):

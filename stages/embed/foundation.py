@@ -1,7 +1,7 @@
-"""Foundation models by name: open_clip's pairs of an image and a text tower, and timm's image models.
+"""Foundation models as embedders: open_clip's image and text towers, and timm's image models.
 
-Each image goes through the preprocessing that belongs to the model. Weights are downloaded by the library on first use, or
-are the user's own safetensors file; both are read as tensors, and no code comes with them.
+Images are preprocessed as the model wants. The library downloads weights on first use, unless the user gives a
+safetensors file; either holds tensors only, and no code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BATCH: Final = 16
 
 
 class _FoundationEmbedder:
-    """A network, what prepares images for it, and what makes vectors of them."""
+    """Embeds images by a network and its preprocessing."""
 
     def __init__(
         self, name: str, network: nn.Module, prepare: Callable[[PillowImage.Image], Tensor], device: str
@@ -62,9 +62,9 @@ class TimmEmbedder(_FoundationEmbedder):
     """Embeds images by the pooled features of a timm model.
 
     Args:
-        model: as ``timm.list_models`` names it, such as ``vit_base_patch16_siglip_224``.
-        checkpoint: a safetensors file in timm's parameter names; None: timm's own weights.
-        device: where to run, as torch names it.
+        model: a name of ``timm.list_models``, such as ``vit_base_patch16_siglip_224``.
+        checkpoint: a safetensors file with timm's tensor names; None for timm's weights.
+        device: torch's name of the device.
 
     Raises:
         ImportError: timm is not installed.
@@ -75,7 +75,7 @@ class TimmEmbedder(_FoundationEmbedder):
     def __init__(self, model: str, checkpoint: Path | None = None, device: str = "cpu") -> None:
         timm: Any = import_module("timm")  # an extra
         if not timm.is_model(model):
-            raise ValueError(f"timm has no model {model!r}; timm.list_models() names them")
+            raise ValueError(f"timm has no model {model!r}; timm.list_models() lists its models")
         network = timm.create_model(model, pretrained=checkpoint is None, num_classes=0)
         _load(network, checkpoint, model)
         prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
@@ -83,16 +83,16 @@ class TimmEmbedder(_FoundationEmbedder):
 
 
 class OpenClipEmbedder(_FoundationEmbedder):
-    """Embeds images, and texts, by the two towers of an open_clip model.
+    """Embeds images and texts by the two towers of an open_clip model.
 
     Args:
-        name: ``MODEL/PRETRAINED`` as ``open_clip.list_pretrained`` has it, ``hf-hub:OWNER/MODEL``, or ``MODEL`` with a file.
-        checkpoint: a safetensors file in open_clip's parameter names; None: the named pretrained weights.
-        device: where to run, as torch names it.
+        name: ``MODEL/PRETRAINED`` of ``open_clip.list_pretrained``, ``hf-hub:OWNER/MODEL``, or ``MODEL`` with a file.
+        checkpoint: a safetensors file with open_clip's tensor names; None for the pretrained weights.
+        device: torch's name of the device.
 
     Raises:
         ImportError: open_clip is not installed.
-        ValueError: open_clip has no such model, or no weights are named.
+        ValueError: open_clip has no such model, or no weights are given.
         WeightsError: the file does not fit the model.
     """
 
@@ -101,12 +101,12 @@ class OpenClipEmbedder(_FoundationEmbedder):
         model, _, pretrained = (name, "", "") if name.startswith(HUB) else name.partition("/")
         if not name.startswith(HUB):
             if model not in open_clip.list_models():
-                raise ValueError(f"open_clip has no model {model!r}; open_clip.list_models() names them")
+                raise ValueError(f"open_clip has no model {model!r}; open_clip.list_models() lists its models")
             if not pretrained and checkpoint is None:
                 known = open_clip.list_pretrained_tags_by_model(model)
                 raise ValueError(
-                    f"name weights of {model}: open_clip:{model}/PRETRAINED, of {', '.join(known) or 'none'},"
-                    " or a file by --embedder-weights"
+                    f"name the weights of {model}: open_clip:{model}/PRETRAINED, of {', '.join(known) or 'none'},"
+                    " or a file with --embedder-weights"
                 )
         network, _, prepare = open_clip.create_model_and_transforms(
             model, pretrained=pretrained if pretrained and checkpoint is None else None

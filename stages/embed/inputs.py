@@ -12,23 +12,22 @@ from stages.images import letterbox
 from stages.types import Image
 
 WHITE = (255, 255, 255)
-"""The colour that letterboxing fills with: the background of shop photos and of mask crops."""
+"""The fill colour of letterboxing, and the background of shop photos and mask crops."""
 
 WHITE_LEVEL = 236
-"""The background of shop photos: every channel at least this."""
+"""Pixels with all channels at least this bright count as white background."""
 
-_MARGIN = 0.02  # share of the longer side that trimming leaves around the garment
+MARGIN = 0.02
+"""The share of the longer side that trimming leaves around the garment."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalise:
-    """From ``(n, side, side, 3)`` uint8 RGB to ``(n, 3, side, side)`` float32 channels-last, mean 0 and deviation 1.
+    """Maps ``(n, side, side, 3)`` uint8 RGB to ``(n, 3, side, side)`` float32, channels-last, with mean 0 and deviation 1.
 
-    Args:
-        mean: of each channel, in [0, 1].
-        std: of each channel, in [0, 1].
+    ``mean`` and ``std`` of each channel are in [0, 1].
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -36,26 +35,23 @@ class Normalise:
         self._shift = torch.tensor(mean) / torch.tensor(std)
 
     def __call__(self, pixels: Sequence[Image]) -> Tensor:
-        """Stack images of one size."""
+        """Stack and normalise images of one size."""
         stacked = torch.from_numpy(np.stack(pixels))
-        rows = stacked.flatten(2).float()  # a row of pixels at once is faster than three numbers
+        rows = stacked.flatten(2).float()  # whole rows at once are faster than pixels
         width = stacked.shape[2]
         rows.mul_(self._scale.repeat(width)).sub_(self._shift.repeat(width))
         return rows.view(stacked.shape).permute(0, 3, 1, 2)
 
 
 def letterboxed(images: Sequence[Image], side: int, normalise: Normalise, *, trim: bool = False) -> Tensor:
-    """Letterbox images of any size on white and normalise them, ``(n, 3, side, side)``.
-
-    With ``trim``, white borders are cut away first, see :func:`trimmed`.
-    """
+    """Letterbox images of any size on white, trimmed first if asked to, and normalise them, ``(n, 3, side, side)``."""
     return normalise([letterbox(trimmed(image) if trim else image, side, WHITE) for image in images])
 
 
 def trimmed(image: Image) -> Image:
-    """Return an image without its white borders, but for a margin; unchanged if no side is all white.
+    """Cut white borders off an image, except for a margin; return it unchanged if no border is all white.
 
-    The amount of white differs from shop to shop; without it, the garment gets more of the input's pixels.
+    Shops leave different amounts of white around garments; without it, a garment gets more of the input's pixels.
     """
     if all(side.min() < WHITE_LEVEL for side in (image[0], image[-1], image[:, 0], image[:, -1])):
         return image
@@ -63,7 +59,7 @@ def trimmed(image: Image) -> Image:
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     if len(rows) == 0:
         return image
-    margin = round(_MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]))
+    margin = round(MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]))
     return np.ascontiguousarray(
         image[max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1]
     )

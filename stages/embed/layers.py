@@ -1,7 +1,7 @@
 """The layers of a Siamese network: backbones, poolings, heads that make vectors, and pair heads that compare them.
 
 Two backbones are defined here, Koch's network and a small one; all others are torchvision's classifiers without their
-last layers, under torchvision's names.
+last layers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET_STATS: Final[Stats] = (IMAGENET_MEAN, IMAGENET_STD)
 HALVES: Final[Stats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 STATS: Final[Mapping[str, Stats]] = {"koch": HALVES, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES}
-"""Mean and deviation that a backbone's input is normalised by, if not ImageNet's."""
+"""The mean and standard deviation of a backbone's input, if not ImageNet's."""
 
 _TAIL: Final = {"AuxLogits", "aux1", "aux2", "avgpool", "dropout", "flatten", "fc", "classifier", "head"}
-"""Names that torchvision's classifiers give to the layers after the last feature map."""
+"""Layers of torchvision's classifiers after the last feature map."""
 
 HIDDEN: Final = 512
-"""Width of the hidden layer, in heads that have one."""
+"""The width of a head's hidden layer."""
 
 
 class Koch(nn.Module):
@@ -73,60 +73,51 @@ def small() -> nn.Module:
 
 
 OURS: Final[Mapping[str, Callable[[], nn.Module]]] = {"koch": Koch, "small": small}
-"""Backbones that are not torchvision's."""
+"""The backbones that are not torchvision's."""
 
 
 def build_backbone(name: str) -> nn.Module:
     """Build a backbone with random weights, from ``(n, 3, h, w)`` to ``(n, channels, h', w')``.
 
-    Vision transformers, which have no feature map, return ``(n, channels)``.
-
-    Args:
-        name: of :data:`OURS`, or a classifier of ``torchvision.models``: ``vgg16``, ``mobilenet_v2``, ``resnet50`` …
-
-    Raises:
-        ValueError: there is none of that name.
+    Vision transformers, which have no feature map, return ``(n, channels)``. ``name`` is one of :data:`OURS`, or a
+    classifier of ``torchvision.models`` such as ``vgg16``, ``mobilenet_v2`` or ``resnet50``; else a ValueError is raised.
     """
     return OURS[name]() if name in OURS else _torchvision_body(name)[0]
 
 
 def backbone_tensors(name: str, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a torchvision classifier's tensors under their names in its backbone, without the other layers."""
+    """Return the tensors of a torchvision classifier that belong to its backbone, by their names in the backbone."""
     if name in OURS:
         raise ValueError(
-            f"no classifier of torchvision has the backbone {name}; start it from scratch or from weights of that backbone"
+            f"no torchvision classifier has the backbone {name}; start from scratch, or from weights of that backbone"
         )
     with torch.device("meta"):  # for the names alone
         body, prefix = _torchvision_body(name)
-    own = body.state_dict()
+    names = body.state_dict()
     stripped = {key.removeprefix(prefix): value for key, value in classifier.items() if key.startswith(prefix)}
-    return {key: value for key, value in stripped.items() if key in own}
+    return {key: value for key, value in stripped.items() if key in names}
 
 
 def check_backbone(name: str) -> None:
-    """Raise a ValueError, with similar names, if there is no such backbone."""
+    """Raise a ValueError that suggests similar names if there is no such backbone."""
     known = [*OURS, *torchvision.models.list_models(module=torchvision.models)]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["mobilenet_v2", "resnet50", "vgg16"]
-        raise ValueError(f"no backbone is called {name!r}; try {', '.join(near)}, or any classifier of torchvision")
+        raise ValueError(f"no backbone is called {name!r}; try {', '.join(near)}, or any torchvision classifier")
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
-    """Return torchvision's default weights of a classifier, downloaded on first use.
-
-    Raises:
-        WeightsError: they cannot be downloaded.
-    """
+    """Return torchvision's default weights of a classifier, downloaded on first use; raise a WeightsError on failure."""
     try:
         return weights.read_torchvision(torchvision.models.get_model_weights(name).DEFAULT)
     except OSError as error:
         raise WeightsError(
-            f"torchvision's weights of {name} cannot be downloaded ({error}); name a safetensors file of them"
+            f"torchvision's weights of {name} cannot be downloaded ({error}); give them as a safetensors file"
         ) from error
 
 
 def _torchvision_body(name: str) -> tuple[nn.Module, str]:
-    """Return a classifier without its last layers, and the prefix of its tensors' names in the classifier."""
+    """Return a classifier without its last layers, and the prefix that its tensors' names have in the classifier."""
     check_backbone(name)
     scratch = {"init_weights": True} if name in ("inception_v3", "googlenet") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **scratch)
@@ -144,9 +135,9 @@ def _torchvision_body(name: str) -> tuple[nn.Module, str]:
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling (Radenovic, Tolias, Chum 2018, eq. 3): ``(mean(x ** p)) ** (1 / p)``.
+    """Generalised-mean pooling (Radenovic, Tolias, Chum 2018, eq. 3): ``(mean(x ** p)) ** (1 / p)`` with a learned p.
 
-    p = 1 is the average, p → ∞ the maximum; p is learned. Always in float32, since powers overflow in less.
+    p = 1 is the average, p → ∞ the maximum. Always computed in float32, because powers overflow in half precision.
     """
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
@@ -174,11 +165,10 @@ POOLINGS: Final[Mapping[str, Callable[[], nn.Module]]] = {
     "average": Average,
     "flatten": nn.Flatten,  # keeps every position, which ties the network to one input size
 }
-"""Poolings by name."""
 
 
 class _Sigmoid(nn.Module):
-    """A sigmoid in float32: bfloat16 would round away differences near a half."""
+    """A sigmoid in float32, because bfloat16 would round away differences near 0.5."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features.float().sigmoid()
@@ -194,20 +184,19 @@ def _orthogonal(width: int, dim: int) -> nn.Module:
 HEADS: Final[Mapping[str, Callable[[int, int], nn.Module]]] = {
     "linear": _orthogonal,
     "elu": lambda width, dim: nn.Sequential(nn.Linear(width, HIDDEN), nn.ELU(), nn.Linear(HIDDEN, dim)),
-    # Koch et al. 2015: vectors without unit length, compared by a pair head
+    # Koch et al. 2015: vectors that are not of unit length, compared by a pair head
     "sigmoid": lambda width, dim: nn.Sequential(nn.Linear(width, dim), _Sigmoid()),
 }
-"""Heads by name, each built from the widths of its input and output."""
+"""Heads by name, as functions of the widths of their input and output."""
 
 UNIT: Final = frozenset({"linear", "elu"})
 """Heads whose vectors the network scales to unit length."""
 
 
 class PairHead(nn.Module):
-    """From two vectors to the logit of the probability that they show the same identity, by ``|a − b|``.
+    """Maps ``|a − b|`` to the logit of the probability that two vectors show the same identity.
 
-    Symmetric by construction. Koch, Zemel and Salakhutdinov 2015, section 3.1, have no hidden layer. Takes
-    ``(n, dim)`` and ``(n, dim)``, and returns ``(n,)``.
+    Koch, Zemel and Salakhutdinov 2015, section 3.1, have no hidden layer. Maps two batches ``(n, dim)`` to ``(n,)``.
     """
 
     def __init__(self, layers: nn.Module) -> None:
@@ -224,4 +213,4 @@ PAIR_HEADS: Final[Mapping[str, Callable[[int], PairHead]]] = {
     "linear": lambda dim: PairHead(nn.Linear(dim, 1)),
     "relu": lambda dim: PairHead(nn.Sequential(nn.Linear(dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))),
 }
-"""Pair heads by name, each built from the width of the vectors."""
+"""Pair heads by name, as functions of the width of the vectors."""

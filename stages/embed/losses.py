@@ -1,8 +1,8 @@
-"""Losses of vectors, and what they are made of: relations of a batch, distances and miners.
+"""Metric-learning losses and their parts: relations within a batch, distances and miners.
 
-Each part is orthogonal to the others: a sampler arranges the batch, relations say which rows may be compared, a miner
-chooses among them, a distance measures, and a loss asks for an order. A loss takes vectors ``(n, dim)`` and
-:class:`Relations`, and returns a scalar.
+The parts are orthogonal: a sampler composes the batch, relations define positives and negatives, a miner selects triplets,
+a distance measures, and a loss combines them. A loss takes vectors ``(n, dim)`` and :class:`Relations`, and returns a
+scalar.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.embed.network import SiameseNetwork
 
 
 class Pairs(NamedTuple):
-    """Rows of a batch, ``(p,)`` int64 each, and whether both show the same identity, ``(p,)`` bool."""
+    """Row numbers of a batch, ``(p,)`` int64 each, and whether both rows have the same identity, ``(p,)`` bool."""
 
     left: Tensor
     right: Tensor
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 class Triplets(NamedTuple):
-    """Rows of a batch, ``(t,)`` int64 each: an anchor, a photo of the same identity, and a photo of another one."""
+    """Row numbers of a batch, ``(t,)`` int64 each."""
 
     anchors: Tensor
     positives: Tensor
@@ -45,8 +45,8 @@ class Relations:
     """The positives and negatives of each row of a batch.
 
     Attributes:
-        labels: ``(n,)`` int64, the identity on each row.
-        positive: ``(n, n)`` bool, whether the column is a positive of the row; a row is never its own positive.
+        labels: ``(n,)`` int64, the identity of each row.
+        positive: ``(n, n)`` bool, whether the column is a positive of the row; never true on the diagonal.
         negative: ``(n, n)`` bool, whether the column is a negative of the row.
     """
 
@@ -62,13 +62,13 @@ class Relations:
         anchors: Tensor | None = None,
         partners: Tensor | None = None,
     ) -> Self:
-        """Relate all pairs of a batch, or some.
+        """Relate the rows of a batch by their labels.
 
         Args:
-            labels: ``(n,)`` integers, equal on rows of the same identity.
-            groups: ``(n,)`` integers; only rows of one group are related. None: all rows are one group.
-            anchors: ``(n,)`` bool, rows that have positives and negatives. None: all.
-            partners: ``(n,)`` bool, rows that may be a positive or negative. None: all.
+            labels: ``(n,)`` integers, equal for rows of the same identity.
+            groups: ``(n,)`` integers; only rows of the same group are related. None: all rows.
+            anchors: ``(n,)`` bool, rows that have positives and negatives. None: all rows.
+            partners: ``(n,)`` bool, rows that may be positives and negatives. None: all rows.
         """
         same = labels[:, None] == labels[None, :]
         related = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -81,10 +81,10 @@ class Relations:
         return cls(labels, same & related, ~same & related)
 
     def above(self, styles: Tensor) -> Relations:
-        """Return the same pairs one level up: other identities of a row's style are positives, other styles negatives.
+        """Return relations one level up: other identities of the same style are positives, other styles negatives.
 
-        Photos of the same identity are left out, so a loss on these relations never opposes one on identities. Rows of
-        one identity have one of the ``styles``, ``(n,)`` integers.
+        Rows of the same identity are not related, so a loss on styles never opposes a loss on identities. ``styles``
+        ``(n,)`` are integers; all rows of an identity have the same style.
         """
         same_style = styles[:, None] == styles[None, :]
         other_identity = self.labels[:, None] != self.labels[None, :]
@@ -97,14 +97,14 @@ class Relations:
         return Pairs(left, right, self.positive[left, right])
 
     def triplets(self) -> Triplets:
-        """Return every anchor with each of its positives and each of its negatives."""
+        """Return every combination of an anchor, a positive and a negative."""
         anchors, positives = self.positive.nonzero(as_tuple=True)
         which, negatives = self.negative[anchors].nonzero(as_tuple=True)
         return Triplets(anchors[which], positives[which], negatives)
 
 
 Distance: TypeAlias = Callable[[Tensor], Tensor]
-"""From vectors ``(n, dim)`` to distances ``(n, n)``, at least 0, with finite gradients everywhere."""
+"""Maps vectors ``(n, dim)`` to non-negative distances ``(n, n)`` with finite gradients."""
 
 
 def squared(vectors: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def squared(vectors: Tensor) -> Tensor:
 
 
 def euclidean(vectors: Tensor) -> Tensor:
-    """Return Euclidean distances, from differences: from products, small distances would be lost in float32."""
+    """Return Euclidean distances, computed from differences: matrix products lose small distances in float32."""
     return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -125,15 +125,9 @@ def cosine(vectors: Tensor) -> Tensor:
 
 
 DISTANCES: Final[Mapping[str, Distance]] = {"euclidean": euclidean, "squared": squared, "cosine": cosine}
-"""Distances by name."""
 
 Miner: TypeAlias = Callable[[Tensor, Relations], Triplets]
-"""Chooses the triplets to learn from, by distances ``(n, n)`` without gradients."""
-
-
-def every(_distances: Tensor, relations: Relations) -> Triplets:
-    """Return all triplets; those that the sampler arranged, if it did."""
-    return relations.triplets()
+"""Selects triplets by distances ``(n, n)`` without gradients."""
 
 
 def batch_hard(distances: Tensor, relations: Relations) -> Triplets:
@@ -147,8 +141,8 @@ def batch_hard(distances: Tensor, relations: Relations) -> Triplets:
 def semi_hard(distances: Tensor, relations: Relations) -> Triplets:
     """Return each anchor and positive with the nearest negative that is further away than the positive.
 
-    Schroff, Kalenichenko, Philbin 2015 (FaceNet), eq. 4. If all negatives are nearer than the positive, it is the
-    furthest of them: the hardest one would collapse the network early on.
+    Schroff, Kalenichenko, Philbin 2015 (FaceNet), eq. 4. If all negatives are nearer than the positive, the furthest is
+    taken: the nearest would collapse the network early in training.
     """
     anchors, positives = relations.positive.nonzero(as_tuple=True)
     has_negative = relations.negative.any(dim=1)[anchors]
@@ -160,30 +154,37 @@ def semi_hard(distances: Tensor, relations: Relations) -> Triplets:
     return Triplets(anchors, positives, torch.where(beyond.any(dim=1), nearest_beyond, furthest))
 
 
-MINERS: Final[Mapping[str, Miner]] = {"all": every, "semi-hard": semi_hard, "batch-hard": batch_hard}
-"""Miners within a batch by name; offline mining is a sampler."""
-
-
-_PROXY_SCALE: Final = 3.0
+MINERS: Final[Mapping[str, Miner]] = {
+    "all": lambda _, relations: relations.triplets(),
+    "semi-hard": semi_hard,
+    "batch-hard": batch_hard,
+}
+"""Miners within a batch; mining over the whole dataset is a sampler."""
 
 
 def masked(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return logits that are the lowest finite number outside a mask, so that gradients stay finite if it is empty."""
+    """Replace logits outside a mask by the lowest finite number, which keeps gradients finite if the mask is empty."""
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
 
 
 def softplus_sum(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return ``log(1 + Σ exp(logits))`` over each row's mask, from ``(n, m)`` to ``(n,)``; 0 if the mask is empty."""
+    """Return ``log(1 + Σ exp(logits))`` over the mask of each row, ``(n, m)`` to ``(n,)``; 0 for an empty mask."""
     return torch.cat([torch.zeros_like(logits[:, :1]), masked(logits, mask)], dim=1).logsumexp(dim=1)
 
 
+def _balanced(losses: Tensor, same: Tensor) -> Tensor:
+    """Return the mean of the mean over positive pairs and the mean over negative pairs; an empty one is left out."""
+    counts = torch.stack([same.sum(), (~same).sum()])
+    sums = torch.stack([losses[same].sum(), losses[~same].sum()])
+    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+
+
 class Contrastive(nn.Module):
-    """Contrastive loss: ``½ d²`` for the same identity, ``½ max(0, margin − d)²`` for different ones.
+    """Contrastive loss (Hadsell, Chopra, LeCun 2006, eq. 4): ``½ d²`` for positives, ``½ max(0, margin − d)²`` for negatives.
 
-    Hadsell, Chopra, LeCun 2006, eq. 4. Positive and negative pairs each weigh half, however many there are. A network
-    with one distance for all pairs has a loss of at least ``margin² / 8``: at that value nothing has been learned.
-
-    The pairs are those of a miner's triplets, or all.
+    Positive and negative pairs each have half of the weight, however many there are. If all pairs have the same
+    distance, the loss is at least ``margin² / 8``: at that value, nothing has been learned. The pairs are those of a
+    miner's triplets, or all pairs.
     """
 
     def __init__(self, margin: float, distance: Distance, miner: Miner | None = None) -> None:
@@ -201,13 +202,13 @@ class Contrastive(nn.Module):
 
 
 class PairEntropy(nn.Module):
-    """Binary cross-entropy of a pair head (Koch, Zemel, Salakhutdinov 2015, section 3.2), both classes weighing alike.
+    """Binary cross-entropy of a pair head (Koch, Zemel, Salakhutdinov 2015, section 3.2), with both classes balanced.
 
-    The pairs are those of a miner's triplets, or all. A miner uses the head's logits: mining by the distance of vectors
-    would show the head far positives and near negatives, and teach it that far means same.
+    The pairs are those of a miner's triplets, or all pairs. The miner uses the head's logits: mining by distances would
+    show the head far positives and near negatives, and teach it that far means same.
 
     Args:
-        compare: from two batches of vectors to logits; the network's pair head, which is symmetric.
+        compare: the network's symmetric pair head, from two batches of vectors to logits.
         miner: None for all pairs.
     """
 
@@ -230,18 +231,11 @@ class PairEntropy(nn.Module):
         return _balanced(F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none"), same)
 
 
-def _balanced(losses: Tensor, same: Tensor) -> Tensor:
-    """Return the mean of the mean over positive pairs and the mean over negative pairs, if there are any."""
-    counts = torch.stack([same.sum(), (~same).sum()])
-    sums = torch.stack([losses[same].sum(), losses[~same].sum()])
-    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
-
-
 class Triplet(nn.Module):
-    """Triplet loss: ``max(0, d(anchor, positive) − d(anchor, negative) + margin)``, averaged over a miner's triplets.
+    """Triplet loss: ``max(0, d(anchor, positive) − d(anchor, negative) + margin)``, the mean over a miner's triplets.
 
-    Schroff, Kalenichenko, Philbin 2015 (FaceNet), eq. 3, with squared Euclidean distances; Hermans et al. 2017 use
-    Euclidean ones.
+    Schroff, Kalenichenko, Philbin 2015 (FaceNet), eq. 3, use squared Euclidean distances, Hermans et al. 2017 Euclidean
+    ones.
     """
 
     def __init__(self, margin: float, distance: Distance, miner: Miner) -> None:
@@ -249,7 +243,7 @@ class Triplet(nn.Module):
         self._margin, self._distance, self._miner = margin, distance, miner
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Return the loss of a batch; 0 if it has no triplet."""
+        """Return the loss of a batch; 0 if it has no triplets."""
         distances = self._distance(vectors)
         triplets = self._miner(distances.detach(), relations)
         return self._losses(distances, triplets, relations.labels).sum() / max(1, len(triplets.anchors))
@@ -261,11 +255,10 @@ class Triplet(nn.Module):
 
 
 class Quadruplet(Triplet):
-    """Quadruplet loss (Chen, Chen, Zhang, Huang 2017, eq. 3): a triplet, and a pair of negatives to push apart too.
+    """Quadruplet loss (Chen, Chen, Zhang, Huang 2017, eq. 3): a triplet loss that also pushes two negatives apart.
 
     ``max(0, d(a, p) − d(a, n₁) + margin) + max(0, d(a, p) − d(n₁, n₂) + margin / 2)``, where n₁ is the triplet's
-    negative, and n₂ the row nearest to it of neither its identity nor the anchor's. Without such a row the second
-    part is 0.
+    negative and n₂ the row nearest to n₁ of a third identity. Without such a row, the second term is 0.
     """
 
     def _losses(self, distances: Tensor, triplets: Triplets, labels: Tensor) -> Tensor:
@@ -278,11 +271,10 @@ class Quadruplet(Triplet):
 
 
 class InfoNCE(nn.Module):
-    """In-batch softmax: each positive against all negatives of its anchor.
+    """In-batch softmax (van den Oord et al. 2018, eq. 4): each positive against all negatives of its anchor.
 
-    Van den Oord et al. 2018, eq. 4, extended to several positives: each has its own softmax, without the anchor's
-    other positives and rows that are neither, so positives never repel each other. All anchors weigh the same,
-    however many positives they have.
+    With several positives, each has its own softmax, which leaves out the anchor's other positives: positives never repel
+    each other. All anchors have the same weight, however many positives they have.
     """
 
     def __init__(self, temperature: float = 0.07) -> None:
@@ -290,7 +282,7 @@ class InfoNCE(nn.Module):
         self._temperature = temperature
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Return the mean over anchors that have a positive of the mean over their positives; 0 if none has."""
+        """Return the mean over the anchors that have positives; 0 if there are none."""
         logits = vectors @ vectors.T / self._temperature
         positives = relations.positive.sum(dim=1)
         losses = (self._denominators(logits, relations) - logits).masked_fill(~relations.positive, 0.0)
@@ -302,10 +294,7 @@ class InfoNCE(nn.Module):
 
 
 class SupCon(InfoNCE):
-    """Supervised contrastive loss (Khosla et al. 2020, eq. 2): each positive against all other rows of its anchor.
-
-    Unlike in :class:`InfoNCE`, other positives are in the denominator too.
-    """
+    """Supervised contrastive loss (Khosla et al. 2020, eq. 2): other positives are in the denominator as well."""
 
     def _denominators(self, logits: Tensor, relations: Relations) -> Tensor:
         return masked(logits, relations.positive | relations.negative).logsumexp(dim=1, keepdim=True)
@@ -328,7 +317,7 @@ class MultiSimilarity(nn.Module):
         return (pull + push).sum() / anchors
 
     def _hard(self, similar: Tensor, relations: Relations) -> tuple[Tensor, Tensor]:
-        """Return the positives that are further than the best negative, and the negatives nearer than the worst positive."""
+        """Return positives less similar than the nearest negative, and negatives more similar than the furthest positive."""
         worst = similar.masked_fill(~relations.positive, math.inf).amin(dim=1, keepdim=True)
         best = similar.masked_fill(~relations.negative, -math.inf).amax(dim=1, keepdim=True)
         has_both = worst.isfinite() & best.isfinite()
@@ -337,7 +326,7 @@ class MultiSimilarity(nn.Module):
 
 
 class _Proxies(nn.Module):
-    """A learned vector, the proxy, for each class to train on."""
+    """A learned vector, the proxy, for each class."""
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
@@ -347,7 +336,7 @@ class _Proxies(nn.Module):
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")
 
     def _compared(self, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cosine similarity of rows and proxies, and whether the proxy is the row's, ``(n, classes)``."""
+        """Return cosine similarities to the proxies, and whether the proxy is of the row's class, ``(n, classes)``."""
         classes = len(self.proxies)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise ValueError(f"there are proxies of {classes} classes, got labels up to {int(labels.max())}")
@@ -355,17 +344,17 @@ class _Proxies(nn.Module):
 
 
 class ProxyNCA(_Proxies):
-    """Proxy-NCA (Movshovitz-Attias et al. 2017, eq. 4), with squared Euclidean distances of unit vectors, times three.
+    """Proxy-NCA (Movshovitz-Attias et al. 2017, eq. 4): ``−log(exp(−d(x, p)) / Σ exp(−d(x, q)))``.
 
-    ``−log(exp(−d(x, p)) / Σ exp(−d(x, q)))``, where p is the proxy of the row's class and q all others. The loss can be
-    negative.
+    p is the proxy of the row's class and q are all others; d is three times the squared Euclidean distance of unit
+    vectors. The loss can be negative.
     """
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the mean over all rows."""
-        similar, own = self._compared(vectors, relations.labels)
-        distances = _PROXY_SCALE * (2 - 2 * similar)
-        return (distances[own] + masked(-distances, ~own).logsumexp(dim=1)).mean()
+        similar, same = self._compared(vectors, relations.labels)
+        distances = 3.0 * (2 - 2 * similar)
+        return (distances[same] + masked(-distances, ~same).logsumexp(dim=1)).mean()
 
 
 class ProxyAnchor(_Proxies):
@@ -376,11 +365,11 @@ class ProxyAnchor(_Proxies):
         self._margin, self._alpha = margin, alpha
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
-        """Average attraction over the proxies of classes in the batch, and repulsion over all proxies."""
-        similar, own = (each.T for each in self._compared(vectors, relations.labels))
-        pull = softplus_sum(-self._alpha * (similar - self._margin), own)
-        push = softplus_sum(self._alpha * (similar + self._margin), ~own)
-        return pull.sum() / own.any(dim=1).sum().clamp(min=1) + push.mean()
+        """Return the mean attraction over classes in the batch plus the mean repulsion over all proxies."""
+        similar, same = (each.T for each in self._compared(vectors, relations.labels))
+        pull = softplus_sum(-self._alpha * (similar - self._margin), same)
+        push = softplus_sum(self._alpha * (similar + self._margin), ~same)
+        return pull.sum() / same.any(dim=1).sum().clamp(min=1) + push.mean()
 
 
 LOSSES: Final[Mapping[str, tuple[Callable[..., nn.Module], Mapping[str, Any]]]] = {
@@ -394,15 +383,15 @@ LOSSES: Final[Mapping[str, tuple[Callable[..., nn.Module], Mapping[str, Any]]]] 
     "infonce": (InfoNCE, {"temperature": 0.07}),
     "supcon": (SupCon, {"temperature": 0.07}),
 }
-"""Losses by name, each with the usual values of its options."""
+"""Losses by name, each with the defaults of its options."""
 
 OF_WHOLE_VECTORS: Final = frozenset({"bce", "proxy-nca", "proxy-anchor"})
-"""Losses that have parameters for vectors of one width, and so cannot compare parts of them."""
+"""Losses with parameters for vectors of one width, which therefore cannot compare parts of vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossPlan:
-    """A loss by name with its options; None stands for the usual value in :data:`LOSSES`."""
+    """A loss by name, and its options; None stands for the default in :data:`LOSSES`."""
 
     name: str = "infonce"
     distance: str | None = None
@@ -417,11 +406,11 @@ class LossPlan:
             ("miner", self.miner, MINERS),
         ):
             if name is not None and name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
+                raise ValueError(f"no {kind} is called {name!r}; choose one of {', '.join(known)}")
         if unused := self._given.keys() - LOSSES[self.name][1].keys():
             raise ValueError(f"the loss {self.name} has no {' or '.join(sorted(unused))}; leave it out")
         if any(number is not None and number <= 0 for number in (self.margin, self.temperature)):
-            raise ValueError(f"margin and temperature are above 0, got {self.margin} and {self.temperature}")
+            raise ValueError(f"margin and temperature must be above 0, got {self.margin} and {self.temperature}")
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -429,16 +418,18 @@ class LossPlan:
         return {name: value for name, value in options.items() if value is not None}
 
     def build(self, network: SiameseNetwork, classes: int) -> nn.Module:
-        """Return the loss for a network and a number of classes to train on."""
+        """Return the loss for a network and a number of classes."""
         if (self.name == "bce") != (network.pair_head is not None):
-            raise ValueError("the loss bce and a pair head need each other; name both or neither")
-        build, usual = LOSSES[self.name]
-        options = {**usual, **self._given}
+            raise ValueError("the loss bce and a pair head need each other; set both or neither")
+        build, defaults = LOSSES[self.name]
+        options = {**defaults, **self._given}
         for kind, known in (("distance", DISTANCES), ("miner", MINERS)):
             if options.get(kind) is not None:
                 options[kind] = known[options[kind]]
         if self.name in ("proxy-nca", "proxy-anchor"):
             options |= {"classes": classes, "dim": network.dim}
         if network.pair_head is not None:
-            options["compare"] = network.pair_head.__call__  # a method: the head's parameters stay the network's alone
+            options["compare"] = (
+                network.pair_head.__call__
+            )  # a method, so that the loss does not register its parameters
         return build(**options)

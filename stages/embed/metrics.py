@@ -1,7 +1,7 @@
 """Metrics of an embedder: retrieval, verification and one-shot accuracy, with bootstrap confidence intervals.
 
-Metrics take a :data:`SimilarityFunction` instead of vectors, so that a pair head is measured just like cosine similarity.
-A tie always counts as an error.
+Metrics take a :data:`SimilarityFunction` instead of vectors, so that they measure a pair head as well as cosine
+similarity. Ties count as errors.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SimilarityFunction: TypeAlias = Callable[[Ints, Ints], NDArray[np.float32]]
 CONFIDENCE: Final = 0.95
 REPLICATES: Final = 1000
 PAIR_REPLICATES: Final = 200
-"""Fewer than for a mean, because every replicate goes through all pairs."""
+"""Fewer than for a mean, because each replicate goes through all pairs."""
 
 MAX_PAIRS: Final = 200_000
-"""The most pairs of each kind, same and different; where there are more, a random sample is taken."""
+"""The limit of same and of different pairs; more are sampled."""
 
 FMRS: Final = (0.1, 0.01, 0.001)
-"""The false match rates at which the false non-match rate is reported."""
+"""The false match rates that the false non-match rate is reported at."""
 
 UNREACHED: Final = 1 << 30
-"""The rank of a photo whose similarity to the query is minus infinity."""
+"""The rank of a photo with similarity minus infinity."""
 
 _BLOCK: Final = 256
 _CACHED_UNITS: Final = 512
@@ -57,7 +57,7 @@ def precomputed(similarities: NDArray[np.float32]) -> SimilarityFunction:
 
 
 def angular_percent(similarity: float) -> float:
-    """Return the angle between two vectors in percent: 100 for the same direction, 50 for a right angle.
+    """Return a cosine as an angle in percent: 100 for the same direction, 50 for a right angle.
 
     >>> angular_percent(1.0), round(angular_percent(0.0), 6), angular_percent(-1.0)
     (100.0, 50.0, 0.0)
@@ -66,7 +66,7 @@ def angular_percent(similarity: float) -> float:
 
 
 def euclidean(similarity: float) -> float:
-    """Return the Euclidean distance between two unit vectors, in [0, 2].
+    """Return the Euclidean distance of two unit vectors with this cosine, in [0, 2].
 
     >>> euclidean(1.0), euclidean(-1.0)
     (0.0, 2.0)
@@ -75,7 +75,7 @@ def euclidean(similarity: float) -> float:
 
 
 def is_collapsed(vectors: Vectors) -> bool:
-    """Return whether all rows are nearly equal: their mean squared distance from their mean is below 1e-4.
+    """Return whether all rows are nearly equal, with a variance below 1e-4.
 
     >>> is_collapsed(np.ones((3, 1), np.float32)), is_collapsed(np.eye(3, dtype=np.float32))
     (True, False)
@@ -85,7 +85,7 @@ def is_collapsed(vectors: Vectors) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its 95 % confidence interval, whose ends are NaN where there is none."""
+    """A figure and its 95 % confidence interval, or NaN if it has none."""
 
     value: float
     low: float
@@ -93,7 +93,7 @@ class Estimate:
 
     @classmethod
     def from_replicates(cls, value: float, replicates: Floats) -> Estimate:
-        """Return a value with the middle 95 % of its finite bootstrap replicates; the interval includes the value."""
+        """Return a value with the central 95 % of its finite bootstrap replicates, widened to include the value."""
         finite = replicates[np.isfinite(replicates)]
         if not len(finite):
             return cls(value, math.nan, math.nan)
@@ -102,7 +102,7 @@ class Estimate:
         return cls(value, min(low, value), max(high, value))
 
     def __str__(self) -> str:
-        """Format with three decimals, without the interval where there is none.
+        """Format with three decimals.
 
         >>> print(Estimate(0.5, 0.4, 0.61))
         0.500 [0.400, 0.610]
@@ -112,7 +112,7 @@ class Estimate:
 
 
 def bootstrap_counts(units: int, replicates: int = REPLICATES, seed: int = 0) -> Iterator[Ints]:
-    """Yield how often each unit is drawn, ``(units,)``, for each replicate of a bootstrap."""
+    """Yield the number of times that each unit is drawn, ``(units,)``, for each replicate of a bootstrap."""
     rng = np.random.default_rng(seed)
     for _ in range(replicates):
         yield np.bincount(rng.integers(0, units, units), minlength=units)
@@ -120,31 +120,24 @@ def bootstrap_counts(units: int, replicates: int = REPLICATES, seed: int = 0) ->
 
 @lru_cache(maxsize=32)
 def _cached_counts(units: int, replicates: int, seed: int) -> Floats:
-    """Return all counts at once, ``(replicates, units)``: a benchmark asks for thousands of means of the same units."""
+    """Return all counts, ``(replicates, units)``; cached, because benchmarks compute thousands of means of the same units."""
     return np.array(list(bootstrap_counts(units, replicates, seed)), np.float64)
 
 
 def mean_estimate(
     values: Floats, units: Ints, replicates: int = REPLICATES, seed: int = 0, floor: float = 0.0
 ) -> Estimate:
-    """Return the mean of values with a percentile bootstrap interval that resamples whole units.
+    """Return the mean of values ``(n,)`` with a percentile bootstrap interval that resamples units ``(n,)``.
 
-    Photos of one item tend to fail together, so items are resampled rather than photos. A single unit has no interval.
-    Where all values are equal the bootstrap sees no spread; the interval then reaches 3 / units to either side (the rule
-    of three; Hanley and Lippman-Hand 1983) within ``floor`` and 1.
-
-    Args:
-        values: ``(n,)``.
-        units: ``(n,)``, equal for values that belong together.
-        replicates: of the bootstrap.
-        seed: of its draws.
-        floor: the lowest possible value.
+    Units are items rather than photos, because photos of an item tend to fail together. A single unit has no interval. If
+    all values are equal, the bootstrap sees no spread; the interval then reaches 3 / units to either side (the rule of
+    three; Hanley and Lippman-Hand 1983), but not beyond ``floor``, the lowest possible value, and 1.
 
     >>> mean_estimate(np.array([1.0, 1.0]), np.array([0, 0])).value
     1.0
     """
     if not len(values):
-        raise ValueError("a mean needs values, got none")
+        raise ValueError("a mean needs at least one value, got none")
     _, codes = np.unique(units, return_inverse=True)
     sizes, sums = np.bincount(codes), np.bincount(codes, weights=values)
     value = float(values.mean())
@@ -162,34 +155,27 @@ def mean_estimate(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Retrieval:
-    """The result of each query.
+    """The result of each query, ``(q,)`` each."""
 
-    ``queries`` ``(q,)`` are row numbers; ``ranks`` ``(q,)`` the rank, from 1, of the first relevant photo;
-    ``average_precisions`` ``(q,)`` the average precision at R for R relevant photos (Musgrave, Belongie, Lim 2020, "A
-    Metric Learning Reality Check", eq. 1).
-    """
-
-    queries: Ints
-    ranks: Ints
-    average_precisions: Floats
+    queries: Ints  # row numbers
+    ranks: Ints  # of the first relevant photo, from 1
+    average_precisions: Floats  # at R, for R relevant photos (Musgrave, Belongie, Lim 2020, eq. 1)
 
     def hits(self, k: int) -> Floats:
-        """Return 1 for each query with a relevant photo among the k nearest, else 0; the mean is recall@k."""
+        """Return 1 for each query with a relevant photo among the k nearest, else 0; their mean is recall@k."""
         return (self.ranks <= k).astype(np.float64)
 
 
 def retrieve(
     similarity: SimilarityFunction, labels: Ints, queries: Flags | None = None, gallery: Flags | None = None
 ) -> Retrieval:
-    """Rank the gallery for every query; a photo never retrieves itself.
-
-    A query without a relevant photo in the gallery is left out. A similarity of minus infinity never retrieves.
+    """Rank the gallery for every query that has a relevant photo in it; a photo never retrieves itself.
 
     Args:
-        similarity: of rows.
+        similarity: of rows; minus infinity never retrieves.
         labels: ``(n,)``, equal for photos that are relevant to each other.
-        queries: ``(n,)``, which photos are queries; None for all.
-        gallery: ``(n,)``, which photos can be retrieved; None for all.
+        queries: ``(n,)``, whether each photo is a query; None for all.
+        gallery: ``(n,)``, whether each photo can be retrieved; None for all.
     """
     everything = np.ones(len(labels), np.bool_)
     in_gallery = everything if gallery is None else gallery
@@ -198,25 +184,25 @@ def retrieve(
     per_label = np.bincount(codes[rows], minlength=codes.max(initial=0) + 1)
     query_rows = np.flatnonzero((everything if queries is None else queries) & (per_label[codes] > in_gallery))
     if not len(query_rows):
-        raise ValueError("retrieval needs a label that comes twice at least, as query and in the gallery; got none")
+        raise ValueError("retrieval needs a label that occurs twice, as a query and in the gallery; got none")
     ranks, precisions = [], []
     for start in range(0, len(query_rows), _BLOCK):
         block = query_rows[start : start + _BLOCK]
         for query, similarities in zip(block, similarity(block, rows), strict=True):
             relevant = codes[rows] == codes[query]
             irrelevant = np.sort(similarities[~relevant])
-            own = np.sort(similarities[relevant & (rows != query)])[::-1]
-            ahead = len(irrelevant) - np.searchsorted(irrelevant, own, side="left")  # ties are ahead, too
-            own_ranks = np.where(np.isneginf(own), UNREACHED, ahead + np.arange(1, len(own) + 1))
-            within = own_ranks[own_ranks <= len(own)]
-            ranks.append(own_ranks[0])
-            precisions.append((np.arange(1, len(within) + 1) / within).sum() / len(own))
+            hits = np.sort(similarities[relevant & (rows != query)])[::-1]
+            ahead = len(irrelevant) - np.searchsorted(irrelevant, hits, side="left")  # including ties
+            hit_ranks = np.where(np.isneginf(hits), UNREACHED, ahead + np.arange(1, len(hits) + 1))
+            within = hit_ranks[hit_ranks <= len(hits)]
+            ranks.append(hit_ranks[0])
+            precisions.append((np.arange(1, len(within) + 1) / within).sum() / len(hits))
     return Retrieval(query_rows, np.array(ranks, np.int64), np.array(precisions, np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhotoPairs:
-    """Pairs of photos in order of falling similarity; ``same`` says whether both show one item."""
+    """Pairs of photos, most similar first; ``same`` tells whether both show the same item."""
 
     first: Ints
     second: Ints
@@ -231,7 +217,7 @@ class PhotoPairs:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The numbers of same pairs and of different pairs."""
+        """The numbers of same and of different pairs."""
         same = int(self.same.sum())
         return same, len(self) - same
 
@@ -239,14 +225,9 @@ class PhotoPairs:
 def sample_pairs(
     similarity: SimilarityFunction, labels: Ints, domains: Ints | None = None, limit: int = MAX_PAIRS, seed: int = 0
 ) -> PhotoPairs:
-    """Return all pairs of two photos, or a random sample of ``limit`` same and ``limit`` different ones.
+    """Return all pairs of photos, or samples of ``limit`` same and ``limit`` different pairs.
 
-    Args:
-        similarity: of rows.
-        labels: ``(n,)``, equal for photos of one item.
-        domains: ``(n,)``; if given, only pairs across domains.
-        limit: the most pairs of each kind.
-        seed: of the sample.
+    ``labels`` ``(n,)`` are equal for photos of the same item. With ``domains`` ``(n,)``, only pairs across domains count.
     """
     rng = np.random.default_rng(seed)
     pairs: dict[bool, list[Ints]] = {True: [], False: []}
@@ -257,7 +238,7 @@ def sample_pairs(
             others = others[domains[others] != domains[row]]
         same = labels[others] == labels[row]
         different = others[~same]
-        if expected > 4 * limit:  # bounds the memory; the exact sample is taken below
+        if expected > 4 * limit:  # bounds the memory; sampled exactly below
             different = different[rng.random(len(different)) < 4 * limit / expected]
         for kind, chosen in ((True, others[same]), (False, different)):
             pairs[kind].append(np.stack([np.full_like(chosen, row), chosen]))
@@ -280,19 +261,15 @@ def sample_pairs(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ErrorRates:
-    """Error rates over thresholds that fall from +inf; at a threshold, pairs at least so similar are accepted.
-
-    ``fmr``: the share of different pairs that are accepted (false match rate). ``fnmr``: the share of same pairs that
-    are rejected (false non-match rate). Recall is 1 - fnmr.
-    """
+    """Error rates over thresholds that decrease from +inf; pairs at least as similar as a threshold are accepted."""
 
     thresholds: Floats
-    fmr: Floats
-    fnmr: Floats
+    fmr: Floats  # false match rate: the share of different pairs that are accepted
+    fnmr: Floats  # false non-match rate: the share of same pairs that are rejected, or 1 - recall
 
     @property
     def precision(self) -> Floats:
-        """The share of accepted pairs that are the same, given as many same pairs as different ones."""
+        """The share of accepted pairs that are the same, if same and different pairs are equally frequent."""
         accepted = 1 - self.fnmr + self.fmr
         return np.divide(1 - self.fnmr, accepted, out=np.ones_like(accepted), where=accepted > 0)
 
@@ -312,7 +289,7 @@ class ErrorRates:
 
     @property
     def eer_threshold(self) -> float:
-        """The threshold at which the larger of both rates is lowest."""
+        """The threshold that minimises the larger of both rates."""
         return float(self.thresholds[int(np.argmin(np.maximum(self.fmr, self.fnmr)))])
 
     def fnmr_at(self, fmr: float) -> float:
@@ -320,7 +297,7 @@ class ErrorRates:
         return float(self.fnmr[self._last(fmr)])
 
     def threshold_at(self, fmr: float) -> float:
-        """Return the lowest threshold with at most this false match rate; +inf if no other has."""
+        """Return the lowest threshold with at most this false match rate, possibly +inf."""
         return float(self.thresholds[self._last(fmr)])
 
     def _last(self, fmr: float) -> int:
@@ -330,8 +307,7 @@ class ErrorRates:
 def error_rates(pairs: PhotoPairs, weights: Floats | None = None) -> ErrorRates:
     """Return the error rates of weighted pairs at every similarity that occurs.
 
-    Pairs are sorted once, which lets a bootstrap compute hundreds of these curves; scikit-learn's ``roc_curve`` is the
-    reference in the tests.
+    Unlike scikit-learn's ``roc_curve``, it relies on sorted pairs, so that a bootstrap can compute hundreds of curves.
     """
     counted = np.ones(len(pairs)) if weights is None else weights
     ends = np.flatnonzero(np.append(pairs.similarities[1:] != pairs.similarities[:-1], True))
@@ -343,7 +319,7 @@ def error_rates(pairs: PhotoPairs, weights: Floats | None = None) -> ErrorRates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """The error rates of pairs, and the figures read off them with their intervals."""
+    """The error rates of pairs, and summary figures with their intervals."""
 
     same: int
     different: int
@@ -355,10 +331,9 @@ class Verification:
 
 
 def verify(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Verification:
-    """Return the verification figures of pairs, with intervals from a bootstrap over units.
+    """Return the verification figures of pairs, with intervals from a bootstrap over the units ``(n,)`` of the rows.
 
     An error rate of 0 has an interval up to 3 / units (the rule of three), because the bootstrap sees no spread in it.
-    ``units`` ``(n,)`` has the unit of each row that the pairs refer to.
     """
     whole = error_rates(pairs)
     curves = [error_rates(pairs, weights) for weights in pair_weights(pairs, units, replicates, seed)]
@@ -368,8 +343,8 @@ def verify(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, se
         return Estimate.from_replicates(figure(whole), np.array([figure(one) for one in curves], np.float64))
 
     def error(figure: Callable[[ErrorRates], float]) -> Estimate:
-        found = estimate(figure)
-        return found if found.value > 0 else Estimate(found.value, found.low, max(found.high, zero_high))
+        rate = estimate(figure)
+        return rate if rate.value > 0 else Estimate(rate.value, rate.low, max(rate.high, zero_high))
 
     same, different = pairs.counts
     return Verification(
@@ -386,8 +361,8 @@ def verify(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, se
 def pair_weights(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICATES, seed: int = 0) -> Iterator[Floats]:
     """Yield the weight of every pair in each replicate of the vertex bootstrap (Snijders and Borgatti 1999).
 
-    A pair of two units counts as often as both are drawn together, a pair within one unit as often as that one is drawn.
-    Replicates that lack same or different pairs are left out.
+    A pair of two units weighs the product of their counts, a pair within a unit its count. Replicates without same or
+    without different pairs are left out.
     """
     _, codes = np.unique(units, return_inverse=True)
     first, second = codes[pairs.first], codes[pairs.second]
@@ -399,7 +374,7 @@ def pair_weights(pairs: PhotoPairs, units: Ints, replicates: int = PAIR_REPLICAT
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OneShot:
-    """The results of one-shot trials: ``hits`` ``(trials,)``, and the class of each query, ``targets`` ``(trials,)``."""
+    """The results of one-shot trials: whether each is a hit, and the class of its query, ``(trials,)`` each."""
 
     ways: int
     hits: Flags
@@ -422,20 +397,20 @@ def one_shot(
 ) -> OneShot:
     """Run N-way one-shot trials (Lake et al. 2011; Koch, Zemel, Salakhutdinov 2015).
 
-    Each trial compares a query with one other photo of its class and one photo of each of ``ways - 1`` other classes. It
-    is a hit if the query's class is strictly nearest.
+    Each trial compares a query with another photo of its class and a photo of each of ``ways - 1`` other classes. It is
+    a hit if the query's class is strictly nearest.
 
     Args:
         similarity: of rows.
         labels: ``(n,)``, the class of each photo.
         ways: the number of classes in a trial.
-        groups: ``(n,)``; if given, a trial stays within one group, as Omniglot's do within an alphabet.
-        sources: ``(n,)``; if given, all examples come from one source and the query from another, such as two drawers.
-        trials: how many to run.
+        groups: ``(n,)``; if given, each trial stays within a group, such as an alphabet of Omniglot.
+        sources: ``(n,)``; if given, examples are from one source and the query from another, such as two drawers.
+        trials: the number of trials.
         seed: of the draws.
     """
     if ways < 2:
-        raise ValueError(f"one-shot needs at least 2 ways, got {ways}")
+        raise ValueError(f"one-shot trials need at least 2 ways, got {ways}")
     pools = list(_trial_pools(labels, groups, sources, ways))
     if not pools:
         needed = " within a group" * (groups is not None) + " with photos" + " of two sources" * (sources is not None)
@@ -452,24 +427,24 @@ def one_shot(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TrialPool:
-    """Classes that meet in trials: the example rows of each, and the query rows with the number of their class."""
+    """Classes that meet in trials: the example rows of each class, and query rows with the number of their class."""
 
     examples: list[Ints]
     queries: Ints
     targets: Ints
 
     def draw(self, ways: int, rng: np.random.Generator) -> tuple[int, Ints]:
-        """Return a query row and its example rows, that of its own class first."""
+        """Return a query row and its example rows, the one of its class first."""
         place = int(rng.integers(len(self.queries)))
         query, target = int(self.queries[place]), int(self.targets[place])
         others = rng.choice(len(self.examples) - 1, ways - 1, replace=False)
-        own = self.examples[target][self.examples[target] != query]
-        rows = [own, *(self.examples[other + (other >= target)] for other in others.tolist())]
+        same = self.examples[target][self.examples[target] != query]
+        rows = [same, *(self.examples[other + (other >= target)] for other in others.tolist())]
         return query, np.array([of[int(share * len(of))] for of, share in zip(rows, rng.random(ways), strict=True)])
 
 
 def _trial_pools(labels: Ints, groups: Ints | None, sources: Ints | None, ways: int) -> Iterator[_TrialPool]:
-    """Yield a pool for each group, or for each group and source of its examples."""
+    """Yield the pool of each group, or of each group and source of examples."""
     for members in [np.arange(len(labels))] if groups is None else _grouped(groups)[1]:
         for source in [None] if sources is None else np.unique(sources[members]).tolist():
             from_source = np.ones(len(members), np.bool_) if sources is None else sources[members] == source
@@ -484,7 +459,7 @@ def _trial_pools(labels: Ints, groups: Ints | None, sources: Ints | None, ways: 
 
 
 def _grouped(values: Ints) -> tuple[Ints, list[Ints]]:
-    """Return the distinct values, ascending, and the places of each."""
+    """Return the distinct values, ascending, and the positions of each."""
     order = np.argsort(values, kind="stable")
     distinct, starts = np.unique(values[order], return_index=True)
     return distinct, np.split(order, starts[1:]) if len(values) else []

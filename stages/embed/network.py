@@ -28,42 +28,31 @@ from stages.errors import WeightsError
 from weights import Checkpoint
 
 MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
-"""The largest that weights may ask for."""
+"""The largest values that the metadata of a checkpoint may have."""
 
 _MOST_FEATURES: Final = 1 << 26
 
 PREFIX: Final = "siamese-"
-"""The metadata of a checkpoint names its architecture ``siamese-BACKBONE``."""
+"""The architecture in a checkpoint's metadata is ``siamese-BACKBONE``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What a Siamese network is made of, each part by its name.
-
-    Attributes:
-        backbone: see :func:`~stages.embed.layers.build_backbone`.
-        pooling: of :data:`~stages.embed.layers.POOLINGS`.
-        head: of :data:`~stages.embed.layers.HEADS`.
-        dim: width of its vectors.
-        input_px: side of the square input.
-        pair_head: of :data:`~stages.embed.layers.PAIR_HEADS`; empty where cosine similarity compares.
-        colour_dim: numbers of each vector that are of :class:`~stages.embed.colour.Colours`; 0: none.
-        colour_share: the share of these in the cosine similarity of two vectors.
-        trim: whether the white around what an image shows is cut away, see :func:`~stages.embed.inputs.trimmed`.
+    """The parts of a Siamese network, by name.
 
     Raises:
-        ValueError: there is no part of such a name, a size is less than 1, or colours leave nothing to the head.
+        ValueError: no part has such a name, a size is out of range, or colours leave no dimension to the head.
     """
 
-    backbone: str = "mobilenet_v2"
-    pooling: str = "gem"
-    head: str = "linear"
-    dim: int = 128
-    input_px: int = 224
-    pair_head: str = ""
-    colour_dim: int = 0
-    colour_share: float = 0.4
-    trim: bool = False
+    backbone: str = "mobilenet_v2"  # see stages.embed.layers.build_backbone
+    pooling: str = "gem"  # of POOLINGS
+    head: str = "linear"  # of HEADS
+    dim: int = 128  # of the vectors
+    input_px: int = 224  # side of the square input
+    pair_head: str = ""  # of PAIR_HEADS; empty to compare vectors by cosine similarity
+    colour_dim: int = 0  # dimensions of each vector that stages.embed.colour.Colours fills
+    colour_share: float = 0.4  # of colours in the cosine similarity of two vectors
+    trim: bool = False  # cut white borders off the input, see stages.embed.inputs.trimmed
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -73,46 +62,46 @@ class Design:
             ("pair head", self.pair_head, ("", *PAIR_HEADS)),
         ):
             if name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; there are {', '.join(filter(None, known))}")
+                raise ValueError(f"no {kind} is called {name!r}; choose one of {', '.join(filter(None, known))}")
         if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
-            limits = f"dim is at least 1 and at most {MAX_DIM}, input_px at most {MAX_INPUT_PX}"
+            limits = f"dim must be at least 1 and at most {MAX_DIM}, input_px at least 1 and at most {MAX_INPUT_PX}"
             raise ValueError(f"{limits}, got {self.dim} and {self.input_px}")
         most = min(self.dim - 1, MOST_DIM)
         if not (0 <= self.colour_dim <= most and 0 < self.colour_share < 1):
             raise ValueError(
-                f"colour_dim is at least 0 and less than dim, at most {most}, and colour_share between 0 and 1,"
+                f"colour_dim must be at least 0 and less than dim, at most {most}, and colour_share between 0 and 1,"
                 f" got {self.colour_dim} and {self.colour_share}"
             )
         if self.colour_dim and self.head not in UNIT:
-            raise ValueError(f"colours stand beside a head of unit length ({', '.join(sorted(UNIT))}), not {self.head}")
+            raise ValueError(f"colours need a head of unit length ({', '.join(sorted(UNIT))}), got {self.head}")
 
     @property
     def architecture(self) -> str:
-        """The architecture in the metadata of a checkpoint."""
+        """The architecture in a checkpoint's metadata."""
         return PREFIX + self.backbone
 
     @property
     def head_dim(self) -> int:
-        """How many numbers of a vector come from the head."""
+        """The dimensions of a vector that the head fills."""
         return self.dim - self.colour_dim
 
     @property
     def stats(self) -> Stats:
-        """Mean and deviation that its input is normalised by in training."""
+        """The mean and standard deviation that normalise the input."""
         return STATS.get(self.backbone, IMAGENET_STATS)
 
     def metadata(self) -> dict[str, str]:
-        """Return what a checkpoint says of its network, for :meth:`of` to read."""
+        """Return a checkpoint's metadata, which :meth:`of` reads."""
         mean, std = (" ".join(map(str, values)) for values in self.stats)
         values = {field.name: _text(getattr(self, field.name)) for field in fields(self) if field.name != "backbone"}
         return {"architecture": self.architecture, **values, "mean": mean, "std": std}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
-        """Return the design of a checkpoint's network; older checkpoints lack fields, which then have their defaults.
+        """Return the design of a checkpoint's network; fields that an older checkpoint lacks have their defaults.
 
         Raises:
-            WeightsError: the checkpoint is of something else, or its metadata has a value of the wrong type.
+            WeightsError: the checkpoint is not of a Siamese network, or its metadata is invalid.
         """
         architecture, given = checkpoint.describes("architecture"), checkpoint.metadata
         if not architecture.startswith(PREFIX):
@@ -120,47 +109,39 @@ class Design:
         for required in ("dim", "input_px"):
             checkpoint.describes(required)
         try:
-            values = {
-                field.name: _PARSERS[type(field.default)](given[field.name])
-                for field in fields(cls)
-                if field.name in given
-            }
+            values = {field.name: _value(field.type, given[field.name]) for field in fields(cls) if field.name in given}
             return cls(**{**values, "backbone": architecture.removeprefix(PREFIX)})
         except ValueError as error:
-            raise WeightsError(f"{checkpoint.name} describes itself wrongly: {error}") from error
+            raise WeightsError(f"{checkpoint.name} has invalid metadata: {error}") from error
 
 
-_PARSERS: Final[dict[type, Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    bool: lambda text: bool(int(text)),
-}
+def _value(kind: Any, text: str) -> Any:
+    """Return a metadata value as the type of its field."""
+    return bool(int(text)) if kind == "bool" else {"str": str, "int": int, "float": float}[kind](text)
 
 
 def _text(value: object) -> str:
-    """Return a field as metadata."""
+    """Return a field as a metadata value."""
     return str(int(value) if isinstance(value, bool) else value)
 
 
 class Parts(NamedTuple):
-    """What vectors are joined from, ``(n, …)`` rows each; a network without colours has None for them."""
+    """The parts that vectors consist of, ``(n, …)`` each; colours are None in a network without them."""
 
     shapes: Tensor
     colours: Tensor | None
 
 
 class SiameseNetwork(nn.Module):
-    """Backbone → pooling → head → vectors, of unit length unless the head says otherwise.
+    """Backbone → pooling → head → vectors, of unit length unless the head is ``sigmoid``.
 
-    Siamese (Bromley et al. 1993): the two towers are this one network, applied twice with shared weights. The two
-    photos of a pair, anchor and positive, simply stand in one batch, and each loss compares rows of its output;
-    so the network that is trained on pairs is the network that embeds single photos.
+    Both towers of a Siamese network (Bromley et al. 1993) are this one network: the photos of a pair are rows of the
+    same batch, and losses compare rows of the output. So single photos are embedded just as in training.
 
-    With ``colour_dim``, part of each vector tells the garment's colours by themselves, and the head the rest: shape,
-    cloth, kind. The numbers of both alternate, so that the first of them are a smaller vector of the same sort.
+    With ``colour_dim``, part of each vector describes the garment's colours, and the head all else: shape, fabric, kind.
+    The dimensions of both alternate, so that a truncated vector has its share of both.
 
-    ``(n, 3, h, w)`` normalised float → ``(n, dim)`` float32. The weights start random.
+    Maps normalised float images ``(n, 3, h, w)`` to ``(n, dim)`` float32. The initial weights are random.
     """
 
     _order: Tensor
@@ -175,22 +156,22 @@ class SiameseNetwork(nn.Module):
         self.head = HEADS[design.head](width, design.head_dim)
         self.pair_head = PAIR_HEADS[design.pair_head](design.dim) if design.pair_head else None
         if design.colour_dim and len(shape) <= 2:
-            raise ValueError(f"{design.backbone} makes no map of features, by which colours would find the garment")
+            raise ValueError(f"{design.backbone} has no feature map, which colours need to find the garment")
         self.colours = Colours(shape[1], design.colour_dim, *design.stats) if design.colour_dim else None
         order = torch.tensor(alternating(design.head_dim, design.colour_dim))
         self.register_buffer("_order", order, persistent=False)
 
     @property
     def dim(self) -> int:
-        """The width of its vectors."""
+        """The width of the vectors."""
         return self.design.dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed one side of the pairs, or both at once."""
+        """Return the vectors of images."""
         return self.joined(self.parts(images))
 
     def parts(self, images: Tensor) -> Parts:
-        """Return the parts of each vector by themselves."""
+        """Return the parts of the vectors separately."""
         features = self.features(images)
         pooled = self.pool(features) if features.ndim > 2 else features
         vectors: Tensor = self.head(pooled).float()
@@ -199,16 +180,15 @@ class SiameseNetwork(nn.Module):
         return Parts(shapes, colours)
 
     def joined(self, parts: Parts) -> Tensor:
-        """Return the vectors, whose similarity is that of each part by its share."""
-        design, looks = self.design, parts.shapes
-        if parts.colours is not None:
-            shapes, colours = looks * (1 - design.colour_share) ** 0.5, parts.colours * design.colour_share**0.5
-            looks = torch.cat([shapes, colours], dim=1)[:, self._order]
-        return looks
+        """Return vectors whose similarity is the sum of the parts' similarities, weighted by their shares."""
+        if parts.colours is None:
+            return parts.shapes
+        share = self.design.colour_share
+        return torch.cat([parts.shapes * (1 - share) ** 0.5, parts.colours * share**0.5], dim=1)[:, self._order]
 
 
 def alternating(first: int, second: int) -> list[int]:
-    """Return the places of ``first`` and then ``second`` numbers in an order in which any stretch has its share of both.
+    """Return an order of ``first`` and then ``second`` elements in which both are evenly spread.
 
     >>> alternating(4, 2)
     [0, 4, 1, 2, 5, 3]
@@ -217,15 +197,11 @@ def alternating(first: int, second: int) -> list[int]:
 
 
 def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
-    """Return the network of a checkpoint, its weights in place.
-
-    Raises:
-        WeightsError: the weights are not of the network that the checkpoint describes.
-    """
+    """Return the network of a checkpoint; raise a WeightsError if its metadata and its weights do not fit together."""
     design = Design.of(checkpoint)
     usual = design.metadata()
     if design.colour_dim and any(checkpoint.describes(name).split() != usual[name].split() for name in ("mean", "std")):
-        raise WeightsError(f"{checkpoint.name}: colours are counted by the mean and std of {design.backbone} alone")
+        raise WeightsError(f"{checkpoint.name} has colours, which need the mean and std of {design.backbone}")
     misfit = f"{checkpoint.name} does not fit {design.architecture} of dim {design.dim}"
     try:
         check_fits(partial(SiameseNetwork, design), checkpoint.tensors, misfit)
@@ -241,7 +217,7 @@ def _feature_shape(features: nn.Module, design: Design) -> torch.Size:
     """Return the shape of a backbone's features of one image, without computing them.
 
     Raises:
-        ValueError: the input is too small for the backbone, or its features are too many.
+        ValueError: the input is too small for the backbone, or the feature map is too large.
     """
     shadow = copy.deepcopy(features).to("meta").eval()
     try:
@@ -250,5 +226,5 @@ def _feature_shape(features: nn.Module, design: Design) -> torch.Size:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{design.backbone} cannot take {design.input_px} px: {reason}") from error
     if seen.ndim > 2 and seen.numel() > _MOST_FEATURES:
-        raise ValueError(f"{design.backbone} makes {seen.numel()} features of {design.input_px} px, more than any use")
+        raise ValueError(f"{design.backbone} makes {seen.numel()} features of {design.input_px} px, which is too many")
     return seen.shape

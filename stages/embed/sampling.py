@@ -1,6 +1,6 @@
-"""Sampling: which photos make a batch, how they are compared, and their views.
+"""Samplers, which choose the photos of each batch, and the batches of views that they give.
 
-Every draw is a function of the seed and the step, so that a killed run can be resumed.
+Every draw is a function of the seed and the step, so that an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stages.types import Vectors
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
-    """The rows of a dataset that make a batch; the rest says which are compared, see :meth:`Relations.of`."""
+    """The rows of a dataset that make up a batch, and which of them are compared, see :meth:`Relations.of`."""
 
     rows: Ints
     groups: Ints | None = None
@@ -36,18 +36,11 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The photos of one training step.
+    """The input of one training step; without a draw, all photos are compared with each other."""
 
-    Attributes:
-        views: ``(n, side, side, 3)`` uint8.
-        identities: ``(n,)``, equal for positives.
-        styles: ``(n,)``, equal for one style.
-        draw: which rows are compared; None: all with all.
-    """
-
-    views: NDArray[np.uint8]
-    identities: Ints
-    styles: Ints
+    views: NDArray[np.uint8]  # (n, side, side, 3)
+    identities: Ints  # (n,)
+    styles: Ints  # (n,)
     draw: Draw | None = None
 
     def relations(self, device: str | torch.device = "cpu", *, by_style: bool = False) -> Relations:
@@ -59,26 +52,24 @@ class Batch:
 
 
 BatchSource: TypeAlias = Callable[[int], Batch]
-"""From a step, counted from 0, to its batch, always the same one; called from threads, a few steps ahead."""
+"""Returns the batch of a step, counted from 0; called from threads, a few steps ahead."""
 
 Sampler: TypeAlias = Callable[[int], Draw]
-"""From a step, counted from 0, to its draw, always the same one."""
+"""Returns the draw of a step, counted from 0."""
 
 
 class Batches:
-    """Batches of views of a dataset, by step.
+    """Makes the batch of each step from views of the photos that a sampler draws.
 
     Args:
         data: loaded.
-        sampler: draws rows.
-        views: the view of each domain by its name; the one under an empty name is for all others.
+        sampler: draws the rows.
+        views: the view for each domain; the one under ``""`` is for all other domains.
         side: of the views, in pixels.
         seed: of the views.
     """
 
     def __init__(self, data: Dataset, sampler: Sampler, views: Mapping[str, View], side: int, seed: int = 0) -> None:
-        if "" not in views:
-            raise ValueError("views need one under an empty name, for domains without their own")
         self._data, self._sampler, self._side, self._seed = data, sampler, side, seed
         self._views = [views.get(sample.domain, views[""]) for sample in data.samples]
 
@@ -94,15 +85,13 @@ class Batches:
 
 
 class Pools:
-    """The rows of each item: those that may be anchors, and those that may be their positives and negatives.
+    """The rows of each item that can be anchors, and those that can be compared with anchors.
 
-    Args:
-        data: to draw from.
-        anchor_domain: anchors are of this domain and partners of all others, such as street to shop. Empty: any row is
-            either. Items without both are left out.
+    With an anchor domain, such as street, anchors are from that domain and their partners from all others; otherwise,
+    any row can be both. Items without anchors or partners are left out.
 
     Raises:
-        ValueError: fewer than two items are left, or there is no such domain.
+        ValueError: fewer than two items are left, or no photo is of the anchor domain.
     """
 
     def __init__(self, data: Dataset, anchor_domain: str = "") -> None:
@@ -114,7 +103,7 @@ class Pools:
         pools = [(part[first[part]], part[second[part]]) for part in parts]
         pools = [(anchors, partners) for anchors, partners in pools if len(anchors) and len(partners)]
         if len(pools) < 2:
-            raise ValueError(f"wanted at least two items with anchors and positives, got {len(pools)}")
+            raise ValueError(f"training needs at least two items with anchors and positives, got {len(pools)}")
         self.anchors = [anchors for anchors, _ in pools]
         self.partners = [partners for _, partners in pools]
         self.crossed = bool(anchor_domain)
@@ -124,7 +113,7 @@ class Pools:
         return len(self.anchors)
 
     def positive_pair(self, item: int, rng: Generator) -> tuple[int, int]:
-        """Draw an anchor of an item and another of its photos; the same one if it has no other."""
+        """Draw an anchor of an item and another of its photos; the same photo twice if it has no other."""
         anchor = int(rng.choice(self.anchors[item]))
         others = self.partners[item][self.partners[item] != anchor]
         return anchor, int(rng.choice(others)) if len(others) else anchor
@@ -136,23 +125,17 @@ class Pools:
 
 
 class PK:
-    """P items with K photos each; every photo is an anchor, and all others are its positives or negatives.
+    """Draws ``items`` items with ``photos`` photos each; all photos are compared with each other.
 
-    Items come once each before any comes again. Photos of one item are different ones as far as it has that many. With
-    an anchor domain, half of the K are of it and half of others, and only pairs across domains are compared.
-
-    Args:
-        pools: to draw from.
-        items: P.
-        photos: K, at least 2.
-        seed: of everything random.
-        together: ``(n,)`` a number for each row of the data; items that share it come in one batch as far as they fit,
-            since they are hard to tell apart, such as the colours of a style. None: at random.
+    Each epoch draws every item once. Photos of an item are different as far as it has enough. With an anchor domain,
+    half of an item's photos are anchors and half partners, and only anchors are compared with partners. ``together``
+    ``(n,)`` keeps items with the same number, such as the colours of a style, in one batch as far as they fit: they are
+    hard to tell apart.
     """
 
     def __init__(self, pools: Pools, items: int, photos: int, seed: int = 0, together: Ints | None = None) -> None:
         if items < 2 or photos < 2:
-            raise ValueError(f"a batch has at least 2 items with 2 photos each, got {items} with {photos}")
+            raise ValueError(f"a batch needs at least 2 items with 2 photos each, got {items} with {photos}")
         self._pools, self._items, self._photos, self._seed = pools, min(items, len(pools)), photos, seed
         groups: dict[int, list[int]] = {}
         for item, anchors in enumerate(pools.anchors):
@@ -160,17 +143,16 @@ class PK:
         self._groups = [np.array(group) for group in groups.values()]
 
     def __call__(self, step: int) -> Draw:
-        """Return P x K rows, the photos of an item side by side."""
+        """Return ``items * photos`` rows, the photos of an item side by side."""
         rng = np.random.default_rng((self._seed, step, 0))
-        drawn = [self._photos_of(item, rng) for item in self._items_of(step)]
-        rows = np.concatenate(drawn)
+        rows = np.concatenate([self._photos_of(item, rng) for item in self._items_of(step)])
         if not self._pools.crossed:
             return Draw(rows)
-        anchors = np.concatenate([np.arange(self._photos) < self._photos // 2 for _ in drawn])
+        anchors = np.arange(len(rows)) % self._photos < self._photos // 2
         return Draw(rows, anchors=anchors, partners=~anchors)
 
     def _items_of(self, step: int) -> list[int]:
-        """Return the items of a step: each epoch orders all items, group by group, and each step takes the next ones."""
+        """Return the next items of the epoch's order; a batch across two epochs has no item twice."""
         places = [divmod(step * self._items + offset, len(self._pools)) for offset in range(self._items)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
         items = dict.fromkeys(int(orders[epoch][place]) for epoch, place in places)
@@ -191,15 +173,15 @@ class PK:
 
 
 class RandomPairs:
-    """Pairs, half of the same item and half of two; each pair is compared by itself."""
+    """Draws pairs, half of the same item and half of different items; only the two photos of a pair are compared."""
 
     def __init__(self, pools: Pools, pairs: int, seed: int = 0) -> None:
         if pairs < 2:
-            raise ValueError(f"half same and half different needs at least 2 pairs, got {pairs}")
+            raise ValueError(f"a batch needs at least 2 pairs, half of them of the same item, got {pairs}")
         self._pools, self._pairs, self._seed = pools, pairs, seed
 
     def __call__(self, step: int) -> Draw:
-        """Return rows in twos, pairs of the same item first."""
+        """Return the rows of the pairs, those of the same item first."""
         rng = np.random.default_rng((self._seed, step))
         rows: list[int] = []
         for place in range(self._pairs):
@@ -210,15 +192,15 @@ class RandomPairs:
 
 
 class RandomTriplets:
-    """Triplets: an anchor, another photo of its item, and a photo of any other item."""
+    """Draws triplets: an anchor, another photo of its item, and a photo of any other item."""
 
     def __init__(self, pools: Pools, triplets: int, seed: int = 0) -> None:
         if triplets < 1:
-            raise ValueError(f"a batch has at least 1 triplet, got {triplets}")
+            raise ValueError(f"a batch needs at least 1 triplet, got {triplets}")
         self._pools, self._triplets, self._seed = pools, triplets, seed
 
     def __call__(self, step: int) -> Draw:
-        """Return rows in threes."""
+        """Return the rows of the triplets."""
         rng = np.random.default_rng((self._seed, step))
         rows: list[int] = []
         for item in rng.integers(len(self._pools), size=self._triplets).tolist():
@@ -227,30 +209,29 @@ class RandomTriplets:
 
 
 class OfflineTriplets:
-    """Semi-hard triplets of a sample of the photos, mined every few steps with the network's vectors of that step.
+    """Draws semi-hard triplets, mined every ``mine_steps`` steps in at most ``photos`` photos with the current network.
 
-    For machines that cannot hold batches large enough to contain hard negatives. :meth:`prepare` has to be called
-    before the draws of every step that ``mine_steps`` divides; at most ``photos`` photos are embedded for a mining.
+    For machines that cannot hold batches large enough to contain hard negatives. Call :meth:`prepare` before the draw of
+    every step that ``mine_steps`` divides.
     """
 
     def __init__(self, pools: Pools, triplets: int, mine_steps: int, photos: int, seed: int = 0) -> None:
         if min(triplets, mine_steps) < 1 or photos < 4:
             raise ValueError(
-                "offline mining takes at least 1 triplet in a batch, 1 step and 4 photos;"
+                "offline mining needs at least 1 triplet in a batch, 1 step and 4 photos;"
                 f" got {triplets}, {mine_steps} and {photos}"
             )
         self._pools, self._triplets, self._photos, self._seed = pools, triplets, photos, seed
         self.mine_steps = mine_steps
-        self.mined: Ints = np.empty((0, 3), np.int64)
-        """``(t, 3)`` rows: anchors, positives, negatives."""
+        self.mined: Ints = np.empty((0, 3), np.int64)  # rows: anchors, positives, negatives
 
     def prepare(self, step: int, path: Path, embed: Callable[[Ints], Vectors]) -> None:
-        """Provide triplets for the steps until the next mining; a resumed run reads those mined before.
+        """Mine triplets for the steps until the next mining, or read them if a resumed run has mined them already.
 
         Args:
-            step: to be taken next.
+            step: the next to be taken.
             path: of the file that keeps the triplets.
-            embed: from rows to vectors, ``(n, dim)``.
+            embed: maps rows to vectors ``(n, dim)``.
 
         Raises:
             ValueError: there are no triplets.
@@ -263,7 +244,7 @@ class OfflineTriplets:
             save_file({"mined": self.mined}, part, metadata={"step": str(since)})
 
     def mine(self, step: int, embed: Callable[[Ints], Vectors]) -> None:
-        """Mine triplets anew, from photos that are sampled by the step."""
+        """Mine triplets in a sample of the photos."""
         rng = np.random.default_rng((self._seed, step, 0))
         anchors, partners = self._sample(rng)
         rows = np.unique(np.concatenate([anchors, partners]))
@@ -274,10 +255,10 @@ class OfflineTriplets:
         chosen = semi_hard(squared(torch.from_numpy(embed(rows))), replace(relations, positive=one_each))
         self.mined = rows[torch.stack(chosen, dim=1).numpy()]
         if not len(self.mined):
-            raise ValueError("offline mining found no triplet: no sampled item has two photos; sample more photos")
+            raise ValueError("offline mining found no triplet: no sampled item has two photos; raise mine_photos")
 
     def __call__(self, step: int) -> Draw:
-        """Return triplets of the last mining, each once before any comes again."""
+        """Return mined triplets, each once before any is repeated."""
         if not len(self.mined):
             raise RuntimeError("no triplets: call prepare first")
         since = step % self.mine_steps
@@ -289,7 +270,7 @@ class OfflineTriplets:
         return _in_groups(self.mined[[orders[epoch][place] for epoch, place in places]].reshape(-1).tolist(), 3)
 
     def _restored(self, path: Path, step: int) -> bool:
-        """Read the triplets mined at a step; return whether there are any."""
+        """Read the triplets that were mined at a step; return whether the file has them."""
         try:
             with safe_open(path, framework="np") as file:
                 if int(file.metadata()["step"]) != step:
@@ -300,10 +281,7 @@ class OfflineTriplets:
         return True
 
     def _sample(self, rng: Generator) -> tuple[Ints, Ints]:
-        """Return anchors and partners of random items, at least two, until there are enough photos.
-
-        An item with very many photos contributes an equal share of the whole.
-        """
+        """Return the anchors and partners of random items; an item with very many photos contributes an equal share."""
         share = max(2, self._photos // len(self._pools))
         anchors: list[Ints] = []
         partners: list[Ints] = []
@@ -316,9 +294,12 @@ class OfflineTriplets:
         return np.concatenate(anchors), np.concatenate(partners)
 
 
+SAMPLERS: Final = ("pk", "pairs", "triplets", "offline")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerPlan:
-    """A sampler by name with its options, which docs/recipes.md explains."""
+    """A sampler by name, and its options; docs/recipes.md explains them."""
 
     name: str = "pk"
     batch_size: int = 64
@@ -330,9 +311,9 @@ class SamplerPlan:
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
-            raise ValueError(f"no sampler is called {self.name!r}; there are {', '.join(SAMPLERS)}")
+            raise ValueError(f"no sampler is called {self.name!r}; choose one of {', '.join(SAMPLERS)}")
         if self.together not in ("", "style", "source"):
-            raise ValueError(f"items come together by style or source, got {self.together!r}")
+            raise ValueError(f"together must be style or source, got {self.together!r}")
 
     def build(self, data: Dataset, seed: int = 0) -> Sampler:
         """Return the sampler for a dataset."""
@@ -347,17 +328,14 @@ class SamplerPlan:
         return PK(pools, self.batch_size // self.photos, self.photos, seed, together)
 
 
-SAMPLERS: Final = ("pk", "pairs", "triplets", "offline")
-
-
 def _in_groups(rows: list[int], size: int) -> Draw:
-    """Return rows in groups that are compared by themselves: the first is the anchor, the others are partners."""
+    """Return rows in groups, in each of which the first is the anchor and the others its partners."""
     places = np.arange(len(rows))
     anchors = places % size == 0
     return Draw(np.array(rows, np.int64), places // size, anchors, ~anchors)
 
 
 def _repeated(rows: Ints, count: int, rng: Generator) -> Ints:
-    """Return that many of some rows at random, each once before any comes again."""
+    """Return ``count`` random rows, each once before any is repeated."""
     rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
     return np.concatenate(rounds)[:count]

@@ -1,4 +1,4 @@
-"""The trained embedder and the pair verifier: stages made of a checkpoint of a Siamese network."""
+"""The embedder and the pair verifier that a checkpoint of a Siamese network makes."""
 
 from __future__ import annotations
 
@@ -30,38 +30,33 @@ from stages.types import Image, Vectors, check_batch
 from weights import Checkpoint
 
 FLOAT32_BLOCKS: Final = {"mobilenet_v2": (0, 1, 4, 5, 6)}
-"""Backbones whose vectors stay within cosine 0.999 in bfloat16, and the blocks that must stay in float32 for that.
+"""Backbones that run in bfloat16 with vectors within cosine 0.999, and their blocks that need float32 for that.
 
 The first blocks of MobileNetV2 have few channels, whose values span too wide a range once batch norms are folded; of the
-others these gain most from float32.
+other blocks, these gain most from float32.
 """
 
 _BATCH_ON_CPU: Final = 8  # as fast as more, in less memory
 _BATCH_ELSEWHERE: Final = 32
 _LARGE_BLOCKS: Final = 3, 2
-"""How many blocks of those backbones have the largest maps, and the images that a processor takes through them at once."""
+"""The number of first blocks with the largest feature maps, and how many images a CPU takes through them at once."""
 
-_NUMBERS_ON_ACCELERATOR: Final = 64_000_000  # that a pair head compares at once: a quarter of a gigabyte
-_NUMBERS_ON_CPU: Final = 250_000  # a megabyte, which stays in the cache: ten times as fast as what does not
+_NUMBERS_ON_ACCELERATOR: Final = 64_000_000  # compared by a pair head at once: a quarter of a gigabyte
+_NUMBERS_ON_CPU: Final = 250_000  # a megabyte, which fits into the cache: ten times faster
 
 
 class SiameseEmbedder:
-    """Embeds images of garments as unit vectors, which are close where the garments look alike.
+    """Embeds images of garments as unit vectors, which are close if the garments look alike.
 
-    A vector does not depend on the batch that its image came in. Backbones that are known to bear it
-    (:data:`FLOAT32_BLOCKS`) compute mostly in the type that the device multiplies fastest; their vectors are within
-    cosine 0.999 of those in float32, so that vectors made on different machines can be compared.
-
-    Attributes:
-        dim: the width of its vectors.
-        input_px: the side of the white square that images are letterboxed into.
-        fingerprint: the architecture, the start of the weights' sha256, the input size.
+    A vector does not depend on the batch of its image. The backbones in :data:`FLOAT32_BLOCKS` compute mostly in the
+    device's fastest type; their vectors are within cosine 0.999 of those in float32, so that vectors from different
+    machines can be compared.
 
     Args:
         checkpoint: trained weights, from ``weights.load`` or ``weights.read``.
-        device: where to run, as torch names it.
-        batch_size: images that run at once; memory grows with it. None: chosen for the device.
-        dtype: of most of the network's arithmetic, if its backbone bears it. None: the device's fastest.
+        device: torch's name of the device.
+        batch_size: images per batch; None for a good number on the device.
+        dtype: of most arithmetic, in the backbones that support it; None for the device's fastest.
 
     Raises:
         WeightsError: the checkpoint is not of a Siamese network.
@@ -76,7 +71,7 @@ class SiameseEmbedder:
     ) -> None:
         batch_size = batch_size_for(device) if batch_size is None else batch_size
         if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         network = read_network(checkpoint).eval().requires_grad_(requires_grad=False)
         self._network = network.to(device).to(memory_format=torch.channels_last)
         dtype, backbone = dtype or fast_dtype(device), network.design.backbone
@@ -95,12 +90,12 @@ class SiameseEmbedder:
 
 
 def batch_size_for(device: str) -> int:
-    """Return how many images a network takes at once on a device."""
+    """Return a good batch size for a device."""
     return _BATCH_ON_CPU if torch.device(device).type == "cpu" else _BATCH_ELSEWHERE
 
 
 def faster(features: nn.Module, backbone: str, dtype: torch.dtype, device: str, batch_size: int) -> nn.Module:
-    """Return a backbone that computes the same faster and can no longer be trained; the given one is changed."""
+    """Optimise a backbone for inference, in place and for good, and return it."""
     keep_memory()
     fold_batch_norms(features)
     exact, on_cpu = FLOAT32_BLOCKS.get(backbone), torch.device(device).type == "cpu"
@@ -117,7 +112,7 @@ def faster(features: nn.Module, backbone: str, dtype: torch.dtype, device: str, 
 def vectors_of(
     network: SiameseNetwork, images: Sequence[Image], normalise: Normalise, device: str, batch_size: int, *, unit: bool
 ) -> Vectors:
-    """Embed images by a network, ``(n, dim)`` float32; with ``unit`` as unit rows, whatever its head."""
+    """Embed images by a network, ``(n, dim)`` float32; with ``unit``, as unit rows whatever the head."""
     design = network.design
 
     @torch.inference_mode()
@@ -133,27 +128,18 @@ def vectors_of(
 
 
 def stats_of(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and deviation of each channel by which a checkpoint's input is normalized.
-
-    Raises:
-        WeightsError: they are missing, not numbers, or not of three channels.
-    """
+    """Return a checkpoint's mean and standard deviation of each channel; raise a WeightsError if they are invalid."""
     try:
         mean, std = (tuple(map(float, checkpoint.describes(name).split())) for name in ("mean", "std"))
     except ValueError as error:
-        raise WeightsError(f"{checkpoint.name} describes itself by something other than a number: {error}") from error
+        raise WeightsError(f"{checkpoint.name} has invalid metadata: {error}") from error
     if not (len(mean) == len(std) == 3 and min(std) > 0):
-        raise WeightsError(f"{checkpoint.name} needs mean and std of 3 channels, std above 0; says {mean} and {std}")
+        raise WeightsError(f"{checkpoint.name} needs the mean and std of 3 channels, std above 0; got {mean} and {std}")
     return mean, std
 
 
 class PairVerifier:
-    """Returns the probability that two images show the same thing, by a network with a pair head.
-
-    Args:
-        checkpoint: weights of such a network.
-        device: where to run, as torch names it.
-        batch_size: images per batch.
+    """Gives the probability that two images show the same item, by a network with a pair head.
 
     Raises:
         WeightsError: the checkpoint has no pair head.
@@ -162,7 +148,7 @@ class PairVerifier:
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu", batch_size: int = 32) -> None:
         network = read_network(checkpoint)
         if network.pair_head is None:
-            raise WeightsError(f"{checkpoint.name} has no pair head; compare its vectors by cosine similarity")
+            raise WeightsError(f"{checkpoint.name} has no pair head; its vectors are compared by cosine similarity")
         network.eval().requires_grad_(requires_grad=False).to(device)
         self._network = network.to(memory_format=torch.channels_last)
         self._head: PairHead = network.pair_head

@@ -1,7 +1,7 @@
-"""Search in words: short English texts as vectors in the space of an embedder of images.
+"""Search in words: short English texts as vectors in the space of an image embedder.
 
-A text is the sum of the vectors of its words, which were trained against the image embedder that they belong to
-(:attr:`WordEmbedder.embedder`). Words that nobody has taught it are reported rather than guessed.
+The vector of a text is the sum of the vectors of its words, which were trained against one image embedder
+(:attr:`WordEmbedder.embedder`). Unknown words are reported rather than guessed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+import weights
 from stages.errors import WeightsError
 from stages.labels import COLOURS, GENDERS, PATTERNS, TYPES, USAGES
 from stages.protocols import TextEmbedder
@@ -24,94 +25,45 @@ from weights import Checkpoint
 ARCHITECTURE: Final = "words"
 MOST_CHARACTERS: Final = 1000
 LEAST_CORRECTED: Final = 4
-"""Words of fewer letters are too like others to be corrected."""
+"""Shorter words resemble too many others to be corrected."""
 
 _WORD: Final = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*")
-_SILENT: Final = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "but",
-        "by",
-        "for",
-        "from",
-        "i",
-        "in",
-        "into",
-        "is",
-        "it",
-        "item",
-        "items",
-        "like",
-        "looking",
-        "made",
-        "me",
-        "more",
-        "my",
-        "of",
-        "on",
-        "one",
-        "or",
-        "same",
-        "show",
-        "some",
-        "something",
-        "style",
-        "that",
-        "the",
-        "these",
-        "this",
-        "to",
-        "want",
-        "with",
-        "without",
-    ]
-)
+_SILENT: Final = frozenset({
+    "a", "an", "and", "any", "but", "by", "for", "from", "i", "in", "into", "is", "it", "item", "items", "like",
+    "looking", "made", "me", "more", "my", "of", "on", "one", "or", "same", "show", "some", "something", "style",
+    "that", "the", "these", "this", "to", "want", "with", "without",
+})  # fmt: skip
 """Words that say nothing about a garment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was understood of a text.
-
-    Attributes:
-        words: the known words that stand for it, in its order.
-        unknown: words that are not known, as they were written.
-    """
+    """The known words of a text, in order, and its unknown words as written."""
 
     words: tuple[str, ...]
     unknown: tuple[str, ...] = ()
 
     @property
     def notice(self) -> str:
-        """Which words are not known, as a sentence; "" if all are."""
+        """A sentence that lists the unknown words; "" if there are none."""
         names = ", ".join(f"'{word}'" for word in self.unknown)
         return f"{names} {'is' if len(self.unknown) == 1 else 'are'} not known" if names else ""
 
 
 class WordEmbedder:
-    """Embeds texts by the vectors of their words.
-
-    Attributes:
-        dim: the width of its vectors.
-        embedder: the fingerprint of the image embedder in whose space they are.
-
-    Args:
-        checkpoint: the vectors of words, from ``weights.load`` or ``weights.read``.
+    """Embeds texts in the space of the image embedder whose fingerprint is ``embedder``.
 
     Raises:
-        WeightsError: the checkpoint holds something else.
+        WeightsError: the checkpoint does not hold vectors of words.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         if checkpoint.describes("architecture") != ARCHITECTURE:
-            raise WeightsError(f"{checkpoint.name} holds no vectors of words")
+            raise WeightsError(f"{checkpoint.name} does not hold vectors of words")
         words = checkpoint.describes("words").split("\n")
         rows = checkpoint.tensors.get("vectors")
         if rows is None or rows.ndim != 2 or len(rows) != len(words):
-            raise WeightsError(f"{checkpoint.name} does not have a vector for each of its {len(words)} words")
+            raise WeightsError(f"{checkpoint.name} does not hold one vector for each of its {len(words)} words")
         self._rows: Vectors = rows.numpy()
         self._places = {word: place for place, word in enumerate(words)}
         self.dim, self.embedder = rows.shape[1], checkpoint.describes("embedder")
@@ -120,14 +72,14 @@ class WordEmbedder:
         """Return ``(len(texts), dim)`` float32 unit rows.
 
         Raises:
-            ValueError: a text is empty or too long, or no word of it is known.
+            ValueError: a text is empty or too long, or none of its words is known.
         """
         rows = [self._rows[[self._places[word] for word in self._known(text)]].sum(axis=0) for text in texts]
         vectors = np.array(rows, np.float32).reshape(len(rows), self.dim)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-6), np.float32)
 
     def read(self, text: str) -> Reading:
-        """Return what is understood of a text, synonyms, plurals and misspellings of one letter replaced.
+        """Return the words of a text; synonyms, plurals and one-letter misspellings become known words.
 
         Raises:
             ValueError: the text is empty or too long.
@@ -135,7 +87,7 @@ class WordEmbedder:
         if not text.strip():
             raise ValueError("the text is empty; say what to look for, such as: navy checked shirt")
         if len(text) > MOST_CHARACTERS:
-            raise ValueError(f"the text has {len(text)} characters; at most {MOST_CHARACTERS} can be searched for")
+            raise ValueError(f"the text has {len(text)} characters, and at most {MOST_CHARACTERS} are allowed")
         words: list[str] = []
         unknown: list[str] = []
         folded = unicodedata.normalize("NFKC", text).casefold()
@@ -153,7 +105,7 @@ class WordEmbedder:
         return reading.words
 
     def _phrases(self, tokens: Sequence[str]) -> Iterator[tuple[list[str] | None, str]]:
-        """Yield the known words of each phrase of one to three tokens, None where it is not known."""
+        """Yield the known words, or None, and the text of each phrase of one to three tokens."""
         place = 0
         while place < len(tokens):
             for length in (3, 2, 1):
@@ -181,7 +133,7 @@ class WordEmbedder:
 
     @cached_property
     def _corrections(self) -> dict[str, list[str]]:
-        """The words that a misspelling may stand for."""
+        """The words that misspellings are corrected to."""
         long = (word for word in self._places if len(word) >= LEAST_CORRECTED)
         return {word: [word] for word in long} | {
             word: known for word, known in self._synonyms.items() if " " not in word and len(word) >= LEAST_CORRECTED
@@ -189,7 +141,7 @@ class WordEmbedder:
 
     @cached_property
     def _synonyms(self) -> dict[str, list[str]]:
-        """The known words for each name and alias of a type, a colour, a pattern, a gender or a usage."""
+        """The known words for each name and alias of a type, colour, pattern, gender or usage."""
         tables: list[Mapping[str, tuple[str, ...]]] = [
             {one.name: one.aliases for one in TYPES}, COLOURS, PATTERNS, GENDERS, USAGES,
         ]  # fmt: skip
@@ -203,7 +155,7 @@ class WordEmbedder:
 
 
 def _singulars(word: str) -> Iterator[str]:
-    """Yield a word, and what it may be the plural or the possessive of."""
+    """Yield a word, and the words that it may be the plural or possessive of."""
     yield word
     stem = re.sub(r"['’]s$", "", word)
     if stem != word:
@@ -219,7 +171,7 @@ def _singulars(word: str) -> Iterator[str]:
 
 
 def _one_letter_off(word: str) -> Iterator[str]:
-    """Yield all words that differ from a word by one letter, or by the order of two; likelier slips come first."""
+    """Yield all words that one inserted, dropped, replaced or swapped letter makes of a word, likelier slips first."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     places = range(len(word))
     yield from (word[:place] + word[place + 1] + word[place] + word[place + 2 :] for place in places[:-1])
@@ -229,11 +181,10 @@ def _one_letter_off(word: str) -> Iterator[str]:
 
 
 def text_embedder(embedder: object, words: Checkpoint | None = None) -> TextEmbedder | None:
-    """Return what embeds texts in the space of an embedder of images, or None if nothing does.
+    """Return the text embedder in the space of an image embedder, or None if there is none.
 
-    Args:
-        embedder: reads text itself, or is the one that the words belong to.
-        words: vectors of words; None: those that are shipped.
+    That is the embedder itself if it embeds text, else the given vectors of words, or the shipped ones, if they belong to
+    it.
     """
     if isinstance(embedder, TextEmbedder):
         return embedder
@@ -241,8 +192,6 @@ def text_embedder(embedder: object, words: Checkpoint | None = None) -> TextEmbe
 
 
 def words_for(fingerprint: str, words: Checkpoint | None = None) -> WordEmbedder | None:
-    """Return the words that were trained with the embedder of a fingerprint, or None if those at hand were not."""
-    import weights  # noqa: PLC0415  only where texts are searched
-
-    ours = WordEmbedder(words or weights.load("words"))
-    return ours if ours.embedder == fingerprint else None
+    """Return the given or the shipped vectors of words if they belong to the embedder with this fingerprint, else None."""
+    reader = WordEmbedder(words or weights.load("words"))
+    return reader if reader.embedder == fingerprint else None

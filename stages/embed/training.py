@@ -40,64 +40,51 @@ SCRATCH, IMAGENET = "scratch", "imagenet"
 LOSS_TERMS: Final = ("item", "style", "shape", "colour")
 """The terms of a loss; with several, a log has each as ``loss_TERM``."""
 
-NEEDS_COLOURS: Final = "shape_weight and colour_weight need a network with colours; give it a colour_dim"
+NEEDS_COLOURS: Final = "shape_weight and colour_weight need a network with colours; set colour_dim"
 
 WHITENING_POWER: Final = 0.4
-"""The power of the shipped embedder, chosen by training on halves."""
+"""The power of the shipped embedder, chosen on halves of the training data."""
 
 FULL_WHITENING: Final = 0.5
 """The power that gives all larger components the same variance."""
 
 LEAST_VARIANCE: Final = 0.02
-"""Share of the largest variance that is added to each: components that hardly vary are noise, and stay small."""
+"""The share of the largest variance that is added to each, which keeps components of noise small."""
 
-_WAYS: Final = 20
-_TRIALS: Final = 2000
 _MIN_SPREAD: Final = 1e-4
-"""Probabilities of a pair head with a smaller standard deviation are a collapse."""
+"""A pair head has collapsed if the standard deviation of its probabilities is below this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderRecipe(Recipe):
-    """How to train an embedder, besides what :class:`~stages.training.Recipe` says.
-
-    Attributes:
-        steps: of the run.
-        lr_loss: peak learning rate of the loss's own parameters, such as proxies.
-        style_weight: weight of the same loss one level up, where other identities of a style are positives.
-        shape_weight: weight of the same loss on vectors without their colours, where all of a style are positives.
-        colour_weight: weight of the same loss on the colours alone.
-        frozen_blocks: number of first blocks of the backbone that stay as they are.
-        batch_norm: whether batch norm follows the batches, or keeps its statistics, as it should if they come from
-            ImageNet.
-    """
+    """The hyperparameters of an embedder's training, besides those of :class:`~stages.training.Recipe`."""
 
     steps: int = 1000
-    lr_loss: float = 1e-2
-    style_weight: float = 0.0
-    shape_weight: float = 0.0
-    colour_weight: float = 0.0
-    frozen_blocks: int = 0
-    batch_norm: bool = True
+    lr_loss: float = 1e-2  # peak learning rate of the loss's parameters, such as proxies
+    style_weight: float = 0.0  # of the loss one level up, where other identities of a style are positives
+    shape_weight: float = 0.0  # of the loss on vectors without colours, where all of a style are positives
+    colour_weight: float = 0.0  # of the loss on colours alone
+    frozen_blocks: int = 0  # the first blocks of the backbone, which are not trained
+    batch_norm: bool = True  # update batch-norm statistics; better off if they come from ImageNet
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
         if self.steps < 1:
-            raise ValueError(f"a run has at least 1 step, got {self.steps}")
+            raise ValueError(f"a run needs at least 1 step, got {self.steps}")
 
 
 class EmbedderTrainer(Trainer[Batch]):
     """Trains a Siamese network in place, on its device.
 
     Args:
-        network: as it starts, the same each time that the run is resumed.
-        loss: of :mod:`stages.embed.losses`; its own parameters are trained too.
-        batches: gives the batch of each step; called from threads.
-        recipe: of this run, the same each time that it is resumed.
+        network: in its initial state, the same each time that the run is resumed.
+        loss: from :mod:`stages.embed.losses`; its parameters are trained as well.
+        batches: returns the batch of each step; called from threads.
+        recipe: the same each time that the run is resumed.
         folder: of the run; created if necessary.
 
     Raises:
-        ValueError: the recipe weighs shapes or colours, and the network has no colours.
+        ValueError: the recipe weights shapes or colours, and the network has no colours.
         WeightsError: the folder holds the state of another run.
     """
 
@@ -114,15 +101,15 @@ class EmbedderTrainer(Trainer[Batch]):
         super().__init__(model, self._groups(), recipe, recipe.steps, folder)
 
     def clipped(self) -> Iterable[nn.Parameter]:
-        """Return the network's parameters; those of the loss are not clipped."""
+        """Return the network's parameters; gradients of the loss's parameters are not clipped."""
         return self._network.parameters()
 
     def batches(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """Yield the batches of some steps."""
+        """Yield the batches of the steps from ``start`` to ``stop``."""
         return ahead(self._source, range(start, stop), workers)
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted sum of the loss's terms, each term, and the mean similarities of the batch."""
+        """Return the weighted sum of the loss's terms; log each term and the mean similarities of the batch."""
         recipe, network = self._settings, self._network
         self._set_train_mode()
         pixels = self._normalise(list(batch.views)).to(self.device)
@@ -154,7 +141,7 @@ class EmbedderTrainer(Trainer[Batch]):
             block.eval().requires_grad_(requires_grad=False)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups by learning rate and decay; biases, norms and proxies do not decay."""
+        """Return parameter groups by learning rate and weight decay; biases, norms and proxies do not decay."""
         recipe = self._settings
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in self._network.named_parameters():
@@ -178,19 +165,19 @@ def _similarities(vectors: Tensor, relations: Relations) -> dict[str, float]:
 
 
 def start_from(network: SiameseNetwork, start: str) -> list[str]:
-    """Copy all weights of a start that fit a network into it; the rest stays random.
+    """Copy the weights of a start that fit into a network; the rest stays random.
 
     Args:
         network: changed in place.
         start: ``scratch``, ``imagenet`` for torchvision's weights (downloaded on first use), the name of a shipped
-            checkpoint, or a safetensors file: a Siamese checkpoint, or a classifier in torchvision's names.
+            checkpoint, or a safetensors file: a Siamese checkpoint, or a classifier with torchvision's tensor names.
 
     Returns:
         The names of the tensors that are still random.
 
     Raises:
         ValueError: there are no such weights.
-        WeightsError: they cannot be read or downloaded, or nothing of them fits.
+        WeightsError: they cannot be read or downloaded, or none of them fits.
     """
     if start == SCRATCH:
         return sorted(network.state_dict())
@@ -221,7 +208,7 @@ def _is_siamese(checkpoint: Checkpoint) -> bool:
 
 
 def fit_colours(network: SiameseNetwork, images: Iterable[Sequence[Image]]) -> None:
-    """Start a network's colours, if it has some, from the principal components of the colours of square images."""
+    """Initialise a network's colours, if it has any, by the principal components of the colours of square images."""
     if network.colours is not None:
         normalise = Normalise(*network.design.stats)
         network.colours.fit(normalise(batch) for batch in images)
@@ -229,12 +216,9 @@ def fit_colours(network: SiameseNetwork, images: Iterable[Sequence[Image]]) -> N
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Measures a network during training, on photos that it does not train on.
+    """Computes a metric of :data:`METRICS` on loaded photos that the network is not trained on.
 
-    Attributes:
-        data: the photos, loaded.
-        metric: of :data:`METRICS`.
-        query_domain: photos of this domain are queries and all others the gallery; empty: every photo is both.
+    With a query domain, its photos are queries and all others the gallery; otherwise, every photo is both.
     """
 
     data: Dataset
@@ -243,7 +227,7 @@ class Validator:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise ValueError(f"no metric is called {self.metric!r}; there are {', '.join(METRICS)}")
+            raise ValueError(f"no metric is called {self.metric!r}; choose one of {', '.join(METRICS)}")
 
     def __call__(self, network: SiameseNetwork) -> float | None:
         """Return the metric, in [0, 1], higher is better; None if the network has collapsed or its output is not finite."""
@@ -261,7 +245,7 @@ class Validator:
         return None if collapsed else float(METRICS[self.metric](similarity, self))
 
     def retrieve(self, similarity: SimilarityFunction, labels: Ints) -> Retrieval:
-        """Return the retrieval of all queries; ``labels`` are equal for photos that count as the same."""
+        """Return the retrieval of all queries; ``labels`` are equal for photos that are relevant to each other."""
         if not self.query_domain:
             return retrieve(similarity, labels)
         queries = self.data.in_domain(self.query_domain)
@@ -277,39 +261,39 @@ METRICS: Final[Mapping[str, Callable[[SimilarityFunction, Validator], Any]]] = {
         error_rates(sample_pairs(similarity, by.data.item_ids, by.data.domain_ids if by.query_domain else None)).auc
     ),
     "one-shot": lambda similarity, by: one_shot(
-        similarity, by.data.item_ids, min(_WAYS, len(by.data.items)), trials=_TRIALS
+        similarity, by.data.item_ids, min(20, len(by.data.items)), trials=2000
     ).hits.mean(),
 }
 """Validation metrics by name."""
 
 
 def training_vectors(network: SiameseNetwork, images: Sequence[Image], *, unit: bool = False) -> Vectors:
-    """Embed images by a network in training, ``(n, dim)``, which is in evaluation mode afterwards."""
+    """Embed images by a network in training, ``(n, dim)``, and leave it in evaluation mode."""
     device = str(next(network.parameters()).device)
     return vectors_of(network.eval(), images, Normalise(*network.design.stats), device, 32, unit=unit)
 
 
 def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: float = WHITENING_POWER) -> Vectors:
-    """Make the variances of a network's components more equal, in place, so that large ones do not drown the others.
+    """Even out the variances of a network's components, in place, so that large ones do not drown the others.
 
-    Jégou and Chum 2012 whiten descriptors by their principal components, here partly: each component, of shapes and of
-    colours, is divided by ``(variance / largest variance + 0.02) ** power``. They come in the order of their variance,
-    the largest first, so that a vector can be truncated. The last layers are linear, so only their weights change.
+    Jégou and Chum 2012 whiten descriptors by their principal components. Here, each component of shapes and of colours
+    is divided by ``(variance / largest variance + 0.02) ** power``. Components are sorted by variance, the largest
+    first, so that vectors can be truncated. Only the weights of the last layers change, because these are linear.
 
     Args:
-        network: trained; in evaluation mode afterwards.
-        sets: photos to fit the components to; each set has the same weight.
+        network: trained; left in evaluation mode.
+        sets: photos to fit the components to; all sets have the same weight.
         power: 0 only rotates vectors, :data:`FULL_WHITENING` whitens fully.
 
     Returns:
-        The vectors of all these photos before whitening, ``(n, dim)``. If they are all equal, whitening only amplifies
-        noise; if they are not finite, the network is left unchanged.
+        The vectors of all photos before whitening, ``(n, dim)``. If they are all equal, whitening only amplifies noise;
+        if they are not finite, the network is unchanged.
 
     Raises:
         ValueError: see :func:`check_whitens`.
     """
     check_whitens(network.design, sum(map(len, sets)), power)
-    ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]  # scaled to unit length
+    ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]  # before normalisation
     ends += [] if network.colours is None else [network.colours.project]
     before, outputs = [], []
     for images in filter(len, sets):
@@ -332,20 +316,20 @@ def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: floa
 
 
 def check_whitens(design: Design, photos: int | None = None, power: float = WHITENING_POWER) -> None:
-    """Raise a ValueError if a network cannot be whitened by a number of photos; None: by enough photos."""
+    """Raise a ValueError if a network cannot be whitened by this power and this many photos, or by any if None."""
     if not 0 <= power <= FULL_WHITENING:
-        raise ValueError(f"vectors are whitened by a power of at least 0 and at most {FULL_WHITENING}, got {power}")
+        raise ValueError(f"the whitening power must be between 0 and {FULL_WHITENING}, got {power}")
     if design.head not in UNIT or design.pair_head:
         raise ValueError("whitening is for vectors of unit length that no pair head compares")
     if photos is not None and photos <= design.dim:
-        raise ValueError(f"whitening {design.dim} numbers takes more than {design.dim} photos, got {photos}")
+        raise ValueError(f"whitening {design.dim} dimensions takes more than {design.dim} photos, got {photos}")
 
 
 @torch.no_grad()
 def _whiten(end: nn.Linear, of_sets: Sequence[Tensor], power: float) -> None:
     middle = torch.stack([rows.mean(dim=0) for rows in of_sets]).mean(dim=0)
     spread = torch.stack([(rows - middle).T @ (rows - middle) / len(rows) for rows in of_sets]).mean(dim=0)
-    variances, components = torch.linalg.eigh(spread)  # rising
+    variances, components = torch.linalg.eigh(spread)  # ascending
     variances, components = variances.flip(0).clamp(min=0), components.flip(1)
     least = torch.finfo(variances.dtype).tiny
     rotated = components.T / ((variances / variances[0].clamp(min=least) + LEAST_VARIANCE) ** power)[:, None]

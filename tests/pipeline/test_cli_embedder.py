@@ -201,7 +201,7 @@ class TestEvaluate:
             return run("evaluate", "embedder", *arguments, *EMBEDDER, status=2).stderr
 
         assert "is not a regular expression" in told(items, "--item-pattern", "(")
-        assert "needs a label that comes twice" in told(items / "item00", "--item-pattern", ".*")
+        assert "needs a label that occurs twice" in told(items / "item00", "--item-pattern", ".*")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "x").touch()
         assert "exists; give --overwrite" in told(items, "-o", tmp_path / "full")

@@ -1,4 +1,4 @@
-"""Kinds of garments in the composition: catalogue photos, rankings and notices."""
+"""Kinds of garments: catalogue photos, rankings and notices."""
 
 import numpy as np
 import PIL.Image
@@ -31,43 +31,40 @@ def vectors_of(**probabilities: float) -> np.ndarray:
     return PART.with_kinds(looks, kinds_of(**probabilities)[None])
 
 
-def test_a_shoe_that_the_detector_takes_for_a_hat_is_taken_whole():
-    hat = Detection("hat", 0.9, Box(10, 10, 90, 70))
-
-    assert fitting_garment([hat], PHOTO, kinds_of(shoes=0.95)) is PHOTO
-
-
-def test_of_a_worn_shirt_and_the_jeans_below_the_one_that_the_photo_sells_is_chosen():
-    shirt, jeans = Detection("top", 0.9, Box(20, 20, 80, 60)), Detection("pants", 0.95, Box(25, 55, 75, 100))
-
-    assert fitting_garment([shirt, jeans], PHOTO, kinds_of(top=0.9)) is shirt
-    assert fitting_garment([shirt, jeans], PHOTO, kinds_of(pants=0.9)) is jeans
+HAT = Detection("hat", 0.9, Box(10, 10, 90, 70))
+SHIRT, JEANS = Detection("top", 0.9, Box(20, 20, 80, 60)), Detection("pants", 0.95, Box(25, 55, 75, 100))
+DRESS = Detection("dress", 0.9, Box(20, 10, 80, 90))
 
 
-def test_a_top_that_the_detector_takes_for_a_dress_keeps_its_box():
-    dress = Detection("dress", 0.9, Box(20, 10, 80, 90))
-
-    assert fitting_garment([dress], PHOTO, kinds_of(top=0.9)) is dress
-
-
-def test_an_embedder_that_is_sure_overrules_the_detector_and_a_doubtful_one_does_not():
-    _, sure = settle(PART, vectors_of(shoes=0.97), ["hat"], trust=0.6)
-    _, doubtful = settle(PART, vectors_of(shoes=0.2, hat=0.15), ["hat"], trust=0.8)
-
-    assert (sure, doubtful) == (["shoes"], ["hat"])
-
-
-def test_what_is_probably_none_of_the_kinds_keeps_the_detectors_label():
-    _, labels = settle(PART, vectors_of(other=0.99), [WHOLE], trust=0.8)
-
-    assert labels == [WHOLE]
+@pytest.mark.parametrize(
+    ("detections", "kind", "chosen"),
+    [
+        pytest.param([HAT], "shoes", PHOTO, id="a shoe detected as a hat is taken whole"),
+        pytest.param([SHIRT, JEANS], "top", SHIRT, id="the shirt rather than the jeans below it"),
+        pytest.param([SHIRT, JEANS], "pants", JEANS, id="the jeans rather than the shirt above them"),
+        pytest.param([DRESS], "top", DRESS, id="a top detected as a dress keeps its box"),
+    ],
+)
+def test_the_garment_that_a_catalogue_photo_offers_is_chosen(detections, kind, chosen):
+    assert fitting_garment(detections, PHOTO, kinds_of(**{kind: 0.9})) is chosen
 
 
-def test_a_photo_without_garments_has_nothing_to_settle():
+@pytest.mark.parametrize(
+    ("kinds", "label", "trust", "settled"),
+    [
+        pytest.param({"shoes": 0.97}, "hat", 0.6, "shoes", id="a certain embedder overrules the detector"),
+        pytest.param({"shoes": 0.2, "hat": 0.15}, "hat", 0.8, "hat", id="an uncertain embedder does not"),
+        pytest.param({"other": 0.99}, WHOLE, 0.8, WHOLE, id="none of the kinds keeps the detector's label"),
+    ],
+)
+def test_detector_and_embedder_settle_on_a_label(kinds, label, trust, settled):
+    assert settle(PART, vectors_of(**kinds), [label], trust)[1] == [settled]
+
+
+def test_without_garments_there_is_nothing_to_settle():
     vectors, labels = settle(PART, np.empty((0, 24), np.float32), [], trust=0.8)
 
-    assert vectors.shape == (0, 24)
-    assert labels == []
+    assert (vectors.shape, labels) == ((0, 24), [])
 
 
 @pytest.mark.parametrize(
@@ -80,17 +77,17 @@ def test_a_photo_without_garments_has_nothing_to_settle():
         ((("price", "20"),), None, None),
     ],
 )
-def test_the_catalogues_own_word_for_a_kind_is_found_in_its_columns(metadata, column, kind):
+def test_a_kind_is_found_in_the_columns_of_a_catalogue(metadata, column, kind):
     assert named_kind(metadata, column) == kind
 
 
-def test_the_catalogues_own_kind_beats_the_guess():
+def test_the_kind_of_a_catalogue_overrules_the_embedder():
     vectors = with_named_kind(PART, vectors_of(hat=0.95), "shoes")
 
     assert KINDS[PART.kinds(vectors).argmax()] == "shoes"
 
 
-def test_a_shop_without_a_kind_is_said_to_have_none_unless_kinds_are_unknown():
+def test_a_missing_kind_is_told_unless_kinds_are_unknown():
     assert missing_kind(PART, {"top": 3}, "scarf") == "this shop has no scarves"
     assert missing_kind(PART, {"top": 3}, "top") == ""
     assert missing_kind(PART, {"top": 3}, WHOLE) == ""
@@ -106,7 +103,7 @@ class HatsEverywhere:
 
 
 class KnowsShoes:
-    """Takes dark images for shoes and bright ones for hats."""
+    """Recognises dark images as shoes and bright ones as hats."""
 
     dim, input_px, fingerprint, attributes = PART.dim, 32, "knows-shoes", PART
 
@@ -123,7 +120,7 @@ def photos(tmp_path):
     return paths
 
 
-def test_a_catalogue_photo_gets_the_kind_of_the_whole_and_a_garment_of_the_street_its_own(photos):
+def test_a_catalogue_photo_has_the_kind_of_the_whole_photo_and_a_street_garment_that_of_its_crop(photos):
     catalogue = Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes(), main_garment=True)
     street = Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes())
 
@@ -135,7 +132,7 @@ def test_a_catalogue_photo_gets_the_kind_of_the_whole_and_a_garment_of_the_stree
     assert [(found.label, found.box) for found in queried.detections] == [("shoes", Box(8, 8, 56, 40))]
 
 
-def test_a_garment_of_a_kind_that_the_gallery_lacks_gets_a_notice_and_matches_of_any_kind_on_request(photos, tmp_path):
+def test_a_kind_that_the_gallery_lacks_gets_a_notice_or_matches_of_any_kind(photos, tmp_path):
     pipeline = Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes(), main_garment=True)
     gallery = Gallery.create(tmp_path / "shop", pipeline.embedder, pipeline.cropper)
     Indexing(gallery, pipeline, "hats", kinds=PART)([CatalogueEntry(photos[1], "fedora")])
@@ -149,7 +146,7 @@ def test_a_garment_of_a_kind_that_the_gallery_lacks_gets_a_notice_and_matches_of
     assert [match.item for match in any_kind.garments[0].matches] == ["fedora"]
 
 
-def test_a_photo_is_embedded_again_when_the_catalogue_changes_its_kind(photos, tmp_path):
+def test_a_photo_is_embedded_again_if_the_catalogue_changes_its_kind(photos, tmp_path):
     pipeline = Pipeline(HatsEverywhere(), BoxCrop(), KnowsShoes(), main_garment=True)
     gallery = Gallery.create(tmp_path / "shop", pipeline.embedder, pipeline.cropper)
 

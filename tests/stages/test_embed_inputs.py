@@ -1,4 +1,4 @@
-"""What an embedder's network looks at: the white around a thing is cut away where the design says so."""
+"""Preprocessing: white borders are trimmed if the design says so."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_white_borders_are_trimmed_except_for_a_margin(top: int, left: int) -> N
     image = np.full((400, 300, 3), 255, np.uint8)
     image[top : top + 100, left : left + 100] = (200, 30, 60)
     found = trimmed(image)
-    wanted = [100 + min(place, 2) + min(side - 100 - place, 2) for place, side in ((top, 400), (left, 300))]
-    assert found.shape == (*wanted, 3)
+    expected = [100 + min(place, 2) + min(side - 100 - place, 2) for place, side in ((top, 400), (left, 300))]
+    assert found.shape == (*expected, 3)
     np.testing.assert_array_equal(trimmed(found), found)
 
 
@@ -46,15 +46,10 @@ def test_an_image_without_white_borders_or_all_white_stays_unchanged(image: Imag
 @pytest.mark.parametrize("trim", [False, True])
 def test_the_design_decides_whether_white_is_trimmed(trim: bool, tmp_path: Path) -> None:
     design = Design("small", "average", "linear", 8, 64, trim=trim)
-    path = tmp_path / "weights.safetensors"
-    weights.save(path, SiameseNetwork(design).state_dict(), design.metadata())
-    checkpoint = weights.read(path)
+    weights.save(tmp_path / "weights.safetensors", SiameseNetwork(design).state_dict(), design.metadata())
+    checkpoint = weights.read(tmp_path / "weights.safetensors")
     assert Design.of(checkpoint) == design
     close = draw("red", "blue")
     far = np.pad(close, [(40, 70), (90, 20), (0, 0)], constant_values=255)
     first, second = SiameseEmbedder(checkpoint)([trimmed(close), far])
     assert (float(first @ second) > 0.9999) == trim
-
-
-def test_older_weights_do_not_trim() -> None:
-    assert not Design.of(weights.load("siamese_box")).trim

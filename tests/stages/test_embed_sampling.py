@@ -1,4 +1,4 @@
-"""Relations, miners and samplers against what they promise, counted one by one."""
+"""Relations, miners and samplers against naive loops and counts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ def listed(triplets) -> list[tuple[int, int, int]]:
 
 
 class TestRelations:
-    def test_all_pairs_but_oneself(self):
-        relations = Relations.of(LABELS)
-        for i in range(6):
-            for j in range(6):
-                assert relations.positive[i, j] == (i != j and LABELS[i] == LABELS[j])
-                assert relations.negative[i, j] == (LABELS[i] != LABELS[j])
+    def test_all_rows_but_the_row_itself_are_positives_or_negatives(self):
+        relations, same = Relations.of(LABELS), LABELS[:, None] == LABELS
+        assert torch.equal(relations.positive, same & ~torch.eye(6, dtype=torch.bool))
+        assert torch.equal(relations.negative, ~same)
 
-    def test_within_groups_and_from_anchors_to_partners(self):
+    def test_only_anchors_and_partners_of_a_group_are_related(self):
         groups = torch.tensor([0, 0, 0, 1, 1, 1])
         anchors = torch.tensor([True, False, False] * 2)
         relations = Relations.of(torch.tensor([5, 5, 7, 8, 8, 5]), groups, anchors, ~anchors)
@@ -46,42 +44,30 @@ class TestRelations:
         assert above.positive[0].tolist() == [False, False, False, True, True, False]
         assert above.negative[0].tolist() == [False] * 5 + [True]
 
-    def test_triplets_are_all_that_there_are(self):
-        wanted = [(a, p, n) for a in range(6) for p in range(6) for n in range(6)
-                  if a != p and LABELS[a] == LABELS[p] and LABELS[a] != LABELS[n]]  # fmt: skip
-        assert listed(MINERS["all"](distances(), Relations.of(LABELS))) == wanted
+
+def naive_triplets(labels: torch.Tensor, apart: torch.Tensor, miner: str) -> list[tuple[int, int, int]]:
+    count, chosen = len(labels), []
+    for a in range(count):
+        positive = [p for p in range(count) if p != a and labels[p] == labels[a]]
+        negative = [n for n in range(count) if labels[n] != labels[a]]
+        if miner == "batch-hard":
+            if positive:
+                chosen.append((a, max(positive, key=lambda p: apart[a, p]), min(negative, key=lambda n: apart[a, n])))
+            continue
+        for p in positive:
+            beyond = [n for n in negative if apart[a, n] > apart[a, p]]
+            nearest = min(beyond, key=lambda n: apart[a, n]) if beyond else max(negative, key=lambda n: apart[a, n])
+            chosen += [(a, p, n) for n in (negative if miner == "all" else [nearest])]
+    return chosen
 
 
-class TestMiners:
-    def test_batch_hard_is_the_naive_loop(self):
-        apart = distances()
-        wanted = []
-        for a in range(6):
-            own = [p for p in range(6) if p != a and LABELS[p] == LABELS[a]]
-            others = [n for n in range(6) if LABELS[n] != LABELS[a]]
-            if own:
-                wanted.append((a, max(own, key=lambda p: apart[a, p]), min(others, key=lambda n: apart[a, n])))
-        assert listed(MINERS["batch-hard"](apart, Relations.of(LABELS))) == wanted
-
-    def test_semi_hard_is_the_naive_loop(self):
-        labels = torch.arange(30) % 5
-        apart = distances(1, 30)
-        found = listed(MINERS["semi-hard"](apart, Relations.of(labels)))
-        wanted, easy = [], 0
-        for a in range(30):
-            for p in (p for p in range(30) if p != a and labels[p] == labels[a]):
-                others = [n for n in range(30) if labels[n] != labels[a]]
-                beyond = [n for n in others if apart[a, n] > apart[a, p]]
-                easy += not beyond
-                chosen = min(beyond, key=lambda n: apart[a, n]) if beyond else max(others, key=lambda n: apart[a, n])
-                wanted.append((a, p, chosen))
-        assert found == wanted
-        assert easy, "some positive is further than every negative"
-
-    @pytest.mark.parametrize("name", MINERS)
-    def test_nothing_to_mine_is_nothing(self, name):
-        for labels in (torch.arange(6), torch.zeros(6, dtype=torch.int64)):
-            assert listed(MINERS[name](distances(), Relations.of(labels))) == []
+@pytest.mark.parametrize("miner", MINERS)
+def test_a_miner_is_the_naive_loop_and_finds_nothing_in_nothing(miner):
+    for labels in (LABELS, torch.arange(30) % 5):
+        apart = distances(1, len(labels))
+        assert listed(MINERS[miner](apart, Relations.of(labels))) == naive_triplets(labels, apart, miner)
+    for labels in (torch.arange(6), torch.zeros(6, dtype=torch.int64)):
+        assert listed(MINERS[miner](distances(), Relations.of(labels))) == []
 
 
 def dataset(samples: list[Sample]) -> Dataset:
@@ -99,7 +85,7 @@ def data() -> Dataset:
 
 @pytest.fixture
 def crossed() -> Dataset:
-    """Six items with two street and three shop photos each, one item in the street alone."""
+    """Six items with two street and three shop photos each, and one item with street photos only."""
     return dataset([
         Sample(Path(f"{item}-{domain}-{photo}"), f"{item}", domain=domain)
         for item in range(7) for domain, count in (("street", 2), ("shop", 3 * (item < 6))) for photo in range(count)
@@ -107,44 +93,35 @@ def crossed() -> Dataset:
 
 
 class TestPK:
-    def test_a_round_shows_each_item_once(self, data):
+    def test_an_epoch_draws_each_item_once(self, data):
         sampler = PK(Pools(data), items=3, photos=2)
         for start in (0, 3, 6):
             seen = Counter(int(data.item_ids[row]) for step in range(start, start + 3) for row in sampler(step).rows)
             assert seen == dict.fromkeys(range(9), 2)
 
-    def test_photos_of_an_item_are_different_ones_while_there_are(self, data):
-        sampler = PK(Pools(data), items=9, photos=3)
-        draw = sampler(0)
-        by_item = defaultdict(list)
-        for row in draw.rows.tolist():
-            by_item[int(data.item_ids[row])].append(row)
-        for item, drawn in by_item.items():
-            assert len(set(drawn)) == min(3, 1 + item % 4)
+    def test_photos_of_an_item_are_different_as_far_as_it_has_enough(self, data):
+        by_item = defaultdict(set)
+        for row in PK(Pools(data), items=9, photos=3)(0).rows.tolist():
+            by_item[int(data.item_ids[row])].add(row)
+        assert {item: len(rows) for item, rows in by_item.items()} == {k: min(3, 1 + k % 4) for k in range(9)}
 
-    def test_a_batch_is_full_and_holds_no_item_twice_at_the_end_of_a_round(self, data):
+    def test_a_batch_is_full_and_has_no_item_twice_at_the_end_of_an_epoch(self, data):
         sampler = PK(Pools(data), items=4, photos=2)
         for step in range(12):
             assert sorted(Counter(data.item_ids[sampler(step).rows].tolist()).values()) == [2] * 4
 
     def test_colours_of_a_style_come_together(self, data):
-        sampler = PK(Pools(data), items=3, photos=2, together=data.style_ids)
-        for step in range(6):
-            assert len(set(data.style_ids[sampler(step).rows].tolist())) == 1
-        apart = PK(Pools(data), items=3, photos=2)
-        assert any(len(set(data.style_ids[apart(step).rows].tolist())) > 1 for step in range(6))
+        together, apart = (PK(Pools(data), items=3, photos=2, together=ids) for ids in (data.style_ids, None))
+        styles = [[len(set(data.style_ids[one(step).rows].tolist())) for step in range(6)] for one in (together, apart)]
+        assert styles[0] == [1] * 6
+        assert max(styles[1]) > 1
 
-    def test_across_domains_only_pairs_across_are_compared(self, crossed):
-        sampler = PK(Pools(crossed, "street"), items=4, photos=4)
-        draw = sampler(0)
+    def test_only_pairs_across_domains_are_compared(self, crossed):
+        draw = PK(Pools(crossed, "street"), items=4, photos=4)(0)
         street = crossed.in_domain("street")[draw.rows]
         assert np.array_equal(street, draw.anchors)
-        relations = Relations.of(torch.from_numpy(crossed.item_ids[draw.rows]), None,
-                                 torch.from_numpy(draw.anchors), torch.from_numpy(draw.partners))  # fmt: skip
-        left, right = (relations.positive | relations.negative).nonzero(as_tuple=True)
-        assert street[left].all()
-        assert not street[right].any()
-        assert 6 not in crossed.item_ids[draw.rows], "an item of one domain alone has no pair across"
+        assert np.array_equal(~street, draw.partners)
+        assert 6 not in crossed.item_ids[draw.rows], "an item in one domain has no pair across"
 
 
 class TestRandomDraws:
@@ -153,12 +130,11 @@ class TestRandomDraws:
         left, right = data.item_ids[draw.rows[::2]], data.item_ids[draw.rows[1::2]]
         assert (left == right).tolist() == [True] * 5 + [False] * 5
         assert draw.groups.tolist() == [place // 2 for place in range(20)]
-        many = [RandomPairs(Pools(data), pairs=10)(step).rows for step in range(40)]
-        for drawn in many:
+        for drawn in [RandomPairs(Pools(data), pairs=10)(step).rows for step in range(40)]:
             for one, other in zip(drawn[:10:2], drawn[1:10:2], strict=True):
                 assert (one != other) == (data.item_ids.tolist().count(data.item_ids[one]) > 1)
 
-    def test_triplets_are_triplets(self, data):
+    def test_triplets_are_an_anchor_a_positive_and_any_negative(self, data):
         draw = RandomTriplets(Pools(data), triplets=50)(0)
         anchors, positives, negatives = (data.item_ids[draw.rows[place::3]] for place in range(3))
         assert (anchors == positives).all()
@@ -166,19 +142,18 @@ class TestRandomDraws:
         assert set(negatives.tolist()) == set(range(9))
 
     @pytest.mark.parametrize("direction", ["street", "shop"])
-    def test_triplets_across_domains(self, crossed, direction):
+    def test_anchors_of_triplets_are_from_their_domain(self, crossed, direction):
         draw = RandomTriplets(Pools(crossed, direction), triplets=30)(0)
-        here = crossed.in_domain(direction)[draw.rows].reshape(-1, 3)
-        assert here.tolist() == [[True, False, False]] * 30
+        assert crossed.in_domain(direction)[draw.rows].reshape(-1, 3).tolist() == [[True, False, False]] * 30
 
-    def test_draws_depend_on_seed_and_step_alone(self, data):
-        for name in ("pk", "pairs", "triplets"):
-            sampler, again, other = (SamplerPlan(name, batch_size=12, photos=2).build(data, seed) for seed in (5, 5, 6))
-            sampler(7)
-            assert np.array_equal(sampler(2).rows, again(2).rows), name
-            assert not all(np.array_equal(sampler(step).rows, other(step).rows) for step in range(3)), name
+    @pytest.mark.parametrize("name", ["pk", "pairs", "triplets"])
+    def test_draws_depend_on_seed_and_step_alone(self, data, name):
+        sampler, again, other = (SamplerPlan(name, batch_size=12, photos=2).build(data, seed) for seed in (5, 5, 6))
+        sampler(7)
+        assert np.array_equal(sampler(2).rows, again(2).rows)
+        assert not all(np.array_equal(sampler(step).rows, other(step).rows) for step in range(3))
 
-    def test_impossible_samplers_are_refused(self, data, crossed):
+    def test_impossible_samplers_are_refused(self, data):
         with pytest.raises(ValueError, match="no sampler is called"):
             SamplerPlan("random")
         with pytest.raises(ValueError, match="style or source"):
@@ -192,27 +167,20 @@ class TestRandomDraws:
 
 class TestOffline:
     @staticmethod
-    def embed(data: Dataset, seed: int = 0):
-        points = np.random.default_rng(seed).normal(size=(len(data), 4)).astype(np.float32)
+    def embed(data: Dataset):
+        points = np.random.default_rng(0).normal(size=(len(data), 4)).astype(np.float32)
         return points, lambda wanted: points[wanted]
 
-    def test_mines_semi_hard_triplets(self, data):
+    def test_mines_a_semi_hard_triplet_for_each_photo_with_a_positive(self, data):
         sampler = OfflineTriplets(Pools(data), triplets=5, mine_steps=4, photos=100)
         points, embed = self.embed(data)
         sampler.mine(0, embed)
-        assert {int(data.item_ids[a]) for a in sampler.mined[:, 0]} == {k for k in range(9) if k % 4}, (
-            "each with a positive"
-        )
-        for a, p, n in sampler.mined.tolist():
-            assert data.item_ids[a] == data.item_ids[p]
-            assert a != p
-            near = np.square(points[a] - points[p]).sum()
-            others = [j for j in range(len(data)) if data.item_ids[j] != data.item_ids[a]]
-            far = {j: np.square(points[a] - points[j]).sum() for j in others}
-            beyond = [j for j in others if far[j] > near]
-            assert n == (min(beyond, key=far.get) if beyond else max(others, key=far.get))
+        apart = torch.from_numpy(np.square(points[:, None] - points[None]).sum(axis=2))
+        possible = naive_triplets(torch.from_numpy(data.item_ids), apart, "semi-hard")
+        assert {int(data.item_ids[a]) for a in sampler.mined[:, 0]} == {k for k in range(9) if k % 4}
+        assert set(map(tuple, sampler.mined.tolist())) <= set(possible)
 
-    def test_draws_each_triplet_once_before_any_again(self, data):
+    def test_draws_each_triplet_once_before_any_is_repeated(self, data):
         sampler = OfflineTriplets(Pools(data), triplets=3, mine_steps=50, photos=100)
         sampler.mine(0, self.embed(data)[1])
         count = len(sampler.mined)
@@ -220,14 +188,12 @@ class TestOffline:
         seen = Counter(tuple(one) for step in range(count // 3) for one in sampler(step).rows.reshape(-1, 3).tolist())
         assert seen == Counter(map(tuple, sampler.mined.tolist()))
 
-    def test_across_domains(self, crossed):
+    def test_anchors_are_from_their_domain(self, crossed):
         sampler = OfflineTriplets(Pools(crossed, "shop"), triplets=4, mine_steps=5, photos=100)
         sampler.mine(0, self.embed(crossed)[1])
-        shop = crossed.in_domain("shop")[sampler.mined]
-        assert shop.tolist() == [[True, False, False]] * len(shop)
-        assert len(shop) == 18, "each shop photo of the six once"
+        assert crossed.in_domain("shop")[sampler.mined].tolist() == [[True, False, False]] * 18
 
-    def test_a_resumed_run_reads_what_was_mined_for_its_steps_alone(self, data, tmp_path):
+    def test_a_resumed_run_reads_the_triplets_of_its_steps_only(self, data, tmp_path):
         path, mined = tmp_path / "mined.safetensors", []
 
         def embed(rows):
@@ -247,6 +213,5 @@ class TestOffline:
 
     def test_mining_without_positives_is_refused(self):
         alone = dataset([Sample(Path(f"{item}"), f"{item}") for item in range(5)])
-        sampler = OfflineTriplets(Pools(alone), triplets=2, mine_steps=5, photos=10)
         with pytest.raises(ValueError, match="no triplet"):
-            sampler.mine(0, self.embed(alone)[1])
+            OfflineTriplets(Pools(alone), triplets=2, mine_steps=5, photos=10).mine(0, self.embed(alone)[1])
