@@ -17,18 +17,10 @@ from stages.embed.attributes import KINDS, Attribute, AttributePart, Probabiliti
 from stages.labels import OTHER, PLURALS, kind_of
 from stages.types import LABELS, Detection, Match, Vectors
 
-TRUST: Final = 0.8
-"""The assumed probability that the detector's label of a garment is right."""
-
-CATALOGUE_TRUST: Final = 0.6
-"""The same for catalogue photos, which differ more from the detector's training data."""
-
-NAMED_TRUST: Final = 0.98
-"""The assumed probability that a catalogue's kind of an item is right."""
-
-WHOLE_WEIGHT: Final = 0.2
-"""The weight of the whole photo, relative to a detection that fills it."""
-
+TRUST: Final = 0.8  # the assumed probability that the detector's label of a garment is right
+CATALOGUE_TRUST: Final = 0.6  # the same for catalogue photos, which differ more from the detector's training data
+NAMED_TRUST: Final = 0.98  # the assumed probability that a catalogue's kind of an item is right
+WHOLE_WEIGHT: Final = 0.2  # the weight of the whole photo, relative to a detection that fills it
 KIND_COLUMNS: Final = (
     "kind", "label", "category", "type", "article_type", "articletype", "product_type", "subcategory",
 )  # fmt: skip

@@ -17,9 +17,7 @@ T = TypeVar("T")
 Settings = dict[str, Any]
 """The values of a recipe by key; sections are nested tables."""
 
-PATHS = ("train", "val")
-"""Keys of paths that are relative to the recipe's folder."""
-
+PATHS = ("train", "val")  # keys of paths that are relative to the recipe's folder
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 

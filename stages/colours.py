@@ -35,8 +35,7 @@ CENTRES: Final[dict[str, tuple[str, ...]]] = {
 MOST: Final = 3
 LEAST_SHARE: Final = 0.12
 _SIDE_PX: Final = 32
-_LIGHTNESS_WEIGHT: Final = 0.7
-"""Below 1, because folds and shadows change lightness more than hue."""
+_LIGHTNESS_WEIGHT: Final = 0.7  # below 1, because folds and shadows change lightness more than hue
 
 
 def named_colours(image: Image, mask: Mask | None = None) -> tuple[tuple[str, float], ...]:

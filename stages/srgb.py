@@ -14,9 +14,7 @@ from PIL import ImageCms
 STRIP_PIXELS: Final = 1 << 22
 """The number of pixels converted at once; larger photos are reduced as well, if a smaller size is enough."""
 
-SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-"""The EXIF orientations whose stored rows are columns of the upright photo."""
-
+SIDEWAYS: Final = frozenset({5, 6, 7, 8})  # the EXIF orientations whose stored rows are columns of the upright photo
 _TRANSPOSE: Final[dict[int, PillowImage.Transpose]] = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,

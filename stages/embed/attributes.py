@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from stages.labels import OTHER, kind_of
 from stages.types import LABELS, Vectors
 
-KINDS: tuple[str, ...] = (*LABELS, OTHER)
-"""The kinds in the order of their probabilities."""
+KINDS: tuple[str, ...] = (*LABELS, OTHER)  # the kinds in the order of their probabilities
 
 Probabilities = NDArray[np.float32]
 """``(n, values)`` float32; each row sums to 1."""

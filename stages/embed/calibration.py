@@ -20,9 +20,7 @@ from stages.types import Match
 
 SUFFIX: Final = ".calibration.json"
 
-MIN_EXPECTED_ERRORS: Final = 5
-"""The expected number of errors that estimating a rate takes."""
-
+MIN_EXPECTED_ERRORS: Final = 5  # the expected number of errors that estimating a rate takes
 MIN_ITEMS: Final = 5
 """The number of items that estimating a rate takes, because the photos of an item tend to fail together."""
 

@@ -24,9 +24,7 @@ from stages.protocols import Embedder
 from stages.types import Image, Vectors, check_batch
 from weights import Checkpoint
 
-PREFIX: Final = "attributes-"
-"""The architecture in a checkpoint's metadata is ``attributes-BACKBONE``."""
-
+PREFIX: Final = "attributes-"  # the architecture in a checkpoint's metadata is ``attributes-BACKBONE``
 COLOUR: Final = "colour"
 _MOST_VALUES: Final = 10_000
 

@@ -17,12 +17,8 @@ from torch import Tensor, nn
 SIDE: Final = 56
 """Cells per side that colours are averaged in: smaller cells would resolve patterns, larger ones blend garments."""
 
-BINS: Final = (8, 13, 13)
-"""Bins of lightness, green to red, and blue to yellow."""
-
-MOST_DIM: Final = math.prod(BINS)
-"""The number of bins."""
-
+BINS: Final = (8, 13, 13)  # bins of lightness, green to red, and blue to yellow
+MOST_DIM: Final = math.prod(BINS)  # the number of bins
 RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
 """The centres of each axis's first and last bin; only the most saturated sRGB colours are outside."""
 

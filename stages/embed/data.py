@@ -26,9 +26,7 @@ from stages.types import Image
 Ints: TypeAlias = NDArray[np.int64]
 By: TypeAlias = Literal["item", "style", "source", "label"]
 
-KEPT_PX: Final = 256
-"""The default long side of photos in memory."""
-
+KEPT_PX: Final = 256  # the default long side of photos in memory
 _THREADS: Final = 2
 
 

@@ -28,9 +28,7 @@ from stages.embed.metrics import (
 )
 from stages.types import Vectors
 
-RANKS: Final = (1, 5, 10, 20, 50)
-"""The values of k for which recall@k is reported."""
-
+RANKS: Final = (1, 5, 10, 20, 50)  # the values of k for which recall@k is reported
 SHORT_DIM: Final = 64
 
 Relation: TypeAlias = Literal["item", "style", "label"]

@@ -20,8 +20,7 @@ from stages.embed.layers import OURS, check_backbone, imagenet_tensors
 from stages.errors import WeightsError
 from stages.types import Image, Vectors, check_batch
 
-_AUXILIARY = ("AuxLogits", "aux1", "aux2")
-"""The training-only classifiers of inception_v3 and googlenet."""
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # the training-only classifiers of inception_v3 and googlenet
 
 
 class FeaturesEmbedder:

@@ -11,15 +11,9 @@ from torch import Tensor
 from stages.images import letterbox
 from stages.types import Image
 
-WHITE = (255, 255, 255)
-"""The fill colour of letterboxing, and the background of shop photos and mask crops."""
-
-WHITE_LEVEL = 236
-"""Pixels with all channels at least this bright count as white background."""
-
-MARGIN = 0.02
-"""The share of the longer side that trimming leaves around the garment."""
-
+WHITE = (255, 255, 255)  # the fill colour of letterboxing, and the background of shop photos and mask crops
+WHITE_LEVEL = 236  # pixels with all channels at least this bright count as white background
+MARGIN = 0.02  # the share of the longer side that trimming leaves around the garment
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

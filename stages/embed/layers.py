@@ -32,8 +32,7 @@ STATS: Final[Mapping[str, Stats]] = {"koch": HALVES, "small": HALVES, "inception
 _TAIL: Final = {"AuxLogits", "aux1", "aux2", "avgpool", "dropout", "flatten", "fc", "classifier", "head"}
 """Layers of torchvision's classifiers after the last feature map."""
 
-HIDDEN: Final = 512
-"""The width of a head's hidden layer."""
+HIDDEN: Final = 512  # the width of a head's hidden layer
 
 
 class Koch(nn.Module):
@@ -189,8 +188,7 @@ HEADS: Final[Mapping[str, Callable[[int, int], nn.Module]]] = {
 }
 """Heads by name, as functions of the widths of their input and output."""
 
-UNIT: Final = frozenset({"linear", "elu"})
-"""Heads whose vectors the network scales to unit length."""
+UNIT: Final = frozenset({"linear", "elu"})  # heads whose vectors the network scales to unit length
 
 
 class PairHead(nn.Module):

@@ -26,18 +26,10 @@ SimilarityFunction: TypeAlias = Callable[[Ints, Ints], NDArray[np.float32]]
 
 CONFIDENCE: Final = 0.95
 REPLICATES: Final = 1000
-PAIR_REPLICATES: Final = 200
-"""Fewer than for a mean, because each replicate goes through all pairs."""
-
-MAX_PAIRS: Final = 200_000
-"""The limit of same and of different pairs; more are sampled."""
-
-FMRS: Final = (0.1, 0.01, 0.001)
-"""The false match rates that the false non-match rate is reported at."""
-
-UNREACHED: Final = 1 << 30
-"""The rank of a photo with similarity minus infinity."""
-
+PAIR_REPLICATES: Final = 200  # fewer than for a mean, because each replicate goes through all pairs
+MAX_PAIRS: Final = 200_000  # the limit of same and of different pairs; more are sampled
+FMRS: Final = (0.1, 0.01, 0.001)  # the false match rates that the false non-match rate is reported at
+UNREACHED: Final = 1 << 30  # the rank of a photo with similarity minus infinity
 _BLOCK: Final = 256
 _CACHED_UNITS: Final = 512
 

@@ -32,8 +32,7 @@ MAX_DIM, MAX_INPUT_PX = 1 << 16, 4096
 
 _MOST_FEATURES: Final = 1 << 26
 
-PREFIX: Final = "siamese-"
-"""The architecture in a checkpoint's metadata is ``siamese-BACKBONE``."""
+PREFIX: Final = "siamese-"  # the architecture in a checkpoint's metadata is ``siamese-BACKBONE``
 
 
 @dataclass(frozen=True, slots=True)

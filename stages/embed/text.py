@@ -24,9 +24,7 @@ from weights import Checkpoint
 
 ARCHITECTURE: Final = "words"
 MOST_CHARACTERS: Final = 1000
-LEAST_CORRECTED: Final = 4
-"""Shorter words resemble too many others to be corrected."""
-
+LEAST_CORRECTED: Final = 4  # shorter words resemble too many others to be corrected
 _WORD: Final = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*")
 _SILENT: Final = frozenset({
     "a", "an", "and", "any", "but", "by", "for", "from", "i", "in", "into", "is", "it", "item", "items", "like",

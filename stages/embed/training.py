@@ -42,17 +42,12 @@ LOSS_TERMS: Final = ("item", "style", "shape", "colour")
 
 NEEDS_COLOURS: Final = "shape_weight and colour_weight need a network with colours; set colour_dim"
 
-WHITENING_POWER: Final = 0.4
-"""The power of the shipped embedder, chosen on halves of the training data."""
-
-FULL_WHITENING: Final = 0.5
-"""The power that gives all larger components the same variance."""
-
+WHITENING_POWER: Final = 0.4  # the power of the shipped embedder, chosen on halves of the training data
+FULL_WHITENING: Final = 0.5  # the power that gives all larger components the same variance
 LEAST_VARIANCE: Final = 0.02
 """The share of the largest variance that is added to each, which keeps components of noise small."""
 
-_MIN_SPREAD: Final = 1e-4
-"""A pair head has collapsed if the standard deviation of its probabilities is below this."""
+_MIN_SPREAD: Final = 1e-4  # a pair head has collapsed if the standard deviation of its probabilities is below this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

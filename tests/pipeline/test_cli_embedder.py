@@ -31,7 +31,7 @@ from stages.types import Image, Match, Vectors
 
 
 def look(item: int, photo: int) -> Image:
-    """An item is a pattern; its photos differ a little in light and grain."""
+    """A photo of an item, which is a pattern; photos differ a little in light and grain."""
     pattern = np.random.default_rng(item).integers(20, 236, (4, 4, 3))
     image = cv2.resize(pattern.astype(np.float32), (64, 64), interpolation=cv2.INTER_NEAREST)
     grain = np.random.default_rng(1000 * item + photo).normal(0, 14, image.shape)
@@ -40,7 +40,7 @@ def look(item: int, photo: int) -> Image:
 
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve items with three photos each: a folder for each item."""
+    """Twelve items with three photos each, in a folder per item."""
     folder = tmp_path_factory.mktemp("items")
     for item in range(12):
         (folder / f"item{item:02}").mkdir()
@@ -51,7 +51,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def listed(items: Path, tmp_path: Path) -> Path:
-    """The same as a CSV with labels and styles, a row of which names no photo."""
+    """The same items as a CSV with labels and styles, and a row that names no photo."""
     rows = [
         f"i{item},{items / f'item{item:02}' / f'{photo}.jpg'},s{item // 2},{'bag' if item % 2 else '<b>'}"
         for item in range(12)
@@ -63,36 +63,33 @@ def listed(items: Path, tmp_path: Path) -> Path:
 
 
 class TestEvaluate:
-    def test_the_table_is_for_people(self, items: Path) -> None:
-        told = run("evaluate", "embedder", items, *EMBEDDER, "--trials", 100).stdout
-        rows = {line.split("  ")[0]: line for line in told.splitlines() if line}
-        assert "36 photos of 12 items, 0 distractors" in told
+    def test_the_table_has_all_figures(self, items: Path) -> None:
+        output = run("evaluate", "embedder", items, *EMBEDDER, "--trials", 100).stdout
+        rows = {line.split("  ")[0]: line for line in output.splitlines() if line}
+        assert "36 photos of 12 items, 0 distractors" in output
         assert rows["queries"].split() == ["queries", "36"]
         assert re.fullmatch(r"recall@1 +1\.000 \[0\.750, 1\.000\]", rows["recall@1"])
         assert [rows[name].split()[-1] for name in ("same pairs", "different pairs")] == ["36", "594"]
         assert re.search(r" 0\.\d{3}$", rows["EER's similarity"])
         assert "1.000 [0.750, 1.000]" in rows["5-way"]
-        assert "20-way one-shot needs 20 classes" in told
-        assert "items are drawn again" in told
+        assert "20-way one-shot needs 20 classes" in output
+        assert "items are drawn again" in output
 
-    def test_json_has_all_of_it(self, listed: Path, tmp_path: Path) -> None:
-        command = ("evaluate", "embedder", listed, *EMBEDDER, "--trials", 50, "--ways", 3)
-        result = run(*command, "--json", "-", status=1)
+    def test_json_has_all_figures(self, listed: Path, tmp_path: Path) -> None:
+        command = ("evaluate", "embedder", listed, *EMBEDDER, "--trials", 50, "--ways", 3, "--json")
+        result = run(*command, "-", status=1)
         out = json.loads(result.stdout)
         assert "gone.jpg: was not found" in result.stderr
         assert (out["fingerprint"], out["dim"]) == (FakeEmbedder.fingerprint, FakeEmbedder.dim)
         assert list(out["retrieval"]) == ["item", "style"]
         assert list(out["retrieval"]["item"]["recall@1"]) == ["value", "low", "high"]
         assert out["retrieval"]["style"]["queries"] == 36
-        assert list(out["one_shot"]) == ["3"]
-        assert out["labels"]["bag"]["photos"] == 18
+        assert (list(out["one_shot"]), out["labels"]["bag"]["photos"]) == (["3"], 18)
         assert len(out["problems"]) == 1
         assert not out["collapsed"]
-        again = run(*command, "--json", tmp_path / "f.json", status=1)
-        assert "retrieval" in again.stdout
-        assert json.loads((tmp_path / "f.json").read_text()) | {"seconds_per_photo": 0} == out | {
-            "seconds_per_photo": 0
-        }
+        assert "retrieval" in run(*command, tmp_path / "f.json", status=1).stdout
+        again = json.loads((tmp_path / "f.json").read_text())
+        assert again | {"seconds_per_photo": 0} == out | {"seconds_per_photo": 0}
 
     def test_the_page_opens_offline_and_shows_pictures(self, listed: Path, tmp_path: Path) -> None:
         page = tmp_path / "page"
@@ -113,7 +110,7 @@ class TestEvaluate:
         assert not list(page.rglob("*.part"))
 
     def test_photos_are_embedded_larger_than_they_are_kept(self, tmp_path: Path) -> None:
-        """So that an embedder may cut away white; and what is bad is told once, however many garments are in it."""
+        """An embedder may trim white; and a bad photo is one problem, however many garments it shows."""
         for name in ("a", "b", "c"):
             write_jpeg(tmp_path / f"{name}.jpg", cv2.resize(look(0, ord(name)), (1024, 512)))
         (tmp_path / "bad.jpg").write_text("words")
@@ -138,32 +135,29 @@ class TestEvaluate:
         large = embed_photos(Seeing(), photos, keep_large=True)
         assert {image.shape for image in large.images} == {(256, 512, 3)}
 
-    def test_distractors_are_in_the_way(self, items: Path, tmp_path: Path) -> None:
+    def test_distractors_lower_the_recall(self, items: Path, tmp_path: Path) -> None:
         (tmp_path / "more" / "item00").mkdir(parents=True)
         write_jpeg(tmp_path / "more" / "item00" / "copy.jpg", look(0, 0))
         command = ("evaluate", "embedder", items, *EMBEDDER, "--trials", 10, "--json", "-")
-        alone = json.loads(run(*command).stdout)
-        among = json.loads(run(*command, "--distractors", tmp_path / "more").stdout)
+        alone, among = (json.loads(run(*command, *more).stdout) for more in ((), ("--distractors", tmp_path / "more")))
         assert among["distractors"] == 1
-        recalls = [told["retrieval"]["item"]["recall@1"]["value"] for told in (alone, among)]
+        recalls = [figures["retrieval"]["item"]["recall@1"]["value"] for figures in (alone, among)]
         assert recalls[1] < recalls[0] == 1
 
-    def test_distractors_of_the_domain_that_asks_are_not_found(self, listed: Path, tmp_path: Path) -> None:
+    def test_distractors_of_the_query_domain_do_not_count(self, listed: Path, tmp_path: Path) -> None:
         rows = [line for line in listed.read_text().splitlines()[1:] if not line.startswith("gone")]
         for name, domains in (("own", ("street", "shop", "shop")), ("more", ("street", "shop", ""))):
-            told = [f"{name}{line},{domains[number % 3]}" for number, line in enumerate(rows)]
-            (tmp_path / f"{name}.csv").write_text("\n".join(["item_id,image,style,label,domain", *told]))
+            listed_with_domains = [f"{name}{line},{domains[number % 3]}" for number, line in enumerate(rows)]
+            (tmp_path / f"{name}.csv").write_text("\n".join(["item_id,image,style,label,domain", *listed_with_domains]))
         command = ("evaluate", "embedder", tmp_path / "own.csv", *EMBEDDER, "--trials", 10, "--json", "-")
         command += ("--query-domain", "street", "--gallery-domain", "shop", "--distractors")
         assert json.loads(run(*command, tmp_path / "more.csv").stdout)["distractors"] == 24
-        street = [
-            line for line in (tmp_path / "more.csv").read_text().splitlines() if not line.endswith((",shop", ","))
-        ]
-        (tmp_path / "street.csv").write_text("\n".join(street))
-        told = run(*command, tmp_path / "street.csv", status=2).stderr
-        assert "no distractor is of the domain shop" in told
+        lines_of = (tmp_path / "more.csv").read_text().splitlines()
+        street = "\n".join(line for line in lines_of if not line.endswith((",shop", ",")))
+        (tmp_path / "street.csv").write_text(street)
+        assert "no distractor is of the domain shop" in run(*command, tmp_path / "street.csv", status=2).stderr
 
-    def test_a_collapsed_embedder_is_called_so(
+    def test_a_collapsed_embedder_is_reported(
         self, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "collapsed.py").write_text(
@@ -173,9 +167,9 @@ class TestEvaluate:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("pipeline.evaluation_pages.draw", lambda *_, **__: None)
         page = tmp_path / "page"
-        told = run("evaluate", "embedder", items, "--embedder", "collapsed:One", "--trials", 10, "-o", page).stdout
-        assert told.startswith("COLLAPSED")
-        assert re.search(r"recall@1 +0\.000", told)
+        output = run("evaluate", "embedder", items, "--embedder", "collapsed:One", "--trials", 10, "-o", page).stdout
+        assert output.startswith("COLLAPSED")
+        assert re.search(r"recall@1 +0\.000", output)
         assert "COLLAPSED" in (page / "index.html").read_text()
 
     def test_a_pair_head_compares_instead_of_vectors(self, items: Path, tmp_path: Path) -> None:
@@ -193,31 +187,30 @@ class TestEvaluate:
         found = retrieve(precomputed(verifier.similarities(features, features)), labels)
         assert out["retrieval"]["item"]["map_at_r"]["value"] == pytest.approx(found.average_precisions.mean(), abs=1e-4)
         assert plain["smaller_vectors"]
-        told = run("evaluate", "embedder", items, *EMBEDDER, "--pair-head", status=2).stderr
-        assert "weights of your own" in told
+        command = ("evaluate", "embedder", items, *EMBEDDER, "--pair-head")
+        assert "weights of your own" in run(*command, status=2).stderr
 
-    def test_what_cannot_run_says_so(self, items: Path, tmp_path: Path) -> None:
-        def told(*arguments: object) -> str:
-            return run("evaluate", "embedder", *arguments, *EMBEDDER, status=2).stderr
-
-        assert "is not a regular expression" in told(items, "--item-pattern", "(")
-        assert "needs a label that occurs twice" in told(items / "item00", "--item-pattern", ".*")
+    def test_impossible_evaluations_are_refused(self, items: Path, tmp_path: Path) -> None:
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "x").touch()
-        assert "exists; give --overwrite" in told(items, "-o", tmp_path / "full")
+        for arguments, message in (
+            ((items, "--item-pattern", "("), "is not a regular expression"),
+            ((items / "item00", "--item-pattern", ".*"), "needs a label that occurs twice"),
+            ((items, "-o", tmp_path / "full"), "exists; give --overwrite"),
+        ):
+            assert message in run("evaluate", "embedder", *arguments, *EMBEDDER, status=2).stderr
 
 
-class TestSets:
-    def test_columns_and_bad_rows(self, listed: Path) -> None:
-        photos = open_set([listed])
-        assert (photos.samples[0].style, photos.samples[3].label) == ("s0", "bag")
-        listed.write_text("item_id,image,domain\na,1.jpg,street\n,2.jpg,shop\n")
-        photos = open_set([listed])
-        assert [problem.kind for problem in photos.problems] == [DatasetIssue.ROW]
-        assert photos.samples[0].domain == "street"
-        listed.write_text("item_id,image\n")
-        with pytest.raises(CatalogueError, match="no photo"):
-            open_set([listed])
+def test_a_csv_file_has_columns_and_bad_rows(listed: Path) -> None:
+    photos = open_set([listed])
+    assert (photos.samples[0].style, photos.samples[3].label) == ("s0", "bag")
+    listed.write_text("item_id,image,domain\na,1.jpg,street\n,2.jpg,shop\n")
+    photos = open_set([listed])
+    assert [problem.kind for problem in photos.problems] == [DatasetIssue.ROW]
+    assert photos.samples[0].domain == "street"
+    listed.write_text("item_id,image\n")
+    with pytest.raises(CatalogueError, match="no photo"):
+        open_set([listed])
 
 
 class TestCalibrate:
@@ -228,29 +221,29 @@ class TestCalibrate:
         assert "same from" in told.stdout
         return path
 
-    def test_then_compare_says_what_it_means(self, items: Path, calibration: Path) -> None:
-        def verdict(one: str, other: str) -> object:
-            (told,) = lines(run("compare", items / one, items / other, *EMBEDDER, "--calibration", calibration))
-            return told["verdict"]
+    def test_compare_gives_a_verdict_unless_another_embedder_was_calibrated(
+        self, items: Path, calibration: Path
+    ) -> None:
+        def compared(other: str, *options: object) -> dict[str, object]:
+            (line,) = lines(run("compare", items / "item03/0.jpg", items / other, *EMBEDDER, *options))
+            return line
 
-        assert verdict("item03/0.jpg", "item03/1.jpg") == "same item"
-        assert verdict("item03/0.jpg", "item04/1.jpg") == "different"
-        (told,) = lines(run("compare", items / "item03/0.jpg", items / "item04/0.jpg", *EMBEDDER))
-        assert "verdict" not in told
-
-    def test_another_embedder_is_refused(self, items: Path, calibration: Path) -> None:
-        other = json.loads(calibration.read_text()) | {"fingerprint": "another"}
-        calibration.write_text(json.dumps(other))
+        assert compared("item03/1.jpg", "--calibration", calibration)["verdict"] == "same item"
+        assert compared("item04/1.jpg", "--calibration", calibration)["verdict"] == "different"
+        assert "verdict" not in compared("item04/0.jpg")
+        calibration.write_text(json.dumps(json.loads(calibration.read_text()) | {"fingerprint": "another"}))
         photos = (items / "item03/0.jpg", items / "item04/0.jpg")
-        told = run("compare", *photos, *EMBEDDER, "--calibration", calibration, status=2).stderr
-        assert "made with the embedder 'another', not 'fake mean colours'" in told
+        output = run("compare", *photos, *EMBEDDER, "--calibration", calibration, status=2).stderr
+        assert "made with the embedder 'another', not 'fake mean colours'" in output
 
-    def test_matches_get_verdicts_by_their_label(self, calibration: Path) -> None:
+    def test_matches_have_the_verdicts_of_their_label(self, calibration: Path) -> None:
         read = Calibration.read(calibration)
         matches = [Match("i", "p", similarity, "bag") for similarity in (1.0, -1.0)]
         assert [match.verdict for match in add_verdicts(read, "bag", matches)] == [Verdict.SAME, Verdict.DIFFERENT]
 
-    def test_one_beside_the_weights_is_used_while_it_is_theirs(self, calibration: Path, tmp_path: Path) -> None:
+    def test_a_calibration_beside_the_weights_is_used_if_it_belongs_to_them(
+        self, calibration: Path, tmp_path: Path
+    ) -> None:
         checkpoint = tmp_path / "own.safetensors"
         assert find_calibration("fake mean colours", None, checkpoint) is None
         calibration_path(checkpoint).write_bytes(calibration.read_bytes())
@@ -259,34 +252,31 @@ class TestCalibrate:
         with pytest.raises(OutfinderError, match="made with the embedder"):
             find_calibration("trained further", calibration, checkpoint)
 
-    def test_then_search_says_it_of_each_match(self, items: Path, calibration: Path, tmp_path: Path) -> None:
+    def test_search_gives_a_verdict_on_each_match(self, items: Path, calibration: Path, tmp_path: Path) -> None:
         run("index", tmp_path / "gallery", items, "--as-is", "--crop", "whole", *EMBEDDER)
         search = ("search", tmp_path / "gallery", items / "item03/1.jpg", "--as-is", "-k", 12)
         (plain,) = lines(run(*search))
         assert all("verdict" not in match for match in plain["garments"][0]["matches"])
-        (told,) = lines(run(*search, "--calibration", calibration, "--report", tmp_path / "report"))
-        matches = told["garments"][0]["matches"]
+        (found,) = lines(run(*search, "--calibration", calibration, "--report", tmp_path / "report"))
+        matches = found["garments"][0]["matches"]
         assert [match["item"] for match in matches if match["verdict"] == "same item"] == ["item03"]
         assert matches[-1]["verdict"] == "different"
         assert "same item" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
         run(*search, "--calibration", calibration, "-o", tmp_path / "found.csv")
         with (tmp_path / "found.csv").open(newline="") as file:
             assert [row["verdict"] for row in csv.DictReader(file)] == [match["verdict"] for match in matches]
-        other = json.loads(calibration.read_text()) | {"fingerprint": "another"}
-        calibration.write_text(json.dumps(other))
-        assert "made with the embedder 'another'" in run(*search, "--calibration", calibration, status=2).stderr
 
-    def test_what_cannot_run_says_so(self, items: Path, tmp_path: Path) -> None:
+    def test_impossible_calibrations_are_refused(self, items: Path, tmp_path: Path) -> None:
         assert "say where to write" in run("calibrate", items, *EMBEDDER, status=2).stderr
-        told = run("calibrate", items, *EMBEDDER, "--fmr", 0.0001, "-o", tmp_path / "c.json", status=2).stderr
-        assert "594 pairs of different items, wanted 50000" in told
+        command = ("calibrate", items, *EMBEDDER, "--fmr", 0.0001, "-o", tmp_path / "c.json")
+        assert "594 pairs of different items, wanted 50000" in run(*command, status=2).stderr
         assert not (tmp_path / "c.json").exists()
 
 
 class TestDedupe:
     @pytest.fixture
     def doubled(self, items: Path, tmp_path: Path) -> Path:
-        """Item 0 again under another name, saved worse; and a photo of item 1 twice within it."""
+        """Two items, and a copy of a photo under another name, saved in lower quality."""
         folder = tmp_path / "doubled"
         for source in sorted(items.glob("item0[01]/*.jpg")):
             (folder / source.parent.name).mkdir(parents=True, exist_ok=True)
@@ -296,7 +286,7 @@ class TestDedupe:
         write_jpeg(folder / "other" / "own.jpg", look(7, 0))
         return folder
 
-    def test_tells_groups_and_merges_them(self, doubled: Path, tmp_path: Path) -> None:
+    def test_near_duplicates_are_grouped_and_left_out(self, doubled: Path, tmp_path: Path) -> None:
         clean = tmp_path / "clean.csv"
         result = run("dedupe", doubled, "--hash-only", "-o", clean)
         (group,) = lines(result)
@@ -308,14 +298,13 @@ class TestDedupe:
         assert {row["item_id"] for row in rows} == {"item00", "item01"}
         assert not any("copy" in row["image"] for row in rows)
         assert any("own" in row["image"] for row in rows)
-        again = run("dedupe", clean, "--hash-only")
-        assert lines(again) == []
+        assert lines(run("dedupe", clean, "--hash-only")) == []
 
-    def test_the_embedder_is_asked_too(self, doubled: Path) -> None:
-        told = lines(run("dedupe", doubled, *EMBEDDER, "--bits", 0, "--similarity", 0.999))
-        assert {pair["by"] for group in told for pair in group["pairs"]} >= {"vectors"}
+    def test_vectors_find_near_duplicates_too(self, doubled: Path) -> None:
+        groups = lines(run("dedupe", doubled, *EMBEDDER, "--bits", 0, "--similarity", 0.999))
+        assert {pair["by"] for group in groups for pair in group["pairs"]} >= {"vectors"}
 
-    def test_against_another_set(self, items: Path, doubled: Path, tmp_path: Path) -> None:
+    def test_duplicates_of_another_set_are_left_out(self, items: Path, doubled: Path, tmp_path: Path) -> None:
         result = run("dedupe", doubled, "--against", items, "--hash-only", "--within-items", "-o", tmp_path / "c.csv")
         assert lines(result)
         rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
@@ -325,7 +314,7 @@ class TestDedupe:
 
 
 class TestPictures:
-    def test_the_map_lays_out_what_is_alike_together(self) -> None:
+    def test_similar_photos_are_close_on_the_map(self) -> None:
         rng = np.random.default_rng(0)
         centres = np.eye(3)[np.repeat(np.arange(3), 20)]
         vectors = (centres + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
@@ -337,21 +326,20 @@ class TestPictures:
         picture = map_picture([look(k // 20, k) for k in range(60)], vectors)
         assert picture.shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
-    def test_one_photo_or_equal_ones_make_a_map_too(self) -> None:
+    def test_one_photo_or_equal_photos_make_a_map(self) -> None:
         assert np.isfinite(projected(np.ones((3, 1), np.float32))).all()
         assert map_picture([look(0, 0)], np.ones((1, 4), np.float32)).shape == (MAP_HEIGHT, MAP_WIDTH, 3)
 
-    def test_curves_end_where_they_should(self) -> None:
+    def test_curves_end_at_the_limits_and_have_the_area_of_the_auc(self) -> None:
         vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        told = evaluate(
-            vectors, [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)], protocol=Protocol(ways=(2,), trials=5)
-        )
-        points = curve_points(told.verification.rates)
+        samples = [Sample(Path(f"{k}.jpg"), str(k % 10)) for k in range(30)]
+        evaluation = evaluate(vectors, samples, protocol=Protocol(ways=(2,), trials=5))
+        points = curve_points(evaluation.verification.rates)
         assert (points["fmr"][-1], points["fnmr"][-1]) == (1, 0)
         assert points["threshold"] == sorted(points["threshold"], reverse=True)
         assert np.trapezoid([1 - fnmr for fnmr in [1, *points["fnmr"]]], [0, *points["fmr"]]) == pytest.approx(
-            told.verification.auc.value, abs=0.01
+            evaluation.verification.auc.value, abs=0.01
         )
-        histograms = verification_panels(told)[3].lines
+        histograms = verification_panels(evaluation)[3].lines
         assert [sum(line.y) for line in histograms] == pytest.approx([1, 1])

@@ -1,4 +1,4 @@
-"""Pictures, and networks whose random weights tell them apart."""
+"""Pictures, and random networks that tell them apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def random_images(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def settled(network: torch.nn.Module, side: int) -> torch.nn.Module:
-    """A random network whose batch norm knows the spread of its inputs: its outputs differ from image to image."""
+    """Calibrate the batch norm of a random network, so that its outputs differ from image to image."""
     images = [cv2.resize(image, (side, side)) for image in random_images(8, seed=1)]
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
@@ -27,7 +27,7 @@ def settled(network: torch.nn.Module, side: int) -> torch.nn.Module:
 
 
 def shop_photo(colour: tuple[int, int, int], seed: int = 0) -> np.ndarray:
-    """A garment of one colour and a hand of another on a white ground."""
+    """A garment of one colour and a hand of another on a white background."""
     photo = np.full((90, 60, 3), 255, np.uint8)
     photo[15:75, 10:50] = colour
     photo[60:75, 40:50] = (222, 180, 150)
