@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.gallery.filters import ATTRIBUTE
-from stages.embed.attributes import KINDS, Attribute, AttributePart, Probabilities, believed, normalised
+from stages.embed.attributes import KINDS, Attribute, AttributePart, Probabilities, believed, normalised, unit_rows
 from stages.labels import OTHER, PLURALS, kind_of
 from stages.types import LABELS, Detection, Match, Vectors
 
@@ -86,8 +86,7 @@ class Words:
 
     def added_to(self, queries: Vectors) -> Vectors:
         """Return the weighted means of queries and text, as unit rows."""
-        sums = (1 - self.weight) * queries + self.weight * self.vector
-        return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-6), np.float32)
+        return unit_rows((1 - self.weight) * queries + self.weight * self.vector)
 
 
 def relabelled(detection: Detection, label: str) -> Detection:

@@ -120,7 +120,7 @@ class AttributePart:
         rows = vectors.copy()
         for name, probabilities in (("kind", kinds), ("type", types)):
             rows[:, self.places[name]] = np.sqrt(probabilities * self.shares[name])
-        return _unit(rows)
+        return unit_rows(rows)
 
     def queries(self, vectors: Vectors, *, any_kind: bool = False) -> tuple[Vectors, float]:
         """Return garments as queries, in which kinds and types weigh :data:`EMPHASIS` times as much, or nothing.
@@ -142,13 +142,13 @@ class AttributePart:
         rows = vectors.copy()
         for name in _EMPHASISED:
             rows[:, self.places[name]] *= factor
-        return _unit(rows)
+        return unit_rows(rows)
 
     def join(self, looks: Vectors, attributes: Mapping[str, Probabilities]) -> Vectors:
         """Return unit vectors of an embedder's unit rows, ``(n, dim - width)``, and the attributes except for kinds."""
         known = {"kind": attributes["type"] @ self.kind_of_type, **attributes}
         roots = [np.sqrt(known[name] * share) for name, share in self.shares.items()]
-        return _unit(np.concatenate([looks * (1 - sum(self.shares.values())) ** 0.5, *roots], axis=1))
+        return unit_rows(np.concatenate([looks * (1 - sum(self.shares.values())) ** 0.5, *roots], axis=1))
 
 
 def attribute_part(embedder: object) -> AttributePart | None:
@@ -181,5 +181,6 @@ def normalised(values: NDArray[np.float32]) -> Probabilities:
     return probabilities
 
 
-def _unit(rows: NDArray[np.floating]) -> Vectors:
+def unit_rows(rows: NDArray[np.floating]) -> Vectors:
+    """Scale rows to unit length."""
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(_LEAST), np.float32)

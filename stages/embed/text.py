@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 import weights
+from stages.embed.attributes import unit_rows
 from stages.errors import WeightsError
 from stages.labels import COLOURS, GENDERS, PATTERNS, TYPES, USAGES
 from stages.protocols import TextEmbedder
@@ -74,7 +75,7 @@ class WordEmbedder:
         """
         rows = [self._rows[[self._places[word] for word in self._known(text)]].sum(axis=0) for text in texts]
         vectors = np.array(rows, np.float32).reshape(len(rows), self.dim)
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-6), np.float32)
+        return unit_rows(vectors)
 
     def read(self, text: str) -> Reading:
         """Return the words of a text; synonyms, plurals and one-letter misspellings become known words.
