@@ -310,6 +310,8 @@ def gallery_errors(folder: Path, action: str) -> Iterator[None]:
         if name.startswith(_CORRUPT):
             raise GalleryCorrupt(f"gallery {folder} is damaged: {error}") from error
         raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
+    except UnicodeDecodeError as error:  # Python cannot decode the message, which quotes damaged text
+        raise GalleryCorrupt(f"gallery {folder} is damaged: a text in it is none ({error})") from error
     except OSError as error:
         raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error
 

@@ -113,6 +113,15 @@ def test_damage_to_one_byte_in_seven_is_told_or_does_no_harm(tmp_path: Path, tri
     check_damage(fault("damage", tmp_path, "every"), tried)
 
 
+def test_a_schema_with_damaged_text_is_reported(tmp_path: Path) -> None:
+    gallery_faults.make(tmp_path)
+    path = tmp_path / "gallery.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE photos", b"CREATE\xd4TABLE photos"))
+
+    with pytest.raises(GalleryCorrupt, match="is damaged"):
+        Gallery.open(tmp_path)
+
+
 def test_readers_see_whole_generations_while_a_writer_saves(tmp_path: Path) -> None:
     assert fault("readers", tmp_path) == [0, 0, 0]
 

@@ -113,6 +113,14 @@ def ask(address, path, body, headers=b""):
     return None, ""
 
 
+def _answer(upload):
+    """Return the answer; nothing if the server closed the connection while a byte was on its way."""
+    try:
+        return read_all(upload)
+    except ConnectionResetError:
+        return b""
+
+
 def test_idle_and_dripping_uploads_stop_no_search(shop, photo, monkeypatch, tried):
     monkeypatch.setattr(serve_limits, "GRACE_S", 2.0)
     with running(shop.app(Limits(queue=4))) as address, ExitStack() as stack:
@@ -132,7 +140,7 @@ def test_idle_and_dripping_uploads_stop_no_search(shop, photo, monkeypatch, trie
                 with connect(address, post("/search", len(photo)) + photo) as other:
                     assert status(read_all(other)) == 200
                 is_well(address)
-            answers = [read_all(upload) for upload in uploads]
+            answers = [_answer(upload) for upload in uploads]
         finally:
             stop.set()
             dripping.join()
