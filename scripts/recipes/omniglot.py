@@ -1,8 +1,8 @@
 """Unpack Omniglot and list it as CSV files: python scripts/recipes/omniglot.py DATA/omniglot runs/omniglot.
 
 DATA/omniglot holds images_background.zip and images_evaluation.zip. The target gets the pictures, ``train.csv`` of the
-background alphabets and ``test.csv`` of the evaluation alphabets. A character is an item, its alphabet the label, and
-its drawer the source.
+background alphabets and ``test.csv`` of the evaluation alphabets. A character is an item, its alphabet the label and
+the style, and its drawer the source.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def main(source: Path, target: Path) -> None:
             archive.extractall(target, pictures)
         with (target / f"{part}.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            rows.writerow(["item_id", "image", "label", "source"])
+            rows.writerow(["item_id", "image", "style", "label", "source"])
             for picture in pictures:  # images_background/ALPHABET/CHARACTER/NNNN_DRAWER.png
                 *_, alphabet, character, drawing = PurePosixPath(picture).with_suffix("").parts
-                rows.writerow([f"{alphabet}/{character}", picture, alphabet, drawing.rpartition("_")[2]])
+                rows.writerow([f"{alphabet}/{character}", picture, alphabet, alphabet, drawing.rpartition("_")[2]])
         click.echo(f"{len(pictures)} pictures -> {target / part}.csv")
 
 

@@ -45,9 +45,9 @@ class Koch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *(nn.Conv2d(1, 64, 10), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-            *(nn.Conv2d(64, 128, 7), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-            *(nn.Conv2d(128, 128, 4), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(1, 64, 10), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(64, 128, 7), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(128, 128, 4), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
             *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True)),
         )
 
