@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "Learn from which similarity two photos show the same item.",
     "dedupe": "Find near-duplicates in a photo set, and write it without them.",
     "benchmark": "Measure speed and quality beside what others use.",
+    "export": "Write networks as ONNX files, and vectors as tables.",
     "sample": "Copy a small rendered shop and street scenes to try things on.",
 }
 """Every subcommand with its one line. Its module and the function in it have the same name; a package is a group."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -237,23 +237,40 @@ def from_checkpoint(
     Raises:
         WeightsError: the architecture is unknown or cannot flip, or the tensors do not fit it.
     """
+    network, labels, thresholds = read_network(checkpoint)
+    architecture = checkpoint.describes("architecture")
+    try:
+        _check_flip(architecture, flip=flip)
+        dtype = dtype or _dtype_of(architecture, device)
+        return _detector(network, labels, min_score, device, thresholds, flip=flip, dtype=dtype)
+    except (ValueError, RuntimeError) as error:
+        raise _misfit(checkpoint, error) from error
+
+
+def read_network(checkpoint: Checkpoint) -> tuple[Any, list[str], list[float]]:
+    """Return a checkpoint's network with its weights in place, its labels, and the threshold of each, if it has them.
+
+    Raises:
+        WeightsError: the architecture is unknown, or the tensors do not fit it.
+    """
     labels = checkpoint.describes("labels").split("\n")
     architecture = checkpoint.describes("architecture")
     try:
         input_px = int(checkpoint.describes("input_px"))
         if not 0 <= input_px <= MAX_INPUT_PX:
             raise ValueError(f"input_px is {input_px}, at most {MAX_INPUT_PX}")  # noqa: TRY301
-        _check_flip(architecture, flip=flip)
         thresholds = [float(number) for number in checkpoint.metadata.get("thresholds", "").split()]
         build = partial(build_network, architecture, len(labels), input_px or None)
         check_fits(build, checkpoint.tensors, f"{checkpoint.name} does not fit its architecture")
         network = build()
         network.load_state_dict(checkpoint.tensors)
-        dtype = dtype or _dtype_of(architecture, device)
-        return _detector(network, labels, min_score, device, thresholds, flip=flip, dtype=dtype)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{checkpoint.name} does not fit its architecture: {reason}") from error
+        raise _misfit(checkpoint, error) from error
+    return network, labels, thresholds
+
+
+def _misfit(checkpoint: Checkpoint, error: Exception) -> WeightsError:
+    return WeightsError(f"{checkpoint.name} does not fit its architecture: {str(error).splitlines()[0]}")
 
 
 def read_detector(

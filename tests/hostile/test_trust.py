@@ -106,7 +106,7 @@ def test_weights_that_overflow_are_refused_at_the_first_result(
 
 def test_a_classifier_that_overflows_is_refused_at_the_first_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FeaturesEmbedder, "_run", lambda _, batch: np.full((len(batch), 4), np.nan, np.float32))
-    monkeypatch.setattr("stages.embed.features._build", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr("stages.embed.features.classifier_features", lambda *_: torch.nn.Linear(1, 1))
     with pytest.raises(WeightsError, match="not finite or have no length"):
         FeaturesEmbedder()([draw("red")])
 
