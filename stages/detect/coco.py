@@ -163,9 +163,9 @@ class _Reader:
         with ThreadPoolExecutor(_THREADS) as threads:
             check = partial(photo_error, self.folder)
             errors: Iterable[AnnotationError | None] = threads.map(check, unique) if check_images else repeat(None)
-            for photo, error in zip(unique, errors, strict=False):
-                if error:
-                    self.problems.append(error.at(f"image {photo.id} ({brief(photo.file_name)})"))
+            for photo, problem in zip(unique, errors, strict=False):
+                if problem:
+                    self.problems.append(problem.at(f"image {photo.id} ({brief(photo.file_name)})"))
                 else:
                     self.photos[photo.id] = photo
 
