@@ -1,7 +1,7 @@
 """Compare mask crops with box crops: detect once, crop in several ways, embed, search, and measure the differences.
 
 Every query is searched under every condition. A garment that its detector missed is a failure, whether it is the query or
-the answer; figures over the garments that all detectors found stand beside. Differences are paired over the same queries.
+the answer; figures over the garments that all detectors found are given as well. Differences are paired by query.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import weights
 from pipeline.config import EMBEDDERS, Config, build_detector, build_embedder
 from pipeline.crop_benchmark_data import CropSet, Example
+from pipeline.evaluation import match_greedily
 from pipeline.pipeline import main_garment
 from stages.crop import BoxCrop, MaskCrop, WholeCrop
 from stages.embed.data import numbered
@@ -46,14 +47,14 @@ CROPS: Final[Mapping[str, Cropper]] = {
     MASK: MaskCrop("white"),
     "mask-blur": MaskCrop("blur"),
 }
-"""Box and masks have the same margin of 5 %, so that only the background differs."""
+"""Boxes and masks have the same margin of 5 %, so that only the background differs."""
 
 ALL, FOUND_BY_ALL = "all", "found by all detectors"
 """Which garments count: every one, or those that no detector missed."""
 
 RANKS: Final = (1, 5, 20)
 IOU: Final = 0.5
-"""A detection is of a garment if the intersection over union of their boxes is at least this."""
+"""The smallest intersection over union of boxes at which a detection belongs to a garment."""
 
 DETECTORS: Final = ("maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2")
 UNKNOWN: Final = "unknown"
@@ -61,9 +62,9 @@ UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropStages:
-    """The detectors and embedders that are compared, by name; the verdict is about the first embedder.
+    """The detectors and embedders to compare, by name; the verdict is about the first embedder.
 
-    ``trained_on`` is the crop that each embedder's weights say they were trained on.
+    ``trained_on`` is the crop that each embedder was trained on, according to its weights.
     """
 
     detectors: dict[str, Detector]
@@ -82,13 +83,32 @@ class CropStages:
         names = [spec.partition("=")[0] for spec in specs]
         for name, count in Counter((*detectors, *names)).items():
             if count > 1:
-                raise ValueError(f"two stages are called {name!r}; give each its own name: NAME=WEIGHTS")
+                raise ValueError(f"two stages are called {name!r}; give each a different name: NAME=WEIGHTS")
         configs = dict(zip(names, map(_config, specs), strict=True))
         return cls(
             {name: build_detector(Config(detector=name)) for name in detectors},
             {name: build_embedder(config) for name, config in configs.items()},
             {name: _trained_on(name, config) for name, config in configs.items()},
         )
+
+
+def _config(spec: str) -> Config:
+    """Return the config of the embedder ``NAME`` or ``NAME=WEIGHTS``; with weights, an unknown name is a Siamese network.
+
+    >>> _config("mine=run/weights.safetensors").embedder, _config("features-resnet50").embedder
+    ('siamese', 'features-resnet50')
+    """
+    name, _, file = spec.partition("=")
+    known = name in EMBEDDERS or ":" in name or name.startswith("features-")
+    return Config(embedder=name if known or not file else "siamese", embedder_weights=Path(file) if file else None)
+
+
+def _trained_on(name: str, config: Config) -> str:
+    if config.embedder.startswith("features"):
+        return "nothing but ImageNet"
+    if config.embedder_weights:
+        return weights.read(config.embedder_weights).metadata.get("crop", UNKNOWN)
+    return weights.load(name).metadata.get("crop", UNKNOWN) if name in weights.manifest() else UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -123,20 +143,18 @@ class EmbeddedSet:
     detections: Mapping[str, Sequence[Detection | None]]
     vectors: Mapping[Condition, Vectors]
 
-    def found(self, source: str) -> Flags:
-        """Return which examples a source of detections did not miss, ``(n,)``."""
-        return np.array([one is not None for one in self.detections[source]], np.bool_)
+    def missed(self, source: str) -> Flags:
+        """Return which examples a source of detections missed, ``(n,)``."""
+        return np.array([detection is None for detection in self.detections[source]], np.bool_)
 
     def similarities(self, condition: Condition, queries: Ints, gallery: Ints) -> NDArray[np.float32]:
-        """Return the similarities of queries and gallery, ``(q, g)``; minus infinity for what must not or cannot match.
+        """Return the similarities of queries and gallery, ``(q, g)``; minus infinity for pairs that must not match.
 
-        A missed garment cannot match; other items in the query's photo, and the query itself, must not.
+        Missed garments match nothing; the query itself and other items in its photo are excluded.
         """
-        vectors = self.vectors[condition]
-        similar = np.round(
-            vectors[queries] @ vectors[gallery].T, 6
-        )  # so that equal vectors tie, however sums are rounded
-        items, photos = numbered([one.item for one in self.data.examples]), self.photos
+        vectors, photos = self.vectors[condition], self.photos
+        similar = np.round(vectors[queries] @ vectors[gallery].T, 6)  # equal vectors tie, however sums are rounded
+        items = numbered([example.item for example in self.data.examples])
         excluded = (photos[queries][:, None] == photos[gallery]) & (items[queries][:, None] != items[gallery])
         excluded |= np.isnan(similar) | (queries[:, None] == gallery)
         return np.where(excluded, -np.inf, similar).astype(np.float32)
@@ -144,16 +162,17 @@ class EmbeddedSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetResults:
-    """The outcomes of the same queries under every condition.
+    """The outcomes of the same queries under every condition, of a set or of all sets of one name together.
 
     Attributes:
         data: name of the set.
-        clutter: of its backgrounds; None if unknown, or for several sets together.
+        clutter: of its backgrounds; None if unknown, or for several sets.
         among: :data:`ALL` or :data:`FOUND_BY_ALL`.
-        rows: of the queries in the set; without meaning for several sets together.
-        units: of the queries, what the bootstrap resamples.
+        rows: of the queries in the set; without meaning for several sets.
+        units: of the queries; the bootstrap resamples them.
         missed: by source of detections, which queries it missed.
-        outcomes: by condition, ``(2, q)``: the rank of the first right answer (``UNREACHED`` if it was missed); average precision at R.
+        outcomes: by condition, ``(2, q)``: the rank of the first right answer (``UNREACHED`` if it was missed), and the
+            average precision at R.
     """
 
     data: str
@@ -169,32 +188,15 @@ class SetResults:
         ranks, precisions = self.outcomes[condition]
         return np.stack([*((ranks <= k).astype(np.float64) for k in RANKS), precisions])
 
-    def row(
-        self,
-        first: Condition,
-        second: Condition | None = None,
-        compared: str = "",
-        *,
-        seed: int,
-        ms: float | None = None,
-    ) -> CropRow:
-        """Return the figures of a condition, or their differences from a second one's."""
-        scores, floor = (self.scores(first) - self.scores(second), -1.0) if second else (self.scores(first), 0.0)
-        units = numbered(self.units)
-        at_1, at_5, at_20, map_at_r = (mean_estimate(one, units, seed=seed, floor=floor) for one in scores)
-        missed = int(self.missed[first.detections].sum()) if first.detections != NONE else 0
-        about = (self.data, self.clutter, self.among, len(units), missed)
-        return CropRow(*about, first, second, compared, at_1, at_5, at_20, map_at_r, ms)
-
 
 @dataclass(frozen=True, slots=True)
 class CropRow:
     """How good the condition ``first`` is on a set of queries, or by how much it is better than ``second``.
 
-    Two conditions differ in what ``compared`` names: the crop; the detector (and perhaps the crop); or the training of
-    the embedder, each with the crop that it was trained on. ``missed`` counts the queries that the detector of ``first``
-    missed. ``ms`` is the median time of ``first`` per photo, for detector, crop and embedder together, photos taken one
-    at a time; None for a difference. See :class:`SetResults` for the other fields.
+    ``compared`` says how two conditions differ: in the ``crop``, in the ``detector`` and perhaps the crop, or in the
+    ``training`` of the embedder, each with the crop that it was trained on. ``missed`` counts the queries that the
+    detector of ``first`` missed. ``ms`` is the median time per photo of detector, crop and embedder of ``first``; None
+    for a difference. See :class:`SetResults` for the other fields.
     """
 
     data: str
@@ -216,8 +218,8 @@ class CropRow:
 class CropComparison:
     """Rows of figures and of paired differences, and the results and vectors that they were made from.
 
-    They follow from data, stages and seed, except for times, which are of this machine. ``results`` has each set at each
-    clutter, and sets of one name together.
+    All but times follows from data, stages and seed. ``results`` has each set at each clutter, and sets of one name
+    together.
     """
 
     figures: tuple[CropRow, ...]
@@ -235,7 +237,7 @@ class CropComparison:
     @property
     def names(self) -> list[str]:
         """The names of the data, in order."""
-        return list(dict.fromkeys(one.data for one in self.results))
+        return list(dict.fromkeys(results.data for results in self.results))
 
 
 def benchmark_crops(
@@ -253,7 +255,7 @@ def benchmark_crops(
         stages: detectors and embedders; by default those with shipped weights.
         seed: of the bootstrap.
         timed_photos: how many photos of the first set are timed.
-        progress: called with what is being done.
+        progress: called with the current step, in words.
 
     Raises:
         ValueError: there is no data, or nothing would be timed.
@@ -266,24 +268,18 @@ def benchmark_crops(
     embedded = [embed_set(one.checked(stages.detectors), stages.detectors, stages.embedders, progress) for one in data]
     progress("searching")
     levels: dict[tuple[str, str], list[SetResults]] = defaultdict(list)
-    for one in embedded:
-        for among in (ALL, FOUND_BY_ALL):
-            if results := search_set(one, among):
-                levels[results.data, among].append(results)
-    every = [one for some in levels.values() for one in (*some, *([_together(some)] if len(some) > 1 else []))]
+    for one, among in product(embedded, (ALL, FOUND_BY_ALL)):
+        if result := search_set(one, among):
+            levels[result.data, among].append(result)
+    results = [one for some in levels.values() for one in (*some, *([_together(some)] if len(some) > 1 else []))]
     progress("timing")
-    first = [one for one in data if one.name == data[0].name]
-    photos = first[len(first) // 2].photos
+    timed = [one for one in data if one.name == data[0].name]
+    photos = timed[len(timed) // 2].photos
     numbers = np.linspace(0, len(photos) - 1, min(timed_photos, len(photos))).round().astype(int)
     ms = measure_ms([photos[number].read() for number in numbers], stages)
-    return CropComparison(
-        tuple(one.row(condition, seed=seed, ms=ms.get(condition)) for one in every for condition in one.outcomes),
-        tuple(one.row(*pair, seed=seed) for one in every for pair in _pairs(one, stages.trained_on)),
-        tuple(every),
-        tuple(embedded),
-        stages.trained_on,
-        seed,
-    )
+    figures = [_row(one, (first, None, ""), seed, ms.get(first)) for one in results for first in one.outcomes]
+    differences = [_row(one, pair, seed) for one in results for pair in _pairs(one, stages.trained_on)]
+    return CropComparison(tuple(figures), tuple(differences), tuple(results), tuple(embedded), stages.trained_on, seed)
 
 
 def embed_set(
@@ -314,18 +310,19 @@ def embed_set(
             present = _detect_examples(data, photo.examples, image, detectors.get(source))
             detections[source] += present
             for crop in (crop for crop in CROPS if crop != WHOLE):
-                cut += [(source, crop, first + place, one) for place, one in crop_examples(image, present, crop)]
+                cut += [(source, crop, first + place, pixels) for place, pixels in crop_examples(image, present, crop)]
         for name, embedder in embedders.items():
             for (source, crop, row, _), vector in zip(cut, embedder([pixels for *_, pixels in cut]), strict=True):
                 vectors[Condition(name, source, crop)][row] = vector
         if (number + 1) % 20 == 0 or number + 1 == len(data.photos):
-            progress(f"{data.title}: {number + 1} of {len(data.photos)} photos")
+            clutter = "" if data.clutter is None else f", clutter {data.clutter:g}"
+            progress(f"{data.name}{clutter}: {number + 1} of {len(data.photos)} photos")
     for name, source in product(embedders, sources):
         total = vectors[Condition(name, source, MASK)] + vectors[Condition(name, source, BOX)]
         length = np.linalg.norm(total, axis=1, keepdims=True)
         vectors[Condition(name, source, AVERAGE)] = (total / np.where(length == 0, 1, length)).astype(np.float32)
         if not any(detections[source]) or any(one and one.mask is None for one in detections[source]):
-            for crop in (*MASKS, AVERAGE):  # a mask that only some garments have compares nothing
+            for crop in (*MASKS, AVERAGE):  # masks of only some garments cannot be compared
                 del vectors[Condition(name, source, crop)]
     return EmbeddedSet(data, np.array(photos, np.int64), detections, vectors)
 
@@ -346,17 +343,14 @@ def _detect_examples(
 
 def match_detections(examples: Sequence[Example], detections: Sequence[Detection]) -> list[Detection | None]:
     """Return each example's detection: same label, an overlap of :data:`IOU`, best overlap first, each only once."""
-    pairs = [
-        (example.truth.box.iou(detection.box), number, other)
+    matches = match_greedily(
+        (-overlap, number, other)
         for number, example in enumerate(examples)
         for other, detection in enumerate(detections)
         if example.truth is not None and example.label in ("", detection.label)
-    ]
-    chosen: dict[int, int] = {}
-    for overlap, number, other in sorted(pairs, key=lambda pair: -pair[0]):
-        if overlap >= IOU and number not in chosen and other not in chosen.values():
-            chosen[number] = other
-    return [detections[chosen[number]] if number in chosen else None for number in range(len(examples))]
+        if (overlap := example.truth.box.iou(detection.box)) >= IOU
+    )
+    return [detections[matches[number]] if number in matches else None for number in range(len(examples))]
 
 
 def crop_examples(image: Image, detections: Sequence[Detection | None], crop: str) -> list[tuple[int, Image]]:
@@ -372,12 +366,12 @@ def crop_examples(image: Image, detections: Sequence[Detection | None], crop: st
 
 def search_set(embedded: EmbeddedSet, among: str = ALL) -> SetResults | None:
     """Search every query under every condition; None if no query has an answer."""
-    examples, found = embedded.data.examples, {source: embedded.found(source) for source in embedded.detections}
-    counted = np.ones(len(examples), np.bool_)
-    if among == FOUND_BY_ALL:
-        counted = reduce(np.logical_and, (some for source, some in found.items() if source != TRUTH), counted)
-    items = numbered([one.item for one in examples])
+    examples = embedded.data.examples
+    missed = {source: embedded.missed(source) for source in embedded.detections}
+    by_detectors = [flags for source, flags in missed.items() if source != TRUTH and among == FOUND_BY_ALL]
+    counted = ~np.any([np.zeros(len(examples), np.bool_), *by_detectors], axis=0)
     is_query, in_gallery = np.array([(one.is_query, one.in_gallery) for one in examples], np.bool_).T & counted
+    items = numbered([example.item for example in examples])
     try:
         retrieved = {
             one: retrieve(partial(embedded.similarities, one), items, is_query, in_gallery) for one in embedded.vectors
@@ -391,8 +385,21 @@ def search_set(embedded: EmbeddedSet, among: str = ALL) -> SetResults | None:
         among,
         queries,
         tuple(examples[row].unit or examples[row].item for row in queries),
-        {source: ~some[queries] for source, some in found.items()},
+        {source: flags[queries] for source, flags in missed.items()},
         {one: np.stack([result.ranks, result.average_precisions]) for one, result in retrieved.items()},
+    )
+
+
+def _together(levels: Sequence[SetResults]) -> SetResults:
+    """Return the queries of several sets of one name as one."""
+    first = levels[0]
+    shared = [condition for condition in first.outcomes if all(condition in level.outcomes for level in levels)]
+    return replace(
+        first,
+        clutter=None,
+        units=tuple(unit for level in levels for unit in level.units),
+        missed={source: np.concatenate([level.missed[source] for level in levels]) for source in first.missed},
+        outcomes={one: np.concatenate([level.outcomes[one] for level in levels], axis=1) for one in shared},
     )
 
 
@@ -414,48 +421,27 @@ def measure_ms(images: Sequence[Image], stages: CropStages) -> dict[Condition, f
     return {condition: round(median(values[1:]), 2) for condition, values in ms.items()}
 
 
-def _config(spec: str) -> Config:
-    """Return the config of the embedder ``NAME`` or ``NAME=WEIGHTS``; with weights, an unknown name is a Siamese network.
-
-    >>> _config("mine=run/weights.safetensors").embedder, _config("features-resnet50").embedder
-    ('siamese', 'features-resnet50')
-    """
-    name, _, file = spec.partition("=")
-    known = name in EMBEDDERS or ":" in name or name.startswith("features-")
-    return Config(embedder=name if known or not file else "siamese", embedder_weights=Path(file) if file else None)
-
-
-def _trained_on(name: str, config: Config) -> str:
-    """Return the crop that an embedder's weights say they were trained on."""
-    if config.embedder.startswith("features"):
-        return "nothing but ImageNet"
-    if config.embedder_weights:
-        return weights.read(config.embedder_weights).metadata.get("crop", UNKNOWN)
-    return weights.load(name).metadata.get("crop", UNKNOWN) if name in weights.manifest() else UNKNOWN
-
-
-def _together(levels: Sequence[SetResults]) -> SetResults:
-    """Return the queries of several sets of one name as one."""
-    first = levels[0]
-    shared = [condition for condition in first.outcomes if all(condition in level.outcomes for level in levels)]
-    return replace(
-        first,
-        clutter=None,
-        units=tuple(unit for level in levels for unit in level.units),
-        missed={source: np.concatenate([level.missed[source] for level in levels]) for source in first.missed},
-        outcomes={one: np.concatenate([level.outcomes[one] for level in levels], axis=1) for one in shared},
-    )
+def _row(
+    results: SetResults, compared: tuple[Condition, Condition | None, str], seed: int, ms: float | None = None
+) -> CropRow:
+    """Return the figures of a condition, or their differences from a second one's."""
+    first, second, _ = compared
+    scores, floor = (results.scores(first) - results.scores(second), -1.0) if second else (results.scores(first), 0.0)
+    units = numbered(results.units)
+    at_1, at_5, at_20, map_at_r = (mean_estimate(values, units, seed=seed, floor=floor) for values in scores)
+    missed = int(results.missed[first.detections].sum()) if first.detections != NONE else 0
+    about = results.data, results.clutter, results.among, len(units), missed
+    return CropRow(*about, *compared, at_1, at_5, at_20, map_at_r, ms)
 
 
 def _pairs(results: SetResults, trained_on: Mapping[str, str]) -> Iterator[tuple[Condition, Condition, str]]:
-    """Yield the pairs of conditions to compare, and what differs; the first costs more, so it has to be worth it."""
+    """Yield pairs of conditions and what differs; the first costs more, so it has to be better to be worth it."""
     sources = list(results.missed)
     masked = [one for one in sources if Condition(next(iter(trained_on)), one, MASK) in results.outcomes]
     boxed = [one for one in sources if one not in (*masked, TRUTH)]
-    crops = (MASK, "mask-mean", "mask-blur", AVERAGE, CONTEXT)
     pairs = [
         (Condition(name, source, crop), Condition(name, source, BOX), "crop")
-        for name, source, crop in product(trained_on, sources, crops)
+        for name, source, crop in product(trained_on, sources, (MASK, "mask-mean", "mask-blur", AVERAGE, CONTEXT))
     ]
     pairs += [
         (Condition(name, heavy, crop), Condition(name, light, BOX), "detector")
@@ -469,12 +455,3 @@ def _pairs(results: SetResults, trained_on: Mapping[str, str]) -> Iterator[tuple
             for source in masked
         ]
     yield from (pair for pair in pairs if pair[0] in results.outcomes and pair[1] in results.outcomes)
-
-
-def clutter_effect(levels: Sequence[SetResults], first: Condition, second: Condition, seed: int) -> Estimate | None:
-    """Return the change of a difference in recall@1 from least to most clutter; None if the queries are not the same."""
-    plain, cluttered = levels[0], levels[-1]
-    if plain.units != cluttered.units:
-        return None
-    change = [(one.scores(first) - one.scores(second))[0] for one in (cluttered, plain)]
-    return mean_estimate(change[0] - change[1], numbered(plain.units), seed=seed, floor=-2.0)

@@ -1,4 +1,4 @@
-"""Photos to compare crops on: rendered scenes, a table of annotated garments, or a folder per item."""
+"""Photos to compare crops on: rendered scenes, a table of annotated garments, or a folder for each item."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,15 +34,15 @@ _ROLES: Final = {"": (True, True), "query": (True, False), "gallery": (False, Tr
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One garment in one photo.
+    """One garment in one photo; a query should find the other examples of its item.
 
     Attributes:
-        item: a query should find the other examples of its item.
-        label: of the garment, or empty; a detection of it must have the same label.
-        truth: where it is; None if the photo mainly shows this garment.
+        item: the identifier of the garment.
+        label: a detection of the garment must have the same one; empty for any.
+        truth: the annotated box and mask; None if the photo mainly shows this garment.
         is_query: whether it is searched for.
         in_gallery: whether it can be found.
-        unit: what the bootstrap resamples; empty for the item.
+        unit: the group that the bootstrap resamples; empty for the item.
     """
 
     item: str
@@ -54,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExamplePhoto:
-    """One photo with its examples; ``read`` decodes it when it is needed."""
+    """One photo with its examples; ``read`` decodes it."""
 
     name: str
     read: Callable[[], Image]
@@ -65,7 +66,7 @@ class ExamplePhoto:
 class CropSet:
     """Photos to compare crops on; sets of the same name differ only in the ``clutter`` of the background, in [0, 1].
 
-    ``about`` says what is searched for among what; ``problems`` name photos that could not be used, and why.
+    ``about`` describes queries and gallery; ``problems`` name photos that could not be used, and why.
     """
 
     name: str
@@ -74,11 +75,6 @@ class CropSet:
     clutter: float | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """The name with the clutter."""
-        return self.name if self.clutter is None else f"{self.name}, clutter {self.clutter:g}"
 
     @property
     def examples(self) -> list[Example]:
@@ -95,10 +91,10 @@ class CropSet:
         """Whether whole photos can be compared: some query has an answer in another photo."""
         numbered = [(number, one) for number, photo in enumerate(self.photos) for one in photo.examples]
         photos_of: defaultdict[str, set[int]] = defaultdict(set)
-        for number, one in numbered:
-            if one.in_gallery:
-                photos_of[one.item].add(number)
-        return any(photos_of[one.item] - {number} for number, one in numbered if one.is_query)
+        for number, example in numbered:
+            if example.in_gallery:
+                photos_of[example.item].add(number)
+        return any(photos_of[example.item] - {number} for number, example in numbered if example.is_query)
 
     def checked(self, detectors: Mapping[str, Detector]) -> CropSet:
         """Return the set without annotated garments whose label no detector knows, with a note on those labels.
@@ -134,21 +130,21 @@ class CropSet:
 
 
 def load_photos(source: Path | str) -> CropSet:
-    """Return the photos of a CSV with the columns photo, item_id, box, mask, label, role and unit, or of a folder per item.
+    """Return the photos of a table with the columns photo, item_id, box, mask, label, role and unit, or of a folder.
 
     A box is four numbers ``x1 y1 x2 y2`` in pixels, a mask a picture of the photo's size that is white where the garment
-    is; files are relative to the CSV. Only photo and item_id are required. Where all boxes and masks are missing, and in
-    a folder, each photo shows one garment, which detectors find. The role is ``query`` or ``gallery``, empty for both;
-    items of one unit fail together, so intervals resample units.
+    is; files are relative to the table. Only photo and item_id are required. Where all boxes and masks are missing, and
+    in a folder with a sub-folder for each item, each photo shows one garment, which detectors find. The role is ``query``
+    or ``gallery``, empty for both; items of one unit fail together, so intervals resample units.
 
     Raises:
-        CatalogueError: the CSV cannot be read as a whole, or no photo can be used.
+        CatalogueError: the table cannot be read as a whole, or no photo can be used.
     """
     source = Path(source)
     problems: list[str] = []
     notes: list[str] = []
     by_photo: defaultdict[Path, list[Example]] = defaultdict(list)
-    for path, example in _rows(source, problems, notes):
+    for path, example in _examples(source, problems, notes):
         by_photo[path].append(example)
     annotated = any(example.truth for examples in by_photo.values() for example in examples)
     photos = []
@@ -159,20 +155,20 @@ def load_photos(source: Path | str) -> CropSet:
             problems.append(f"{path.name}: shows several items, and no box says which is where")
             continue
         try:
-            read_image(path)  # before a long run
+            read_image(path)  # a long run should not fail late
         except ImageError as error:
             problems.append(f"{path}: {error}")
             continue
         if kept := tuple(one for one in examples if one.truth or not annotated):
-            photos.append(ExamplePhoto(str(path), reader(path), kept))
+            photos.append(ExamplePhoto(str(path), partial(read_image, path), kept))
     if not photos:
         raise CatalogueError(f"{source} has no photo that can be used{': ' if problems else ''}{''.join(problems[:1])}")
     about = "each garment finds the others of its item among all garments"
     return CropSet(source.stem or str(source), about, photos, notes=tuple(notes), problems=tuple(problems))
 
 
-def _rows(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple[Path, Example]]:
-    """Yield the photos and examples of a CSV or folder; add to problems and notes what is wrong with it."""
+def _examples(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple[Path, Example]]:
+    """Yield the photos and examples of a table or folder; append what is wrong with it to problems and notes."""
     if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
         for row in read_table(source, ("photo", "item_id"), notes.append):
             try:
@@ -180,68 +176,11 @@ def _rows(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple
             except (ImageError, ValueError) as error:
                 problems.append(f"{source.name} line {row.line}: {error}")
     else:
-        for listed in read_catalogue([source]):
-            if listed.error:
-                problems.append(f"{listed.path}: {listed.error}")
+        for entry in read_catalogue([source]):
+            if entry.error:
+                problems.append(f"{entry.path}: {entry.error}")
             else:
-                yield listed.path, Example(listed.item)
-
-
-def rendered_scenes(folder: Path = FOLDER) -> list[CropSet]:
-    """Return a set for each grade of clutter; half of the scenes are queries, the other half the gallery.
-
-    Args:
-        folder: with ``street.json`` and ``street/``, perhaps ``clutter.json`` and ``clutter/``, as
-            ``scripts/render_sample --clutter`` writes them; the packaged ones by default.
-
-    Raises:
-        CatalogueError: they cannot be read.
-    """
-    by_clutter: defaultdict[float, list[ExamplePhoto]] = defaultdict(list)
-    for name in ("street", "clutter"):
-        path = folder / f"{name}.json"
-        if name == "clutter" and not path.exists():
-            continue
-        try:
-            for clutter, photo in _scenes(json.loads(path.read_text(encoding="utf-8")), folder / name):
-                by_clutter[clutter].append(photo)
-        except (OSError, ValueError, KeyError, TypeError, CatalogueError) as error:
-            raise CatalogueError(f"{path} is no rendered street ({error}); scripts/render_sample makes one") from error
-    about = (
-        "rendered street scenes: a garment finds itself on somebody else, elsewhere, in another outfit; people, light and"
-        " camera are the same at every clutter"
-    )
-    return [
-        CropSet("scenes", about, sorted(photos, key=lambda photo: photo.name), clutter)
-        for clutter, photos in sorted(by_clutter.items())
-    ]
-
-
-def reader(path: Path) -> Callable[[], Image]:
-    """Return a function that reads a photo at full size."""
-    return lambda: read_image(path)
-
-
-def _scenes(coco: dict[str, Any], folder: Path) -> Iterator[tuple[float, ExamplePhoto]]:
-    """Yield the clutter of each scene, and the scene with the largest piece of each item."""
-    labels = {one["id"]: one["name"] for one in coco["categories"]}
-    pieces: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for piece in sorted(coco["annotations"], key=lambda piece: float(piece["area"])):
-        pieces[piece["image_id"]].append(piece)
-    for image in coco["images"]:
-        height, width, is_query = image["height"], image["width"], bool(image.get("query", True))
-        largest: dict[str, Example] = {}
-        for piece in pieces[image["id"]]:
-            x, y, w, h = map(float, piece["bbox"])
-            box = Box.clipped(x, y, x + w, y + h, width=width, height=height)
-            if box is not None and min(box.width, box.height) >= MIN_PX:
-                rle = {"size": [height, width], "counts": to_rle(piece["segmentation"], height, width)}
-                mask = np.asarray(coco_mask.decode(rle)[box.slices], np.bool_)
-                truth = Detection(labels[piece["category_id"]], 1.0, box, mask)
-                item = str(piece["item_id"])
-                largest[item] = Example(item, truth.label, truth, is_query, in_gallery=not is_query)
-        examples = tuple(largest[item] for item in sorted(largest))
-        yield float(image["clutter"]), ExamplePhoto(image["file_name"], reader(folder / image["file_name"]), examples)
+                yield entry.path, Example(entry.item)
 
 
 def _example(folder: Path, row: TableRow) -> Example:
@@ -249,7 +188,7 @@ def _example(folder: Path, row: TableRow) -> Example:
 
     Raises:
         ImageError: photo or mask cannot be read.
-        ValueError: the row lacks something, or box, mask and photo do not fit together.
+        ValueError: the row is incomplete, or box, mask and photo do not fit together.
     """
     cells = {name.casefold(): cell for name, cell in row.cells.items()}
     if row.error:
@@ -263,7 +202,7 @@ def _example(folder: Path, row: TableRow) -> Example:
 
 
 def _truth(folder: Path, cells: Mapping[str, str], label: str) -> Detection | None:
-    """Return where a row's garment is, None if the row does not say; raise as :func:`_example` does."""
+    """Return the box and mask of a row's garment, None if the row has neither; raise as :func:`_example` does."""
     name, text = cells.get("mask"), cells.get("box")
     if not name and not text:
         return None
@@ -300,3 +239,57 @@ def _box(text: str, width: int, height: int) -> Box:
     if box is None or x2 > width or y2 > height or min(x1, y1) < 0:
         raise ValueError(f"the box {text!r} is not within its photo of {width}x{height}")
     return box
+
+
+def rendered_scenes(folder: Path | str = FOLDER) -> list[CropSet]:
+    """Return a set for each grade of clutter; half of the scenes are queries, the other half the gallery.
+
+    The folder holds ``street.json`` and ``street/``, and perhaps ``clutter.json`` and ``clutter/``, as
+    ``scripts/render_sample --clutter`` writes them; the packaged ones by default.
+
+    Raises:
+        CatalogueError: they cannot be read.
+    """
+    by_clutter: defaultdict[float, list[ExamplePhoto]] = defaultdict(list)
+    for name in ("street", "clutter"):
+        path = Path(folder) / f"{name}.json"
+        if name == "clutter" and not path.exists():
+            continue
+        try:
+            for clutter, photo in _scenes(json.loads(path.read_text(encoding="utf-8")), path.with_suffix("")):
+                by_clutter[clutter].append(photo)
+        except (OSError, ValueError, KeyError, TypeError, CatalogueError) as error:
+            raise CatalogueError(f"{path} is no rendered street ({error}); scripts/render_sample makes one") from error
+    about = (
+        "rendered street scenes: a garment finds itself on another person, elsewhere, in another outfit; people, light and"
+        " camera are the same at every clutter"
+    )
+    return [
+        CropSet("scenes", about, sorted(photos, key=lambda photo: photo.name), clutter)
+        for clutter, photos in sorted(by_clutter.items())
+    ]
+
+
+def _scenes(coco: dict[str, Any], folder: Path) -> Iterator[tuple[float, ExamplePhoto]]:
+    """Yield the clutter of each scene, and the scene with the largest garment of each item."""
+    labels = {category["id"]: category["name"] for category in coco["categories"]}
+    garments: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for garment in sorted(coco["annotations"], key=lambda garment: float(garment["area"])):
+        garments[garment["image_id"]].append(garment)
+    for image in coco["images"]:
+        height, width, is_query = image["height"], image["width"], bool(image.get("query", True))
+        largest: dict[str, Example] = {}
+        for garment in garments[image["id"]]:
+            x, y, w, h = map(float, garment["bbox"])
+            box = Box.clipped(x, y, x + w, y + h, width=width, height=height)
+            if box is not None and min(box.width, box.height) >= MIN_PX:
+                rle = {"size": [height, width], "counts": to_rle(garment["segmentation"], height, width)}
+                mask = np.asarray(coco_mask.decode(rle)[box.slices], np.bool_)
+                truth = Detection(labels[garment["category_id"]], 1.0, box, mask)
+                item = str(garment["item_id"])
+                largest[item] = Example(item, truth.label, truth, is_query, in_gallery=not is_query)
+        examples, read = (
+            tuple(largest[item] for item in sorted(largest)),
+            partial(read_image, folder / image["file_name"]),
+        )
+        yield float(image["clutter"]), ExamplePhoto(image["file_name"], read, examples)

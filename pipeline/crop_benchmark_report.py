@@ -1,10 +1,10 @@
-"""What a comparison of crops says: the verdict, tables, figures as JSON, and a page with pictures."""
+"""The results of a comparison of crops: the verdict, tables, figures as JSON, and a page with pictures."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,23 +24,23 @@ from pipeline.crop_benchmark import (
     Condition,
     CropComparison,
     CropRow,
-    clutter_effect,
+    SetResults,
     crop_examples,
 )
 from pipeline.evaluation import Table, rounded
-from pipeline.evaluation_pages import write_figures
+from pipeline.evaluation_pages import THUMB_PX, Thumb, write_figures
 from pipeline.pages import Pictures, write_page
 from pipeline.plots import Line, Panel, draw
-from stages.embed.metrics import UNREACHED, Estimate
+from stages.embed.data import numbered
+from stages.embed.metrics import UNREACHED, Estimate, mean_estimate
 from stages.problems import plural
 
 INTERVALS: Final = (
-    "intervals: 95 %, percentile bootstrap over items; of differences paired, over the same queries. One in twenty excludes"
-    " zero by chance."
+    "intervals: 95 %, percentile bootstrap over items; of differences, paired by query. One in twenty excludes zero by"
+    " chance."
 )
 HEAD: Final = ("detections: crop", "recall@1", "@5", "@20", "mAP@R", "missed", "of those found by all", "ms")
 DIFFERENCE_HEAD: Final = ("difference", "embedder", "in recall@1", "found by all", "queries")
-THUMB_PX: Final = 220
 
 _LINES: Final = (BOX, CONTEXT, WHOLE, MASK, "mask-mean", "mask-blur", AVERAGE)
 """The order of curves: crops that every detector has come first, so that a crop has one colour in all panels."""
@@ -57,8 +57,12 @@ def interval(estimate: Estimate) -> str:
     return f"{_signed(estimate.value)} [{_signed(estimate.low)}, {_signed(estimate.high)}]"
 
 
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-0.000", "0.000").replace("+0.000", "0.000").replace("-", "−")
+
+
 def outcome(estimate: Estimate, more: str, less: str) -> str:
-    """Say what the interval of a difference shows; nothing if it includes zero.
+    """Say which side the interval of a difference favours, if it excludes zero.
 
     >>> outcome(Estimate(0.1, 0.02, 0.18), "masks find more", "boxes find more")
     'masks find more (+0.100 [+0.020, +0.180])'
@@ -69,8 +73,12 @@ def outcome(estimate: Estimate, more: str, less: str) -> str:
     return f"{words} ({interval(estimate)})"
 
 
+def _outcomes(rows: Iterable[CropRow]) -> str:
+    return "; ".join(f"on {row.data} {outcome(row.recall_1, 'masks find more', 'boxes find more')}" for row in rows)
+
+
 def verdict(comparison: CropComparison) -> list[str]:
-    """Return one sentence each on masks, on clutter, on the lighter detector, and on training, as far as compared."""
+    """Return one sentence each on masks, clutter, the lighter detector, and training, as far as they were compared."""
     main = _main_rows(comparison)
     if not main:
         return ["No detector here has masks, so mask crops and box crops were not compared."]
@@ -79,11 +87,7 @@ def verdict(comparison: CropComparison) -> list[str]:
     sentences = [f"Mask against box at recall@1, by {by}: {_outcomes(main.values())}."]
     for name, row in main.items():
         levels = [one for one in comparison.results if (one.data, one.among) == (name, ALL) and one.clutter is not None]
-        if (
-            len(levels) > 1
-            and row.second
-            and (change := clutter_effect(levels, row.first, row.second, comparison.seed))
-        ):
+        if change := _clutter_effect(levels, row, comparison.seed):
             grades = f"{levels[0].clutter:g} to {levels[-1].clutter:g}"
             words = outcome(change, "clutter favours masks", "clutter favours boxes")
             sentences.append(f"From clutter {grades} on {name}, in mask − box: {words}.")
@@ -93,15 +97,40 @@ def verdict(comparison: CropComparison) -> list[str]:
         if row.second and (row.first.crop, row.first.embedder) == (MASK, comparison.reference):
             by_detectors.setdefault((row.first, row.second), []).append(row)
     for (heavy, light), rows in by_detectors.items():
-        of = f"Masks of {heavy.detections} against boxes of {light.detections}, a miss counting as a failure"
         one, other = ms[heavy], ms[light]
         times = f"; a photo takes {one:.0f} ms against {other:.0f} ms" if one is not None and other is not None else ""
-        sentences.append(f"{of}: {_outcomes(rows)}{times}.")
+        sentences.append(
+            f"Masks of {heavy.detections} against boxes of {light.detections}, a miss counting as a failure:"
+            f" {_outcomes(rows)}{times}."
+        )
     rows = _select(comparison.differences, compared="training")
     if rows := [row for row in rows if row.first.detections != TRUTH] or rows:
         names = " against ".join(one.embedder for one in (rows[0].first, rows[0].second) if one)
         sentences.append(f"Each crop with the embedder that was trained on it ({names}): {_outcomes(rows)}.")
     return sentences
+
+
+def _clutter_effect(levels: Sequence[SetResults], row: CropRow, seed: int) -> Estimate | None:
+    """Return the change of a difference in recall@1 from least to most clutter; None unless the queries are the same."""
+    if len(levels) < 2 or row.second is None or levels[0].units != levels[-1].units:
+        return None
+    plain, cluttered = ((one.scores(row.first) - one.scores(row.second))[0] for one in (levels[0], levels[-1]))
+    return mean_estimate(cluttered - plain, numbered(levels[0].units), seed=seed, floor=-2.0)
+
+
+def _select(rows: Iterable[CropRow], **wanted: Any) -> list[CropRow]:
+    """Return the rows with these fields; by default those over all garments of a set, its clutters together."""
+    fields = {"among": ALL, "clutter": None} | wanted
+    return [row for row in rows if all(getattr(row, name) == value for name, value in fields.items())]
+
+
+def _main_rows(comparison: CropComparison) -> dict[str, CropRow]:
+    """Return mask − box of each set by the first embedder and the first detector with masks, else by annotations."""
+    rows: dict[str, CropRow] = {}
+    for row in sorted(_select(comparison.differences, compared="crop"), key=lambda row: row.first.detections == TRUTH):
+        if (row.first.crop, row.first.embedder) == (MASK, comparison.reference):
+            rows.setdefault(row.data, row)
+    return rows
 
 
 def figures_of(comparison: CropComparison) -> dict[str, Any]:
@@ -128,7 +157,7 @@ def figures_of(comparison: CropComparison) -> dict[str, Any]:
                 "about": one.data.about,
                 "photos": len(one.data.photos),
                 "garments": len(one.data.examples),
-                "missed": {source: int((~one.found(source)).sum()) for source in one.detections},
+                "missed": {source: int(one.missed(source).sum()) for source in one.detections},
                 "notes": list(one.data.notes),
                 "problems": list(one.data.problems),
             }
@@ -149,18 +178,45 @@ def text_report(comparison: CropComparison) -> str:
     return "\n\n".join([*parts, "\n".join(verdict(comparison)), INTERVALS])
 
 
-def write_crop_page(folder: Path, comparison: CropComparison, figures: Mapping[str, Any], most: int = 6) -> None:
+def _counts(comparison: CropComparison, name: str) -> str:
+    queries = [len(one.units) for one in comparison.results if (one.data, one.among) == (name, ALL)][-1]
+    garments = sum(len(one.data.examples) for one in comparison.embedded if one.data.name == name)
+    return f"{queries} queries, {garments} garments"
+
+
+def _figure_cells(comparison: CropComparison, name: str, embedder: str) -> list[tuple[object, ...]]:
+    """Return a row of :data:`HEAD` for each condition of an embedder on a set, its clutters together."""
+    found = {row.first: row.recall_1.value for row in _select(comparison.figures, data=name, among=FOUND_BY_ALL)}
+    cells: list[tuple[object, ...]] = []
+    for row in _select(comparison.figures, data=name):
+        if row.first.embedder == embedder:
+            others = row.recall_5.value, row.recall_20.value, row.map_at_r.value, row.missed, found.get(row.first)
+            ms = row.ms and f"{row.ms:.0f}"
+            cells.append((f"{row.first.detections}: {row.first.crop}", row.recall_1, *others, ms))
+    return cells
+
+
+def _difference_cells(comparison: CropComparison, name: str) -> list[tuple[object, ...]]:
+    """Return a row of :data:`DIFFERENCE_HEAD` for each pair of conditions on a set, its clutters together."""
+    found_rows = _select(comparison.differences, data=name, among=FOUND_BY_ALL)
+    found = {(row.first, row.second): interval(row.recall_1) for row in found_rows}
+    cells: list[tuple[object, ...]] = []
+    for row in _select(comparison.differences, data=name):
+        first, second = row.first, row.second
+        if second:
+            other = second.crop if first.detections == second.detections else f"{second.detections} {second.crop}"
+            difference = f"{first.detections}: {first.crop} − {other}"
+            embedders = " against ".join(dict.fromkeys((first.embedder, second.embedder)))
+            cells.append((difference, embedders, interval(row.recall_1), found.get((first, second)), row.queries))
+    return cells
+
+
+def write_crop_page(folder: Path | str, comparison: CropComparison, figures: Mapping[str, Any], most: int = 6) -> None:
     """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder made by prepare_page.
 
-    Args:
-        folder: of the page.
-        comparison: to show.
-        figures: for ``figures.json``.
-        most: how many queries are shown where the mask wins, and where it loses.
-
-    Raises:
-        OSError: a file cannot be written.
+    ``most`` is the number of queries shown where the mask wins, and where it loses.
     """
+    folder = Path(folder)
     clutter = [panel for name in comparison.names for panel in _clutter_panels(comparison, name)]
     cost = [_cost_panel(comparison, name) for name in comparison.names]
     points = {
@@ -171,9 +227,9 @@ def write_crop_page(folder: Path, comparison: CropComparison, figures: Mapping[s
     draw(cost, folder / "cost.png")
     draw(cost, folder / "cost-dark.png", dark=True)
     main = _main_rows(comparison)
-    sources = (source for one in comparison.embedded for source in one.detections)
-    detectors = dict.fromkeys(source for source in sources if source != TRUTH)
+    detectors = dict.fromkeys(source for one in comparison.embedded for source in one.detections if source != TRUTH)
     trained = {f"embedder {name}": f"trained on {crop}" for name, crop in comparison.trained_on.items()}
+    about = {one.data.name: one.data.about for one in reversed(comparison.embedded)}
     write_page(
         folder / "index.html",
         "crop_benchmark.html",
@@ -187,82 +243,18 @@ def write_crop_page(folder: Path, comparison: CropComparison, figures: Mapping[s
         clutter=bool(clutter),
         head=HEAD,
         difference_head=DIFFERENCE_HEAD,
-        sets=[_set_values(comparison, name) for name in comparison.names],
+        sets=[
+            {
+                "name": name,
+                "about": about[name],
+                "counts": _counts(comparison, name),
+                "embedders": {one: _figure_cells(comparison, name, one) for one in comparison.trained_on},
+                "differences": _difference_cells(comparison, name),
+            }
+            for name in comparison.names
+        ],
         examples=_examples(comparison, next(iter(main.values())), Pictures(folder, "photos"), most) if main else None,
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-0.000", "0.000").replace("+0.000", "0.000").replace("-", "−")
-
-
-def _outcomes(rows: Iterable[CropRow]) -> str:
-    return "; ".join(f"on {row.data} {outcome(row.recall_1, 'masks find more', 'boxes find more')}" for row in rows)
-
-
-def _select(rows: Iterable[CropRow], **wanted: Any) -> list[CropRow]:
-    """Return the rows with these fields; by default those over all queries and garments of a set, its clutters together."""
-    fields = {"among": ALL, "clutter": None} | wanted
-    return [row for row in rows if all(getattr(row, name) == value for name, value in fields.items())]
-
-
-def _main_rows(comparison: CropComparison) -> dict[str, CropRow]:
-    """Return mask − box of each set by the first embedder and the first detector with masks, else by annotations."""
-    rows = [
-        row
-        for row in _select(comparison.differences, compared="crop")
-        if (row.first.crop, row.first.embedder) == (MASK, comparison.reference)
-    ]
-    rows.sort(key=lambda row: row.first.detections == TRUTH)
-    return {name: next(row for row in rows if row.data == name) for name in dict.fromkeys(row.data for row in rows)}
-
-
-def _counts(comparison: CropComparison, name: str) -> str:
-    queries = [len(one.units) for one in comparison.results if (one.data, one.among) == (name, ALL)][-1]
-    garments = sum(len(one.data.examples) for one in comparison.embedded if one.data.name == name)
-    return f"{queries} queries, {garments} garments"
-
-
-def _figure_cells(comparison: CropComparison, name: str, embedder: str) -> list[tuple[str, ...]]:
-    """Return a row of :data:`HEAD` for each condition of an embedder on a set, its clutters together."""
-    rows, found_rows = (
-        [row for row in _select(comparison.figures, data=name, among=among) if row.first.embedder == embedder]
-        for among in (ALL, FOUND_BY_ALL)
-    )
-    found = {row.first: f"{row.recall_1.value:.3f}" for row in found_rows}
-    cells: list[tuple[str, ...]] = []
-    for row in rows:
-        ms = "–" if row.ms is None else f"{row.ms:.0f}"
-        others = [f"{value.value:.3f}" for value in (row.recall_5, row.recall_20, row.map_at_r)]
-        condition = f"{row.first.detections}: {row.first.crop}"
-        cells.append((condition, str(row.recall_1), *others, str(row.missed), found.get(row.first, "–"), ms))
-    return cells
-
-
-def _difference_cells(comparison: CropComparison, name: str) -> list[tuple[str, ...]]:
-    """Return a row of :data:`DIFFERENCE_HEAD` for each pair of conditions on a set, its clutters together."""
-    found_rows = _select(comparison.differences, data=name, among=FOUND_BY_ALL)
-    found = {(row.first, row.second): interval(row.recall_1) for row in found_rows}
-    cells: list[tuple[str, ...]] = []
-    for row in _select(comparison.differences, data=name):
-        first, second = row.first, row.second
-        if second:
-            other = second.crop if first.detections == second.detections else f"{second.detections} {second.crop}"
-            what = f"{first.detections}: {first.crop} − {other}"
-            who = " against ".join(dict.fromkeys((first.embedder, second.embedder)))
-            cells.append((what, who, interval(row.recall_1), found.get((first, second), "–"), str(row.queries)))
-    return cells
-
-
-def _set_values(comparison: CropComparison, name: str) -> dict[str, object]:
-    """Return what the page shows of one set."""
-    return {
-        "name": name,
-        "about": next(one.data.about for one in comparison.embedded if one.data.name == name),
-        "counts": _counts(comparison, name),
-        "embedders": {embedder: _figure_cells(comparison, name, embedder) for embedder in comparison.trained_on},
-        "differences": _difference_cells(comparison, name),
-    }
 
 
 def _clutter_panels(comparison: CropComparison, name: str) -> list[Panel]:
@@ -295,7 +287,7 @@ def _clutter_panels(comparison: CropComparison, name: str) -> list[Panel]:
 
 def _line(name: str, points: list[tuple[float, Estimate]], *, band: bool = False) -> Line:
     ends = [value.low for _, value in points], [value.high for _, value in points]
-    return Line(name, [clutter for clutter, _ in points], [one.value for _, one in points], ends if band else None)
+    return Line(name, [clutter for clutter, _ in points], [value.value for _, value in points], ends if band else None)
 
 
 def _cost_panel(comparison: CropComparison, name: str) -> Panel:
@@ -311,48 +303,43 @@ def _cost_panel(comparison: CropComparison, name: str) -> Panel:
 def _examples(comparison: CropComparison, main: CropRow, pictures: Pictures, most: int) -> dict[str, object]:
     """Return strips of thumbnails of a set at the most clutter: where the mask wins most, and where it loses most.
 
-    A strip shows the query and its first answer, cropped along the mask, then as a box; one query for each item.
+    A strip shows the query and its first match, cropped along the mask, then as a box; one query for each item.
     """
     embedded = [one for one in comparison.embedded if one.data.name == main.data][-1]
     data, examples = embedded.data, embedded.data.examples
     wanted = (data.name, data.clutter, ALL)
     results = next(one for one in comparison.results if (one.data, one.clutter, one.among) == wanted)
-    detections, gallery = (
-        embedded.detections[main.first.detections],
-        np.flatnonzero([one.in_gallery for one in examples]),
-    )
+    detections = embedded.detections[main.first.detections]
+    gallery = np.flatnonzero([one.in_gallery for one in examples])
     conditions = {crop: replace(main.first, crop=crop) for crop in (MASK, BOX)}
 
-    def thumb(row: int, crop: str, kind: str, words: str) -> dict[str, str]:
-        crops = crop_examples(data.photos[embedded.photos[row]].read(), [detections[row]], crop)
-        name = re.sub(r"[^\w-]", "_", f"{data.name}-{row}-{crop}")
-        address = pictures.write(name, crops[0][1], THUMB_PX) if crops else ""
-        return {
-            "address": address, "kind": kind, "words": words, "caption": examples[row].item, "missing": "not detected",
-        }  # fmt: skip
+    def thumb(row: int | None, crop: str, kind: str, words: str) -> Thumb:
+        address = caption = ""
+        if row is not None:
+            caption = examples[row].item
+            for _, pixels in crop_examples(data.photos[embedded.photos[row]].read(), [detections[row]], crop):
+                name = re.sub(r"[^\w-]", "_", f"{data.name}-{row}-{crop}")
+                address = pictures.write(name, pixels, THUMB_PX)
+        return {"address": address, "kind": kind, "words": words, "caption": caption, "missing": "not detected"}
 
-    def strip(query: int) -> Iterator[dict[str, str]]:
+    def strip(query: int) -> Iterator[Thumb]:
         row = int(results.rows[query])
         for crop, condition in conditions.items():
             yield thumb(row, crop, "anchor", f"{'mask' if crop == MASK else 'box'} query")
             rank = int(results.outcomes[condition][0][query])
-            words = "missed" if rank == UNREACHED else f"right at {rank}"
             (similar,) = embedded.similarities(condition, np.array([row]), gallery)
-            answer = int(gallery[similar.argmax()])
-            if np.isfinite(similar.max()):
-                yield thumb(answer, crop, "right" if examples[answer].item == examples[row].item else "wrong", words)
-            else:
-                yield {"address": "", "kind": "wrong", "words": words, "missing": "not detected"}
+            answer = int(gallery[similar.argmax()]) if np.isfinite(similar.max()) else None
+            right = answer is not None and examples[answer].item == examples[row].item
+            words = "missed" if rank == UNREACHED else f"right at {rank}"
+            yield thumb(answer, crop, "right" if right else "wrong", words)
 
     mask, box = (np.minimum(results.outcomes[one][0], len(examples)) for one in conditions.values())
-    strips: dict[str, list[list[dict[str, str]]]] = {}
+    strips: dict[str, list[list[Thumb]]] = {}
     for heading, gains in (("Mask wins most", np.log(box / mask)), ("Mask loses most", np.log(mask / box))):
         chosen: dict[str, int] = {}
         for query in np.argsort(-gains, kind="stable").tolist():
             if gains[query] > 0:
                 chosen.setdefault(examples[results.rows[query]].item, query)
         strips[heading] = [list(strip(query)) for query in list(chosen.values())[:most]]
-    by = f"{main.first.detections} and {main.first.embedder}" + (
-        f" at clutter {data.clutter:g}" if data.clutter else ""
-    )
-    return {"name": data.name, "by": by, "strips": strips}
+    clutter = f" at clutter {data.clutter:g}" if data.clutter else ""
+    return {"name": data.name, "by": f"{main.first.detections} and {main.first.embedder}{clutter}", "strips": strips}

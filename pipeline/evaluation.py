@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +13,7 @@ import numpy as np
 
 import weights
 from pipeline.config import FLIP, Config
+from pipeline.pages import text_of
 from stages.detect.evaluation import AveragePrecision, DetectorEvaluation, Mistakes
 from stages.embed.data import KEPT_PX, Dataset, Sample, load, small
 from stages.embed.evaluation import EmbedderEvaluation, RetrievalFigures
@@ -22,7 +23,7 @@ from stages.images import enough_px
 from stages.protocols import Embedder
 from stages.types import Image, Vectors
 
-INTERVALS: Final = "intervals: 95 %, percentile bootstrap; items are drawn again, all colours of a style together"
+INTERVALS: Final = "intervals: 95 %, percentile bootstrap; resampled by item, all colours of a style together"
 COLLAPSED: Final = "COLLAPSED: all vectors are nearly equal, so no figure below means anything; the training has failed"
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -31,37 +32,34 @@ _NAMES: Final[Mapping[str, str]] = {
     "different_pairs": "different pairs",
     "auc": "AUC",
     "eer": "EER",
-    "eer_threshold": "EER's similarity",
+    "eer_threshold": "similarity at the EER",
 }
 _BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Figures as text; the first cell of a row names it, and the first cell of the head names the table."""
+    """Figures in rows, each named by its first cell."""
 
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[object]]
 
     def __str__(self) -> str:
-        """Align the columns, the first to the left and numbers to the right.
+        """Align the first column to the left and the others, formatted by :func:`text_of`, to the right.
 
-        >>> print(Table(("label", "n"), [("top", "12"), ("scarf", "3")]))
+        >>> print(Table(("label", "n"), [("top", 12), ("scarf", 3)]))
         label   n
         top    12
         scarf   3
         """
-        lines = [self.head, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = (
-            (first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)))
-            for first, *rest in lines
-        )
+        lines = [[text_of(cell) for cell in row] for row in (self.head, *self.rows)]
+        first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+        aligned = ((line[0].ljust(first), *map(str.rjust, line[1:], others)) for line in lines)
         return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
 def rounded(value: Any) -> Any:
-    """Return figures as JSON can hold them: with four decimals, None for NaN and infinity, dataclasses as mappings.
+    """Return figures as JSON can hold them: four decimals, None for NaN and infinity, dataclasses as mappings.
 
     >>> rounded({"a": (1 / 3, float("nan")), 2: "b"})
     {'a': [0.3333, None], '2': 'b'}
@@ -71,31 +69,49 @@ def rounded(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return rounded(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+        return {str(key): rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def describe_detector(config: Config, annotations: Path, photos: Path) -> dict[str, Any]:
-    """Return what is evaluated on what, for the record; the size of unknown weights is None.
+def match_greedily(candidates: Iterable[tuple[float, int, int]]) -> dict[int, int]:
+    """Match numbers of two lists one to one, in the order of the candidates: a cost and the two numbers, lowest first.
 
-    Raises:
-        WeightsError: the weights cannot be read.
+    >>> match_greedily([(0.1, 0, 5), (0.2, 1, 5), (0.3, 1, 6)])
+    {0: 5, 1: 6}
+    """
+    matches: dict[int, int] = {}
+    for _, first, second in sorted(candidates):
+        if first not in matches and second not in matches.values():
+            matches[first] = second
+    return matches
+
+
+def describe_detector(config: Config, annotations: Path | str, photos: Path | str) -> dict[str, Any]:
+    """Return the detector, its weights and the data of an evaluation, for JSON.
+
+    The number of learned parameters excludes running statistics; it and the size are None for weights that outfinder
+    does not ship and the user does not name.
     """
     shipped = weights.manifest().get(config.detector.removesuffix(FLIP))
     path = config.detector_weights or (weights.FOLDER / shipped["file"] if shipped else None)
+    parameters = path and sum(
+        tensor.numel()
+        for name, tensor in weights.read(path).tensors.items()
+        if tensor.is_floating_point() and not name.endswith((".running_mean", ".running_var"))
+    )
     return {
         "detector": config.detector,
         "detector_weights": str(config.detector_weights) if config.detector_weights else None,
         "device": config.device,
-        "weights_bytes": path.stat().st_size if path else None,
-        "parameters": _count_parameters(path) if path else None,
+        "weights_bytes": path and path.stat().st_size,
+        "parameters": parameters,
         "annotations": str(annotations),
         "folder": str(photos),
     }
 
 
 def detector_figures(evaluation: DetectorEvaluation) -> dict[str, Any]:
-    """Return all figures of a detector but its curves, for JSON."""
+    """Return the figures of a detector without its curves and mistakes, for JSON."""
     figures: dict[str, Any] = rounded(replace(evaluation, mistakes=Mistakes()))
     del figures["mistakes"]
     figures |= {"missed": evaluation.missed, "false_alarms": evaluation.false_alarms}
@@ -104,57 +120,44 @@ def detector_figures(evaluation: DetectorEvaluation) -> dict[str, Any]:
     return figures
 
 
-def detector_curves(evaluation: DetectorEvaluation) -> dict[str, Any]:
-    """Return the precision/recall curves of each label with garments, for JSON."""
-    return {
-        name: rounded({"box": label.box_curve, "mask": label.mask_curve})
-        for name, label in evaluation.labels.items()
-        if label.box_curve
-    }
-
-
 def detector_label_table(evaluation: DetectorEvaluation, *, with_ap: bool = False) -> Table:
     """Return a row of figures for each label and one for all; ``with_ap`` adds AP over IoU 0.50 to 0.95."""
+    figures = ("ap50", "ap")[: 1 + with_ap]
 
-    def precision(*means: AveragePrecision | None) -> list[str]:
-        return [_text(value) for one in means for value in (one and one.ap50, one and one.ap)[: 1 + with_ap]]
+    def precision(*means: AveragePrecision | None) -> list[float | None]:
+        return [getattr(mean, figure) if mean else None for mean in means for figure in figures]
 
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for name, label in evaluation.labels.items():
-        counts = map(str, (label.found, label.missed, label.false_alarms))
         balanced = "–" if label.balanced_threshold is None else f"{label.balanced_threshold:.2f}"
-        rows.append((name, str(label.garments), *precision(label.box, label.mask), *counts, balanced))
-    totals = map(str, (evaluation.garments - evaluation.missed, evaluation.missed, evaluation.false_alarms))
-    rows.append(("all", str(evaluation.garments), *precision(evaluation.box, evaluation.mask), *totals, ""))
-    columns = [f"{kind} {figure}" for kind in ("box", "mask") for figure in ("AP50", "AP")[: 1 + with_ap]]
+        counts = label.found, label.missed, label.false_alarms
+        rows.append((name, label.garments, *precision(label.box, label.mask), *counts, balanced))
+    totals = evaluation.garments - evaluation.missed, evaluation.missed, evaluation.false_alarms
+    rows.append(("all", evaluation.garments, *precision(evaluation.box, evaluation.mask), *totals, ""))
+    columns = [f"{kind} {figure.upper()}" for kind in ("box", "mask") for figure in figures]
     return Table(("label", "garments", *columns, "found", "missed", "false alarms", "balanced at"), rows)
 
 
 def detector_text(evaluation: DetectorEvaluation) -> str:
     """Return the most important figures of a detector as lines of text."""
     means = [
-        (kind, *map(_text, (of.ap, of.ap50, of.ap75, of.recall)))
-        for kind, of in (("box", evaluation.box), ("mask", evaluation.mask))
-        if of
+        (kind, mean.ap, mean.ap50, mean.ap75, mean.recall)
+        for kind, mean in (("box", evaluation.box), ("mask", evaluation.mask))
+        if mean
     ]
-    seconds = evaluation.latency
-    return "\n\n".join(
-        (
-            str(Table(("", "AP", "AP50", "AP75", "recall"), means)),
-            str(detector_label_table(evaluation)),
-            (
-                f"found, missed and false alarms: by boxes, at IoU 0.50 and score {evaluation.threshold:g}\n"
-                f"{seconds.mean_s:.3f} s per photo (median {seconds.median_s:.3f}, 95th percentile {seconds.p95_s:.3f})"
-            ),
-        )
+    latency = evaluation.latency
+    return (
+        f"{Table(('', 'AP', 'AP50', 'AP75', 'recall'), means)}\n\n{detector_label_table(evaluation)}\n\n"
+        f"found, missed and false alarms: by boxes, at IoU 0.50 and score {evaluation.threshold:g}\n"
+        f"{latency.mean_s:.3f} s per photo (median {latency.median_s:.3f}, 95th percentile {latency.p95_s:.3f})"
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddedPhotos:
-    """The photos that could be read, with their vectors; the last ``distractors`` of them are distractors.
+    """The readable photos of a set with their vectors; the last ``distractors`` of them are distractors.
 
-    ``pair_head`` compares them if they are not compared by their vectors.
+    ``pair_head`` compares photos by row in place of the cosine similarity of their vectors.
     """
 
     photos: Dataset
@@ -180,115 +183,25 @@ def embed_photos(
 ) -> EmbeddedPhotos:
     """Read and embed a photo set, and photos of other items as distractors.
 
-    Photos that cannot be read become problems of the set.
-
-    Args:
-        embedder: to use.
-        photos: to embed.
-        distractors: more photos for the gallery.
-        keep_large: keep the images as large as they are embedded, which takes four times the memory.
+    Unreadable photos become problems of the set. ``keep_large`` keeps the images at the size that they are embedded at,
+    which takes four times the memory.
 
     Raises:
         CatalogueError: no photo can be read.
     """
-    own = _embed(embedder, photos, keep_large=keep_large)
-    if not own.samples:
-        raise CatalogueError(f"{own.photos.describe()}\nNone of its photos can be read.")
+    embedded = _embed(embedder, photos, keep_large=keep_large)
+    if not embedded.samples:
+        raise CatalogueError(f"{embedded.photos.describe()}\nNone of its photos can be read.")
     if distractors is None:
-        return own
+        return embedded
     others = _embed(embedder, distractors, keep_large=keep_large)
     return EmbeddedPhotos(
-        own.photos.joined(others.photos),
-        [*own.images, *others.images],
-        np.concatenate([own.vectors, others.vectors]),
+        embedded.photos.joined(others.photos),
+        [*embedded.images, *others.images],
+        np.concatenate([embedded.vectors, others.vectors]),
         len(others.samples),
-        own.seconds + others.seconds,
+        embedded.seconds + others.seconds,
     )
-
-
-def pair_head_similarity(checkpoint: Path | None, images: Sequence[Image], device: str) -> SimilarityFunction:
-    """Return the probabilities of a checkpoint's pair head as a similarity function of images.
-
-    Raises:
-        ValueError: no checkpoint is given.
-        WeightsError: it has no pair head.
-    """
-    from stages.embed.siamese import PairVerifier  # noqa: PLC0415  torch, which not every embedder needs
-
-    if checkpoint is None:
-        raise ValueError("a pair head is part of weights of your own; name them with --embedder-weights")
-    verifier = PairVerifier(weights.read(checkpoint), device)
-    features = verifier.features(images)
-    return lambda rows, others: verifier.similarities(features[rows], features[others])
-
-
-def embedder_figures(evaluation: EmbedderEvaluation) -> dict[str, Any]:
-    """Return all figures of an embedder but its curves, as nested mappings of numbers and estimates."""
-    verification = evaluation.verification
-    return {
-        "photos": evaluation.photos,
-        "items": evaluation.items,
-        "distractors": evaluation.distractors,
-        "collapsed": evaluation.collapsed,
-        "retrieval": {name: _retrieval(one) for name, one in evaluation.retrieval_figures.items()},
-        "verification": {
-            "same_pairs": verification.same,
-            "different_pairs": verification.different,
-            "auc": verification.auc,
-            "eer": verification.eer,
-            "eer_threshold": verification.eer_threshold,
-            "fnmr_at_fmr": {f"{fmr:g}": fnmr for fmr, fnmr in verification.fnmr_at.items()},
-        },
-        "one_shot": {str(shot.ways): shot.accuracy for shot in evaluation.one_shot},
-        "smaller_vectors": {
-            name: {"recall@1": cost.recall, "loss": cost.loss} for name, cost in evaluation.compression.items()
-        },
-        "labels": {
-            name: {"photos": one.photos, "retrieval": _retrieval(one.retrieval), "auc": one.auc, "eer": one.eer}
-            for name, one in evaluation.labels.items()
-        },
-        "intervals": INTERVALS,
-        "notes": list(evaluation.notes),
-    }
-
-
-def embedder_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
-    """Return the figures of :func:`embedder_figures` by table: retrieval, verification, one-shot, smaller vectors, label."""
-    retrieval, pairs = figures["retrieval"], dict(figures["verification"])
-    pairs |= {f"FNMR at FMR {fmr}": fnmr for fmr, fnmr in pairs.pop("fnmr_at_fmr").items()}
-    rows: dict[tuple[str, ...], list[list[object]]] = {
-        ("retrieval", *(f"same {name}" for name in retrieval)): [
-            [_NAMES.get(key, key), *(one[key] for one in retrieval.values())] for key in next(iter(retrieval.values()))
-        ],
-        ("verification", ""): [[_NAMES.get(key, key), value] for key, value in pairs.items()],
-        ("one-shot accuracy", ""): [[f"{ways}-way", value] for ways, value in figures["one_shot"].items()],
-        ("smaller vectors", "recall@1", "loss"): [
-            [name, *one.values()] for name, one in figures["smaller_vectors"].items()
-        ],
-        ("label", "photos", "recall@1", "mAP@R", "AUC", "EER"): [
-            [
-                name,
-                one["photos"],
-                *((one["retrieval"] or {}).get(key) for key in ("recall@1", "map_at_r")),
-                one["auc"],
-                one["eer"],
-            ]
-            for name, one in figures["labels"].items()
-            if len(figures["labels"]) > 1
-        ],
-    }
-    return {
-        head[0].removesuffix(" accuracy"): Table(head, [tuple(map(_text, cells)) for cells in some])
-        for head, some in rows.items()
-        if some
-    }
-
-
-def embedder_text(figures: Mapping[str, Any]) -> str:
-    """Return the figures of :func:`embedder_figures` as lines of text."""
-    counts = f"{figures['photos']} photos of {figures['items']} items, {figures['distractors']} distractors"
-    parts = [COLLAPSED] * figures["collapsed"] + [counts, *map(str, embedder_tables(figures).values())]
-    return "\n\n".join([*parts, "\n".join([INTERVALS, *figures["notes"]])])
 
 
 def _embed(embedder: Embedder, photos: Dataset, *, keep_large: bool) -> EmbeddedPhotos:
@@ -312,13 +225,50 @@ def _embed(embedder: Embedder, photos: Dataset, *, keep_large: bool) -> Embedded
     return EmbeddedPhotos(embedded, images, np.concatenate(vectors), 0, seconds)
 
 
-def _count_parameters(path: Path) -> int:
-    """Return how many numbers of a checkpoint were learnt; running statistics were not."""
-    return sum(
-        tensor.numel()
-        for name, tensor in weights.read(path).tensors.items()
-        if tensor.is_floating_point() and not name.endswith((".running_mean", ".running_var"))
-    )
+def pair_head_similarity(checkpoint: Path | str | None, images: Sequence[Image], device: str) -> SimilarityFunction:
+    """Return the probabilities of a checkpoint's pair head as a similarity function of images.
+
+    Raises:
+        ValueError: no checkpoint is given.
+        WeightsError: it has no pair head.
+    """
+    from stages.embed.siamese import PairVerifier  # noqa: PLC0415  torch, which not every embedder needs
+
+    if checkpoint is None:
+        raise ValueError("only weights that you have trained have a pair head; name them with --embedder-weights")
+    verifier = PairVerifier(weights.read(Path(checkpoint)), device)
+    features = verifier.features(images)
+    return lambda rows, others: verifier.similarities(features[rows], features[others])
+
+
+def embedder_figures(evaluation: EmbedderEvaluation) -> dict[str, Any]:
+    """Return the figures of an embedder without its curves, as nested mappings of numbers and estimates."""
+    verification = evaluation.verification
+    return {
+        "photos": evaluation.photos,
+        "items": evaluation.items,
+        "distractors": evaluation.distractors,
+        "collapsed": evaluation.collapsed,
+        "retrieval": {name: _retrieval(figures) for name, figures in evaluation.retrieval_figures.items()},
+        "verification": {
+            "same_pairs": verification.same,
+            "different_pairs": verification.different,
+            "auc": verification.auc,
+            "eer": verification.eer,
+            "eer_threshold": verification.eer_threshold,
+            "fnmr_at_fmr": {f"{fmr:g}": fnmr for fmr, fnmr in verification.fnmr_at.items()},
+        },
+        "one_shot": {str(shot.ways): shot.accuracy for shot in evaluation.one_shot},
+        "smaller_vectors": {
+            name: {"recall@1": cost.recall, "loss": cost.loss} for name, cost in evaluation.compression.items()
+        },
+        "labels": {
+            name: {"photos": one.photos, "retrieval": _retrieval(one.retrieval), "auc": one.auc, "eer": one.eer}
+            for name, one in evaluation.labels.items()
+        },
+        "intervals": INTERVALS,
+        "notes": list(evaluation.notes),
+    }
 
 
 def _retrieval(figures: RetrievalFigures | None) -> dict[str, Any] | None:
@@ -328,5 +278,37 @@ def _retrieval(figures: RetrievalFigures | None) -> dict[str, Any] | None:
     return {"queries": figures.queries, **recall, "map_at_r": figures.map_at_r}
 
 
-def _text(value: object) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def embedder_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """Return the figures of :func:`embedder_figures` as tables by name, without those that have no rows."""
+    retrieval, pairs = figures["retrieval"], dict(figures["verification"])
+    pairs |= {f"FNMR at FMR {fmr}": fnmr for fmr, fnmr in pairs.pop("fnmr_at_fmr").items()}
+    labels: list[tuple[object, ...]] = []
+    for name, one in figures["labels"].items():
+        of_label = one["retrieval"] or {}
+        labels.append((name, one["photos"], of_label.get("recall@1"), of_label.get("map_at_r"), one["auc"], one["eer"]))
+    tables = {
+        "retrieval": Table(
+            ("retrieval", *(f"same {name}" for name in retrieval)),
+            [
+                (_NAMES.get(key, key), *(one[key] for one in retrieval.values()))
+                for key in next(iter(retrieval.values()), {})
+            ],
+        ),
+        "verification": Table(("verification", ""), [(_NAMES.get(key, key), value) for key, value in pairs.items()]),
+        "one-shot": Table(
+            ("one-shot accuracy", ""), [(f"{ways}-way", value) for ways, value in figures["one_shot"].items()]
+        ),
+        "smaller vectors": Table(
+            ("smaller vectors", "recall@1", "loss"),
+            [(name, *one.values()) for name, one in figures["smaller_vectors"].items()],
+        ),
+        "label": Table(("label", "photos", "recall@1", "mAP@R", "AUC", "EER"), labels if len(labels) > 1 else ()),
+    }
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def embedder_text(figures: Mapping[str, Any]) -> str:
+    """Return the figures of :func:`embedder_figures` as lines of text."""
+    counts = f"{figures['photos']} photos of {figures['items']} items, {figures['distractors']} distractors"
+    parts = [COLLAPSED] * figures["collapsed"] + [counts, *map(str, embedder_tables(figures).values())]
+    return "\n\n".join([*parts, "\n".join([INTERVALS, *figures["notes"]])])

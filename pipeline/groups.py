@@ -1,4 +1,4 @@
-"""What belongs together for a person: the two shoes of a pair, and the colour variants of one style."""
+"""Groups that people see as one: the two shoes of a pair, and the colour variants of a style."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.search import Garment
 from stages.types import Box, Match
 
 SIZE_RATIO: Final = 1 / 3
-"""The smaller shoe of a pair has at least this share of the larger one's area."""
+"""The smallest ratio of the areas of two shoes of a pair."""
 
 MAX_DISTANCE: Final = 4.0
-"""The centers of a pair are at most this many times the longer side of the larger shoe's box apart."""
+"""The largest distance of the centres of a pair, in longer sides of the larger shoe's box."""
 
 STYLE_COLUMNS: Final = ("item_group_id", "group_id", "style_id", "style_code", "parent_id", "parent_sku", "model_id")
 """Columns of a catalogue that name the style of which an item is a variant; the first is Google Merchant's."""
@@ -53,8 +53,7 @@ def pair_shoes(garments: Sequence[Garment]) -> list[tuple[Garment, ...]]:
 def merge_matches(garments: Sequence[Garment]) -> tuple[Match, ...] | None:
     """Return the matches of one garment that was detected in several parts: each item once, at its best rank.
 
-    Of the same rank the more similar comes first. There are as many as the part with the most has; None if no part was
-    searched.
+    Of equal ranks the more similar comes first. There are at most as many as for one part; None if no part was searched.
     """
     searched = [garment.matches for garment in garments if garment.matches is not None]
     ranked = sorted(
@@ -75,9 +74,9 @@ def group_variants(matches: Iterable[Match]) -> list[tuple[Match, ...]]:
 
 
 def style_of(match: Match) -> tuple[str, str]:
-    """Return what names a match's style: a column of the catalogue, else its identifier without colour words.
+    """Return a key for the style of a match: from a column of the catalogue, else its identifier without colour words.
 
-    Without its colours an identifier names a style only if a digit is left.
+    An identifier names a style only if a digit is left without its colours.
 
     >>> style_of(Match("WT09-Navy_Blue", "a.jpg", 0.5, "top")) == style_of(Match("WT09-Red", "b.jpg", 0.5, "top"))
     True
@@ -95,7 +94,7 @@ def style_of(match: Match) -> tuple[str, str]:
 
 
 def _pair_distance(left: Box, right: Box) -> float | None:
-    """Return the distance of the centers of two shoes in px; None if they are no pair."""
+    """Return the distance of the centres of two shoes in px; None if they are no pair."""
     small, large = sorted((left, right), key=lambda box: box.area)
     distance = hypot(left.x1 + left.x2 - right.x1 - right.x2, left.y1 + left.y2 - right.y1 - right.y2) / 2
     near = distance <= MAX_DISTANCE * max(large.width, large.height)

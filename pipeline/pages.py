@@ -1,6 +1,6 @@
-"""HTML pages from the templates beside this module: one style sheet, one script, all text escaped.
+"""HTML pages from ``pipeline/templates``: one style sheet, one script, all text escaped.
 
-A page opens from disk, offline: style and script are within it, and its pictures are files beside it.
+A page opens from disk, offline: it contains style and script, and its pictures are files beside it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.gallery.filters import ATTRIBUTE
+from stages.errors import ImageError
 from stages.files import write_whole
-from stages.images import encode_jpeg
+from stages.images import encode_jpeg, read_photo
 from stages.problems import plural
 from stages.types import WHOLE, Box, Image, Mask
 
@@ -53,7 +54,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def color_of(label: str) -> str:
-    """Return the colour of a label; an unknown label always gets the same one of the known colours.
+    """Return the colour of a label; an unknown label always has the same one of the known colours.
 
     >>> color_of("top"), color_of("kimono") in COLORS.values()
     ('#2563eb', True)
@@ -63,7 +64,7 @@ def color_of(label: str) -> str:
 
 
 def shown_label(label: str) -> str:
-    """Return a label as people read it: a photo that was taken whole is a photo.
+    """Return a label as people read it: a photo that was not cropped is called a photo.
 
     >>> shown_label("top"), shown_label("whole")
     ('top', 'photo')
@@ -76,36 +77,36 @@ def render(template: str, **values: object) -> Markup:
     return Markup(environment().get_template(template).render(values))  # noqa: S704  escaped by the template
 
 
-def write_page(path: Path, template: str, **values: object) -> None:
-    """Render a template into a file, which appears whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_whole(path, render(template, **values))
+def write_page(path: Path | str, template: str, **values: object) -> None:
+    """Render a template into a file, atomically."""
+    write_whole(Path(path), render(template, **values))
 
 
 class Pictures:
     """The JPEG files beside a page, in a subfolder of the page's folder."""
 
-    def __init__(self, folder: Path, name: str = "pictures") -> None:
-        self._folder, self._name = folder, name
-        (folder / name).mkdir(parents=True)
+    def __init__(self, folder: Path | str, name: str = "pictures") -> None:
+        self._folder, self._name = Path(folder), name
+        (self._folder / name).mkdir(parents=True)
 
     def write(self, name: str, image: Image, max_side: int, quality: int = 85) -> str:
-        """Write an image as ``NAME.jpg``, at most ``max_side`` pixels long, and return its address for the page.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Write an image as ``NAME.jpg``, at most ``max_side`` pixels long, and return its address for the page."""
         address = f"{self._name}/{name}.jpg"
         (self._folder / address).write_bytes(encode_jpeg(image, quality, max_side))
         return address
 
+    def write_photo(self, name: str, path: Path, max_side: int, window: Box | None = None) -> str:
+        """Write a photo, or the part of it in a window, as :meth:`write` does; return "" if it is no longer readable."""
+        try:
+            image = read_photo(path, None if window else max_side).image
+            return self.write(name, image[window.slices] if window else image, max_side)
+        except (ImageError, ValueError):  # removed, or replaced by a smaller one
+            return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An item's metadata by how it is shown: name, price, links, and the remaining columns."""
+    """An item's metadata as it is shown: name, price, links, and the remaining columns."""
 
     name: str
     price: str
@@ -114,15 +115,15 @@ class Description:
 
 
 def described(metadata: Iterable[tuple[str, str]]) -> Description:
-    """Sort an item's metadata by how it is shown.
+    """Split an item's metadata into what is shown as name, price, links and details.
 
     >>> described((("Price", "9.90"), ("currency", "EUR"), ("url", "https://shop.example/1"), ("fit", "slim")))
     Description(name='', price='9.90 EUR', links=('https://shop.example/1',), details={'fit': 'slim'})
     """
     given = {key.lower(): value for key, value in metadata}
-    seen = {key.removeprefix(ATTRIBUTE): value for key, value in given.items() if key.startswith(ATTRIBUTE)}
+    predicted = {key.removeprefix(ATTRIBUTE): value for key, value in given.items() if key.startswith(ATTRIBUTE)}
     data = {key: value for key, value in given.items() if not key.startswith(ATTRIBUTE)}
-    data |= {key: value for key, value in seen.items() if key not in data}
+    data |= {key: value for key, value in predicted.items() if key not in data}
     name = data.pop("title", "") or data.pop("name", "")
     price = " ".join(part for part in (data.pop("price", ""), data.pop("currency", "")) if part)
     links = tuple(data.pop(key) for key in list(data) if is_link(data[key]))
@@ -130,7 +131,7 @@ def described(metadata: Iterable[tuple[str, str]]) -> Description:
 
 
 def is_link(value: str) -> bool:
-    """Whether a page may link to a value: http or https, with a host, in plain ASCII.
+    """Tell whether a page may link to a value: http or https, with a host, in plain ASCII.
 
     >>> is_link("https://shop.example/a?b=1"), is_link("javascript:alert(1)"), is_link("http://")
     (True, False, False)
@@ -173,9 +174,9 @@ def environment() -> Environment:
     script = files("pipeline").joinpath("templates", "page.js").read_text(encoding="utf-8").strip()
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {
-        "style": Markup(STYLE),  # noqa: S704  our own
-        "script": Markup(script),  # noqa: S704  our own
-        "script_hash": Markup(f"'sha256-{digest}'"),  # noqa: S704  our own
+        "style": Markup(STYLE),  # noqa: S704  part of the package
+        "script": Markup(script),  # noqa: S704
+        "script_hash": Markup(f"'sha256-{digest}'"),  # noqa: S704
         "interactive": False,
         "sheets": (),
         "state": "",
@@ -185,6 +186,7 @@ def environment() -> Environment:
         "label": shown_label,
         "described": described,
         "plural": plural,
+        "figure": text_of,
         "interval": _split_interval,
         "basename": lambda path: path.replace("\\", "/").rstrip("/").rpartition("/")[2] or path,
         "folder": lambda path: path.replace("\\", "/").rstrip("/").rpartition("/")[0],
@@ -198,11 +200,20 @@ def _without_control_characters(value: object) -> object:
     return _CONTROL.sub("�", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _split_interval(text: str) -> tuple[str, str]:
-    """Split a figure from its interval.
+def text_of(figure: object) -> str:
+    """Return a figure as the text of a table's cell: three decimals, or a dash where it is unknown.
 
-    >>> _split_interval("0.5 [0.4, 0.6]"), _split_interval("12")
+    >>> text_of(0.25), text_of(3), text_of(None)
+    ('0.250', '3', '–')
+    """
+    return "–" if figure is None else f"{figure:.3f}" if isinstance(figure, float) else str(figure)
+
+
+def _split_interval(figure: object) -> tuple[str, str]:
+    """Return the text of a figure, and that of its interval.
+
+    >>> _split_interval("0.5 [0.4, 0.6]"), _split_interval(12)
     (('0.5', '[0.4, 0.6]'), ('12', ''))
     """
-    value, bracket, rest = text.partition(" [")
+    value, bracket, rest = text_of(figure).partition(" [")
     return value, bracket.strip() + rest

@@ -1,4 +1,4 @@
-"""Plots of curves as PNG files, on a light or dark ground, by matplotlib (extra ``train``)."""
+"""Plots of curves as PNG files with a light or a dark background, by matplotlib (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLORS: Final = {
     False: ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c1b1a"),
     True: ("#56b4e9", "#e69f00", "#2fc79c", "#e29cc3", "#f0e442", "#6f8cff", "#ecebe9"),
 }
-"""On light ground and on dark; distinct for colour-blind eyes too (Okabe and Ito, "Color Universal Design", 2008)."""
+"""By whether the background is dark; distinct for colour-blind people too (Okabe and Ito 2008)."""
 
 _DASHES: Final = ("-", (0, (4, 1.5)), (0, (1, 1.5)))
 _DPI: Final = 160
@@ -29,10 +29,7 @@ _DPI: Final = 160
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve, with gaps at NaN; a single point is drawn as a dot.
-
-    ``band`` has the lower and the upper ends of the points' intervals.
-    """
+    """One curve, with gaps at NaN; a single point is drawn as a dot, and ``band``, low and high, is shaded."""
 
     name: str
     x: Sequence[float]
@@ -42,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot of lines; a range of None follows from the lines."""
+    """One plot of lines; a range of None is chosen to fit them."""
 
     title: str
     x_label: str
@@ -52,8 +49,8 @@ class Panel:
     y_range: tuple[float, float] | None = None
 
 
-def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
-    """Draw panels in a grid into a PNG file, which appears whole or not at all.
+def draw(panels: Sequence[Panel], path: Path | str, *, dark: bool = False) -> None:
+    """Draw panels in a grid into a PNG file, atomically.
 
     Line k has the same colour in every panel. Panels whose lines have the same names share a legend.
 
@@ -66,23 +63,25 @@ def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
         raise ValueError("a plot has at least one panel, got none")
     columns = columns_of(len(panels))
     rows = math.ceil(len(panels) / columns)
-    width, height = (2.7, 2.25) if len(panels) > 4 else (5.2, 3.7)
+    small = len(panels) > 4
+    width, height = (2.7, 2.25) if small else (5.2, 3.7)
     names = [line.name for line in panels[0].lines]
-    one_legend = len(panels) > 1 and all([line.name for line in panel.lines] == names for panel in panels)
-    per_row = max(1, min(8, len(names), int(columns * width / (0.65 + 0.068 * max(map(len, names), default=0)))))
-    legend_rows = math.ceil(len(names) / per_row) if one_legend else 0
+    shared = len(panels) > 1 and all([line.name for line in panel.lines] == names for panel in panels)
+    entry_width = 0.65 + 0.068 * max(map(len, names), default=0)
+    per_row = max(1, min(8, len(names), int(columns * width / entry_width)))
+    legend_height = 0.14 + 0.21 * math.ceil(len(names) / per_row) if shared and names else 0
     with figure(path, dark=dark) as page:
-        page.set_size_inches(columns * width, rows * height + 0.14 * (legend_rows > 0) + 0.21 * legend_rows)
+        page.set_size_inches(columns * width, rows * height + legend_height)
         grid = page.subplots(rows, columns, squeeze=False).ravel()
         for panel, axes in zip(panels, grid, strict=False):
             _draw_panel(axes, panel)
-            if panel.lines and not one_legend:
+            if panel.lines and not shared:
                 axes.legend()
         for axes in grid[len(panels) :]:
             axes.remove()
-        if one_legend:
+        if shared:
             page.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=per_row)
-        if len(panels) > 4 and len({(panel.x_label, panel.y_label) for panel in panels}) == 1:
+        if small and len({(panel.x_label, panel.y_label) for panel in panels}) == 1:
             color = grid[0].xaxis.label.get_color()
             page.supxlabel(panels[0].x_label, color=color)
             page.supylabel(panels[0].y_label, color=color)
@@ -91,20 +90,15 @@ def draw(panels: Sequence[Panel], path: Path, *, dark: bool = False) -> None:
 
 
 @contextmanager
-def figure(path: Path, *, dark: bool = False) -> Iterator[Figure]:
-    """Yield an empty figure in the style of the pages, and save it as a PNG file.
-
-    Raises:
-        OutfinderError: matplotlib is not installed.
-        OSError: the file cannot be written.
-    """
+def figure(path: Path | str, *, dark: bool = False) -> Iterator[Figure]:
+    """Yield an empty figure in the style of the pages, and save it as a PNG file; raises as :func:`draw` does."""
     mpl = require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(_style(dark=dark)):
         page = Figure(layout="constrained")
         yield page
-        with replacing(path) as part:
+        with replacing(Path(path)) as part:
             page.savefig(part, format="png", dpi=_DPI)
 
 
@@ -124,14 +118,12 @@ def require_matplotlib() -> ModuleType:
 
 
 def columns_of(count: int) -> int:
-    """Return how many panels stand side by side: up to three in one row, then a grid with the fewest empty places.
+    """Return the number of columns of a grid: up to three panels in one row, then as few empty places as possible.
 
     >>> [columns_of(count) for count in (1, 2, 3, 4, 6, 13)]
     [1, 2, 3, 2, 3, 5]
     """
-    if count <= 4:
-        return 2 if count == 4 else count
-    return min((5, 4, 3), key=lambda columns: -count % columns)
+    return {1: 1, 2: 2, 3: 3, 4: 2}.get(count) or min((5, 4, 3), key=lambda columns: -count % columns)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

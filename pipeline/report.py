@@ -28,24 +28,27 @@ PHOTO_PX, PICTURE_PX, ENTRY_PX = 1200, 480, 160
 """The long sides of a photo, of a crop or product picture, and of a photo in the index."""
 
 CONTEXT: Final = 0.05
-"""How much a crop shows around its box, as a fraction of the box's longer side."""
+"""The margin of a crop, as a fraction of the longer side of its box."""
 
 FAILURES_LISTED: Final = 50
-"""Failures listed in the overview; the index has all."""
+"""The most failures listed in the overview; the index has all."""
 
 INDEX_SECONDS: Final = 2.0
-"""Pages after the first are written at once; the first, with an index of all photos, at most this often."""
+"""The first page, with an index of all photos, is written at most this often; other pages after each photo."""
 
 UNREADABLE, NO_GARMENT, NO_MATCH = "not read", "no garment", "no match"
 """Kinds of photos that the index filters by, besides labels."""
+
+TAG_WIDTH, TAG_HEIGHT = 0.02, 0.056
+"""The size of a label on a photo, in widths of the photo: of one letter, and of the whole label."""
 
 
 @dataclass(frozen=True, slots=True)
 class GarmentCard:
     """A garment as shown, which may be a pair of shoes.
 
-    ``tag`` places its label on the photo, as CSS. ``matches`` are groups of colour variants, each match with the address
-    of its picture; None if nothing was searched.
+    ``tag`` is the place of its label on the photo, as CSS. ``matches`` are groups of colour variants, each match with the
+    address of its picture; None if nothing was searched.
     """
 
     anchor: str
@@ -60,7 +63,7 @@ class GarmentCard:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A photo in the index; ``kinds`` are what it is filtered by."""
+    """A photo in the index, filtered by its ``kinds``."""
 
     address: str
     name: str
@@ -71,7 +74,7 @@ class Entry:
 
 
 def read_product(match: Match) -> Image | None:
-    """Read the photo of a match from its path; None if it cannot be read."""
+    """Return the photo of a match, or None if it cannot be read."""
     try:
         return read_photo(match.photo, at_least_px=PICTURE_PX).image
     except (ImageError, OSError):
@@ -79,10 +82,10 @@ def read_product(match: Match) -> Image | None:
 
 
 class Report:
-    """Writes pages of 25 photos as results come, so that an interrupted run leaves a report of its photos.
+    """Writes pages of 25 photos as results arrive, so that an interrupted run leaves a report of its photos.
 
-    Give each result with its photo's pixels (of any size, or None). ``product`` reads the picture of a match; each is
-    read and written once. Memory holds two pages and the index, however many photos there are.
+    ``product`` reads the picture of a match; each is read and written once. Memory holds two pages and the index,
+    however many photos there are.
 
     Raises:
         ValueError: the folder is not empty.
@@ -98,12 +101,13 @@ class Report:
         product: Callable[[Match], Image | None] = read_product,
     ) -> None:
         folder = Path(folder)
+        used = ValueError(f"the report's folder {folder} is not empty; name a new one")
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"the report's folder {folder} is not empty; name a new one")
+            raise used
         try:
             self._pictures = Pictures(folder)
-        except FileExistsError:  # another run made it just now
-            raise ValueError(f"the report's folder {folder} is not empty; name a new one") from None
+        except FileExistsError:  # another run has just made it
+            raise used from None
         self._folder, self._title, self._settings, self._product = folder, title, settings, product
         self._products: dict[str, str | None] = {}
         self._entries: list[Entry] = []
@@ -128,12 +132,12 @@ class Report:
             self._write(1)
 
     def add(self, result: PhotoResult, image: Image | None) -> None:
-        """Add one photo's result, and write its page."""
+        """Add the result of a photo, whose pixels may be of any size or missing, and write its page."""
         photos = self._first if self._pages == 1 else self._last
         if len(photos) == PHOTOS_PER_PAGE:
             self._pages += 1
             if self._pages > 2:
-                self._write(self._pages - 1)  # again, with a link to the next one
+                self._write(self._pages - 1)  # again, with a link to the next page
             photos = self._last = []
         anchor = f"photo-{len(self._entries) + 1}"
         image = None if result.error is not None else image
@@ -163,38 +167,31 @@ class Report:
             self._write(1)
 
     def close(self) -> None:
-        """Say that the report is complete, and write the index."""
+        """Write the index of a complete report, with the seconds it took."""
         if self._seconds is None:
             self._seconds = time.perf_counter() - self._start
             self._write(1)
 
     def _garment_cards(self, result: PhotoResult, image: Image | None, anchor: str) -> list[GarmentCard]:
         groups = [] if result.error is not None else pair_shoes(result.garments)
+        tags = place_tags(groups, result.width, result.height)
         cards = []
-        for number, (group, tag) in enumerate(
-            zip(groups, place_tags(groups, result.width, result.height), strict=True), 1
-        ):
-            name = f"{anchor}-{number}"
+        for number, (group, tag) in enumerate(zip(groups, tags, strict=True), 1):
+            name, label, matches = f"{anchor}-{number}", group[0].label, merge_matches(group)
             crops = [] if image is None else [
                 self._pictures.write(f"{name}-{part}" if part else name, _crop(garment, result, image), PICTURE_PX, 82)
                 for part, garment in enumerate(group)
             ]  # fmt: skip
-            label = group[0].label
+            variants = None if matches is None else [
+                [(match, self._product_picture(match)) for match in some] for some in group_variants(matches)
+            ]  # fmt: skip
             score = "" if label == WHOLE else f"{max(garment.score for garment in group):.2f}"
-            matches = merge_matches(group)
-            shown = [
-                [(match, self._product_picture(match)) for match in some] for some in group_variants(matches or ())
-            ]
             notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
-            cards.append(
-                GarmentCard(
-                    name, label, score, tag, crops, None if matches is None else shown, notice, group[0].attributes
-                )
-            )
+            cards.append(GarmentCard(name, label, score, tag, crops, variants, notice, group[0].attributes))
         return cards
 
     def _product_picture(self, match: Match) -> str | None:
-        """Return the address of a match's picture, which is written when it is first needed."""
+        """Return the address of a match's picture, after writing it the first time."""
         key = hashlib.sha256(repr((match.item, match.photo)).encode()).hexdigest()[:20]
         if key not in self._products:
             image = self._product(match)
@@ -222,7 +219,7 @@ class Report:
         }
 
     def _write(self, number: int) -> None:
-        """Write a page: the first, or the last but one or last."""
+        """Write the first page or one of the last two."""
         values: dict[str, object] = {}
         if number == 1:
             kinds = Counter(kind for entry in self._entries for kind in entry.kinds)
@@ -244,14 +241,10 @@ class Report:
             self._index_due = time.perf_counter() + INDEX_SECONDS
 
 
-TAG_WIDTH, TAG_HEIGHT = 0.02, 0.056
-"""The size of a label on a photo, in widths of the photo: of one letter, and of the whole."""
-
-
 def place_tags(groups: Sequence[Sequence[Garment]], width: int, height: int) -> list[str]:
-    """Return where the label of each group goes, as CSS: above its box, or as near to that as no label covers another.
+    """Return the place of each group's label as CSS: above its box, or the nearest place where it covers no other.
 
-    Labels are as large relative to the photo at any size of it.
+    Labels keep their size relative to the photo.
     """
     placed: list[tuple[float, float, float]] = []
     styles = []
@@ -261,20 +254,17 @@ def place_tags(groups: Sequence[Sequence[Garment]], width: int, height: int) -> 
         across = 0.035 + TAG_WIDTH * len(shown_label(group[0].label))
         left = max(0.0, min(box.x1 / width, 1 - across))
         wanted = min(bottom, max(0.0, box.y1 / width - TAG_HEIGHT))
+        beside = [y for x, y, right in placed if left < right and x < left + across]
         steps = sorted((wanted + step * TAG_HEIGHT / 8 for step in range(-400, 401)), key=lambda top: abs(top - wanted))
-        free = (top for top in steps if 0 <= top <= bottom and not _covers(left, top, across, placed))
+        free = (top for top in steps if 0 <= top <= bottom and all(abs(top - y) >= TAG_HEIGHT for y in beside))
         top = next(free, wanted)
         placed.append((left, top, left + across))
         styles.append(f"left: {100 * left:.2f}%; top: {100 * top * width / height:.2f}%")
     return styles
 
 
-def _covers(left: float, top: float, across: float, placed: Sequence[tuple[float, float, float]]) -> bool:
-    return any(abs(top - y) < TAG_HEIGHT and left < right and x < left + across for x, y, right in placed)
-
-
 def _crop(garment: Garment, result: PhotoResult, image: Image) -> Image:
-    """Return the garment's pixels, from a photo that may be smaller than the result's."""
+    """Return the garment's pixels from the photo, which may be smaller than the result says."""
     height, width = image.shape[:2]
     across, down = width / result.width, height / result.height
     x1, y1, x2, y2 = garment.box.corners

@@ -24,7 +24,7 @@ import torch
 import weights
 from crop_sets import garments
 from pipeline.crop_benchmark import BOX, CROPS, MASK, TRUTH, Condition, crop_examples, embed_set, search_set
-from pipeline.crop_benchmark_data import Example, ExamplePhoto, reader, rendered_scenes
+from pipeline.crop_benchmark_data import Example, ExamplePhoto, rendered_scenes
 from pipeline.training import keep_plan
 from render_sample.write import render_sample
 from stages.detect.coco import read_annotations
@@ -35,6 +35,7 @@ from stages.embed.network import Design, SiameseNetwork
 from stages.embed.sampling import PK, Batches, Pools
 from stages.embed.siamese import SiameseEmbedder
 from stages.embed.training import EmbedderRecipe, EmbedderTrainer, start_from
+from stages.images import read_image
 from stages.training import fastest_precision
 from stages.types import Image
 
@@ -103,7 +104,7 @@ def _street(photos: Path, coco: Path, most: int) -> Iterator[ExamplePhoto]:
             Example(f"{photo.id}/{truth.label if truth.label == 'shoes' else number}", truth.label, truth)
             for number, truth in enumerate(garments(photo))
         )
-        yield ExamplePhoto(photo.file_name, reader(photos / photo.file_name), examples)
+        yield ExamplePhoto(photo.file_name, partial(read_image, photos / photo.file_name), examples)
 
 
 def _rendered(scenes: int) -> Iterator[ExamplePhoto]:

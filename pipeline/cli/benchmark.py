@@ -1,4 +1,4 @@
-"""``outfinder benchmark``: a group with one command, ``crops``."""
+"""``outfinder benchmark crops``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.common import ANYWHERE, FigureOutputs, figure_options, friendly
+from pipeline.cli.common import ANYWHERE, FOLDER, FigureOutputs, figure_options, friendly
 
 
 @click.group()
@@ -21,14 +21,14 @@ def benchmark() -> None:
 
 @benchmark.command()
 @click.option("--data", multiple=True, type=ANYWHERE, metavar="CSV|DIR",
-              help="Photos of your own: a CSV photo,item_id,box,mask, or a folder for each item; may be repeated.")  # fmt: skip
-@click.option("--scenes", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
-              help="Rendered scenes, as scripts/render_sample writes.  [default: the packaged ones, unless --data is given]")  # fmt: skip
+              help="Your photos: a CSV photo,item_id,box,mask, or a folder for each item; may be repeated.")  # fmt: skip
+@click.option("--scenes", type=FOLDER, metavar="DIR",
+              help="Scenes that scripts/render_sample wrote.  [default: the packaged ones, unless --data is given]")  # fmt: skip
 @click.option("--detector", "detectors", multiple=True, metavar="NAME",
               help="May be repeated.  [default: maskrcnn_mobilenet_v2 and fasterrcnn_mobilenet_v2]")  # fmt: skip
 @click.option("--embedder", "embedders", multiple=True, metavar="NAME[=WEIGHTS]",
               help="May be repeated; the verdict is about the first.  [default: all that are shipped; quick: siamese]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the intervals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the intervals.")
 @click.option("--quick", is_flag=True, help="One embedder, and less timing: under two minutes.")
 @figure_options
 @friendly
@@ -41,19 +41,19 @@ def crops(
     quick: bool,
     outputs: FigureOutputs,
 ) -> None:
-    """Compare mask crops with box crops: which find the same garment again, and what they cost.
+    """Compare mask crops with box crops: which find a garment again, and what they cost.
 
-    Each photo is detected once by each detector. Its garments are cropped in every way (whole photo, box, box with context,
+    Each detector analyses each photo once. Its garments are cropped in every way (whole photo, box, box with context,
     mask on white, on the mean colour, on a blurred background, and the mean of the vectors of mask and box), embedded by
     every embedder, and searched for. Annotations, if there are any, count as a detector. A garment that a detector misses
-    is a failure; recall over the garments that all detectors found is given too. Differences are paired, over the same
-    queries, with 95 % intervals, and the verdict follows from them. The same seed gives the same figures.
+    is a failure; recall over the garments that all detectors found is given too. Differences are paired by query, with
+    95 % intervals, and the verdict follows from them. The same seed gives the same figures.
 
-    Without --data, rendered scenes are compared, which need no download. In a CSV a box is `x1 y1 x2 y2` in pixels, a mask
-    a picture that is white where the garment is; both may be empty. There may be columns label, role (query or gallery)
-    and unit (items that fail together). In a folder for each item, photos show one garment each. scripts/crop_sets.py
-    writes such CSVs from public data sets. Untrained ImageNet features need their weights: --embedder features=FILE. Exit
-    status 1: some photos could not be used.
+    Without --data, rendered scenes are compared, which need no download. In a CSV, a box is `x1 y1 x2 y2` in pixels and a
+    mask is a picture that is white where the garment is; both may be empty. Optional columns are label, role (query or
+    gallery) and unit (items that fail together). In a folder with a sub-folder for each item, each photo shows one
+    garment. scripts/crop_sets.py writes such CSVs from public data sets. Untrained ImageNet features need weights:
+    --embedder features=FILE. Exit status 1: some photos could not be used.
 
     \b
     Examples:
@@ -71,11 +71,7 @@ def crops(
     if scenes or not data:
         sets = [*(rendered_scenes(scenes) if scenes else rendered_scenes()), *sets]
     comparison = benchmark_crops(
-        sets,
-        stages,
-        seed=seed,
-        timed_photos=4 if quick else 12,
-        progress=lambda doing: click.echo(doing, err=True),
+        sets, stages, seed=seed, timed_photos=4 if quick else 12, progress=lambda step: click.echo(step, err=True)
     )
     figures = figures_of(comparison)
     if outputs.page:

@@ -1,4 +1,4 @@
-"""``outfinder compare``."""
+"""``outfinder compare``: how similar two photos are."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.cli.common import ANYWHERE, calibration_option, config_options, fr
 @click.argument("b", type=ANYWHERE)
 @config_options("embedder")
 @calibration_option
-@click.option("--label", default="", help="Judge by the thresholds of this label, where it has its own.")
+@click.option("--label", default="", help="Use the thresholds of this label, if the calibration has any.")
 @friendly
 def compare(a: Path, b: Path, settings: dict[str, Any], calibration_file: Path | None, label: str) -> None:
-    """Compare pictures A and B as wholes: cosine, angular similarity in percent, Euclidean distance.
+    """Compare the photos A and B, not cropped: cosine, angular similarity in percent, Euclidean distance.
 
-    With a calibration also the verdict: same item, not sure, or different.
+    A calibration adds the verdict: same item, not sure, or different.
 
     \b
     Examples:

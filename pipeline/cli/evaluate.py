@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from pipeline.cli.progress import Progress
 
 @click.group()
 def evaluate() -> None:
-    """How good a stage is, on photos with known answers.
+    """Measure how good a stage is on photos with known answers.
 
     \b
     Examples:
@@ -39,22 +40,18 @@ def evaluate() -> None:
 @click.argument("photos", type=FOLDER)
 @config_options("detector")
 @figure_options
-@click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True, help="Of each kind, on the page.")
-@click.option("--limit", type=click.IntRange(1), help="Evaluate only so many photos, the first ones.")
+@click.option("--mistakes", type=click.IntRange(0), default=24, show_default=True,
+              help="Mistakes of each kind on the page.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first so many photos.")
 @friendly
 def detector(
-    annotations: Path,
-    photos: Path,
-    settings: dict[str, Any],
-    outputs: FigureOutputs,
-    mistakes: int,
-    limit: int | None,
+    annotations: Path, photos: Path, settings: dict[str, Any], outputs: FigureOutputs, mistakes: int, limit: int | None
 ) -> None:
     """Evaluate a detector on ANNOTATIONS, a COCO instances file, of the photos in the folder PHOTOS.
 
-    Prints COCO's average precision and recall, what is found, missed and a false alarm at --min-score, and the
-    seconds that a photo takes. Categories are matched with the detector's labels by name. Exit status 1: some
-    photos or annotations could not be used.
+    Prints COCO's average precision and recall; the garments found, the garments missed and the false alarms at
+    --min-score; and the seconds per photo. Categories are matched with the detector's labels by name. Exit status 1:
+    some photos or annotations could not be used.
 
     \b
     Examples:
@@ -93,50 +90,46 @@ def detector(
 @evaluate.command()
 @set_options
 @click.option("--same", type=click.Choice(["item", "style", "label"]), default="item", show_default=True,
-              help="What two photos share to be the same; with item, style figures come too.")  # fmt: skip
+              help="What two photos share if they count as the same; item adds the figures by style.")  # fmt: skip
 @click.option("--query-domain", metavar="NAME", default="", help="Only photos of this domain are queries.")
 @click.option("--gallery-domain", metavar="NAME", default="", help="Only photos of this domain can be found.")
 @click.option("--distractors", multiple=True, type=EXISTING,
               help="Photos of other items in the gallery; may be repeated.")  # fmt: skip
 @click.option("--ways", multiple=True, type=click.IntRange(2), default=(5, 9, 20), show_default=True,
-              help="One-shot trials choose among so many; may be repeated.")  # fmt: skip
-@click.option("--within-labels", is_flag=True,
-              help="One-shot trials stay within a label, as Omniglot's do within an alphabet.")  # fmt: skip
+              callback=lambda _ctx, _parameter, ways: tuple(sorted(set(ways))),
+              help="Number of classes in a one-shot trial; may be repeated.")  # fmt: skip
+@click.option("--within-labels", "within_label", is_flag=True,
+              help="A one-shot trial stays within a label, as Omniglot's do within an alphabet.")  # fmt: skip
 @click.option("--two-sources", is_flag=True,
-              help="One-shot examples come from one source and the query from another, as Omniglot's drawers.")  # fmt: skip
-@click.option("--trials", default=10_000, show_default=True, type=click.IntRange(1), help="One-shot trials of each.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is drawn.")
+              help="The examples and the query of a one-shot trial come from two sources, such as Omniglot's drawers.")  # fmt: skip
+@click.option("--trials", default=10_000, show_default=True, type=click.IntRange(1),
+              help="One-shot trials for each number of classes.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random draws.")
 @config_options("embedder")
 @click.option("--pair-head", is_flag=True,
               help="Compare by the pair head of --embedder-weights, trained to tell same from different.")  # fmt: skip
 @figure_options
-@click.option("--examples", type=click.IntRange(1), default=12, show_default=True, help="Of each kind, on the page.")
+@click.option("--examples", type=click.IntRange(1), default=12, show_default=True,
+              help="Examples of each kind on the page.")  # fmt: skip
 @click.option("--query", "queries", multiple=True, metavar="ITEM",
               help="Show the neighbours of a photo of this item; may be repeated.")  # fmt: skip
 @friendly
 def embedder(
     data: tuple[Path, ...],
     item_pattern: str,
-    same: Literal["item", "style", "label"],
-    query_domain: str,
-    gallery_domain: str,
     distractors: tuple[Path, ...],
-    ways: tuple[int, ...],
-    within_labels: bool,
-    two_sources: bool,
-    trials: int,
-    seed: int,
     settings: dict[str, Any],
     pair_head: bool,
     outputs: FigureOutputs,
     examples: int,
     queries: tuple[str, ...],
+    **options: Any,
 ) -> None:
-    """Evaluate an embedder on the photos of DATA, taken whole: how well it recognises items.
+    """Evaluate how well an embedder recognises items on DATA, photos that are not cropped.
 
-    Each photo is a query once, all others are the gallery: recall@k, mAP@R. Pairs of photos: ROC, AUC, equal error
-    rate, false non-matches at given false matches. One-shot accuracy among N items; ties are errors. What 64
-    dimensions and int8 cost. All with intervals of 95 %. Exit status 1: some photos could not be used.
+    Retrieval: each photo is a query among all others; recall@k and mAP@R. Verification of pairs of photos: ROC, AUC,
+    equal error rate, false non-matches at given false matches. One-shot accuracy among N items; ties are errors. The
+    cost of 64 dimensions and of int8. All have 95 % intervals. Exit status 1: some photos could not be used.
 
     DATA is a CSV (item_id,image and perhaps style,label,domain,source) or a folder, with a sub-folder for each item
     or class, or --item-pattern. scripts/public_sets.py makes CSVs of public datasets.
@@ -155,20 +148,11 @@ def embedder(
     from stages.embed.evaluation import Protocol
     from stages.embed.evaluation import evaluate as evaluate_embedder
 
-    protocol = Protocol(
-        same=same,
-        query_domain=query_domain,
-        gallery_domain=gallery_domain,
-        ways=tuple(sorted(set(ways))),
-        within_label=within_labels,
-        two_sources=two_sources,
-        trials=trials,
-        seed=seed,
-    )
+    protocol = Protocol(**options)
     photos, others = open_set(data, item_pattern), None
     if distractors:
-        wanted = ("", protocol.gallery_domain) if protocol.gallery_domain else None
-        others = open_set(distractors, item_pattern).only(lambda one: not wanted or one.domain in wanted)
+        domains = {"", protocol.gallery_domain}
+        others = open_set(distractors, item_pattern).only(lambda one: domains == {""} or one.domain in domains)
         if not others.samples:
             raise ValueError(f"no distractor is of the domain {protocol.gallery_domain}, which is the gallery's")
     outputs.prepare()
@@ -190,11 +174,10 @@ def embedder(
         "device": config.device,
         "data": " ".join(map(str, data)),
         "distractors": " ".join(map(str, distractors)),
-        "same": same,
-        "domains": f"{protocol.query_domain} asks for {protocol.gallery_domain}" if protocol.query_domain else "",
+        "same": protocol.same,
+        "domains": f"{protocol.query_domain} searches {protocol.gallery_domain}" if protocol.query_domain else "",
     }
-    about = {name: value for name, value in about.items() if value}
-    figures: dict[str, Any] = dict(about)
+    figures: dict[str, Any] = {name: value for name, value in about.items() if value}
     figures |= {"dim": stage.dim, "seconds_per_photo": round(embedded.seconds / len(embedded.images), 4)}
     figures |= embedder_figures(evaluation) | {"problems": list(map(str, embedded.photos.problems))}
     if outputs.page:
@@ -206,30 +189,25 @@ def embedder(
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
 @click.argument("truth", type=FILE_IN)
 @click.argument("photos", type=FOLDER)
-@click.option("--kind-column", metavar="NAME", help="The catalogue's column of kinds of garments.  [default: by type]")
-@click.option("--type-column", metavar="NAME", help="The catalogue's column of types of articles.")
+@click.option("--kind-column", "kind", metavar="NAME",
+              help="The catalogue's column of kinds of garments.  [default: by type]")  # fmt: skip
+@click.option("--type-column", "type", metavar="NAME", help="The catalogue's column of types of articles.")
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Matches of each garment.")
 @config_options("detector")
 @figure_options
 @friendly
 def search(
-    folder: Path,
-    truth: Path,
-    photos: Path,
-    kind_column: str | None,
-    type_column: str | None,
-    k: int,
-    settings: dict[str, Any],
-    outputs: FigureOutputs,
+    folder: Path, truth: Path, photos: Path, k: int, settings: dict[str, Any], outputs: FigureOutputs, **options: Any
 ) -> None:
     """Evaluate search in GALLERY by TRUTH, a COCO instances file of the garments in the folder PHOTOS.
 
-    Prints how many catalogue photos have the right label, how many garments are found (IoU of boxes from 0.5 on),
-    and the share of right matches, by kind and by type, of the first and of the first -k: P@1, P@5. A missed garment
-    has no right match. All with intervals of 95 %. Exit status 1: some photos or annotations could not be used.
+    Prints how many catalogue photos have the right label, how many garments are found (boxes with an IoU of at least
+    0.5), and the share of right matches, by kind and by type, in the first match and in the first -k: P@1, P@5. A
+    missed garment has no right match. All have 95 % intervals. Exit status 1: some photos or annotations could not be
+    used.
 
-    The catalogue's own columns say what an item is: --kind-column with kinds such as shoes or top, --type-column with
-    types such as jeans or boots. Categories of TRUTH name kinds or types; an annotation may name its type, too:
+    Columns of the catalogue say what an item is: --kind-column with kinds such as shoes or top, --type-column with
+    types such as jeans or boots. Categories of TRUTH name kinds or types; an annotation may also name its type:
     "attributes": {"type": "jeans"}.
 
     \b
@@ -244,10 +222,8 @@ def search(
 
     outputs.prepare()
     gallery, pipeline, config = open_gallery(folder, settings)
-    progress = Progress("searched")
-    evaluation = evaluate_search(
-        gallery, pipeline, truth, photos, columns=Columns(kind_column, type_column), k=k, progress=_counter(progress)
-    )
+    columns, progress = Columns(**options), Progress("searched")
+    evaluation = evaluate_search(gallery, pipeline, truth, photos, columns=columns, k=k, progress=_counter(progress))
     progress.finish()
     for line in evaluation.problems:
         click.echo(line, err=True)
@@ -255,8 +231,8 @@ def search(
         "gallery": str(folder),
         "truth": str(truth),
         "photos": str(photos),
-        "kind column": kind_column or "",
-        "type column": type_column or "",
+        "kind column": columns.kind or "",
+        "type column": columns.type or "",
         "detector": config.detector,
         "crop": gallery.manifest.crop,
         "embedder": gallery.manifest.embedder,
@@ -275,11 +251,12 @@ def search(
 @figure_options
 @friendly
 def attributes(catalogue: Path, settings: dict[str, Any], outputs: FigureOutputs) -> None:
-    """Evaluate what an embedder sees in the photos of CATALOGUE: type, colour, pattern, gender and usage.
+    """Evaluate the attributes that an embedder predicts for the photos of CATALOGUE.
 
-    CATALOGUE is a table with the columns item_id and image, and any of type, colour, pattern, gender and usage, in a
-    shop's words. Prints how often the most probable value is right, how often it is sure enough to be stated and right
-    then, and the recall and precision of each value, with intervals of 95 %. Exit status 1: some photos could not be used.
+    CATALOGUE is a table with the columns item_id and image, and any of type, colour, pattern, gender and usage, in the
+    words of a shop. Prints how often the most probable value is right, how often it is confident enough to be stated
+    and then right, and the recall and precision of each value, with 95 % intervals. Exit status 1: some photos could
+    not be used.
 
     \b
     Examples:
@@ -298,7 +275,7 @@ def attributes(catalogue: Path, settings: dict[str, Any], outputs: FigureOutputs
 
     outputs.prepare()
     embedder = build_embedder(Config(**settings))
-    progress = Progress("seen")
+    progress = Progress("evaluated")
     evaluations, problems = evaluate_attributes(
         embedder, read_catalogue([catalogue]), lambda entry, error: progress.count(error, str(entry.path))
     )
@@ -311,7 +288,7 @@ def attributes(catalogue: Path, settings: dict[str, Any], outputs: FigureOutputs
     outputs.finish(rounded({**about, "problems": problems, "attributes": figures}), text, failed=bool(problems))
 
 
-def _counter(progress: Progress) -> Any:
+def _counter(progress: Progress) -> Callable[[str, str | None, int], None]:
     """Return a callback that counts photos."""
 
     def count(photo: str, error: str | None, photos: int) -> None:

@@ -70,10 +70,10 @@ class TestEvaluate:
         assert rows["queries"].split() == ["queries", "36"]
         assert re.fullmatch(r"recall@1 +1\.000 \[0\.750, 1\.000\]", rows["recall@1"])
         assert [rows[name].split()[-1] for name in ("same pairs", "different pairs")] == ["36", "594"]
-        assert re.search(r" 0\.\d{3}$", rows["EER's similarity"])
+        assert re.search(r" 0\.\d{3}$", rows["similarity at the EER"])
         assert "1.000 [0.750, 1.000]" in rows["5-way"]
         assert "20-way one-shot needs 20 classes" in output
-        assert "items are drawn again" in output
+        assert "resampled by item" in output
 
     def test_json_has_all_figures(self, listed: Path, tmp_path: Path) -> None:
         command = ("evaluate", "embedder", listed, *EMBEDDER, "--trials", 50, "--ways", 3, "--json")
@@ -188,7 +188,7 @@ class TestEvaluate:
         assert out["retrieval"]["item"]["map_at_r"]["value"] == pytest.approx(found.average_precisions.mean(), abs=1e-4)
         assert plain["smaller_vectors"]
         command = ("evaluate", "embedder", items, *EMBEDDER, "--pair-head")
-        assert "weights of your own" in run(*command, status=2).stderr
+        assert "only weights that you have trained have a pair head" in run(*command, status=2).stderr
 
     def test_impossible_evaluations_are_refused(self, items: Path, tmp_path: Path) -> None:
         (tmp_path / "full").mkdir()

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_runs import DETECTOR, run
+from click.testing import Result
+from conftest import draw
 
 from pipeline.config import Config
 from pipeline.evaluation import describe_detector
-from stages.images import read_image
+from stages.images import read_image, write_jpeg
 
 HOSTILE = "<b>&'\".jpg"
 
@@ -27,10 +29,12 @@ def garment(number: int, image: int, category: int, x: int, y: int, wide: int, h
     }  # fmt: skip
 
 
-@pytest.fixture
-def truth(street: Path) -> Path:
-    """A dress that is found, a top that is called a dress, one that is not found, and a photo that is not there."""
-    (street / "b none.jpg").rename(street / HOSTILE)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dress that is found, a top that is called a dress, one that is not found, and a photo that is missing."""
+    street = tmp_path_factory.mktemp("street")
+    write_jpeg(street / "a two.jpg", draw("red", "blue"))
+    write_jpeg(street / HOSTILE, np.full((40, 40, 3), 255, np.uint8))
     dataset = {
         "images": [
             {"id": 1, "file_name": "a two.jpg", "width": 128, "height": 64},
@@ -45,13 +49,30 @@ def truth(street: Path) -> Path:
             garment(4, 3, 1, 5, 5, 20, 20),
         ],
     }
-    path = street.parent / "truth.json"
-    path.write_text(json.dumps(dataset))
-    return path
+    truth = tmp_path_factory.mktemp("truth") / "truth.json"
+    truth.write_text(json.dumps(dataset))
+    return truth, street
 
 
-def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, street: Path) -> None:
-    result = run("evaluate", "detector", truth, street, *DETECTOR, status=1)
+@pytest.fixture(scope="module")
+def evaluated(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A run with a page, in a folder of its own, and JSON in ``f.json`` beside it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.cli.progress.INTERVAL_S", -1.0)
+        outputs = ("-o", folder / "page", "--json", folder / "f.json")
+        return run("evaluate", "detector", *data, *DETECTOR, *outputs, status=1), folder
+
+
+def figures_of(data: tuple[Path, Path], *options: object) -> dict[str, Any]:
+    out: dict[str, Any] = json.loads(
+        run("evaluate", "detector", *data, *DETECTOR, *options, "--json", "-", status=1).stdout
+    )
+    return out  # fmt: skip
+
+
+def test_the_table_is_for_people_and_bad_photos_have_their_line(evaluated: tuple[Result, Path]) -> None:
+    result, _ = evaluated
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
     assert rows["dress"] == ["1", "1.000", "1.000", "1", "0", "1", *rows["dress"][-1:]]
     assert rows["top"] == ["2", "0.000", "0.000", "0", "2", "0", "–"]
@@ -59,19 +80,13 @@ def test_the_table_is_for_people_and_bad_photos_have_their_line(truth: Path, str
     assert rows["box"][1] == "0.500"
     assert "s per photo" in result.stdout
     assert "gone.jpg: was not found" in result.stderr
+    assert re.search(r"evaluated 1 of 3 photos.* left", result.stderr)
     assert "evaluated 3 photos, 1 failed" in result.stderr
     assert "category 3 (person) is not one of the labels" in result.stderr
 
 
-def test_a_long_run_tells_the_time_left(truth: Path, street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.cli.progress.INTERVAL_S", -1.0)
-    said = run("evaluate", "detector", truth, street, *DETECTOR, status=1).stderr
-    assert "evaluated 1 of 3 photos" in said
-    assert " left" in said
-
-
-def test_json_on_standard_output_or_in_a_file(truth: Path, street: Path, tmp_path: Path) -> None:
-    out = json.loads(run("evaluate", "detector", truth, street, *DETECTOR, "--json", "-", status=1).stdout)
+def test_json_has_all_figures_on_standard_output_or_in_a_file(data: tuple[Path, Path], evaluated: Any) -> None:
+    out = figures_of(data)
     assert list(out)[:3] == ["detector", "detector_weights", "device"]
     assert (out["detector"], out["weights_bytes"]) == (DETECTOR[1], None)
     assert (out["photos"], out["garments"], out["missed"], out["false_alarms"]) == (2, 3, 2, 1)
@@ -81,27 +96,25 @@ def test_json_on_standard_output_or_in_a_file(truth: Path, street: Path, tmp_pat
     assert out["threshold"] == Config().min_score
     assert out["failed"] == {"gone.jpg": "was not found"}
     assert 0 <= out["latency"]["median_s"] <= out["latency"]["p95_s"]
-    again = run("evaluate", "detector", truth, street, *DETECTOR, "--json", tmp_path / "f.json", status=1)
-    assert "s per photo" in again.stdout
-    written = json.loads((tmp_path / "f.json").read_text())
-    assert written | {"latency": 0} == out | {"latency": 0}
+    for name in ("f.json", "page/figures.json"):
+        assert json.loads((evaluated[1] / name).read_text()) | {"latency": 0} == out | {"latency": 0}
 
 
-def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page"
-    run("evaluate", "detector", truth, street, *DETECTOR, "-o", page, status=1)
+def test_the_page_shows_figures_curves_and_mistakes(data: tuple[Path, Path], evaluated: tuple[Result, Path]) -> None:
+    page = evaluated[1] / "page"
     html = (page / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|<script|@import|url\(", html)
     pictures = re.findall(r'(?:src|srcset)="([^"]+)"', html)
     assert sorted(pictures) == ["curves-dark.png", "curves.png", "mistakes/confusion-1.jpg", "mistakes/miss-1.jpg"]
     assert all(read_image(page / name).size for name in pictures)
-    assert "annotated as top" in html
-    assert "nothing similar nearby" in html
-    assert "&lt;b&gt;&amp;&#39;&#34;.jpg" in html
+    for text in (
+        "annotated as top",
+        "nothing similar nearby",
+        "&lt;b&gt;&amp;&#39;&#34;.jpg",
+        "gone.jpg was not found",
+    ):
+        assert text in html
     assert "<b>" not in html
-    assert "gone.jpg was not found" in html
-    figures = json.loads((page / "figures.json").read_text())
-    assert (figures["photos"], figures["labels"]["dress"]["box"]["ap50"]) == (2, 1.0)
     curve = json.loads((page / "curves.json").read_text())["dress"]["box"]
     assert (len(curve["recall"]), curve["precision"][-1]) == (101, 1.0)
     assert not list(page.rglob("*.part"))
@@ -110,59 +123,53 @@ def test_the_page_shows_figures_curves_and_mistakes(truth: Path, street: Path, t
     assert left + wide <= 128, "the surroundings of a mistake are cut off at the edge of the photo"
     assert (top, high) == (0, 64)
     confusion = read_image(page / "mistakes" / "confusion-1.jpg")
-    assert confusion.shape == (high, wide, 3)
-    cut = read_image(street / "a two.jpg")[top : top + high, left : left + wide]
-    assert np.abs(confusion.astype(int) - cut).mean() < 8
+    part = read_image(data[1] / "a two.jpg")[top : top + high, left : left + wide]
+    assert confusion.shape == part.shape
+    assert np.abs(confusion.astype(int) - part).mean() < 8
 
 
-def test_so_many_mistakes_and_photos(
-    truth: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_and_photos_are_limited(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.evaluation_pages.draw", lambda *_, **__: None)
-    command = ("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", "--limit", 1)
+    command = ("evaluate", "detector", *data, *DETECTOR, "-o", tmp_path / "page", "--limit", 1)
     run(*command)
     run(*command, "--mistakes", 0, "--overwrite")
     assert not list((tmp_path / "page" / "mistakes").iterdir())
     assert json.loads((tmp_path / "page" / "figures.json").read_text())["photos"] == 1
 
 
-def test_what_cannot_run_says_so_before_anything_is_judged(
-    truth: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_run_says_so_before_the_evaluation(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").touch()
-    told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "full", status=2).stderr
-    assert told == f"outfinder: {tmp_path / 'full'} exists; give --overwrite to replace it, or choose another name\n"
-    told = run(
-        "evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "full", "--overwrite", status=2
-    ).stderr
-    assert "files that outfinder did not write" in told
+    def message(*arguments: object) -> str:
+        return run("evaluate", "detector", *arguments, *DETECTOR, status=2).stderr
+
+    full, page = tmp_path / "full", tmp_path / "page"
+    full.mkdir()
+    (full / "mine.txt").touch()
+    exists = f"outfinder: {full} exists; give --overwrite to replace it, or choose another name\n"
+    assert message(*data, "-o", full) == exists
+    assert "files that outfinder did not write" in message(*data, "-o", full, "--overwrite")
     (tmp_path / "none.json").write_text("{}")
-    for _ in range(2):  # a run that fails leaves nothing in the way of the next
-        command = ("evaluate", "detector", tmp_path / "none.json", street, *DETECTOR, "-o", tmp_path / "page")
-        assert "is not a COCO instances file" in run(*command, status=2).stderr
-    told = run("evaluate", "detector", truth, tmp_path / "full", *DETECTOR, status=2).stderr
-    assert "the folder that its file names are relative to?" in told
+    for _ in range(2):  # a run that fails does not prevent the next one
+        assert "is not a COCO instances file" in message(tmp_path / "none.json", data[1], "-o", page)
+    assert "the folder that its file names are relative to?" in message(data[0], full)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = run("evaluate", "detector", truth, street, *DETECTOR, "-o", tmp_path / "page", status=2).stderr
-    assert told == "outfinder: drawing curves needs matplotlib; install it with: pip install 'outfinder[train]'\n"
-    run("evaluate", "detector", truth, street, *DETECTOR, status=1)
+    missing = "outfinder: drawing curves needs matplotlib; install it with: pip install 'outfinder[train]'\n"
+    assert message(*data, "-o", page) == missing
+    run("evaluate", "detector", *data, *DETECTOR, status=1)
 
 
 def test_the_size_of_shipped_weights_is_known(tmp_path: Path) -> None:
-    shipped = describe_detector(Config(), tmp_path / "truth.json", tmp_path)
+    shipped = describe_detector(Config(), str(tmp_path / "truth.json"), tmp_path)
     assert shipped["weights_bytes"] is not None
     assert shipped["parameters"] == pytest.approx(6.5e6, rel=0.05)
     assert describe_detector(Config(detector="whole"), tmp_path, tmp_path)["parameters"] is None
 
 
-def test_the_threshold_is_min_score(truth: Path, street: Path) -> None:
-    def judged(score: float) -> dict[str, Any]:
-        command = ("evaluate", "detector", truth, street, *DETECTOR, "--json", "-", "--min-score", score)
-        found: dict[str, Any] = json.loads(run(*command, status=1).stdout)
-        return found
-
-    every, none = judged(0.1), judged(1)
+def test_the_threshold_is_min_score(data: tuple[Path, Path]) -> None:
+    every, none = (figures_of(data, "--min-score", score) for score in (0.1, 1))
     assert (every["threshold"], every["missed"], every["false_alarms"]) == (0.1, 2, 1)
     assert (none["threshold"], none["missed"], none["false_alarms"]) == (1, 3, 0)
     assert every["box"] == none["box"]

@@ -32,10 +32,12 @@ def test_a_page_allows_its_own_script_and_no_other():
 
 def test_a_table_sets_intervals_smaller_and_escapes_its_cells():
     macros = environment().get_template("macros.html").module
-    table = macros.table(["", "recall"], [["<top>", "0.5 [0.4, 0.6]"], ["all", {"text": "0.25", "share": 0.25}]])
+    table = macros.table(["", "recall"], [["<top>", "0.5 [0.4, 0.6]"], ["all", 0.25], ["none", None]], bars=(1,))
     assert '<th scope="row">&lt;top&gt;</th>' in table
     assert "<td>0.5<small>[0.4, 0.6]</small></td>" in table
     assert "--share: 25.0%" in table
+    assert "</i>0.250</td>" in table
+    assert "<td>–</td>" in table
 
 
 def test_long_lists_of_notices_are_cut():

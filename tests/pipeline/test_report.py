@@ -82,7 +82,7 @@ def test_a_photo_shows_its_garment_and_matches(tmp_path):
     mask[10:30, 5:15] = True
     metadata = (("price", "19.90"), ("currency", "EUR"), ("title", "Blue shirt"), ("fit", "slim"))
     page = report_of(tmp_path, [result("in/a.jpg", mask=mask, metadata=metadata)], settings={"Embedder": "tiny"})
-    for text in (
+    for text in [
         "a.jpg in 40 × 60 px · 1 garment",
         "0.875",
         "19.90 EUR",
@@ -90,7 +90,7 @@ def test_a_photo_shows_its_garment_and_matches(tmp_path):
         "fit: slim",
         "tiny",
         "top 0.96",
-    ):
+    ]:
         assert text in page.words
     assert [image["alt"] for image in page.all("img")] == ["a.jpg, showing top", "top in a.jpg", "Item shirt"]
     assert {path["d"] for path in page.all("path")} == {"M10 20L10 39L19 39L19 20Z"}
@@ -156,21 +156,19 @@ def test_hostile_text_stays_text(tmp_path):
     assert "Photos that could not be read" in page.text
 
 
-def test_one_picture_per_product_and_none_for_a_missing_one(tmp_path):
-    page = report_of(tmp_path, [result(items=("shirt", "coat", "gone")), result("b.jpg", items=("shirt", "gone"))])
-    products = [image["src"] for image in page.all("img") if image["alt"].startswith("Item")]
-    assert len(products) == 3
-    assert len(set(products)) == 2
-    assert page.text.count("no picture") == 2
-
-
-def test_products_are_read_from_their_paths(tmp_path):
-    write_jpeg(tmp_path / "shirt.jpg", photo())
-    matches = tuple(Match(name, str(tmp_path / name), 0.5, "top") for name in ("shirt.jpg", "gone.jpg"))
+def test_each_product_has_one_picture_read_from_its_path_and_none_if_it_is_missing(tmp_path):
+    names = ("shirt", "coat", "gone")
+    for name in names[:2]:
+        write_jpeg(tmp_path / f"{name}.jpg", photo())
+    matches = {name: Match(name, str(tmp_path / f"{name}.jpg"), 0.5, "top") for name in names}
     with Report(tmp_path / "report") as report:
-        report.add(PhotoResult("a.jpg", 40, 60, (Garment("top", 1.0, Box(0, 0, 9, 9), None, matches),)), photo())
+        for shown in (names, ("shirt", "gone")):
+            garment = Garment("top", 1.0, Box(0, 0, 9, 9), None, tuple(matches[name] for name in shown))
+            report.add(PhotoResult("a.jpg", 40, 60, (garment,)), photo())
     page = Page(tmp_path / "report" / "index.html")
-    assert sum(image["alt"].startswith("Item") for image in page.all("img")) == 1
+    products = [image["src"] for image in page.all("img") if image["alt"].startswith("Item")]
+    assert (len(products), len(set(products))) == (3, 2)
+    assert page.text.count("no picture") == 2
 
 
 def test_failures_stand_in_their_place_and_in_the_overview(tmp_path):
@@ -199,38 +197,34 @@ def test_many_photos_fill_pages_with_one_index(tmp_path):
     assert "and 10 more" in first.text
 
 
-@pytest.mark.parametrize("count", [0, 1, 25, 26, 51])
-def test_a_killed_run_leaves_whole_pages(tmp_path, count, monkeypatch):
+def test_a_killed_run_leaves_whole_pages(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.report.INDEX_SECONDS", 0.0)
     report = Report(tmp_path, product=product)
-    for number in range(count):
-        report.add(PhotoResult(f"photo {number:03}", error="bad"), None)
-    paths = [path for path in tmp_path.iterdir() if path.suffix]
-    assert {path.suffix for path in paths} == {".html"}
-    assert sum(len(Page(path).all("article")) for path in paths) == count
-    first = Page(tmp_path / "index.html")
-    assert "the run is not finished" in first.text
-    assert f"Photos {count} " in first.words
-    links = {link["href"] for path in paths for link in Page(path).all("a") if link.get("rel") == "next"}
-    assert links == {path.name for path in paths} - {"index.html"}
+    for count in range(52):
+        if count:
+            report.add(PhotoResult(f"photo {count:03}", error="bad"), None)
+        if count in (0, 1, 25, 26, 51):
+            pages = {path.name: Page(path) for path in tmp_path.iterdir() if path.suffix}
+            assert sum(len(page.all("article")) for page in pages.values()) == count
+            assert "the run is not finished" in pages["index.html"].text
+            assert f"Photos {count} " in pages["index.html"].words
+            links = {link["href"] for page in pages.values() for link in page.all("a") if link.get("rel") == "next"}
+            assert links == pages.keys() - {"index.html"}
 
 
-def test_a_run_that_an_exception_ends_is_not_finished(tmp_path):
-    def fail():
-        with Report(tmp_path, product=product) as report:
+def test_a_run_says_how_long_it_took_unless_an_exception_ended_it(tmp_path):
+    def run(folder, *, fails):
+        with Report(folder, product=product) as report:
             report.add(result(), photo())
-            raise KeyError
+            if fails:
+                raise KeyError
+        report.close()
 
     with pytest.raises(KeyError):
-        fail()
-    assert "1 photo so far; the run is not finished" in Page(tmp_path / "index.html").text
-
-
-def test_close_says_how_long_it_took(tmp_path):
-    report = Report(tmp_path)
-    report.close()
-    report.close()
-    assert re.search(r"0 photos in \d+\.\d s", Page(tmp_path / "index.html").text)
+        run(tmp_path / "failed", fails=True)
+    assert "1 photo so far; the run is not finished" in Page(tmp_path / "failed" / "index.html").text
+    run(tmp_path / "complete", fails=False)
+    assert re.search(r"1 photo in \d+\.\d s", Page(tmp_path / "complete" / "index.html").text)
 
 
 def test_a_folder_that_is_not_empty_is_refused_untouched(tmp_path):
@@ -255,11 +249,8 @@ def test_a_garment_without_matches_says_why(tmp_path):
     assert page.text.count("No match.") == 1
     assert "This shop has no shoes." in page.text
     assert "No garment was found." in page.text
-    assert [entry["data-kinds"] for entry in page.all("li") if "data-kinds" in entry] == [
-        "top\nno match",
-        "no garment",
-        "top\nno match",
-    ]
+    kinds = [entry["data-kinds"] for entry in page.all("li") if "data-kinds" in entry]
+    assert kinds == ["top\nno match", "no garment", "top\nno match"]
 
 
 def test_the_shoes_of_a_pair_are_one_garment_with_two_boxes(tmp_path):
