@@ -21,6 +21,7 @@ from pipeline.training import WEIGHTS, Line, Note, Run, keep_plan, modules_of
 from stages.embed.augmentation import VIEWS
 from stages.embed.data import By, Dataset, Ints, load, merged, split
 from stages.embed.inputs import WHITE
+from stages.embed.layers import check_name
 from stages.embed.losses import OF_WHOLE_VECTORS, LossPlan
 from stages.embed.metrics import is_collapsed
 from stages.embed.network import Design, SiameseNetwork
@@ -119,8 +120,7 @@ class EmbedderPlan:
         if not self.train:
             raise ValueError("there is nothing to train on; give a CSV file or a folder of photos")
         for name in self.views.values():
-            if name not in VIEWS:
-                raise ValueError(f"no view is called {name!r}; choose one of {', '.join(VIEWS)}")
+            check_name("view", name, VIEWS)
         if self.training.shape_weight or self.training.colour_weight:
             if self.loss.name in OF_WHOLE_VECTORS:
                 raise ValueError(

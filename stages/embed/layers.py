@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Final
 
@@ -103,6 +103,12 @@ def check_backbone(name: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["mobilenet_v2", "resnet50", "vgg16"]
         raise ValueError(f"no backbone is called {name!r}; try {', '.join(near)}, or any torchvision classifier")
+
+
+def check_name(kind: str, name: str | None, known: Collection[str | None]) -> None:
+    """Raise a ValueError if a name of this kind is not among the known ones."""
+    if name not in known:
+        raise ValueError(f"no {kind} is called {name!r}; choose one of {', '.join(filter(None, known))}")
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:

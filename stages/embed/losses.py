@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.embed.layers import check_name
 from stages.embed.network import SiameseNetwork
 
 
@@ -400,13 +401,9 @@ class LossPlan:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("loss", self.name, LOSSES),
-            ("distance", self.distance, DISTANCES),
-            ("miner", self.miner, MINERS),
-        ):
-            if name is not None and name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; choose one of {', '.join(known)}")
+        check_name("loss", self.name, LOSSES)
+        check_name("distance", self.distance, (None, *DISTANCES))
+        check_name("miner", self.miner, (None, *MINERS))
         if unused := self._given.keys() - LOSSES[self.name][1].keys():
             raise ValueError(f"the loss {self.name} has no {' or '.join(sorted(unused))}; leave it out")
         if any(number is not None and number <= 0 for number in (self.margin, self.temperature)):

@@ -23,6 +23,7 @@ from stages.embed.layers import (
     Stats,
     build_backbone,
     check_backbone,
+    check_name,
 )
 from stages.errors import WeightsError
 from weights import Checkpoint
@@ -55,13 +56,9 @@ class Design:
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
-        for kind, name, known in (
-            ("pooling", self.pooling, POOLINGS),
-            ("head", self.head, HEADS),
-            ("pair head", self.pair_head, ("", *PAIR_HEADS)),
-        ):
-            if name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; choose one of {', '.join(filter(None, known))}")
+        check_name("pooling", self.pooling, POOLINGS)
+        check_name("head", self.head, HEADS)
+        check_name("pair head", self.pair_head, ("", *PAIR_HEADS))
         if not (1 <= self.dim <= MAX_DIM and 1 <= self.input_px <= MAX_INPUT_PX):
             limits = f"dim must be at least 1 and at most {MAX_DIM}, input_px at least 1 and at most {MAX_INPUT_PX}"
             raise ValueError(f"{limits}, got {self.dim} and {self.input_px}")

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from stages.embed.augmentation import View
 from stages.embed.data import Dataset, Ints
+from stages.embed.layers import check_name
 from stages.embed.losses import Relations, semi_hard, squared
 from stages.files import replacing
 from stages.types import Vectors
@@ -310,8 +311,7 @@ class SamplerPlan:
     mine_photos: int = 1000
 
     def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
-            raise ValueError(f"no sampler is called {self.name!r}; choose one of {', '.join(SAMPLERS)}")
+        check_name("sampler", self.name, SAMPLERS)
         if self.together not in ("", "style", "source"):
             raise ValueError(f"together must be style or source, got {self.together!r}")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stages.checkpoints import copy_fitting, read_start
 from stages.embed.data import Dataset, Ints
 from stages.embed.inputs import Normalise
-from stages.embed.layers import OURS, UNIT, backbone_tensors, imagenet_tensors
+from stages.embed.layers import OURS, UNIT, backbone_tensors, check_name, imagenet_tensors
 from stages.embed.losses import Relations
 from stages.embed.metrics import (
     Retrieval,
@@ -221,8 +221,7 @@ class Validator:
     query_domain: str = ""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"no metric is called {self.metric!r}; choose one of {', '.join(METRICS)}")
+        check_name("metric", self.metric, METRICS)
 
     def __call__(self, network: SiameseNetwork) -> float | None:
         """Return the metric, in [0, 1], higher is better; None if the network has collapsed or its output is not finite."""
