@@ -1,8 +1,8 @@
-"""Photos in and out: the only module through which pixels enter the program.
+"""Reading, writing and finding photos; the only module through which pixels enter the program.
 
-An image is ``(h, w, 3)`` uint8 RGB in sRGB, upright, with transparency over white. Reading a file gives such an image or
-raises an :class:`~stages.errors.ImageError` of one line, whatever the file holds, and never warns. Inside
-:func:`stages.decode_pool.isolated` that includes files that would crash, hang or exhaust the memory of a decoder.
+An image is ``(h, w, 3)`` uint8 RGB in sRGB, upright, with transparency over white. Reading any file returns such an image or
+raises an :class:`~stages.errors.ImageError` with a message of one line; it never warns. Inside
+:func:`stages.decode_pool.isolated` this includes files that would crash, hang or exhaust the memory of a decoder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_BYTES: Final = 1_000_000_000
-"""Larger files are refused unread."""
+"""Larger files are refused without reading them."""
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
@@ -43,28 +43,17 @@ SUFFIXES: Final = frozenset(
 )
 """The suffixes, in either case, of the photos that :func:`walk` finds in a folder."""
 
-OUT_OF_MEMORY: Final = "does not fit into memory"
 _TRUNCATED: Final = re.compile("truncated|not enough|requires a buffer", re.IGNORECASE)
-_SYSTEM_FOLDERS: Final = frozenset(
-    {
-        "__macosx",
-        "@eadir",
-        "@recycle",
-        "@recently-snapshot",
-        "@tmp",
-        "#recycle",
-        "#snapshot",
-        "~snapshot",
-        "$recycle.bin",
-    }
-    | {"recycler", "network trash folder", "temporary items", "system volume information", "lost+found"}
-)
-"""Folders of thumbnails, deleted files and the like that desktop and NAS systems create everywhere, in lower case."""
+_SYSTEM_FOLDERS: Final = frozenset({
+    "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "~snapshot", "$recycle.bin",
+    "recycler", "network trash folder", "temporary items", "system volume information", "lost+found",
+})  # fmt: skip
+"""Folders that desktop and NAS systems create everywhere, for thumbnails, deleted files and the like; in lower case."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A photo as read: ``image`` may be reduced, ``width`` and ``height`` are those of the full-size photo."""
+    """A photo, perhaps read at a reduced size; ``width`` and ``height`` are those of the full-size photo."""
 
     image: Image
     width: int
@@ -72,11 +61,11 @@ class Photo:
 
     @property
     def scale(self) -> float:
-        """Full-size pixels per pixel of ``image`` along a side: 1 where it is not reduced."""
+        """Full-size pixels per pixel of ``image`` along a side; 1 if it is not reduced."""
         return max(self.width, self.height) / int(max(self.image.shape[:2]))
 
     def to_full(self, box: Box) -> Box:
-        """Return the box of the full-size photo that a box of ``image`` covers.
+        """Convert a box of ``image`` to the pixels of the full-size photo.
 
         Raises:
             ValueError: the box does not lie within ``image``.
@@ -97,9 +86,9 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def read_photo(path: str | os.PathLike[str], at_least_px: int | None = None) -> Photo:
-    """Read a photo, reduced where its long side stays at ``at_least_px`` or more.
+    """Read a photo, reduced if its long side keeps ``at_least_px`` pixels or more.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8, which is much faster; others are reduced if they have more than 4 megapixels.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is much faster; other formats are reduced above 4 megapixels.
 
     Raises:
         ImageError: it cannot be used; the message is one line and does not name the path.
@@ -119,7 +108,7 @@ def decode_photo(data: bytes, at_least_px: int | None = None, max_pixels: int | 
 
 
 def enough_px(input_px: int) -> int:
-    """Return the long side to read a photo at if an embedder sees garments in it at ``input_px``.
+    """Return the long side at which to read a photo whose garments are embedded at ``input_px`` pixels.
 
     A garment may fill only half of its photo.
     """
@@ -160,13 +149,13 @@ def decode_in_process(
 
 
 def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
-    """Refuse what is not a regular file without opening it: it might block, or never end."""
+    """Refuse anything but a regular file of a sensible size, without opening it: a pipe might block, or never end."""
     if stat.S_ISDIR(status.st_mode):
         listable = os.access(path, os.R_OK | os.X_OK)
         raise ImageError("is a folder, not a photo" if listable else "is a folder that cannot be listed")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is not a regular file")
-    if status.st_size == 0:  # as has every file of /proc, some of which can never be read to the end
+    if status.st_size == 0:  # like every file of /proc, some of which never end
         raise ImageError("is empty (0 bytes)")
     if status.st_size > MAX_BYTES:
         raise ImageError(f"has {status.st_size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} are read")
@@ -190,7 +179,7 @@ def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> 
             image = srgb.to_array(photo, orientation, at_least_px)
     except ImageError:
         raise
-    except Exception as error:  # of any kind: Pillow and its libraries meet arbitrary bytes
+    except Exception as error:  # of any type: Pillow and its libraries meet arbitrary bytes
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the photo's
         raise ImageError(_why_undecodable(kind, error)) from error
@@ -199,10 +188,10 @@ def _decode(file: BinaryIO, at_least_px: int | None, max_pixels: int | None) -> 
 
 
 def _why_undecodable(kind: str, error: Exception) -> str:
-    """Return one line for one of the many ways in which Pillow gives up."""
+    """Return the message for any error that Pillow raises."""
     message = " ".join(str(error).split())[:100]
     if isinstance(error, MemoryError):
-        return OUT_OF_MEMORY
+        return decode_pool.OUT_OF_MEMORY
     if isinstance(error, PillowImage.DecompressionBombError):
         return f"has too many pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
     if isinstance(error, EOFError | struct.error | IndexError) or _TRUNCATED.search(message):
@@ -215,7 +204,7 @@ def _reason(error: OSError) -> str:
 
 
 def letterbox(image: Image, side: int, fill: tuple[int, int, int] = (255, 255, 255)) -> Image:
-    """Fit an image into the middle of a square of ``side`` pixels without distorting it.
+    """Fit an image into the middle of a square of ``side`` pixels, keeping its proportions.
 
     Raises:
         ValueError: ``side`` is less than 1 or the image is not one.
@@ -270,7 +259,7 @@ def _check_image(image: Image) -> None:
 
 
 def _fit(image: Image, side: int) -> Image:
-    """Resize to a long side of ``side`` pixels, both sides at least 1."""
+    """Resize an image to a long side of ``side`` pixels; both sides are at least 1."""
     _check_image(image)
     height, width, _ = image.shape
     longest = max(height, width)
@@ -282,12 +271,11 @@ def _fit(image: Image, side: int) -> Image:
 
 
 def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Yield the photos of files and folders, lazily; those of a folder sorted by name, with its subfolders.
+    """Yield the paths of photos, lazily; those in a folder and its subfolders are sorted by name.
 
-    A source that is not a folder is yielded as it is, even if it is missing. Within folders, hidden names, other suffixes
-    than :data:`SUFFIXES`, and folders that outfinder or the system has written are left out. A folder that is named like a
-    photo or cannot be listed is yielded too, so that reading it reports why. Links are followed, but never back into a
-    parent folder.
+    A source that is not a folder is yielded as it is, even if it is missing. Within folders, hidden names, suffixes other
+    than :data:`SUFFIXES`, and folders created by outfinder or by the system are skipped. A folder that is named like a photo
+    or cannot be listed is yielded too, so that reading it reports why. Links are followed, but never back into a parent.
     """
     check_several(sources)
     for source in sources:
@@ -299,7 +287,7 @@ def walk(sources: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
 
 
 def _walk_folder(root: Path) -> Iterator[Path]:
-    """Walk with a stack of half-read listings, since folders nest deeper than Python's calls may."""
+    """Walk a folder with a stack of listings, since folders can nest deeper than Python's call stack."""
     stack = [(root, _identity(root), _listing(root))]
     while stack:
         folder, _, listing = stack[-1]
@@ -322,7 +310,7 @@ def _walk_folder(root: Path) -> Iterator[Path]:
 
 
 def _listing(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the names of a folder, sorted, and whether to enter them; a folder named like a photo comes as both."""
+    """Yield the sorted names in a folder, and whether to enter them; a folder named like a photo is yielded twice."""
     with os.scandir(folder) as entries:
         shown = (entry for entry in entries if not entry.name.startswith("."))
         names = sorted((one.name, _is_folder(one)) for one in shown if one.name.lower() not in _SYSTEM_FOLDERS)
@@ -338,7 +326,7 @@ def _is_photo_name(name: str) -> bool:
 
 
 def _is_folder(path: Path | os.DirEntry[str]) -> bool:
-    """Return whether a path leads to a folder; False where that cannot be found out."""
+    """Return whether a path is a folder; False if that cannot be determined."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -346,7 +334,7 @@ def _is_folder(path: Path | os.DirEntry[str]) -> bool:
 
 
 def _is_output(folder: Path) -> bool:
-    """Return whether outfinder has written a folder, whose pictures are not photos of its parent."""
+    """Return whether outfinder created a folder, whose pictures are results and not photos."""
     try:
         return (folder / OUTPUT_MARK).exists()
     except OSError:
@@ -354,7 +342,7 @@ def _is_output(folder: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode, the same for all links to a folder; None where listing it will fail too."""
+    """Return the device and inode of a folder, equal for all links to it; None if it cannot be accessed."""
     try:
         status = folder.stat()
     except OSError:

@@ -59,20 +59,18 @@ def refusal(data):
     return message
 
 
-# --- colors ---
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_lossless_formats_give_the_pixels_back(kind):
     result = decoded(kind, photo_like(), **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(result, photo_like())
     assert result.flags.writeable
     assert result.flags.c_contiguous
+    assert decode_photo(encoded(kind, photo_like()), 10).image.shape == (120, 160, 3), "only JPEG is decoded smaller"
 
 
 def test_every_format_is_recognized_by_its_first_bytes():
     assert FORMATS[:6] == ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-    for kind in set(FORMATS) - {"HEIC"}:  # which the corpus has
+    for kind in set(FORMATS) - {"HEIC"}:  # which the hostile corpus has
         assert formats.sniff(encoded(kind, known())[: formats.HEAD_BYTES]) == kind
 
 
@@ -84,20 +82,16 @@ def test_tiff_modes_without_alpha(mode):
     assert abs(decoded("TIFF", image).astype(int) - black_and_white).max() <= 2
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_translucent_pixels_are_blended_with_white(kind):
+def test_translucent_pixels_are_blended_with_white():
     image = PillowImage.new("RGBA", (3, 1), (*RED, 255))
     image.putpixel((1, 0), (*RED, 0))
     image.putpixel((2, 0), (0, 0, 0, 128))
-    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    np.testing.assert_array_equal(decoded(kind, image, **options)[0], [RED, WHITE, (127, 127, 127)])
-
-
-def test_grey_with_alpha_is_blended_with_white():
-    image = PillowImage.new("LA", (2, 1), (0, 255))
-    image.putpixel((1, 0), (0, 0))
-    np.testing.assert_array_equal(decoded("PNG", image)[0], [BLACK, WHITE])
-    np.testing.assert_array_equal(np.asarray(srgb.to_rgb(image.convert("La")))[0], [BLACK, WHITE])
+    for kind, options in {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}}.items():
+        np.testing.assert_array_equal(decoded(kind, image, **options)[0], [RED, WHITE, (127, 127, 127)])
+    grey = PillowImage.new("LA", (2, 1), (0, 255))
+    grey.putpixel((1, 0), (0, 0))
+    np.testing.assert_array_equal(decoded("PNG", grey)[0], [BLACK, WHITE])
+    np.testing.assert_array_equal(np.asarray(srgb.to_rgb(grey.convert("La")))[0], [BLACK, WHITE])
 
 
 @pytest.mark.parametrize(
@@ -143,9 +137,6 @@ def test_the_white_of_32_bit_grey_is_the_smallest_usual_one_that_holds_it(mode, 
     assert decoded("TIFF", image)[0, :, 1].tolist() == wanted
 
 
-# --- reduced photos ---
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_reduced_photos_are_upright_and_know_their_full_size(orientation):
     photo = decode_photo(lying(orientation, "JPEG", quality=95), at_least_px=16)
@@ -154,22 +145,18 @@ def test_reduced_photos_are_upright_and_know_their_full_size(orientation):
 
 
 @pytest.mark.parametrize(("width", "height"), [(641, 483), (1, 900), (900, 3)])
-@pytest.mark.parametrize("at_least", [1, 80, 161, 162, 5000])
-def test_reduced_photos_are_large_enough(width, height, at_least):
-    photo = decode_photo(encoded("JPEG", photo_like(width, height)), at_least)
-    assert (photo.width, photo.height) == (width, height)
-    assert max(photo.image.shape) >= min(at_least, max(width, height))
-    if width == 641 and at_least <= 80:
-        assert photo.image.shape == (61, 81, 3)
-
-
-def test_a_reduced_photo_looks_like_the_full_one_and_other_formats_are_not_reduced():
-    data = encoded("JPEG", photo_like(640, 480), quality=95)
-    full, reduced = decode_photo(data).image, decode_photo(data, 320).image
-    wanted = cv2.resize(full, (320, 240), interpolation=cv2.INTER_AREA)
-    assert abs(wanted.astype(int) - reduced).mean() < 3
-    for kind in ("PNG", "BMP", "TIFF", "GIF"):
-        assert decode_photo(encoded(kind, photo_like()), 10).image.shape == (120, 160, 3)
+def test_reduced_photos_are_large_enough_and_look_like_the_full_ones(width, height):
+    data = encoded("JPEG", photo_like(width, height), quality=95)
+    full = decode_photo(data).image
+    for at_least in (1, 80, 161, 162, 5000):
+        photo = decode_photo(data, at_least)
+        rows, columns, _ = photo.image.shape
+        assert (photo.width, photo.height) == (width, height)
+        assert max(rows, columns) >= min(at_least, max(width, height))
+        if width == 641:  # the others have too few pixels to compare
+            wanted = cv2.resize(full, (columns, rows), interpolation=cv2.INTER_AREA)
+            assert abs(wanted.astype(int) - photo.image).mean() < 6
+    assert width != 641 or decode_photo(data, 80).image.shape == (61, 81, 3)
 
 
 def test_boxes_of_a_reduced_photo_are_converted_to_full_pixels():
@@ -184,13 +171,10 @@ def test_boxes_of_a_reduced_photo_are_converted_to_full_pixels():
     assert Photo(known(), 64, 48).to_full(Box(3, 4, 50, 40)) == Box(3, 4, 50, 40)
 
 
-@pytest.mark.parametrize("call", [lambda: decode_photo(b"", 0), lambda: read_photo("nowhere.jpg", -5)])
-def test_reducing_to_nothing_is_the_callers_mistake(call):
-    with pytest.raises(ValueError, match="at least 1"):
-        call()
-
-
-# --- files that cannot be used ---
+def test_reducing_to_nothing_is_the_callers_mistake():
+    for call in (lambda: decode_photo(b"", 0), lambda: read_photo("nowhere.jpg", -5)):
+        with pytest.raises(ValueError, match="at least 1"):
+            call()
 
 
 def test_files_that_are_missing_or_not_files(tmp_path, monkeypatch):
@@ -243,13 +227,10 @@ def test_running_out_of_memory_is_reported(monkeypatch):
     assert refusal(encoded("PNG", known())) == "does not fit into memory"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
-def test_a_file_cut_in_half_is_called_truncated(kind):
-    data = encoded(kind, photo_like())
-    assert refusal(data[: len(data) // 2]) == f"is truncated ({kind})"
-
-
-# --- warnings ---
+def test_a_file_cut_in_half_is_called_truncated():
+    for kind in ("JPEG", "PNG", "BMP", "TIFF"):
+        data = encoded(kind, photo_like())
+        assert refusal(data[: len(data) // 2]) == f"is truncated ({kind})"
 
 
 def noisy_png():
@@ -284,9 +265,6 @@ def test_other_threads_other_modules_and_later_times_still_warn():
             warnings.warn("ours", UserWarning, stacklevel=1)
         warn()
     assert [str(warning.message)[:12] for warning in caught] == ["Invalid APNG", "ours", "Invalid APNG"]
-
-
-# --- letterbox and JPEG ---
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 20_000), (1, 1), (300, 200), (7, 9), (65_500, 2)])
@@ -337,9 +315,6 @@ def test_a_jpeg_is_reduced_to_a_side_but_never_enlarged():
         encode_jpeg(known()[..., :2])
 
 
-# --- walking through folders ---
-
-
 def make(root, *names):
     for name in names:
         path = root / name
@@ -354,17 +329,8 @@ def walked(root):
 def test_photos_of_a_folder_are_sorted_and_others_left_out(tmp_path):
     make(tmp_path, "b.jpg", "a.PNG", "c/z.webp", "c/a.jpeg", "B.gif", "d.tif", "notes.txt", "jpg", ".jpg", "x.jpg.part")
     make(tmp_path, ".hidden.jpg", ".git/a.jpg", "c/._a.jpeg", "Thumbs.db")
-    make(
-        tmp_path,
-        "__MACOSX/a.jpg",
-        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
-        "#recycle/a.jpg",
-        "c/$RECYCLE.BIN/a.jpg",
-        "$Recycle.Bin/S-1-5/a.jpg",
-        "@Recycle/a.jpg",
-        "@Recently-Snapshot/a.jpg",
-        "Network Trash Folder/a.jpg",
-    )
+    system = ("__MACOSX", "@eaDir/a.jpg", "#recycle", "c/$RECYCLE.BIN", "$Recycle.Bin/S-1-5", "@Recycle", "lost+found")
+    make(tmp_path, *(f"{folder}/a.jpg" for folder in (*system, "@Recently-Snapshot", "Network Trash Folder")))
     assert walked(tmp_path) == ["B.gif", "a.PNG", "b.jpg", "c/a.jpeg", "c/z.webp", "d.tif"]
     make(tmp_path / "all", *(f"a{suffix}" for suffix in SUFFIXES), *(f"b{suffix.upper()}" for suffix in SUFFIXES))
     assert len(walked(tmp_path / "all")) == 2 * len(SUFFIXES)
