@@ -1,4 +1,4 @@
-"""The exact index: every query against every vector. The other indexes are measured against it."""
+"""The exact index, which compares every query with every vector; the reference for the other indexes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUERIES: Final = 256
 def exact_search(vectors: Vectors, queries: Vectors, k: int) -> Neighbors:
     """Return the k rows of ``vectors`` nearest to each query, as positions in it, best first.
 
-    Equal similarities are ordered by position. That the vectors are unit rows is not checked.
+    Equal similarities are ordered by position. The vectors have to be unit rows, which is not checked.
 
     Raises:
         ValueError: k < 1, or the queries are not unit rows as wide as the vectors.
@@ -33,7 +33,7 @@ def exact_search(vectors: Vectors, queries: Vectors, k: int) -> Neighbors:
         raise ValueError(f"wanted vectors of shape (n, dim), got {vectors.shape}")
     check_vectors(queries, vectors.shape[1])
     check_k(k)
-    found = no_neighbors(len(queries), k)
+    result = no_neighbors(len(queries), k)
     for first in range(0, len(queries), QUERIES):
         part = queries[first : first + QUERIES]
         best, step = no_neighbors(len(part), k), max(1, BLOCK // len(part))
@@ -42,29 +42,32 @@ def exact_search(vectors: Vectors, queries: Vectors, k: int) -> Neighbors:
             kept = min(k, near.shape[1])
             where = np.argpartition(near, -kept, axis=1)[:, -kept:]
             best = merge(best, Neighbors(where.astype(np.int64) + start, np.take_along_axis(near, where, axis=1)))
-        found.rows[first : first + QUERIES], found.similarities[first : first + QUERIES] = best.rows, best.similarities
-    return found
+        result.rows[first : first + QUERIES], result.similarities[first : first + QUERIES] = (
+            best.rows,
+            best.similarities,
+        )
+    return result
 
 
 def no_neighbors(count: int, k: int) -> Neighbors:
-    """Return ``(count, k)`` neighbours that are all padding."""
+    """Return ``(count, k)`` neighbors that are all padding."""
     return Neighbors(np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf, dtype=np.float32))
 
 
-def merge(found: Neighbors, others: Neighbors) -> Neighbors:
-    """Return the best of both for each query, as many as ``found`` holds, best first; equal ones by row."""
-    k = found.rows.shape[1]
-    rows = np.concatenate([found.rows, others.rows], axis=1)
-    similarities = np.concatenate([found.similarities, others.similarities], axis=1)
+def merge(best: Neighbors, others: Neighbors) -> Neighbors:
+    """Return the best neighbors of both for each query, as many as ``best`` has, best first; equal ones by row."""
+    k = best.rows.shape[1]
+    rows = np.concatenate([best.rows, others.rows], axis=1)
+    similarities = np.concatenate([best.similarities, others.similarities], axis=1)
     order = np.lexsort((rows, -similarities), axis=1)[:, :k]
     return Neighbors(np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarities, order, axis=1))
 
 
 class ExactIndex:
-    """Vectors in one matrix, searched in full; a removal moves the last vector into the gap.
+    """Vectors in one matrix; a removal moves the last vector into the gap.
 
     Raises:
-        ValueError: dim < 1, or what :mod:`stages.index.checks` refuses.
+        ValueError: see :mod:`stages.index.checks`.
 
     >>> index = ExactIndex(dim=2)
     >>> index.add(np.array([7, 9]), np.eye(2, dtype=np.float32))
@@ -86,7 +89,7 @@ class ExactIndex:
         """Store vectors under new row numbers."""
         check_new(rows, vectors, self.dim, self._positions)
         start, end = len(self), len(self) + len(rows)
-        if end > len(self._rows):  # space doubles, so that adding one by one stays linear
+        if end > len(self._rows):  # doubled, so that adding row by row takes linear time
             more = max(end, 2 * len(self._rows)) - len(self._rows)
             self._rows = np.concatenate([self._rows, np.empty(more, dtype=np.int64)])
             self._vectors = np.concatenate([self._vectors, np.empty((more, self.dim), dtype=np.float32)])
@@ -103,8 +106,8 @@ class ExactIndex:
                 self._positions[int(self._rows[gap])] = gap
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """Return the k nearest rows of each query, best first, padded with -1 where there are fewer."""
-        found = exact_search(self._vectors[: len(self)], queries, k)
-        present = found.rows >= 0
-        found.rows[present] = self._rows[found.rows[present]]
-        return found
+        """Return the k nearest rows of each query, best first, padded with row -1."""
+        result = exact_search(self._vectors[: len(self)], queries, k)
+        present = result.rows >= 0
+        result.rows[present] = self._rows[result.rows[present]]
+        return result

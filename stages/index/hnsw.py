@@ -23,27 +23,28 @@ from stages.index.exact import exact_search, merge, no_neighbors
 from stages.types import Neighbors, Vectors
 
 EXACT_BELOW: Final = 1000
-"""Fewer live rows are searched exactly: as fast, and never wrong."""
+"""Indexes of fewer live rows are searched exactly, which is as fast and never wrong."""
 
 ALONE_UP_TO: Final = 1000
-"""Vectors that are added by one thread, so that small galleries come out the same each time."""
+"""Up to so many vectors are added by a single thread, so that small graphs are reproducible."""
 
 MOST_EDGES: Final = 10_000
-"""hnswlib takes no more per node."""
+"""The most edges per node that hnswlib accepts."""
 
 BLOCK_ROWS: Final = 8192
-"""Rows copied out of hnswlib at once by an exact search."""
+"""Rows that an exact search copies from hnswlib at once."""
 
 
 class HnswIndex:
-    """A graph of neighbours, walked greedily: nearly exact, and fast for millions of rows.
+    """A graph of neighbors, searched greedily: nearly exact, and fast for millions of rows.
 
-    ``m`` edges per node cost memory (about ``8 m`` bytes a row), ``ef_construction`` costs building time and
-    ``ef_search`` searching time; each improves recall. Small indexes, searches for much of the index, and walks that
-    return too few rows are answered exactly. Searches may run at the same time, but not beside an addition or a removal.
+    Recall improves with ``m``, the edges per node, which costs memory (about ``8 m`` bytes per row), with
+    ``ef_construction``, which costs build time, and with ``ef_search``, which costs search time. The search is exact if the
+    index is small, if k is a large part of it, or if the graph returns too few rows. Searches may run concurrently, but not
+    during an addition or a removal.
 
     Raises:
-        ValueError: an impossible parameter, or what :mod:`stages.index.checks` refuses.
+        ValueError: a parameter is impossible, or see :mod:`stages.index.checks`.
 
     >>> index = HnswIndex(dim=2)
     >>> index.add(np.array([7, 9]), np.eye(2, dtype=np.float32))
@@ -61,24 +62,24 @@ class HnswIndex:
         self.dim, self._ef_search = dim, ef_search
         self._graph: Any = hnswlib.Index(space="ip", dim=dim)
         self._graph.init_index(max_elements=EXACT_BELOW, M=m, ef_construction=ef_construction, random_seed=seed)
-        self._graph.set_ef(ef_search)  # hnswlib considers no fewer than k candidates in any case
+        self._graph.set_ef(ef_search)  # hnswlib raises it to k
         self._live: set[int] = set()
         self._removed: set[int] = set()
-        self._small: tuple[NDArray[np.int64], Vectors] | None = None  # all live rows, kept from search to search
+        self._small: tuple[NDArray[np.int64], Vectors] | None = None  # all live rows and their vectors, cached
 
     def __len__(self) -> int:
         return len(self._live)
 
     def add(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
-        """Store vectors under new row numbers; a row that was removed before is moved within the graph."""
+        """Store vectors under new row numbers; a row that was removed earlier is moved within the graph."""
         check_new(rows, vectors, self.dim, self._live)
         count, space = len(self._live) + len(self._removed) + len(rows), self._graph.get_max_elements()
-        if count > space:  # it doubles, so that adding one by one stays linear
+        if count > space:  # doubled, so that adding row by row takes linear time
             self._graph.resize_index(max(count, 2 * space))
         self._small = None
         back = np.fromiter((row in self._removed for row in rows.tolist()), dtype=np.bool_, count=len(rows))
         with self._unmarked():
-            # hnswlib's replace_deleted is not used: it has returned one label twice.
+            # hnswlib's replace_deleted is not used: a search after it has returned one label twice.
             for part, threads in ((back, 1), (~back, 1 if len(rows) <= ALONE_UP_TO else cores())):
                 if part.any():
                     self._graph.add_items(vectors[part], rows[part], num_threads=threads)
@@ -86,7 +87,7 @@ class HnswIndex:
         self._live.update(rows.tolist())
 
     def remove(self, rows: NDArray[np.int64]) -> None:
-        """Remove rows: searches pass through them and never return them; they still take memory."""
+        """Remove rows from the results; they stay in the graph, and in memory, for searches to pass through."""
         check_known(rows, self._live)
         self._small = None
         for row in rows.tolist():
@@ -95,24 +96,24 @@ class HnswIndex:
         self._removed.update(rows.tolist())
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
-        """Return the k nearest live rows of each query, best first, padded with -1 where there are fewer."""
+        """Return the k nearest live rows of each query, best first, padded with row -1."""
         check_vectors(queries, self.dim)
         check_k(k)
         if len(queries) == 0 or len(self) < EXACT_BELOW or 2 * k > len(self):
             return self._search_exactly(queries, k)
         try:
             rows, distances = self._graph.knn_query(queries, k=k, num_threads=thread_cores())
-        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": the walk found too few
+        except RuntimeError:  # "Cannot return the results in a contiguous 2D array": there are too few
             return self._search_exactly(queries, k)
         similarities = np.subtract(1, distances, out=distances)
-        found = Neighbors(rows.view(np.int64), similarities)  # by falling similarity, equal ones by row
+        result = Neighbors(rows.view(np.int64), similarities)  # by falling similarity, equal ones by row
         if similarities.max() <= 1 and similarities.min() >= -1:
-            return found
-        np.clip(similarities, -1, 1, out=similarities)  # rounding had gone beyond: now some are equal, and out of order
-        return merge(no_neighbors(len(queries), k), found)
+            return result
+        np.clip(similarities, -1, 1, out=similarities)  # those beyond by rounding become equal, and are sorted again
+        return merge(no_neighbors(len(queries), k), result)
 
     def save(self, path: Path | str) -> None:
-        """Write the index to a file, whole or not at all.
+        """Write the index to a file, atomically.
 
         Raises:
             GalleryError: the file cannot be written.
@@ -120,12 +121,12 @@ class HnswIndex:
         path = Path(path)
         part = path.with_name(path.name + ".part")
         try:
-            self._graph.save_index(os.fsencode(part))  # reports no failure, hence the size is compared
+            self._graph.save_index(os.fsencode(part))  # it reports no failure, so the size is checked
             with part.open("rb+") as file:
                 short = os.fstat(file.fileno()).st_size != self._graph.index_file_size()
                 os.fsync(file.fileno())
             if short:
-                raise GalleryError(f"cannot write the index {path.name}: the file came out short; is the disk full?")
+                raise GalleryError(f"cannot write the index {path.name}: it is incomplete; is the disk full?")
             part.replace(path)
         except (OSError, RuntimeError) as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
@@ -133,9 +134,9 @@ class HnswIndex:
             part.unlink(missing_ok=True)
 
     def load(self, path: Path | str, rows: NDArray[np.int64]) -> None:
-        """Restore what :meth:`save` wrote when these rows were live.
+        """Restore what :meth:`save` wrote when these rows were stored.
 
-        hnswlib trusts every word of the file: load only what was saved on this machine, and has not changed since.
+        hnswlib trusts the file: load only one that was saved on this machine and has not changed since.
 
         Raises:
             GalleryCorrupt: the file cannot be read, or does not hold the rows.
@@ -147,21 +148,21 @@ class HnswIndex:
         except (RuntimeError, MemoryError) as error:
             raise GalleryCorrupt(f"cannot load the index {path.name}: {error}") from error
         if not np.isin(rows, held).all():
-            raise GalleryCorrupt(f"the index {path.name} does not hold the rows that it should")
+            raise GalleryCorrupt(f"the index {path.name} lacks rows that it should hold")
         graph.set_ef(self._ef_search)
         self._graph, self._small = graph, None
         self._live = set(rows.tolist())
         self._removed = set(held.tolist()) - self._live
 
     def _search_exactly(self, queries: Vectors, k: int) -> Neighbors:
-        found = no_neighbors(len(queries), k)
+        result = no_neighbors(len(queries), k)
         for rows, vectors in self._blocks():
             near = exact_search(vectors, queries, min(k, len(rows)))
-            found = merge(found, Neighbors(rows[near.rows], near.similarities))
-        return found
+            result = merge(result, Neighbors(rows[near.rows], near.similarities))
+        return result
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Yield all live rows with their vectors: at once and remembered where they are few, else in blocks."""
+        """Yield all live rows with their vectors: few rows at once, and cached; more in blocks."""
         rows = np.fromiter(self._live, dtype=np.int64, count=len(self))
         if len(rows) >= EXACT_BELOW:
             for start in range(0, len(rows), BLOCK_ROWS):
@@ -174,10 +175,10 @@ class HnswIndex:
 
     @contextmanager
     def _unmarked(self) -> Iterator[None]:
-        """Mark no row as removed while others are added.
+        """Unmark removed rows while others are added.
 
-        hnswlib links a new element to the nearest that are not marked; where all of a part of the graph are, it finds
-        none, and continues from memory that does not belong to it.
+        hnswlib links a new element to the nearest unmarked ones; where a whole part of the graph is marked, it finds none
+        and reads memory that does not belong to it.
         """
         for row in self._removed:
             self._graph.unmark_deleted(row)

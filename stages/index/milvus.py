@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 from weakref import finalize
 
@@ -23,36 +23,35 @@ from stages.index.checks import check_dim, check_k, check_known, check_new, chec
 from stages.index.exact import no_neighbors
 from stages.types import Neighbors, Vectors
 
-T = TypeVar("T")
 Ids = NDArray[np.int64]
 
 MOST: Final = 16_384
-"""Neighbours that Milvus returns for a query at most."""
+"""The most neighbors that Milvus returns for a query."""
 
 ADD_BYTES: Final = 16 << 20
-"""Bytes of vectors sent at once: Milvus refuses messages of more than 64 MiB."""
+"""Bytes of vectors per message: Milvus refuses messages of more than 64 MiB."""
 
 HITS: Final = 1 << 19
-"""Neighbours requested at once, over all queries, for the same reason."""
+"""Neighbors requested per message, over all queries, for the same reason."""
 
 TIMEOUT_S: Final = 30.0
 
 
 class MilvusIndex:
-    """An HNSW index that lives in a Milvus collection; this process holds only the list of its rows, 8 bytes each.
+    """An HNSW index in a Milvus collection; this process holds only its row numbers, 8 bytes each.
 
-    The collection is created with the first rows, and dropped with the index unless that was saved: then it stays, and
-    what is saved names it. Several processes may load what one has saved: each sees its own rows of it. A search returns
-    at most 16,384 neighbours and pads the rest.
+    The collection is created with the first rows. It is dropped with the index unless the index was saved: the saved file
+    names the collection. Several processes may load the same file; each sees its own rows of the collection. A search
+    returns at most 16,384 neighbors and pads the rest.
 
     Args:
         dim: the width of its vectors.
-        uri: a server (``http://host:19530``), or a path that ends in ``.db`` for milvus-lite.
+        uri: of a server (``http://host:19530``), or a path that ends in ``.db`` for milvus-lite.
         m, ef_construction, ef_search: as for :class:`stages.index.HnswIndex`.
 
     Raises:
-        ValueError: the URI is neither, or what :mod:`stages.index.checks` refuses.
-        StageError: here and later: pymilvus is not installed, or the server does not answer or refuses.
+        ValueError: the URI is neither, or see :mod:`stages.index.checks`.
+        StageError: also from each method: pymilvus is not installed, or the server fails or does not answer.
     """
 
     def __init__(self, dim: int, uri: str, m: int = 16, ef_construction: int = 200, ef_search: int = 128) -> None:
@@ -62,7 +61,7 @@ class MilvusIndex:
         self.dim, self._uri, self._ef_search = dim, uri, ef_search
         self._graph = {"M": m, "efConstruction": ef_construction}
         milvus = _pymilvus()
-        self._client: Any = self._ask(lambda: milvus.MilvusClient(uri, timeout=TIMEOUT_S))
+        self._client: Any = self._ask(milvus.MilvusClient, uri, timeout=TIMEOUT_S)
         self._collection: str | None = None
         self._drop_unsaved: finalize[..., Any] | None = None
         self._live = np.zeros(0, np.int64)  # rising
@@ -79,39 +78,38 @@ class MilvusIndex:
         for start in range(0, len(rows), step):
             part = zip(rows[start : start + step].tolist(), vectors[start : start + step], strict=True)
             data = [{"id": row, "vector": vector} for row, vector in part]
-            self._ask(lambda data=data: self._client.upsert(self._collection, data))  # type: ignore[misc]
+            self._ask(self._client.upsert, self._collection, data)
         self._live = np.union1d(self._live, rows)
 
     def remove(self, rows: Ids) -> None:
         """Remove rows."""
         check_known(rows, self._live_among(rows))
         for start in range(0, len(rows), MOST):
-            ids = rows[start : start + MOST].tolist()
-            self._ask(lambda ids=ids: self._client.delete(self._collection, ids=ids))  # type: ignore[misc]
+            self._ask(self._client.delete, self._collection, ids=rows[start : start + MOST].tolist())
         self._live = np.setdiff1d(self._live, rows, assume_unique=True)
 
     def search(self, queries: Vectors, k: int) -> Neighbors:
         """Return the k nearest live rows of each query, best first, padded with -1 where there are fewer."""
         check_vectors(queries, self.dim)
         check_k(k)
-        found = no_neighbors(len(queries), k)
+        result = no_neighbors(len(queries), k)
         wanted = min(k, len(self), MOST)
         step = max(1, HITS // max(1, wanted))
         for start in range(0, len(queries) if wanted else 0, step):
             near = self._search(queries[start : start + step], wanted)
-            found.rows[start : start + step, :wanted] = near.rows
-            found.similarities[start : start + step, :wanted] = near.similarities
-        return found
+            result.rows[start : start + step, :wanted] = near.rows
+            result.similarities[start : start + step, :wanted] = near.similarities
+        return result
 
     def save(self, path: Path | str) -> None:
-        """Write to a file which collection holds the rows; the collection stays from now on.
+        """Write the name of the collection to a file, and keep the collection.
 
         Raises:
             GalleryError: the file cannot be written.
         """
         path = Path(path)
         if self._collection is not None:
-            self._ask(lambda: self._client.flush(self._collection))
+            self._ask(self._client.flush, self._collection)
         try:
             path.write_text(self._collection or "", encoding="ascii")
         except OSError as error:
@@ -120,10 +118,10 @@ class MilvusIndex:
             self._drop_unsaved.detach()
 
     def load(self, path: Path | str, rows: Ids) -> None:
-        """Restore what :meth:`save` wrote when these rows were live, as long as the server has its collection.
+        """Restore what :meth:`save` wrote when these rows were stored.
 
         Raises:
-            GalleryCorrupt: the file does not name a collection of outfinder, or one that is gone.
+            GalleryCorrupt: the file does not name a collection of outfinder that the server has.
         """
         path = Path(path)
         try:
@@ -132,14 +130,14 @@ class MilvusIndex:
             raise GalleryCorrupt(f"cannot read the index {path.name}: {error}") from error
         if not re.fullmatch("(outfinder_[0-9a-f]{32})?", collection):
             raise GalleryCorrupt(f"cannot read the index {path.name}: it does not name a collection of outfinder")
-        if collection and not self._ask(lambda: self._client.has_collection(collection)):
+        if collection and not self._ask(self._client.has_collection, collection):
             raise GalleryCorrupt(f"the collection {collection} of the index {path.name} is gone from {self._uri}")
         if collection:
-            self._ask(lambda: self._client.load_collection(collection))
+            self._ask(self._client.load_collection, collection)
         self._collection, self._live = collection or None, np.sort(rows)
 
     def _create(self) -> None:
-        """Create the collection: row numbers are its primary keys, and what is written is found at once."""
+        """Create the collection, with row numbers as primary keys; searches see all earlier writes."""
         client = _pymilvus().MilvusClient
         types = _pymilvus().DataType
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -149,44 +147,44 @@ class MilvusIndex:
         graph.add_index("vector", index_type="HNSW", metric_type="IP", params=self._graph)
         name = f"outfinder_{uuid4().hex}"
         options = {"schema": schema, "index_params": graph, "consistency_level": "Strong", "timeout": TIMEOUT_S}
-        self._ask(lambda: self._client.create_collection(name, **options))
+        self._ask(self._client.create_collection, name, **options)
         self._collection, self._drop_unsaved = name, finalize(self, _drop, self._client, name)
         self._drop_unsaved.atexit = False  # milvus-lite has stopped by then
 
     def _search(self, queries: Vectors, k: int) -> Neighbors:
-        """Search for k live rows; rows that another process added or removed after the same save are skipped."""
-        found, limit = no_neighbors(len(queries), k), k
+        """Search for k live rows, skipping rows that another process has added to the collection."""
+        result, limit = no_neighbors(len(queries), k), k
         while True:
             parameters = {"metric_type": "IP", "params": {"ef": max(self._ef_search, limit)}}
             options = {"data": list(queries), "limit": limit, "search_params": parameters}
-            answers = self._ask(lambda options=options: self._client.search(self._collection, **options))  # type: ignore[misc]
+            answers = self._ask(self._client.search, self._collection, **options)
             for place, answer in enumerate(answers):
                 rows = np.array([hit["id"] for hit in answer], np.int64)
                 near = np.array([hit["distance"] for hit in answer], np.float32)
                 order = np.lexsort((rows, -near))
                 best = order[np.isin(rows[order], self._live)][:k]
-                found.rows[place, : len(best)] = rows[best]
-                found.similarities[place, : len(best)] = np.clip(near[best], -1, 1)
-            complete = (found.rows >= 0).all() or all(len(answer) < limit for answer in answers)
+                result.rows[place, : len(best)] = rows[best]
+                result.similarities[place, : len(best)] = np.clip(near[best], -1, 1)
+            complete = (result.rows >= 0).all() or all(len(answer) < limit for answer in answers)
             if complete or limit == MOST:
-                return found
+                return result
             limit = min(2 * limit, MOST)
 
     def _live_among(self, rows: Ids) -> set[int]:
-        """Return which of some rows are live; none if it is not an array of rows, which the checks report."""
+        """Return the live ones of some rows; none if ``rows`` is not an array of rows, which the checks report."""
         if not isinstance(rows, np.ndarray) or rows.dtype != np.int64:
             return set()
         return set(rows[np.isin(rows, self._live)].tolist())
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return call()
+            return method(*arguments, **options)
         except _pymilvus().MilvusException as error:
             raise StageError(f"Milvus at {self._uri} reports: {error}") from error
 
 
 def _pymilvus() -> Any:
-    """Import pymilvus when it is needed."""
+    """Import pymilvus, which is optional."""
     try:
         return importlib.import_module("pymilvus")
     except ImportError as error:
@@ -194,6 +192,6 @@ def _pymilvus() -> Any:
 
 
 def _drop(client: Any, collection: str) -> None:
-    """Drop a collection that was never saved; a failure is ignored, as no one could act on it."""
+    """Drop a collection that was never saved; failures are ignored, since nobody could act on them."""
     with suppress(Exception):
         client.drop_collection(collection, timeout=TIMEOUT_S)
