@@ -1,4 +1,4 @@
-"""What makes inference fast on a processor: the same results as without it, in any batch, on any number of threads."""
+"""Fast inference on a CPU gives the same results as plain inference, in any batch and on any number of threads."""
 
 import copy
 import multiprocessing
@@ -104,7 +104,7 @@ class TestParallelMap:
         assert cpu._start_threads.cache_info().currsize == 1
         assert torch.get_num_threads() == 5
 
-    def test_an_error_reaches_the_caller_and_the_next_is_served(self) -> None:
+    def test_an_error_reaches_the_caller_and_ends_no_thread(self) -> None:
         with pytest.raises(ZeroDivisionError):
             list(parallel_map(lambda number: 1 // number, [1, 1, 0, 1, 1, 1, 1], "cpu"))
         assert list(parallel_map(str, range(3), "cpu")) == ["0", "1", "2"]
@@ -290,7 +290,7 @@ def test_rows_are_computed_in_parts(module: type[InParts | FixedBatch], rows: in
     assert counts == seen
 
 
-def test_coarse_rounding_that_depends_on_the_batch_shows() -> None:
+def test_rounding_by_batch_changes_results() -> None:
     layer = nn.Linear(8, 8).to(torch.bfloat16)
     round_by_batch(layer)
     x = torch.rand(3, 8, dtype=torch.bfloat16)
@@ -319,6 +319,7 @@ def test_vectors_in_bfloat16_are_close_to_those_in_float32(street: list[Image]) 
     assert (exact * short).sum(1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_detections_in_bfloat16_are_those_in_float32(street: list[Image]) -> None:
     checkpoint = weights.load("maskrcnn_mobilenet_v2")
     exact = from_checkpoint(checkpoint, 0.5, dtype=torch.float32)(street)
@@ -335,7 +336,7 @@ def test_photos_are_computed_one_at_a_time_and_masks_a_few(street: list[Image]) 
     network: Any = detector._network
     network.backbone.register_forward_hook(lambda _module, inputs, _out: images.append(len(inputs[0])))
     network.roi_heads.mask_predictor.network.register_forward_hook(lambda _module, _inputs, out: masks.append(len(out)))
-    detections = detector(street)
-    assert images == [1] * 4
-    assert sum(masks) >= sum(map(len, detections)) > 8
+    detections = detector(street[:2])
+    assert images == [1] * 2
+    assert sum(masks) >= sum(map(len, detections)) > 4
     assert {*masks} <= {1, 2, 4, 8, 16}

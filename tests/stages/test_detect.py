@@ -1,6 +1,7 @@
-"""Detectors made of torchvision's networks: their protocol, masks, scores, pooling, flip averaging and box voting."""
+"""Detectors with torchvision's networks: protocol, masks, scores, pooling, flip averaging and box voting."""
 
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ from stages.types import LABELS, Box
 
 
 def lively(architecture: str, labels: int, input_px: int) -> GeneralizedRCNN:
-    """Random weights whose activations neither vanish nor grow, so that no two scores are the same."""
+    """A network with random weights whose activations neither vanish nor grow, so that no two scores are equal."""
     torch.manual_seed(0)
     network = build_network(architecture, labels, input_px)
     for name, value in network.named_buffers():
         if name.endswith("running_var"):
             value.fill_(0.1)
-    network.roi_heads.detections_per_img = 20  # masks take time
+    network.roi_heads.detections_per_img = 20  # masks are slow
     return network
 
 
@@ -196,21 +197,17 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
-def test_a_mask_is_sampled_where_its_pixels_are(shift: float) -> None:
+def test_a_mask_is_sampled_at_the_centres_of_pixels_and_an_empty_one_fills_its_box(shift: float) -> None:
     grid = np.zeros((28, 28), np.float32)
-    grid[:, 14:] = 1  # the right half
     corners = np.array([10 + shift, 20, 66 + shift, 48], np.float32)
     box = Box.clipped(*map(float, corners), width=100, height=100)
     assert box is not None
+    assert mask_in_box(grid, corners, box).all()
+    grid[:, 14:] = 1  # the right half
     mask = mask_in_box(grid, corners, box)
     assert mask.shape == (box.height, box.width)
-    middle = 10 + shift + 28
     columns = box.x1 + 0.5 + np.arange(box.width)
-    np.testing.assert_array_equal(mask.all(axis=0), columns > middle)
-
-
-def test_an_empty_mask_becomes_its_box() -> None:
-    assert mask_in_box(np.zeros((28, 28), np.float32), np.array([0, 0, 5, 5], np.float32), Box(0, 0, 5, 5)).all()
+    np.testing.assert_array_equal(mask.all(axis=0), columns > 10 + shift + 28)
 
 
 @pytest.mark.parametrize("cells", [7, 14])
@@ -234,11 +231,7 @@ def test_pooling_and_its_gradient_are_torchvisions(cells: int) -> None:
     torch.testing.assert_close(pooled[1], pooled[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-3, rtol=1e-3)
     assert all(gradient.abs().sum() > 0 for gradient in gradients[1])
-
-
-def test_pooling_no_boxes_gives_none() -> None:
-    maps = {str(level): torch.ones(1, 3, 8, 8) for level in range(3)}
-    assert PyramidRoIAlign((8, 16, 32), 7)(maps, [torch.zeros(0, 4)], [(64, 64)]).shape == (0, 3, 7, 7)
+    assert PyramidRoIAlign(strides, cells)(maps, [torch.zeros(0, 4)] * 2, [size, size]).shape == (0, 5, cells, cells)
 
 
 def test_folded_batch_norm_gives_the_same_maps_and_gradients() -> None:
@@ -248,18 +241,12 @@ def test_folded_batch_norm_gives_the_same_maps_and_gradients() -> None:
         value.uniform_(0.5, 1.5) if name.endswith(("weight", "var")) else value.uniform_(-0.5, 0.5)
     pixels = torch.randn(1, 3, 64, 64)
     gradients = []
-    for run in (body, lambda x: _in_turn(body, x)):
+    for run in (body, lambda x: reduce(lambda value, layer: _folded(layer, value), body, x)):
         body.zero_grad()
         out = run(pixels)
         out.square().mean().backward()
         gradients.append((out.detach(), body[2].conv[0][0].weight.grad.clone()))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
-
-
-def _in_turn(body: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    for layer in body:
-        x = _folded(layer, x)
-    return x
 
 
 def test_thresholds_change_scores_and_lose_no_detection() -> None:
@@ -282,32 +269,40 @@ def test_thresholds_change_scores_and_lose_no_detection() -> None:
         RcnnDetector(network, ["top", "bag"], thresholds=[0.3])
 
 
+class InputSeenError(Exception):
+    """Ends a detection once the network's input is known."""
+
+
+def input_of(network: GeneralizedRCNN, image: np.ndarray) -> torch.Tensor:
+    def stop(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        raise InputSeenError(inputs[0])
+
+    hook = network.backbone.register_forward_pre_hook(stop)
+    with pytest.raises(InputSeenError) as seen:
+        RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)([image])
+    hook.remove()
+    return seen.value.args[0].contiguous()
+
+
 @pytest.mark.parametrize("input_px", [128, None])
 def test_photos_are_resized_as_torchvision_does(input_px: int | None) -> None:
     architecture = "fasterrcnn_mobilenet_v2" if input_px else "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = build_network(architecture, 3, input_px).eval()
-    detector = RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)
-    seen: list[torch.Tensor] = []
-    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    draw_pixels = np.random.default_rng(0)
-    longest = 2 * detector.input_px
-    for height, width in [(longest - 90, 170), (150, longest - 35), (64, 64), *draw_pixels.integers(60, 250, (12, 2))]:
-        image = draw_pixels.integers(0, 256, (height, width, 3), np.uint8)
-        detector([image])
+    rng = np.random.default_rng(0)
+    longest = 2 * network.transform.max_size
+    for height, width in [(longest - 90, 170), (150, longest - 35), (64, 64), *rng.integers(60, 250, (9, 2))]:
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
         theirs, _ = network.transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
-        assert seen[-1].shape == theirs.tensors.shape, (height, width)
-        torch.testing.assert_close(seen[-1].contiguous(), theirs.tensors, atol=2e-3, rtol=0)
+        torch.testing.assert_close(input_of(network, image), theirs.tensors, atol=2e-3, rtol=0)
 
 
-def test_a_photo_that_shrinks_much_is_averaged() -> None:
+def test_a_photo_that_becomes_much_smaller_is_averaged() -> None:
     network = build_network("fasterrcnn_mobilenet_v2", 3, 64).eval()
-    seen: list[torch.Tensor] = []
-    network.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     lines = np.zeros((512, 512, 3), np.uint8)
     lines[::4] = 255  # bilinear sampling would see none of them, or nothing else
-    RcnnDetector(network, ["top", "bag", "hat"], dtype=torch.float32)([lines])
     mean, std = network.transform.image_mean[0], network.transform.image_std[0]
-    torch.testing.assert_close(seen[0][0, 0] * std + mean, torch.full((64, 64), 0.25), atol=0.01, rtol=0)
+    grey = input_of(network, lines)[0, 0] * std + mean
+    torch.testing.assert_close(grey, torch.full((64, 64), 0.25), atol=0.01, rtol=0)
 
 
 SIZE = (128, 96)
@@ -390,7 +385,7 @@ def test_a_detector_flips_by_its_name() -> None:
         build_detector(Config(detector="yolo+flip"))
 
 
-def test_a_box_is_the_mean_of_its_candidates_by_their_scores() -> None:
+def test_a_box_becomes_the_score_weighted_mean_of_its_candidates() -> None:
     torch.manual_seed(1)
     candidates = torch.stack([proposals_of(30, 40, 60) for _ in range(4)], 1)
     scores = F.softmax(torch.randn(30, 4), -1)
@@ -403,10 +398,6 @@ def test_a_box_is_the_mean_of_its_candidates_by_their_scores() -> None:
             if box_iou(box[None], candidate[None]).item() >= MIN_VOTE_IOU:
                 total, weight = total + score * candidate, weight + score
         torch.testing.assert_close(result, total / weight, atol=1e-2, rtol=1e-4)
-
-
-def test_a_box_without_candidates_and_a_photo_without_boxes_stay_as_they_are() -> None:
-    candidates, scores = torch.tensor([[[0.0, 0.0, 20.0, 20.0]] * 4]), torch.full((1, 4), 0.25)
-    boxes = torch.tensor([[60.0, 60.0, 90.0, 90.0]])
-    torch.testing.assert_close(vote(boxes, torch.tensor([2]), candidates, scores), boxes)
+    alone = torch.tensor([[160.0, 160.0, 190.0, 190.0]])
+    torch.testing.assert_close(vote(alone, torch.tensor([2]), candidates, scores), alone)
     assert vote(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), candidates, scores).shape == (0, 4)

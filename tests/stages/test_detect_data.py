@@ -9,7 +9,7 @@ from conftest import draw
 
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance, to_rle
 from stages.detect.augmentation import Scene, jitter, paste, recolour
-from stages.detect.training import LabelledPhotos, TrainingSet, repeat_factors, to_target
+from stages.detect.training import LabelledPhotos, TrainingSet, to_target
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
 
@@ -35,7 +35,7 @@ def test_masks_follow_the_pixels_through_augmentation() -> None:
     assert min(overlaps) > 20
 
 
-def test_pasted_garments_cover_what_they_lie_on() -> None:
+def test_pasted_garments_cover_those_below() -> None:
     below, above = red_scene(), Scene(draw("blue"), red_scene().masks, np.array([2]))
     odds = np.array([0, 1.0, 1.0])
     both = 0
@@ -62,7 +62,7 @@ def test_targets_have_tight_boxes_and_no_slivers() -> None:
     assert target["labels"].tolist() == [3]
 
 
-def test_rounds_hold_every_photo_and_rare_ones_more_often() -> None:
+def test_a_round_draws_every_photo_and_rare_ones_more_often() -> None:
     def data(seed: int) -> TrainingSet:
         labels = [(1,), (1,), (1, 2), (1,)]
         photos = [
@@ -82,12 +82,6 @@ def test_rounds_hold_every_photo_and_rare_ones_more_often() -> None:
     assert list(islice(data(4).draws(), 50)) != draws[:50]
 
 
-def test_repeat_factors_follow_the_share_of_photos() -> None:
-    labels = [{1}, {1}, {1, 2}, {1, 3}] * 25 + [set()] * 0
-    factors = repeat_factors(labels, rare=0.5)
-    assert factors == {1: 1.0, 2: pytest.approx(2**0.5), 3: pytest.approx(2**0.5)}
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for name in ("a.jpg", "b.jpg"):
@@ -103,7 +97,7 @@ def labelled(photos: Path) -> LabelledPhotos:
     return LabelledPhotos(Annotations(photos / "x.json", annotated, {1: "dress"}), photos)
 
 
-def test_the_same_draw_gives_the_same_sample_and_another_another(photos: Path) -> None:
+def test_a_sample_depends_on_its_draw_alone(photos: Path) -> None:
     data = TrainingSet([labelled(photos)], 64, seed=0, rare=0.5, paste=0.5)
     assert len(data) == 2
     first, again, other = data[7, 1], data[7, 1], data[8, 1]
@@ -112,7 +106,7 @@ def test_the_same_draw_gives_the_same_sample_and_another_another(photos: Path) -
     assert set(first[1]["labels"].tolist()) <= {3}
 
 
-def test_a_photo_that_goes_bad_is_replaced_by_the_next(photos: Path) -> None:
+def test_a_photo_that_cannot_be_read_any_more_is_replaced_by_the_next(photos: Path) -> None:
     data = TrainingSet([labelled(photos)], 64, seed=0)
     (photos / "a.jpg").write_bytes(b"\xff\xd8\xff damaged")
     assert data[0, 0][0].shape[0] == 3

@@ -84,7 +84,7 @@ def truth(tmp_path: Path) -> Truth:
     return Truth(tmp_path)
 
 
-def test_average_precision_is_what_one_computes_by_hand(truth: Truth) -> None:
+def test_average_precision_equals_that_computed_by_hand(truth: Truth) -> None:
     truth.photo(("top", (0, 0, 50, 50)), ("top", (50, 0, 100, 50)))
     truth.photo()
     half = detection("top", 0.7, (50, 0, 82, 50))  # IoU 0.64: right at 0.50, 0.55 and 0.60
@@ -106,9 +106,8 @@ def test_average_precision_is_what_one_computes_by_hand(truth: Truth) -> None:
     assert curve.score == pytest.approx([0.9] * 51 + [0.7] * 50)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_figures_equal_those_of_pycocotools_summary(truth: Truth, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+def test_figures_equal_those_of_pycocotools_summary(truth: Truth) -> None:
+    rng = np.random.default_rng(0)
     labels = ("top", "bag")
 
     def anywhere() -> Corners:

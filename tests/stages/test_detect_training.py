@@ -14,7 +14,6 @@ from conftest import few_scenes
 import weights
 from pipeline.detector_training import DetectorPlan, DetectorRun
 from pipeline.training import read_lines
-from stages.detect.evaluation import shrunk
 from stages.detect.networks import build_network
 from stages.detect.rcnn import read_detector
 from stages.detect.training import DetectorRecipe, DetectorTrainer, TrainingSet, freeze_first_blocks, start_from
@@ -216,9 +215,3 @@ def test_only_the_first_blocks_are_frozen() -> None:
     freeze_first_blocks(network)
     frozen = {name.split(".")[2] for name, value in network.named_parameters() if not value.requires_grad}
     assert frozen == {"0", "1", "2", "3"}
-
-
-def test_thresholds_of_rare_labels_are_shrunk_towards_the_common_one() -> None:
-    thresholds = shrunk({"top": (0.8, 1000), "scarf": (0.1, 2), "belt": (None, 0)})
-    assert thresholds["top"] == pytest.approx(0.8, abs=0.01)
-    assert 0.6 < thresholds["scarf"] < thresholds["belt"] == pytest.approx(0.8, abs=0.01)
