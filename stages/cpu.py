@@ -48,12 +48,8 @@ def parallel_map(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     """Yield the function's result for each part of a batch in order, computing several at once.
 
     All callers share the same threads, so that stages do not compete for cores. A single part is computed by the caller's
-    thread with all cores. Only a few parts are consumed ahead.
-
-    Args:
-        function: computes with torch on any thread; it sets thread-local state, such as inference mode, itself.
-        parts: of one batch.
-        device: on which the function computes.
+    thread with all cores. Only a few parts are consumed ahead. The function computes with torch on any thread, and sets
+    thread-local state, such as inference mode, itself.
     """
     remaining = iter(parts)
     first = list(islice(remaining, 2))

@@ -243,11 +243,7 @@ _time_limits: list[float] = []  # of the contexts that are active, the innermost
 
 @contextmanager
 def isolated(time_s: float = TIME_S) -> Iterator[None]:
-    """Decode photos in worker processes while the context lasts; without effect on Windows.
-
-    Args:
-        time_s: seconds that a photo may take.
-    """
+    """Decode photos in worker processes while the context lasts, ``time_s`` seconds each at most; no effect on Windows."""
     if os.name == "posix":
         _pool.warm_up()
     _time_limits.append(time_s)

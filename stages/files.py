@@ -44,11 +44,7 @@ def read_whole(path: Path, most_bytes: int) -> bytes:
 
 
 def check_regular(status: os.stat_result) -> None:
-    """Refuse folders, pipes, devices and sockets, by their status.
-
-    Raises:
-        OSError: it is not a regular file.
-    """
+    """Raise an OSError if a status is that of a folder, pipe, device or socket."""
     if stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
@@ -56,11 +52,7 @@ def check_regular(status: os.stat_result) -> None:
 
 
 def check_several(paths: object) -> None:
-    """Refuse a single path where several are expected: a text would be read as a list of characters.
-
-    Raises:
-        TypeError: ``paths`` is a single path.
-    """
+    """Raise a TypeError for a single path where several are expected: a text would be read as a list of characters."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise TypeError(f"wanted several paths, got a single one; put it in a list: [{os.fsdecode(paths)!r}]")
 

@@ -23,14 +23,7 @@ class Problem:
 
 
 def described(source: object, usable: str, problems: Sequence[Problem], notes: Sequence[str]) -> str:
-    """Return a summary of a data source: how much is usable, the problems by kind, and the notes.
-
-    Args:
-        source: such as a path.
-        usable: how much can be used, in words.
-        problems: of which the first of each kind are listed.
-        notes: remarks that are not problems.
-    """
+    """Return a summary of a data source: how much is usable, the first problems of each kind, and notes on the rest."""
     lines = [f"{source}: {plural(len(problems), 'problem')}; {usable} can be used"]
     for kind in dict.fromkeys(problem.kind for problem in problems):
         lines += _listed(kind, [str(problem) for problem in problems if problem.kind == kind])

@@ -1,7 +1,7 @@
 """Checks that any stage keeps its protocol, and a fake detector and embedder for tests.
 
-Each check calls a stage in many ways and raises an ``AssertionError`` that names the broken rule. The checks need only numpy
-and work in any test framework, or without one. ::
+Each check calls a stage in many ways and raises an ``AssertionError`` that names the broken rule. Its images are
+:func:`example_images` if none are given. The checks need only numpy and work in any test framework, or without one. ::
 
     from stages.testing import check_detector
 
@@ -44,13 +44,7 @@ _WRONG_VECTORS: Final[dict[str, Callable[[Vectors], NDArray[np.floating]]]] = {
 def check_detector(detector: Detector, images: Sequence[Image] | None = None, score_tolerance: float = 1e-3) -> None:
     """Check a detector: attributes, batches, boxes, labels, scores, inputs.
 
-    Args:
-        detector: the stage.
-        images: photos to call it with; None: :func:`example_images`.
-        score_tolerance: how much the score of a photo in a batch may differ from that of the photo alone.
-
-    Raises:
-        AssertionError: it breaks its protocol.
+    The scores of a photo in a batch and by itself may differ by ``score_tolerance``.
     """
     labels, input_px = detector.labels, detector.input_px
     named = isinstance(labels, tuple) and all(isinstance(label, str) and label for label in labels)
@@ -84,14 +78,7 @@ def check_detector(detector: Detector, images: Sequence[Image] | None = None, sc
 def check_cropper(cropper: Cropper, images: Sequence[Image] | None = None) -> None:
     """Check a cropper: batches, pixels, boxes, photos without detections, inputs.
 
-    Its detections have masks or none, and cover the whole photo, parts of it, or a corner pixel.
-
-    Args:
-        cropper: the stage.
-        images: photos to call it with; None: :func:`example_images`.
-
-    Raises:
-        AssertionError: it breaks its protocol.
+    Some detections have masks; they cover the whole photo, parts of it, or a corner pixel.
     """
     _check_fingerprint(cropper.fingerprint)
     photos = [image.copy() for image in images or example_images()]
@@ -122,15 +109,7 @@ def check_cropper(cropper: Cropper, images: Sequence[Image] | None = None) -> No
 
 
 def check_embedder(embedder: Embedder, images: Sequence[Image] | None = None) -> None:
-    """Check an embedder: attributes, batches, unit rows, reproducibility, views, inputs.
-
-    Args:
-        embedder: the stage.
-        images: images to call it with; None: :func:`example_images`.
-
-    Raises:
-        AssertionError: it breaks its protocol.
-    """
+    """Check an embedder: attributes, batches, unit rows, reproducibility, views, inputs."""
     _check_fingerprint(embedder.fingerprint)
     _require(_is_positive(embedder.dim), f"dim is at least 1, got {embedder.dim!r}")
     _require(_is_positive(embedder.input_px), f"input_px is at least 1, got {embedder.input_px!r}")
@@ -159,15 +138,7 @@ def check_embedder(embedder: Embedder, images: Sequence[Image] | None = None) ->
 
 
 def check_text_embedder(embedder: TextEmbedder, texts: Sequence[str] = ("red dress", "black shoes")) -> None:
-    """Check an embedder of texts: unit rows, batches, a text without a known word.
-
-    Args:
-        embedder: the stage.
-        texts: two or more that it understands.
-
-    Raises:
-        AssertionError: it breaks its protocol.
-    """
+    """Check an embedder of texts, given two or more that it understands: unit rows, batches, an empty text."""
     vectors = embedder.embed_text(list(texts))
     _check_array("vectors", vectors, (len(texts), embedder.dim), np.float32)
     _check_array("the vectors of no texts", embedder.embed_text([]), (0, embedder.dim), np.float32)
@@ -190,8 +161,7 @@ def check_index(
         min_recall: the share of the true k nearest that must be found; 1.0 for an exact index.
 
     Raises:
-        AssertionError: the index breaks the protocol.
-        ValueError: there are too few dimensions or vectors to tell.
+        ValueError: there are too few dimensions or vectors for the check.
     """
     if dim < 2 or k < 1 or size < 6 * k:
         raise ValueError(f"wanted dim >= 2, k >= 1 and size >= 6 * k, got dim={dim}, k={k}, size={size}")
@@ -248,14 +218,10 @@ def _check_batches(
     check: Callable[[Any, Any], None],
     same: Callable[[Any, Any], bool],
 ) -> Any:
-    """Check what holds for every stage that is called on batches, and return its results.
+    """Check the rules for all stages that are called on batches, and return the results.
 
-    Args:
-        stage: to call.
-        batch: its inputs.
-        images: of the inputs; they are read-only afterwards.
-        check: checks one input and its result.
-        same: whether two results of one input are equal but for rounding.
+    ``images`` are those of the batch and become read-only. ``check`` is called with each input and its result, and ``same``
+    compares two results of one input.
     """
     before = [image.copy() for image in images]
     results = _call(stage, batch, "a batch of odd sizes")

@@ -32,7 +32,7 @@ FRACTIONS: Final = "lies within one pixel; COCO's coordinates are pixels, not fr
 _MAX_CHARACTERS: Final = 6  # per run length: 30 bits, more pixels than any photo has
 
 
-class AnnotationIssue(StrEnum):
+class Issue(StrEnum):
     """Kinds of problem in an annotation file; the value is the heading of their list."""
 
     PHOTO_RECORD = "image records that cannot be used"
@@ -60,7 +60,7 @@ class AnnotationIssue(StrEnum):
 class AnnotationError(CatalogueError):
     """A record that cannot be used; the message does not name the record."""
 
-    def __init__(self, kind: AnnotationIssue, what: str) -> None:
+    def __init__(self, kind: Issue, what: str) -> None:
         super().__init__(what)
         self.kind = kind
 
@@ -150,13 +150,9 @@ class Annotations:
         return described(self.source, usable, self.problems, self.notes)
 
     def raise_on_problems(self, *, skip_bad: bool = False) -> None:
-        """Raise if the file has problems or no garment.
+        """Raise a CatalogueError that lists the problems, if there are any or no garment is left.
 
-        Args:
-            skip_bad: accept problems as long as a garment is left.
-
-        Raises:
-            CatalogueError: the message lists the problems.
+        With ``skip_bad`` problems are accepted.
         """
         if not any(photo.instances for photo in self.photos):
             raise CatalogueError(f"{self.describe()}\nThere is no garment to train on.")
@@ -164,11 +160,7 @@ class Annotations:
             raise CatalogueError(f"{self.describe()}\nFix the file, or pass --skip-bad to train on the rest.")
 
     def raise_on_boxes_only(self) -> None:
-        """Raise if a garment has no mask, which Mask R-CNN needs.
-
-        Raises:
-            CatalogueError: there is such a garment.
-        """
+        """Raise a CatalogueError if a garment has no mask, which Mask R-CNN needs."""
         without = sum(not instance.has_mask for instance in self.instances)
         if without:
             raise CatalogueError(
@@ -190,13 +182,10 @@ def are_fractions(values: list[float], width: int, height: int) -> bool:
 
 
 def to_rle(segmentation: object, height: int, width: int) -> bytes:
-    """Return a segmentation as COCO's compressed run lengths, the ``counts`` of its RLE.
+    """Return a segmentation of a photo as COCO's compressed run lengths, the ``counts`` of its RLE.
 
-    Args:
-        segmentation: polygons ``[[x1, y1, x2, y2, x3, y3, …], …]``, or ``{"size": [height, width], "counts": …}``
-            with run lengths as a list or compressed.
-        height: of the photo, in pixels.
-        width: of the photo, in pixels.
+    A segmentation is a list of polygons ``[[x1, y1, x2, y2, x3, y3, …], …]``, or ``{"size": [height, width], "counts": …}``
+    with run lengths as a list or compressed.
 
     Raises:
         AnnotationError: it is neither, or does not fit the photo.
@@ -230,7 +219,7 @@ def extent(rle: bytes, height: int, width: int) -> Corners | None:
 
 
 def _malformed(what: str) -> AnnotationError:
-    return AnnotationError(AnnotationIssue.MASK_MALFORMED, f"segmentation {what}")
+    return AnnotationError(Issue.MASK_MALFORMED, f"segmentation {what}")
 
 
 def _counts(rle: dict[str, bytes]) -> bytes:
@@ -287,7 +276,7 @@ def _points(polygon: object, height: int, width: int) -> list[float]:
         raise _malformed(f"has a polygon of {len(values) // 2} points; it takes 3")
     points = np.array(values).reshape(-1, 2)
     if are_fractions(values, width, height):
-        raise AnnotationError(AnnotationIssue.FRACTIONS, f"polygon {brief(values)} {FRACTIONS}")
+        raise AnnotationError(Issue.FRACTIONS, f"polygon {brief(values)} {FRACTIONS}")
     reach = float(np.maximum(-points, points - (width, height)).max())
     if not reach <= SLACK_PX:  # NaN included
         raise _malformed(f"has a polygon that reaches {reach:.4g} px out of the {width}x{height} photo")

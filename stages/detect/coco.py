@@ -23,10 +23,10 @@ from stages.detect.annotations import (
     SLACK_PX,
     AnnotatedPhoto,
     AnnotationError,
-    AnnotationIssue,
     Annotations,
     Corners,
     Instance,
+    Issue,
     are_fractions,
     extent,
     numbers,
@@ -132,17 +132,17 @@ class _Reader:
         for place, record in enumerate(records):
             where = f"categories[{place}]"
             try:
-                number = _id(record, AnnotationIssue.CATEGORY)
+                number = _id(record, Issue.CATEGORY)
             except AnnotationError as error:
                 self.problems.append(error.at(where))
                 continue
             name = _get(record, "name")
             if not isinstance(name, str):
-                self._add(AnnotationIssue.CATEGORY, where, f"has no name: {brief(record)}")
+                self._add(Issue.CATEGORY, where, f"has no name: {brief(record)}")
                 name = None
             elif self.categories.get(number, name) != name:
                 where = f"category {number} ({brief(name)})"
-                self._add(AnnotationIssue.CATEGORY, where, "has the id of another category")
+                self._add(Issue.CATEGORY, where, "has the id of another category")
                 name = None
             self.categories[number] = name
 
@@ -152,7 +152,7 @@ class _Reader:
         for place, record in enumerate(records):
             where = f"images[{place}]"
             try:
-                number = _id(record, AnnotationIssue.PHOTO_RECORD)
+                number = _id(record, Issue.PHOTO_RECORD)
                 where = f"image {number}"
                 by_id[number].append(None)
                 by_id[number][-1] = AnnotatedPhoto(number, _file_name(record, self.folder), *_photo_size(record))
@@ -173,7 +173,7 @@ class _Reader:
         for number, group in by_id.items():
             if len(group) > 1:
                 names = ", ".join({brief(photo.file_name): None for photo in group if photo}) or "all unusable"
-                self._add(AnnotationIssue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names}")
+                self._add(Issue.PHOTO_ID, f"image {number}", f"has {len(group)} records: {names}")
             if len(set(group)) == 1 and group[0]:
                 yield group[0]
 
@@ -184,7 +184,7 @@ class _Reader:
         for name, group in by_name.items():
             if len(group) > 1:
                 ids = ", ".join(str(photo.id) for photo in group)
-                self._add(AnnotationIssue.PHOTO_TWICE, brief(name), f"is recorded as the images {ids}")
+                self._add(Issue.PHOTO_TWICE, brief(name), f"is recorded as the images {ids}")
         return [group[0] for group in by_name.values() if len(group) == 1]
 
     def read_instances(self, records: list[object]) -> None:
@@ -198,15 +198,15 @@ class _Reader:
                 photo = None if image is None else self.photos.get(image)
                 self.problems.append(error.at(f"{where} of {brief(photo.file_name)}" if photo else where))
         if reason := _why_corners(np.array(self.boxes).reshape(-1, 11)):
-            self._add(AnnotationIssue.BOX_CORNERS, "all boxes", f"{reason}; COCO's boxes are [x, y, width, height]")
+            self._add(Issue.BOX_CORNERS, "all boxes", f"{reason}; COCO's boxes are [x, y, width, height]")
 
     def _read_instance(self, record: object) -> None:
-        number = _id(record, AnnotationIssue.RECORD)
+        number = _id(record, Issue.RECORD)
         if number in self.annotation_ids:
-            raise AnnotationError(AnnotationIssue.ID, "an earlier annotation has the same id")
+            raise AnnotationError(Issue.ID, "an earlier annotation has the same id")
         self.annotation_ids.add(number)
-        image = _reference(record, "image_id", self.photos, AnnotationIssue.UNKNOWN_PHOTO)
-        category = _reference(record, "category_id", self.categories, AnnotationIssue.UNKNOWN_CATEGORY)
+        image = _reference(record, "image_id", self.photos, Issue.UNKNOWN_PHOTO)
+        category = _reference(record, "category_id", self.categories, Issue.UNKNOWN_CATEGORY)
         name, photo = self.categories[category], self.photos[image]
         if name is None or not isinstance(record, dict):
             return
@@ -226,18 +226,18 @@ class _Reader:
             rle = to_rle(segmentation, photo.height, photo.width)
             around = extent(rle, photo.height, photo.width)
             if around is None:
-                raise AnnotationError(AnnotationIssue.MASK_EMPTY, "segmentation covers no pixel")
+                raise AnnotationError(Issue.MASK_EMPTY, "segmentation covers no pixel")
         values, (area,) = numbers(record.get("bbox")), numbers([record.get("area")]) or (0.0,)
         if values and len(values) == 4 and all(map(math.isfinite, values)):
             self.boxes.append((*values, photo.width, photo.height, area, *(around or [math.nan] * 4)))
         box = corners_of(record.get("bbox"), photo.width, photo.height)
         if rle is None or around is None:
             if box is None:
-                raise AnnotationError(AnnotationIssue.RECORD, "has neither bbox nor segmentation")
+                raise AnnotationError(Issue.RECORD, "has neither bbox nor segmentation")
             return box, None
         if box is not None and (inside := _share_inside(rle, around, box, photo)) < _MIN_INSIDE:
             raise AnnotationError(
-                AnnotationIssue.MASK_OUTSIDE,
+                Issue.MASK_OUTSIDE,
                 f"{inside:.0%} of the segmentation, which covers {around}, lies in bbox {box}, as (x1, y1, x2, y2)",
             )
         return box or around, rle
@@ -268,7 +268,7 @@ class _Reader:
         if boxes := sum(not instance.has_mask for instance in instances):
             yield f"garments with a box but no segmentation: {boxes}"
 
-    def _add(self, kind: AnnotationIssue, where: str, what: str) -> None:
+    def _add(self, kind: Issue, where: str, what: str) -> None:
         self.problems.append(Problem(kind, where, what))
 
 
@@ -283,7 +283,7 @@ def _get(record: object, key: str) -> object:
     return record.get(key) if isinstance(record, dict) else None
 
 
-def _id(record: object, kind: AnnotationIssue) -> int:
+def _id(record: object, kind: Issue) -> int:
     given = _get(record, "id")
     number = whole_number(given)
     if number is None:
@@ -293,7 +293,7 @@ def _id(record: object, kind: AnnotationIssue) -> int:
     return number
 
 
-def _reference(record: object, key: str, known: dict[int, Any], kind: AnnotationIssue) -> int:
+def _reference(record: object, key: str, known: dict[int, Any], kind: Issue) -> int:
     given = _get(record, key)
     number = whole_number(given)
     if number is None or number not in known:
@@ -316,7 +316,7 @@ def _article_type(record: dict[str, Any]) -> str:
 def _is_crowd(record: dict[str, Any]) -> bool:
     value = record.get("iscrowd")
     if value not in (None, 0, 1):
-        raise AnnotationError(AnnotationIssue.RECORD, f"has the iscrowd {_quoted(value)}; wanted 0 or 1")
+        raise AnnotationError(Issue.RECORD, f"has the iscrowd {_quoted(value)}; wanted 0 or 1")
     return bool(value)
 
 
@@ -332,7 +332,7 @@ def _file_name(record: object, folder: Path) -> str:
     """
     name = _get(record, "file_name")
     if not isinstance(name, str) or not name.strip():
-        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no file_name, but {brief(name)}")
+        raise AnnotationError(Issue.PHOTO_RECORD, f"has no file_name, but {brief(name)}")
     path = PurePath(name)
     outside = path.is_absolute() or ".." in path.parts
     with suppress(OSError, ValueError):
@@ -341,8 +341,7 @@ def _file_name(record: object, folder: Path) -> str:
                 if whole.is_relative_to(folder.resolve()) and (outside or whole.exists()):
                     return str(whole.relative_to(folder.resolve()))
     if outside:
-        what = f"wanted a path within the photos folder, got {brief(name)}"
-        raise AnnotationError(AnnotationIssue.PHOTO_OUTSIDE, what)
+        raise AnnotationError(Issue.PHOTO_OUTSIDE, f"wanted a path within the photos folder, got {brief(name)}")
     return str(path)
 
 
@@ -351,10 +350,9 @@ def _photo_size(record: object) -> tuple[int, int]:
     width, height = (whole_number(_get(record, key)) for key in ("width", "height"))
     if width is None or height is None or min(width, height) < 1:
         got = " and ".join(_quoted(_get(record, key)) for key in ("width", "height"))
-        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, f"has no width and height in pixels, but {got}")
+        raise AnnotationError(Issue.PHOTO_RECORD, f"has no width and height in pixels, but {got}")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        what = f"is recorded as {width}x{height}, larger than the limit for photos"
-        raise AnnotationError(AnnotationIssue.PHOTO_RECORD, what)
+        raise AnnotationError(Issue.PHOTO_RECORD, f"is recorded as {width}x{height}, larger than the limit for photos")
     return width, height
 
 
@@ -364,20 +362,21 @@ def photo_error(folder: Path, photo: AnnotatedPhoto) -> AnnotationError | None:
     try:
         if not path.is_file():
             why = "is not a file" if path.exists() else "was not found"
-            return AnnotationError(AnnotationIssue.PHOTO_MISSING, why)
+            return AnnotationError(Issue.PHOTO_MISSING, why)
         with path.open("rb") as file:
             size = header_size(file)
     except ImageError as error:
-        return AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, str(error))
+        return AnnotationError(Issue.PHOTO_UNREADABLE, str(error))
     except Exception as error:  # noqa: BLE001  Pillow and the file system meet arbitrary bytes and names
         message = error.strerror if isinstance(error, OSError) else None
         why = brief(" ".join((message or str(error) or type(error).__name__).split()))
-        return AnnotationError(AnnotationIssue.PHOTO_UNREADABLE, f"cannot be read: {why}")
+        return AnnotationError(Issue.PHOTO_UNREADABLE, f"cannot be read: {why}")
     if size == (photo.width, photo.height):
         return None
     upright = " when upright, as its EXIF says" if size == (photo.height, photo.width) else ""
-    what = f"is {size[0]}x{size[1]}{upright}, but recorded as {photo.width}x{photo.height}"
-    return AnnotationError(AnnotationIssue.PHOTO_SIZE, what)
+    return AnnotationError(
+        Issue.PHOTO_SIZE, f"is {size[0]}x{size[1]}{upright}, but recorded as {photo.width}x{photo.height}"
+    )
 
 
 def corners_of(bbox: object, width: int, height: int) -> Corners | None:
@@ -393,19 +392,20 @@ def corners_of(bbox: object, width: int, height: int) -> Corners | None:
         return None
     text, values = brief(bbox), numbers(bbox)
     if values is None or len(values) != 4:
-        raise AnnotationError(AnnotationIssue.BOX_MALFORMED, f"wanted bbox [x, y, width, height], got {text}")
+        raise AnnotationError(Issue.BOX_MALFORMED, f"wanted bbox [x, y, width, height], got {text}")
     if any(map(math.isnan, values)):
-        raise AnnotationError(AnnotationIssue.BOX_OUTSIDE, f"bbox {text} is not finite")
+        raise AnnotationError(Issue.BOX_OUTSIDE, f"bbox {text} is not finite")
     x, y, w, h = values
     if w <= 0 or h <= 0:
-        raise AnnotationError(AnnotationIssue.BOX_EMPTY, f"bbox {text} is {w:g} px wide and {h:g} px high")
+        raise AnnotationError(Issue.BOX_EMPTY, f"bbox {text} is {w:g} px wide and {h:g} px high")
     if are_fractions(values, width, height):
-        raise AnnotationError(AnnotationIssue.FRACTIONS, f"bbox {text} {FRACTIONS}")
+        raise AnnotationError(Issue.FRACTIONS, f"bbox {text} {FRACTIONS}")
     box = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
     reach = max(-x, -y, x + w - width, y + h - height)
     if reach > SLACK_PX or box[0] >= box[2] or box[1] >= box[3]:
-        what = f"bbox {text} reaches {reach:.4g} px out of the {width}x{height} photo"
-        raise AnnotationError(AnnotationIssue.BOX_OUTSIDE, what)
+        raise AnnotationError(
+            Issue.BOX_OUTSIDE, f"bbox {text} reaches {reach:.4g} px out of the {width}x{height} photo"
+        )
     return box
 
 

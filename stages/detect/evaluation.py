@@ -416,13 +416,8 @@ def _worst_mistakes(
 ) -> Mistakes:
     """Return the worst mistakes, at most ``count`` of each kind.
 
-    Args:
-        truths: the annotated garments.
-        matches: the garment of each detection, or None.
-        false: confident detections without a garment, by falling score.
-        missed: garments without a confident detection.
-        names: of the labels.
-        count: of mistakes.
+    ``matches`` has the garment of each detection or None, ``false`` the confident detections without a garment, by falling
+    score, and ``missed`` the garments without a confident detection.
     """
     missed_in: defaultdict[int, list[_Garment]] = defaultdict(list)
     for truth in missed:

@@ -65,14 +65,9 @@ class RcnnDetector(TorchvisionDetector):
 
     OpenCV resizes the photos, and the masks within their boxes, so that dense ``(n, h, w)`` masks are never made.
 
-    Args:
-        network: with its weights loaded.
-        labels: see :class:`~stages.detect.adapter.TorchvisionDetector`, as for the next three.
-        min_score: detections with lower scores are dropped.
-        device: to run on.
-        thresholds: for each label the network's score that becomes 0.5.
-        flip: average with the detections of the mirrored photo, which is more accurate and takes almost twice as long.
-        dtype: of the network's arithmetic except for coordinates and scores. None: float16 on CUDA, otherwise float32.
+    Two arguments are added to those of :class:`~stages.detect.adapter.TorchvisionDetector`: ``flip`` averages with the
+    detections of the mirrored photo, which is more accurate and takes almost twice as long; ``dtype`` is the type of the
+    network's arithmetic except for coordinates and scores. None: float16 on CUDA, otherwise float32.
     """
 
     def __init__(
@@ -161,15 +156,8 @@ def detect_both_ways(
 ) -> dict[str, Tensor]:
     """Average the outputs of torchvision's RoI heads for a photo and its mirror image.
 
-    Args:
-        heads: of a network in evaluation mode.
-        features: of the photo.
-        mirrored: of its mirror image, see :func:`mirror_image`.
-        proposals: ``(k, 4)`` in pixels of the photo.
-        size: of the photo.
-
-    Returns:
-        ``boxes``, ``labels``, ``scores`` and, with a mask head, ``masks``.
+    ``proposals`` ``(k, 4)`` are in pixels of the photo, ``mirrored`` are the features of :func:`mirror_image`. Returns
+    ``boxes``, ``labels``, ``scores`` and, with a mask head, ``masks``.
     """
     logits, deltas = _box_outputs(heads, features, proposals, size)
     mirrored_logits, mirrored_deltas = _box_outputs(heads, mirrored, mirror_boxes(proposals, size[1]), size)
@@ -192,13 +180,8 @@ def vote(boxes: Tensor, labels: Tensor, candidates: Tensor, scores: Tensor) -> T
     """Replace each box that suppression kept by the score-weighted mean of the candidates that overlap it.
 
     Box voting: Gidaris and Komodakis, *Object detection via a multi-region & semantic segmentation-aware CNN model*,
-    ICCV 2015, §3.3.
-
-    Args:
-        boxes: ``(n, 4)``.
-        labels: of the boxes, ``(n,)``.
-        candidates: the boxes of all proposals for each label, ``(k, labels + 1, 4)``.
-        scores: of the candidates, ``(k, labels + 1)``.
+    ICCV 2015, §3.3. The kept boxes ``(n, 4)`` have the ``labels`` ``(n,)``; the candidates ``(k, labels + 1, 4)`` are the boxes
+    of all proposals for each label, with ``scores`` ``(k, labels + 1)``.
     """
     moved = boxes.clone()
     for label in sorted(set(labels.tolist())):

@@ -59,12 +59,7 @@ class DetectorRecipe(Recipe):
 
 
 class LabelledPhotos:
-    """The photos of an annotation file as scenes, read on access.
-
-    Args:
-        annotations: validated, from :func:`~stages.detect.coco.read_annotations`.
-        folder: of the photos.
-    """
+    """The photos of an annotation file as scenes, read from ``folder`` on access."""
 
     def __init__(self, annotations: Annotations, folder: Path) -> None:
         self._photos, self._folder = annotations.photos, folder
@@ -176,14 +171,7 @@ def to_target(scene: Scene) -> tuple[Tensor, Target]:
 
 
 class DetectorTrainer(Trainer[Batch]):
-    """Trains a detection network.
-
-    Args:
-        network: trained in place, except for parameters without gradients.
-        data: to train on.
-        recipe: of the run; the same when it is resumed.
-        folder: of the run; created if necessary.
-    """
+    """Trains a detection network in place, except for parameters without gradients; a resumed run needs the same recipe."""
 
     def __init__(self, network: GeneralizedRCNN, data: TrainingSet, recipe: DetectorRecipe, folder: Path) -> None:
         self._network, self._data, self._batch_size = network, data, recipe.batch_size

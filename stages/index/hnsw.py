@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stages.cores import cores, thread_cores
 from stages.errors import GalleryCorrupt, GalleryError
+from stages.files import replacing
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import exact_search, merge, no_neighbors
 from stages.types import Neighbors, Vectors
@@ -119,19 +120,15 @@ class HnswIndex:
             GalleryError: the file cannot be written.
         """
         path = Path(path)
-        part = path.with_name(path.name + ".part")
         try:
-            self._graph.save_index(os.fsencode(part))  # it reports no failure, so the size is checked
-            with part.open("rb+") as file:
-                short = os.fstat(file.fileno()).st_size != self._graph.index_file_size()
-                os.fsync(file.fileno())
-            if short:
-                raise GalleryError(f"cannot write the index {path.name}: it is incomplete; is the disk full?")
-            part.replace(path)
+            with replacing(path) as part:
+                self._graph.save_index(os.fsencode(part))  # it reports no failure, so the size is checked
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                if part.stat().st_size != self._graph.index_file_size():
+                    raise GalleryError(f"cannot write the index {path.name}: it is incomplete; is the disk full?")
         except (OSError, RuntimeError) as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def load(self, path: Path | str, rows: NDArray[np.int64]) -> None:
         """Restore what :meth:`save` wrote when these rows were stored.

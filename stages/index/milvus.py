@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import GalleryCorrupt, GalleryError, StageError
-from stages.files import read_whole
+from stages.files import read_whole, write_whole
 from stages.index.checks import check_dim, check_k, check_known, check_new, check_vectors
 from stages.index.exact import no_neighbors
 from stages.types import Neighbors, Vectors
@@ -111,7 +111,7 @@ class MilvusIndex:
         if self._collection is not None:
             self._ask(self._client.flush, self._collection)
         try:
-            path.write_text(self._collection or "", encoding="ascii")
+            write_whole(path, self._collection or "")
         except OSError as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
         if self._drop_unsaved is not None:

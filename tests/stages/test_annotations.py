@@ -19,9 +19,9 @@ from pycocotools import mask as coco_mask
 from stages.detect.annotations import (
     AnnotatedPhoto,
     AnnotationError,
-    AnnotationIssue,
     Annotations,
     Instance,
+    Issue,
     extent,
     mask_of,
     to_rle,
@@ -145,8 +145,7 @@ def counts(value: object, size: object = (HEIGHT, WIDTH)) -> Callable[[Coco], No
 AGAIN = {"id": 9, "file_name": "./b.jpg", "width": WIDTH, "height": HEIGHT}
 OTHER = {"id": 2, "file_name": "c2.jpg", "width": WIDTH, "height": HEIGHT}
 SAME = {"id": 2, "file_name": "b.jpg", "width": WIDTH, "height": HEIGHT}
-Issue = AnnotationIssue
-WRONG: list[tuple[AnnotationIssue, Callable[[Coco], None], str, int]] = [  # and how many garments are left, of 6
+WRONG: list[tuple[Issue, Callable[[Coco], None], str, int]] = [  # and how many garments are left, of 6
     (Issue.PHOTO_RECORD, add("images", 5), r"images\[3\]: has no whole number as its id: 5", 6),
     (Issue.PHOTO_RECORD, photo(file_name=None), "image 2: has no file_name, but None", 5),
     (Issue.PHOTO_RECORD, photo(width="40"), "image 2: has no width and height in pixels, but '40' and 30", 5),
@@ -218,7 +217,7 @@ WRONG: list[tuple[AnnotationIssue, Callable[[Coco], None], str, int]] = [  # and
 
 @pytest.mark.parametrize(("kind", "spoil", "said", "left"), WRONG, ids=lambda value: getattr(value, "name", None))
 def test_a_wrong_record_is_one_problem_and_the_others_can_be_used(
-    folder: Path, kind: AnnotationIssue, spoil: Callable[[Coco], None], said: str, left: int
+    folder: Path, kind: Issue, spoil: Callable[[Coco], None], said: str, left: int
 ) -> None:
     coco = valid()
     spoil(coco)
@@ -244,7 +243,7 @@ def boxed(*boxes: list[float], **more: object) -> Coco:
 
 
 def corner_problems(annotations: Annotations) -> list[str]:
-    return [str(one) for one in annotations.problems if one.kind == AnnotationIssue.BOX_CORNERS]
+    return [str(one) for one in annotations.problems if one.kind == Issue.BOX_CORNERS]
 
 
 def test_corners_in_place_of_width_and_height_are_recognised(folder: Path) -> None:
@@ -318,7 +317,7 @@ def test_annotations_of_a_photo_that_is_left_out_are_no_further_problems(folder:
     coco["images"][0]["file_name"] = "gone.jpg"
     coco["annotations"][0]["bbox"] = [1, 1, 0, 0]
     annotations = read(folder, coco)
-    assert [problem.kind for problem in annotations.problems] == [AnnotationIssue.PHOTO_MISSING]
+    assert [problem.kind for problem in annotations.problems] == [Issue.PHOTO_MISSING]
     assert [photo.id for photo in annotations.photos] == [2, 3]
 
 
