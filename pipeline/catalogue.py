@@ -1,4 +1,4 @@
-"""Catalogues: read as datasets, or added to galleries, where only what is new or changed is embedded."""
+"""Catalogues: read as datasets, or added to galleries, where only new and changed photos are embedded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from pipeline.gallery.filters import ATTRIBUTE
 from pipeline.kinds import named_kind, with_attributes, with_named_kind
 from pipeline.pipeline import Analysis
 from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
-from stages.embed.attributes import AttributePart
+from stages.embed.attributes import Attribute, AttributePart
 from stages.embed.data import Dataset, DatasetIssue, Sample
 from stages.errors import CatalogueError
 from stages.files import check_several, existing_spelling
@@ -32,17 +33,17 @@ REQUIRED: Final = ("item_id", "image")
 """The columns that a catalogue's table must have."""
 
 COLUMNS: Final = ("style", "label", "domain", "source")
-"""The columns of a catalogue, besides its item, that training and evaluation use."""
+"""Further columns that training and evaluation use."""
 
 SAVE_EVERY_S = 60.0
-"""How often a long run saves: what a kill costs."""
+"""Seconds between two saves of a long run: at most this much work is lost by a kill."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One photo of one item, or the error of a line or file that names none."""
+    """A photo of an item, or the error of a line or file that names none."""
 
     path: Path
     item: str = ""
@@ -52,38 +53,43 @@ class CatalogueEntry:
 
 def read_catalogue(
     sources: Iterable[str | Path],
-    item_pattern: re.Pattern[str] | None = None,
+    item_pattern: str | re.Pattern[str] = "",
     note: Callable[[str], None] = _log.warning,
 ) -> Iterator[CatalogueEntry]:
     """Yield the photos of every source lazily, in order.
 
     A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (a path relative to the table); further
-    columns are kept as metadata. Any other source is a photo or a folder of photos, whose item ids are what
-    ``item_pattern`` finds in the file name (its group 1 if it has groups), else the sub-folder within the source, else
-    the file's stem. Item ids and metadata are in Unicode's composed form, as whichever system wrote them.
+    columns are kept as metadata. Any other source is a photo or a folder of photos. Their item ids are what
+    ``item_pattern`` matches in the file name (its group 1 if it has groups), else the sub-folder within the source,
+    else the file's stem. Item ids and metadata are in Unicode's composed form.
 
     Args:
         sources: tables, folders and photos.
-        item_pattern: finds an item's id in a file name.
-        note: called with what is worth knowing though no photo is lost.
+        item_pattern: a regular expression that finds the item id in a file name; empty for none.
+        note: called with remarks on tables of which no photo is lost.
 
     Raises:
         CatalogueError: a table cannot be read as a whole.
+        ValueError: the pattern is not a regular expression.
     """
     check_several(sources)
+    try:
+        pattern = re.compile(item_pattern) if item_pattern else None
+    except re.error as error:
+        raise ValueError(f"the item pattern {item_pattern!r} is not a regular expression: {error}") from error
     for source in map(Path, sources):
         if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
             yield from _read_rows(source, note)
         else:
-            yield from (_named(path, source, item_pattern) for path in walk([source]))
+            yield from (_named(path, source, pattern) for path in walk([source]))
 
 
-def _named(path: Path, source: Path, item_pattern: re.Pattern[str] | None) -> CatalogueEntry:
-    if item_pattern:
-        found = item_pattern.search(path.name)
-        item = found and (found[1] if item_pattern.groups else found[0])
+def _named(path: Path, source: Path, pattern: re.Pattern[str] | None) -> CatalogueEntry:
+    if pattern:
+        match = pattern.search(path.name)
+        item = match and (match[1] if pattern.groups else match[0])
         if not item:
-            return CatalogueEntry(path, error=f"has no item id: {item_pattern.pattern!r} finds none in its name")
+            return CatalogueEntry(path, error=f"has no item id: {pattern.pattern!r} finds none in its name")
     else:
         folder = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
         item = path.stem if folder == "." else folder
@@ -101,14 +107,13 @@ def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueE
         if error is not None:
             yield CatalogueEntry(source, error=f"line {row.line} {error}")
             continue
-        metadata = tuple(
-            (name, normalize("NFC", cell)) for name, cell in row.cells.items() if name not in REQUIRED and cell
-        )
+        further = ((name, cell) for name, cell in row.cells.items() if name not in REQUIRED and cell)
+        metadata = tuple((name, normalize("NFC", cell)) for name, cell in further)
         yield CatalogueEntry(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
 
 
-def open_set(paths: Sequence[Path], item_pattern: str = "", name: str = "items") -> Dataset:
-    """Return the photos of catalogues as a dataset, not read yet.
+def open_set(paths: Iterable[str | Path], item_pattern: str = "", name: str = "items") -> Dataset:
+    """Return the photos of catalogues as a dataset; no photo is read yet.
 
     Args:
         paths: tables with the columns item_id and image and perhaps :data:`COLUMNS`, folders with a sub-folder for each
@@ -120,12 +125,9 @@ def open_set(paths: Sequence[Path], item_pattern: str = "", name: str = "items")
         CatalogueError: a source cannot be read as a whole, or there is no photo.
         ValueError: the pattern is not a regular expression.
     """
-    try:
-        pattern = re.compile(item_pattern) if item_pattern else None
-    except re.error as error:
-        raise ValueError(f"the item pattern {item_pattern!r} is not a regular expression: {error}") from error
-    samples, problems = [], []
-    for photo in read_catalogue(paths, pattern):
+    check_several(paths)
+    paths, samples, problems = list(paths), [], []
+    for photo in read_catalogue(paths, item_pattern):
         if photo.error is not None:
             problems.append(Problem(DatasetIssue.ROW, str(photo.path), photo.error))
         else:
@@ -141,8 +143,7 @@ def open_set(paths: Sequence[Path], item_pattern: str = "", name: str = "items")
 class Tally:
     """What became of a catalogue's photos, with the reasons of those that failed.
 
-    ``absent`` counts the gallery's photos that are not in the catalogue, once it has been read to its end; those that
-    were pruned are not among them.
+    ``absent`` counts the gallery's photos that are not in the catalogue and were not pruned.
     """
 
     added: int = 0
@@ -153,38 +154,31 @@ class Tally:
     absent: int = 0
     pruned: int = 0
 
-    @property
-    def seen(self) -> int:
-        """How many photos have been read."""
-        return self.added + self.replaced + self.redescribed + self.unchanged + len(self.failed)
 
+@dataclass(frozen=True)
+class _Photo:
+    """A catalogue's photo, identified by its path, size and times, else by its content, hashed only when needed."""
 
-@dataclass(slots=True)
-class _Identity:
-    """What identifies a photo: its path, size and times, else its content, hashed only when needed."""
-
+    entry: CatalogueEntry
     path: Path
     stamp: str
-    _sha256: str | None = None
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        if self._sha256 is None:
-            self._sha256 = digest(self.path)
-        return self._sha256
+        return digest(self.path)
 
 
 class Indexing:
-    """One run over a catalogue.
+    """Adds catalogues to a gallery.
 
     Args:
-        gallery: to add to; the caller holds it for writing.
-        pipeline: with ``main_garment`` set, its embedder and cropper the gallery's; or anything that does the same.
-        detector: the detector's name: photos indexed with another detector are analysed again.
-        progress: called after each photo.
+        gallery: held for writing by the caller.
+        pipeline: with ``main_garment`` set and the gallery's embedder and cropper; or anything that does the same.
+        detector: the detector's name; photos indexed with another detector are analysed again.
+        progress: called after each photo with its error, or None, and its path.
         prune: remove the gallery's photos that are not in the catalogue.
-        kinds: where the pipeline's vectors hold kinds; None where they hold none.
-        kind_column: the catalogue's column that says an item's kind; None looks in the usual ones.
+        kinds: the part of the vectors that holds kinds; None if they hold none.
+        kind_column: the catalogue's column that names an item's kind; None tries the usual ones.
     """
 
     def __init__(
@@ -192,7 +186,7 @@ class Indexing:
         gallery: Gallery,
         pipeline: Callable[[Iterable[Path]], Iterator[Analysis]],
         detector: str,
-        progress: Callable[[Tally], None] | None = None,
+        progress: Callable[[str | None, str], None] = lambda _error, _path: None,
         *,
         prune: bool = False,
         kinds: AttributePart | None = None,
@@ -201,7 +195,7 @@ class Indexing:
         self._gallery, self._pipeline, self._detector = gallery, pipeline, detector
         self._progress, self._prune = progress, prune
         self._kinds, self._kind_column = kinds, kind_column
-        self._pending: deque[tuple[CatalogueEntry, _Identity]] = deque()
+        self._pending: deque[_Photo] = deque()
         self._seen: set[int] = set()
         self._incomplete = False
         self.tally = Tally()
@@ -209,18 +203,20 @@ class Indexing:
     def __call__(self, catalogue: Iterable[CatalogueEntry]) -> Tally:
         """Add every photo of the catalogue, saving now and then and however the run ends.
 
-        A photo that cannot be read is reported and passed over.
+        A photo that cannot be read is reported and skipped.
         """
         saved = monotonic()
         try:
             for analysis in self._pipeline(self._to_embed(catalogue)):
-                entry, identity = self._pending.popleft()
-                self._add(entry, identity, analysis)
-                self._report()
+                self._add(self._pending.popleft(), analysis)
                 if monotonic() - saved > SAVE_EVERY_S:
                     self._gallery.save()
                     saved = monotonic()
-            self._count_absent()
+            absent = [row for row in self._gallery.rows if hash((row.item, row.photo)) not in self._seen]
+            if self._prune and self._seen and not self._incomplete:  # not if the catalogue is empty or damaged
+                self.tally.pruned = self._gallery.discard(absent)
+            else:
+                self.tally.absent = len(absent)
         finally:
             self._gallery.save()
         return self.tally
@@ -229,130 +225,127 @@ class Indexing:
         for entry in catalogue:
             if entry.error:
                 self._incomplete = True
-                self.tally.failed.append((entry.path, entry.error))
-                self._report()
+                self._fail(entry.path, entry.error)
                 continue
-            path = _true_path(entry.path)
-            identity = _Identity(path, stamp(path))
+            path = _resolved(entry.path)
+            photo = _Photo(entry, path, stamp(path))
             self._see(entry.item, str(path))
-            if known := self._known(entry.item, identity, entry.metadata):
-                self._describe(known, entry, identity)
-                self._report()
+            if known := self._known(photo):
+                self._describe(known, photo)
             else:
-                self._pending.append((entry, identity))
+                self._pending.append(photo)
                 yield path
 
-    def _known(self, item: str, identity: _Identity, metadata: Iterable[tuple[str, str]]) -> Row | None:
+    def _known(self, photo: _Photo) -> Row | None:
         """Return the row of a photo that need not be embedded again."""
-        same = self._gallery.photo_of(item, str(identity.path))
-        if same is None or not identity.stamp or same.stamp != identity.stamp:
-            same = self._gallery.photo_of(item, str(identity.path), identity.sha256)
-            if same and same.sha256 != identity.sha256:
+        item, path = photo.entry.item, str(photo.path)
+        row = self._gallery.photo_of(item, path)
+        if row is None or not photo.stamp or row.stamp != photo.stamp:
+            row = self._gallery.photo_of(item, path, photo.sha256)
+            if row and row.sha256 != photo.sha256:
                 return None
-        if same is None or same.detector != self._detector:
+        if row is None or row.detector != self._detector:
             return None
-        kind_stays = self._kinds is None or self._named_kind(same.metadata) == self._named_kind(metadata)
-        return same if kind_stays else None
+        same_kind = self._kinds is None or self._named_kind(row.metadata) == self._named_kind(photo.entry.metadata)
+        return row if same_kind else None
 
-    def _describe(self, known: Row, entry: CatalogueEntry, identity: _Identity) -> None:
+    def _describe(self, known: Row, photo: _Photo) -> None:
         """Store new metadata, and the new path of a photo that has moved."""
-        photo = _place(known, identity.path)
-        new_stamp = identity.stamp if photo == str(identity.path) else known.stamp
-        seen = [(name, value) for name, value in known.metadata if name.startswith(ATTRIBUTE)]
-        metadata = (*with_attributes(entry.metadata, ()), *seen)
-        new = replace(known, photo=photo, metadata=metadata, stamp=new_stamp)
+        path = _place(known, photo.path)
+        new_stamp = photo.stamp if path == str(photo.path) else known.stamp
+        attributes = [(name, value) for name, value in known.metadata if name.startswith(ATTRIBUTE)]
+        metadata = (*with_attributes(photo.entry.metadata, ()), *attributes)
+        if dict(metadata) == dict(known.metadata):
+            metadata = known.metadata  # the order does not matter
+        new = replace(known, photo=path, metadata=metadata, stamp=new_stamp)
         self._see(new.item, new.photo)
-        if new.photo == known.photo and dict(new.metadata) == dict(known.metadata):
+        if (new.photo, new.metadata) == (known.photo, known.metadata):
             self.tally.unchanged += 1
         else:
             self.tally.redescribed += 1
-        if new != replace(known, metadata=new.metadata) or dict(new.metadata) != dict(known.metadata):
+        if new != known:
             self._gallery.redescribe(known, new)
+        self._progress(None, path)
 
-    def _add(self, entry: CatalogueEntry, identity: _Identity, analysis: Analysis) -> None:
+    def _add(self, photo: _Photo, analysis: Analysis) -> None:
         if analysis.error:
-            self._incomplete |= entry.path.is_dir()  # it cannot be listed, and may hold any photos
-            self.tally.failed.append((entry.path, analysis.error))
+            self._incomplete |= photo.entry.path.is_dir()  # it cannot be listed, and may hold any photos
+            self._fail(photo.entry.path, analysis.error)
             return
-        if known := self._known(entry.item, identity, entry.metadata):  # a copy of a photo that came just before
-            self._describe(known, entry, identity)
+        if known := self._known(photo):  # a copy of a photo that came just before
+            self._describe(known, photo)
             return
-        (found,) = analysis.detections
-        photo = str(analysis.path)
-        if old := self._gallery.photo_of(entry.item, photo, identity.sha256):
-            photo = _place(old, analysis.path)
-            self._gallery.redescribe(old, replace(old, photo=photo))  # adding replaces the row with this photo
+        (main,) = analysis.detections
+        item, path = photo.entry.item, str(analysis.path)
+        if old := self._gallery.photo_of(item, path, photo.sha256):
+            path = _place(old, analysis.path)
+            self._gallery.redescribe(old, replace(old, photo=path))  # adding replaces the row with this photo
             self.tally.replaced += 1
         else:
             self.tally.added += 1
-        new_stamp = identity.stamp if photo == str(identity.path) else ""
-        label, vectors = found.label, analysis.vectors
-        if (kind := self._named_kind(entry.metadata)) is not None and self._kinds is not None:
-            label, vectors = label if kind == OTHER else kind, with_named_kind(self._kinds, vectors, kind)
-        attributes = self._kinds.stated(vectors)[0] if self._kinds is not None else ()
-        row = Row(entry.item, photo, identity.sha256, self._detector, label, round(found.score, 4), found.box,
-                  with_attributes(entry.metadata, attributes), new_stamp)  # fmt: skip
-        self._see(row.item, row.photo)
+        new_stamp = photo.stamp if path == str(photo.path) else ""
+        label, vectors = main.label, analysis.vectors
+        attributes: Sequence[Attribute] = ()
+        if self._kinds is not None:
+            if (kind := self._named_kind(photo.entry.metadata)) is not None:
+                label, vectors = label if kind == OTHER else kind, with_named_kind(self._kinds, vectors, kind)
+            attributes = self._kinds.stated(vectors)[0]
+        metadata = with_attributes(photo.entry.metadata, attributes)
+        score = round(main.score, 4)
+        row = Row(item, path, photo.sha256, self._detector, label, score, main.box, metadata, new_stamp)
+        self._see(item, path)
         self._gallery.add([row], vectors)
+        self._progress(None, path)
+
+    def _fail(self, path: Path, error: str) -> None:
+        self.tally.failed.append((path, error))
+        self._progress(error, str(path))
 
     def _named_kind(self, metadata: Iterable[tuple[str, str]]) -> str | None:
-        """Return the kind that the catalogue gives an item, or None."""
         return named_kind(metadata, self._kind_column)
 
     def _see(self, item: str, photo: str) -> None:
         """Record that the catalogue has a photo, as a hash: there may be millions."""
         self._seen.add(hash((item, photo)))
 
-    def _count_absent(self) -> None:
-        """Count the rows that are not in the catalogue, or prune them unless it is empty or was read only in part."""
-        absent = [row for row in self._gallery.rows if hash((row.item, row.photo)) not in self._seen]
-        if self._prune and self._seen and not self._incomplete:
-            self.tally.pruned = self._gallery.discard(absent)
-        else:
-            self.tally.absent = len(absent)
-
-    def _report(self) -> None:
-        if self._progress:
-            self._progress(self.tally)
-
 
 def _place(known: Row, path: Path) -> str:
-    """Return the known path of a photo while that exists, else its new one."""
+    """Return the known path of a photo if it still exists, else its new one."""
     return known.photo if Path(known.photo).exists() else str(path)
 
 
-def _true_path(path: Path) -> Path:
-    """Return the absolute path, links in the folder resolved: the same from wherever a photo is named."""
+def _resolved(path: Path) -> Path:
+    """Return the absolute path with links in the folder resolved, which is the same however a photo is named."""
     try:
         return Path(os.path.realpath(path.parent), path.name)
     except ValueError:  # a null byte, which reading the photo will report
         return path
 
 
-def stamp(path: Path) -> str:
+def stamp(path: str | Path) -> str:
     """Return a file's size and its times of modification and of change, or an empty string if it has none.
 
-    A program that replaces a picture can set the first time back, but not the second.
+    A program that replaces a picture can restore the first time, but not the second.
     """
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except (OSError, ValueError):
         return ""
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def digest(path: Path) -> str:
+def digest(path: str | Path) -> str:
     """Return a photo file's sha256, or an empty string if it cannot be read, which reading the photo will report."""
     try:
-        status = path.stat()
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_BYTES:  # those of /proc have no size
             return ""
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
         return ""
 
 
 def changed_photos(gallery: Gallery) -> list[str]:
-    """Return the catalogue photos whose files hold another picture than when they were indexed; reads every file."""
-    return [row.photo for row in gallery.rows if (now := digest(Path(row.photo))) and now != row.sha256]
+    """Return the photos whose files hold another picture than when they were indexed; reads every file."""
+    return [row.photo for row in gallery.rows if (now := digest(row.photo)) and now != row.sha256]

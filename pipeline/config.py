@@ -1,22 +1,24 @@
 """Build stages from their names.
 
-Each built-in name is one entry of a table below; ``package.module:Name`` names anyone else's stage. Nothing heavy is
-imported until a stage is built.
+Each built-in name is an entry of a table below; ``package.module:Name`` names anyone else's stage. torch is imported
+only when a stage that needs it is built.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from stages.crop import BoxCrop, MaskCrop, WholeCrop
 from stages.detect import ONE_STAGE, OURS, TORCHVISION, WholeDetector
 from stages.errors import StageError
+from stages.index import ExactIndex, HnswIndex
 from stages.protocols import Cropper, Detector, Embedder, Index
 
 T = TypeVar("T")
@@ -69,7 +71,7 @@ class Config:
 
 
 def resolve_device(name: str) -> str:
-    """Return the torch device for a name, ``auto`` included, after checking that torch can use it.
+    """Return the torch device for a name, which may be ``auto``, after checking that torch can use it.
 
     Raises:
         ValueError: torch cannot use the device.
@@ -90,33 +92,8 @@ def resolve_device(name: str) -> str:
 def _device(config: Config) -> str:
     from stages.cpu import keep_memory  # noqa: PLC0415
 
-    keep_memory()  # must precede torch's threads, each of which would otherwise get a heap of its own
+    keep_memory()  # before torch starts its threads, each of which would get a heap of its own
     return resolve_device(config.device)
-
-
-def _torchvision(name: str, config: Config) -> Detector:
-    import weights  # noqa: PLC0415
-    from stages.detect.rcnn import from_checkpoint, from_torchvision, read_detector  # noqa: PLC0415
-
-    device, flip = _device(config), config.detector.endswith(FLIP)
-    if config.detector_weights:
-        return read_detector(config.detector_weights, config.min_score, device, flip=flip)
-    if name in weights.manifest():
-        return from_checkpoint(weights.load(name), config.min_score, device, flip=flip)
-    return from_torchvision(name, config.min_score, device, flip=flip)
-
-
-def _whole(_name: str, config: Config) -> Detector:
-    if config.detector.endswith(FLIP):
-        raise ValueError(f"{config.detector} has nothing to average; leave {FLIP} out")
-    return WholeDetector()
-
-
-def _with_attributes(embedder: Embedder, config: Config) -> Embedder:
-    import weights  # noqa: PLC0415
-    from stages.embed.classifier import AttributeClassifier, AttributeEmbedder  # noqa: PLC0415
-
-    return AttributeEmbedder(embedder, AttributeClassifier(weights.load("attributes"), _device(config)))
 
 
 def _siamese(name: str, config: Config) -> Embedder:
@@ -133,42 +110,28 @@ def _features(architecture: str, config: Config) -> Embedder:
     return FeaturesEmbedder(architecture, config.embedder_weights, _device(config))
 
 
-def _foundation(library: str, name: str, config: Config) -> Embedder:
+def _foundation(name: str, config: Config) -> Embedder:
     from stages.embed.foundation import OpenClipEmbedder, TimmEmbedder  # noqa: PLC0415
 
+    library, _, model = name.partition(":")
     build = OpenClipEmbedder if library == "open_clip" else TimmEmbedder
     try:
-        return build(name, config.embedder_weights, _device(config))
+        return build(model, config.embedder_weights, _device(config))
     except ModuleNotFoundError as error:
         extra = "clip" if library == "open_clip" else "timm"
-        raise StageError(f"{library}:{name} needs the extra {extra}: pip install 'outfinder[{extra}]'") from error
+        raise StageError(f"{name} needs the extra {extra}: pip install 'outfinder[{extra}]'") from error
 
 
-def _crop(class_name: str, *options: str) -> Cropper:
-    from stages import crop  # noqa: PLC0415
+DETECTORS: Final = (*OURS, *TORCHVISION, *ONE_STAGE, "whole")
+"""The built-in detectors; the R-CNNs also as NAME+flip."""
 
-    cropper: Cropper = getattr(crop, class_name)(*options)
-    return cropper
-
-
-def _index(class_name: str, dim: int) -> Index:
-    from stages import index  # noqa: PLC0415
-
-    empty: Index = getattr(index, class_name)(dim)
-    return empty
-
-
-DETECTORS: dict[str, Callable[[str, Config], Detector]] = {
-    **dict.fromkeys((*OURS, *TORCHVISION, *ONE_STAGE), _torchvision),  # and NAME+flip for the R-CNNs
-    "whole": _whole,
-}
 CROPPERS: dict[str, Callable[[], Cropper]] = {
-    "box": partial(_crop, "BoxCrop"),
-    "mask": partial(_crop, "MaskCrop", "white"),
-    "mask-mean": partial(_crop, "MaskCrop", "mean"),
-    "mask-white": partial(_crop, "MaskCrop", "white"),
-    "mask-blur": partial(_crop, "MaskCrop", "blur"),
-    "whole": partial(_crop, "WholeCrop"),
+    "box": BoxCrop,
+    "mask": partial(MaskCrop, "white"),
+    "mask-mean": partial(MaskCrop, "mean"),
+    "mask-white": partial(MaskCrop, "white"),
+    "mask-blur": partial(MaskCrop, "blur"),
+    "whole": WholeCrop,
 }
 EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
     "siamese": partial(_siamese, "siamese"),
@@ -179,8 +142,8 @@ EMBEDDERS: dict[str, Callable[[Config], Embedder]] = {
     # and features-NAME for any torchvision classifier, open_clip:MODEL/PRETRAINED, timm:MODEL
 }
 INDEXES: dict[str, Callable[[int], Index]] = {
-    "exact": partial(_index, "ExactIndex"),
-    "hnsw": partial(_index, "HnswIndex"),
+    "exact": ExactIndex,
+    "hnsw": HnswIndex,
     # and milvus+URI for a Milvus server (milvus+http://host:19530) or a Milvus Lite file (milvus+shop.db)
 }
 
@@ -195,33 +158,53 @@ def build_detector(config: Config) -> Detector:
     """
     if ":" in config.detector:
         return _imported(config.detector, Detector)
-    name = config.detector.removesuffix(FLIP)
-    return _look_up(name, DETECTORS, "detector")(name, config)
+    name, flip = config.detector.removesuffix(FLIP), config.detector.endswith(FLIP)
+    _check_known(name, DETECTORS, "detector")
+    if name == "whole":
+        if flip:
+            raise ValueError(f"{config.detector} has nothing to average; leave {FLIP} out")
+        return WholeDetector()
+    import weights  # noqa: PLC0415
+    from stages.detect.rcnn import from_checkpoint, from_torchvision, read_detector  # noqa: PLC0415
+
+    device = _device(config)
+    if config.detector_weights:
+        return read_detector(config.detector_weights, config.min_score, device, flip=flip)
+    if name in weights.manifest():
+        return from_checkpoint(weights.load(name), config.min_score, device, flip=flip)
+    return from_torchvision(name, config.min_score, device, flip=flip)
 
 
 def build_cropper(config: Config) -> Cropper:
     """Build the cropper named by ``config.crop``; raises as :func:`build_detector` does."""
-    return _imported(config.crop, Cropper) if ":" in config.crop else _look_up(config.crop, CROPPERS, "crop")()
+    if ":" in config.crop:
+        return _imported(config.crop, Cropper)
+    _check_known(config.crop, CROPPERS, "crop")
+    return CROPPERS[config.crop]()
 
 
 def build_embedder(config: Config) -> Embedder:
     """Build the embedder named by ``config.embedder``; raises as :func:`build_detector` does.
 
-    ``NAME+attributes`` appends the output of the shipped classifier of attributes to each vector. With the user's own
-    weights, the default embedder does not append it.
+    ``NAME+attributes`` appends the output of the shipped attribute classifier to each vector. The default embedder does
+    not append it to the vectors of the user's own weights.
     """
     name = config.embedder.removesuffix(WITH_ATTRIBUTES)
     users_weights = config.embedder_weights is not None and config.embedder == DEFAULT_EMBEDDER
     if name != config.embedder and not users_weights:
-        return _with_attributes(build_embedder(replace(config, embedder=name)), config)
+        import weights  # noqa: PLC0415
+        from stages.embed.classifier import AttributeClassifier, AttributeEmbedder  # noqa: PLC0415
+
+        plain = build_embedder(replace(config, embedder=name))
+        return AttributeEmbedder(plain, AttributeClassifier(weights.load("attributes"), _device(config)))
     if name.startswith(FOUNDATIONS):
-        library, _, model = name.partition(":")
-        return _foundation(library, model, config)
+        return _foundation(name, config)
     if ":" in name:
         return _imported(name, Embedder)
     if name.startswith(FEATURES):
         return _features(name.removeprefix(FEATURES), config)
-    return _look_up(name, EMBEDDERS, "embedder")(config)
+    _check_known(name, EMBEDDERS, "embedder")
+    return EMBEDDERS[name](config)
 
 
 def build_index(name: str, dim: int) -> Index:
@@ -230,24 +213,27 @@ def build_index(name: str, dim: int) -> Index:
         from stages.index.milvus import MilvusIndex  # noqa: PLC0415
 
         return MilvusIndex(dim, name.removeprefix(MILVUS))
-    return _imported(name, Index, dim) if ":" in name else _look_up(name, INDEXES, "index")(dim)
+    if ":" in name:
+        return _imported(name, Index, dim)
+    _check_known(name, INDEXES, "index")
+    return INDEXES[name](dim)
 
 
 _trusted: set[str] = set()
 
 
 def is_external(name: str) -> bool:
-    """Tell whether a stage's name stands for code to import or a Milvus address, rather than a built-in stage."""
+    """Return whether a stage's name stands for code to import or a Milvus address, rather than a built-in stage."""
     return name.startswith(MILVUS) or (":" in name and not name.startswith(FOUNDATIONS))
 
 
 def trust(name: str) -> None:
-    """Allow galleries to name this ``package.module:Name`` or ``milvus+URI`` for the rest of the process."""
+    """Allow galleries to name this ``package.module:Name`` or ``milvus+URI`` until the process ends."""
     _trusted.add(name)
 
 
 def check_trusted(name: str, source: object, option: str) -> None:
-    """Refuse an external stage named by a file and not by the caller: files are data and must not choose code.
+    """Refuse an external stage that is named by a file and not by the caller: files must not choose code.
 
     Args:
         name: of a stage.
@@ -275,18 +261,16 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def _look_up(name: str, choices: dict[str, T], kind: str) -> T:
-    try:
-        return choices[name]
-    except KeyError:
+def _check_known(name: str, choices: Collection[str], kind: str) -> None:
+    if name not in choices:
         hint = suggestion(name, choices) or ";"
         raise ValueError(
             f"no {kind} is called {name!r}{hint} there are {', '.join(choices)}, or package.module:Name for your own"
-        ) from None
+        )
 
 
 def _imported(name: str, protocol: type[T], *arguments: Any) -> T:
-    """Call the ``Name`` of ``package.module:Name`` and check that the result is such a stage.
+    """Call the ``Name`` of ``package.module:Name`` and check that the result keeps the protocol.
 
     The current folder is searched last, so that nothing in it can take the place of an installed package.
     """

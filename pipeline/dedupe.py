@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,23 +31,15 @@ COLOUR_DISTANCE: Final = 8.0
 """The largest distance between cells of near-duplicates, in 8-bit Lab; per cell, since a garment may cover only a few."""
 
 SIMILARITY: Final = 0.98
-"""The similarity from which vectors count as near-duplicates."""
+"""The least similarity of near-duplicates' vectors."""
 
 _CELLS: Final = 8
 _BLOCK: Final = 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hashes:
-    """Perceptual hashes: ``bits`` ``(n, 64)`` of -1 and 1, and ``colours`` ``(n, 192)``, the mean Lab of 8 x 8 cells."""
-
-    bits: NDArray[np.float32]
-    colours: NDArray[np.float32]
-
-
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Two rows that are near-duplicates, the lower first; the score is a similarity, or the number of differing bits."""
+    """Two near-duplicates by row, the lower first; the score is a similarity, or the number of differing bits."""
 
     first: int
     second: int
@@ -58,9 +49,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Duplicates:
-    """Near-duplicates of the photos that could be read: pairs, and the groups that they join, as numbers in the set.
+    """Near-duplicates of the photos that could be read: pairs, and the groups that they connect, by row in the set.
 
-    The last ``against`` photos are of the other set; if there are some, each pair has one photo of each set.
+    The last ``against`` photos are of the other set; if there are any, each pair has one photo of each set.
     """
 
     photos: Dataset
@@ -82,14 +73,14 @@ def find_duplicates(
     similarity: float = SIMILARITY,
     within_items: bool = False,
 ) -> Duplicates:
-    """Read photos and find those that show one picture, by perceptual hash and, given an embedder, by its vectors.
+    """Read photos and find those that show the same picture, by perceptual hash and by an embedder's vectors.
 
     Args:
         photos: to search.
         others: if given, duplicates are pairs of one photo of each set.
-        embedder: to compare by as well.
-        bits: of 64 in which hashes may differ.
-        similarity: from which vectors are near-duplicates.
+        embedder: None compares hashes only.
+        bits: how many of the 64 bits of two hashes may differ.
+        similarity: the least similarity of near-duplicates' vectors.
         within_items: report duplicates of one item too, such as two views that hardly differ.
 
     Raises:
@@ -99,24 +90,26 @@ def find_duplicates(
         read = load(photos)
         count = len(read)
         read = read if others is None else read.joined(load(others))
-        pairs = by_hash(perceptual_hashes(read.images), bits)
+        pairs = by_hash(read.images, bits)
     else:
         embedded = embed_photos(embedder, photos, others)
         read, count = embedded.photos, len(embedded.samples) - embedded.distractors
-        pairs = by_hash(perceptual_hashes(embedded.images), bits) + by_vectors(embedded.vectors, similarity)
+        pairs = by_hash(embedded.images, bits) + by_vectors(embedded.vectors, similarity)
 
-    def counts(pair: Duplicate) -> bool:
+    def is_wanted(pair: Duplicate) -> bool:
         if others is not None and (pair.first < count) == (pair.second < count):
             return False
         return within_items or read.samples[pair.first].item != read.samples[pair.second].item
 
-    wanted = tuple(filter(counts, pairs))
-    groups = tuple(map(tuple, duplicate_groups(wanted, len(read.samples))))
-    return Duplicates(read, wanted, groups, len(read.samples) - count)
+    wanted = tuple(filter(is_wanted, pairs))
+    rows = DisjointSets(range(len(read)))
+    for pair in wanted:
+        rows.join(pair.first, pair.second)
+    return Duplicates(read, wanted, tuple(map(tuple, rows.groups())), len(read) - count)
 
 
 def group_record(duplicates: Duplicates, group: Sequence[int]) -> dict[str, Any]:
-    """Return a group as the object of its JSON line: its photos, their items, and the pairs that join it."""
+    """Return a group as a JSON object: its photos, their items, and the pairs that connect them."""
     members, samples = set(group), duplicates.photos.samples
     return {
         "items": duplicates.items_of(group),
@@ -135,7 +128,7 @@ def group_record(duplicates: Duplicates, group: Sequence[int]) -> dict[str, Any]
 
 
 def without(duplicates: Duplicates) -> Dataset:
-    """Return the set without near-duplicates: items that share one merged, or without those of the other set."""
+    """Return the set with the items that share a picture merged, or without pictures that the other set has."""
     photos = duplicates.photos
     if not duplicates.against:
         return merge_duplicates(photos, duplicates.groups)
@@ -144,22 +137,23 @@ def without(duplicates: Duplicates) -> Dataset:
     return replace(photos, samples=tuple(kept), images=())
 
 
-def catalogue_rows(sources: Iterable[Path], item_pattern: str = "") -> dict[Path, dict[str, str]]:
-    """Return the metadata of each photo of a catalogue, of the first row for a photo that is there several times."""
+def catalogue_rows(sources: Iterable[str | Path], item_pattern: str = "") -> dict[Path, dict[str, str]]:
+    """Return the metadata of each photo of catalogues; of a photo that is listed twice, the first row's."""
     rows: dict[Path, dict[str, str]] = {}
-    for photo in read_catalogue(sources, re.compile(item_pattern) if item_pattern else None, lambda _: None):
+    for photo in read_catalogue(sources, item_pattern, lambda _: None):
         rows.setdefault(photo.path, dict(photo.metadata))
     return rows
 
 
-def write_catalogue(photos: Dataset, target: Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
+def write_catalogue(photos: Dataset, target: str | Path, rows: Mapping[Path, Mapping[str, str]]) -> None:
     """Write a CSV that outfinder reads as a catalogue; paths are relative to its folder.
 
     Args:
         photos: to write.
         target: the CSV.
-        rows: the metadata of each photo in the catalogue that it was read from; every column is kept.
+        rows: the metadata of each photo, see :func:`catalogue_rows`; every column is kept.
     """
+    target = Path(target)
     table = [
         {**rows.get(sample.path, {}), **{name: value for name in COLUMNS if (value := getattr(sample, name))}}
         for sample in photos.samples
@@ -174,32 +168,25 @@ def write_catalogue(photos: Dataset, target: Path, rows: Mapping[Path, Mapping[s
             lines.writerow([sample.item, Path(path).as_posix(), *(row.get(column, "") for column in columns)])
 
 
-def perceptual_hashes(images: Sequence[Image]) -> Hashes:
-    """Return the difference hash of each image (N. Krawetz, "Kind of Like That", 2013), with its colours.
+def by_hash(images: Sequence[Image], bits: int = HASH_BITS, colour: float = COLOUR_DISTANCE) -> list[Duplicate]:
+    """Return the pairs whose perceptual hashes differ in at most ``bits`` bits, and no cell's colour by over ``colour``.
 
-    A bit says whether one of 8 x 9 grey cells is lighter than its neighbour. Shops recolour their photos, which the hash
-    alone would not notice.
+    The hash is the difference hash (N. Krawetz, "Kind of Like That", 2013): a bit says whether one of 8 x 9 grey cells
+    is lighter than its neighbour. Shops recolour their photos, which only the mean colours of 8 x 8 cells show.
     """
-    bits = np.empty((len(images), _CELLS * _CELLS), np.float32)
-    colours = np.empty((len(images), 3 * _CELLS * _CELLS), np.float32)
+    hashes = np.empty((len(images), _CELLS * _CELLS), np.float32)  # of -1 and 1
+    colours = np.empty((len(images), _CELLS * _CELLS, 3), np.float32)  # in Lab
     for row, image in enumerate(images):
         square = cv2.resize(image, (8 * _CELLS, 8 * _CELLS), interpolation=cv2.INTER_AREA)
         lab = cv2.cvtColor(square, cv2.COLOR_RGB2LAB)
         grey = cv2.resize(lab[..., 0], (_CELLS + 1, _CELLS), interpolation=cv2.INTER_AREA).astype(np.int16)
-        bits[row] = np.where(grey[:, 1:] > grey[:, :-1], 1, -1).ravel()
-        colours[row] = cv2.resize(lab, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel()
-    return Hashes(bits, colours)
-
-
-def by_hash(hashes: Hashes, bits: int = HASH_BITS, colour: float = COLOUR_DISTANCE) -> list[Duplicate]:
-    """Return the pairs that differ in at most ``bits`` bits, and in no cell by more than ``colour``."""
-    pairs = []
-    for first, second in _similar_pairs(hashes.bits, hashes.bits.shape[1] - 2 * bits):
-        differing = int((hashes.bits[first] != hashes.bits[second]).sum())
-        cells = (hashes.colours[first] - hashes.colours[second]).reshape(-1, 3)
-        if float(np.linalg.norm(cells, axis=1).max()) <= colour:
-            pairs.append(Duplicate(first, second, "hash", float(differing)))
-    return pairs
+        hashes[row] = np.where(grey[:, 1:] > grey[:, :-1], 1, -1).ravel()
+        colours[row] = cv2.resize(lab, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    return [
+        Duplicate(first, second, "hash", float((hashes[first] != hashes[second]).sum()))
+        for first, second in _similar_pairs(hashes, hashes.shape[1] - 2 * bits)
+        if np.linalg.norm(colours[first] - colours[second], axis=1).max() <= colour
+    ]
 
 
 def by_vectors(vectors: Vectors, similarity: float = SIMILARITY) -> list[Duplicate]:
@@ -219,18 +206,10 @@ def _similar_pairs(rows: NDArray[np.float32], minimum: float) -> Iterator[tuple[
                 yield start + first, start + second
 
 
-def duplicate_groups(duplicates: Iterable[Duplicate], count: int) -> list[list[int]]:
-    """Return the groups of rows, of ``count``, that pairs connect; rows ascending, the largest group first."""
-    rows = DisjointSets(range(count))
-    for pair in duplicates:
-        rows.join(pair.first, pair.second)
-    return rows.groups()
-
-
 def merge_duplicates(photos: Dataset, groups: Iterable[Sequence[int]]) -> Dataset:
-    """Return the set with only the first photo of each group, and items that share a group merged into the first of them.
+    """Return the set with only the first photo of each group, and the items of a group merged into the first of them.
 
-    A merged item keeps the name and the style of its first, so that a split never separates its photos.
+    A merged item has the name and the style of the first, so that a split never separates its photos.
     """
     samples, items, dropped = photos.samples, DisjointSets(photos.items), set[int]()
     for first, *rest in groups:

@@ -1,4 +1,4 @@
-"""The outputs of a run: what a format does, which photos are finished, and the files and folders that are replaced."""
+"""The outputs of a run: what an output format does, how runs are resumed, and which files may be replaced."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pipeline.pipeline import Analysis
-from pipeline.search import PhotoResult
 from stages.errors import OutfinderError
 from stages.files import OUTPUT_MARK
+
+if TYPE_CHECKING:
+    from pipeline.pipeline import Analysis
+    from pipeline.search import PhotoResult
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of the formats.
+    """Options of the output formats.
 
-    ``masks`` adds masks to JSON lines, ``matches`` the columns of matches to tables, and ``metadata`` the catalogue's
-    columns; ``labels`` are those of the detector, for COCO's categories.
+    Attributes:
+        masks: add masks to JSON lines.
+        matches: add the columns of matches to tables.
+        metadata: the catalogue's columns to add to tables.
+        labels: the detector's labels, which become COCO's categories.
+        delimiter: of tables.
     """
 
     masks: bool = False
@@ -38,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One photo to write: its result, its analysis if there are pixels to write, and its number in the run, from 1."""
+    """One photo to write: its result, its analysis if pixels are to be written, and its number in the run, from 1."""
 
     result: PhotoResult
     analysis: Analysis | None = None
@@ -60,18 +68,12 @@ class Record:
 
 
 class Writer(ABC):
-    """An output of a run; a photo stays written, whatever happens after ``write``.
+    """One output of a run; a photo is on disk when ``write`` returns.
 
-    Args:
-        path: of the file or folder.
-        options: of the format.
-        resume: keep what an interrupted run left in it; ``record`` describes it. A format that has no record of photos,
-            such as a folder of pictures, must write a photo again without harm.
-        overwrite: replace what exists.
-
-    Raises:
-        OutfinderError: the output exists, or another run is writing it.
-        OSError: it cannot be opened.
+    Subclasses are called with a path, :class:`Options`, and two flags: ``resume`` keeps what an interrupted run wrote
+    and describes it in ``record``, ``overwrite`` replaces what exists. A format without a record, such as a folder of
+    pictures, must be able to write a photo twice. The constructor raises an OutfinderError if the output exists or
+    another run is writing it, and an OSError if it cannot be opened.
     """
 
     record: Record | None = None
@@ -80,29 +82,27 @@ class Writer(ABC):
     def write(self, output: Output) -> None:
         """Write one photo."""
 
-    def close(self, *, complete: bool) -> None:  # noqa: B027  few have something to close
-        """Close the output; ``complete`` unless the run was interrupted."""
+    def close(self, *, complete: bool) -> None:  # noqa: B027  few formats have anything to close
+        """Close the output; ``complete`` is false if the run was interrupted."""
 
 
 class Outputs(AbstractContextManager["Outputs"]):
-    """The outputs of one run, which agree on which photos are finished: those that all of them have.
+    """The outputs of one run. A photo is finished when all of them have it.
 
     Attributes:
-        done: how many photos are finished.
+        done: the number of finished photos.
         failed: how many of them could not be read.
     """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = writers
         records = [writer.record for writer in writers if writer.record is not None]
-        self._finished: Counter[str] = Counter()
-        for number, record in enumerate(records):
-            self._finished = record.photos & self._finished if number else record.photos.copy()
-        self._ahead = {id(one): one.record.photos - self._finished for one in writers if one.record is not None}
+        self._finished = reduce(and_, (record.photos for record in records)) if records else Counter[str]()
+        self._ahead = [one.record.photos - self._finished if one.record else Counter[str]() for one in writers]
         self.done, self.failed = self._finished.total(), records[-1].failed if records else 0
 
     def remaining(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Yield the photos still to be analysed: each as often as it is named, less the times that it is finished."""
+        """Yield the photos still to be analysed; a photo that is named twice is analysed twice."""
         finished = self._finished.copy()
         for path in paths:
             key = photo_key(str(path))
@@ -116,8 +116,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         self.done += 1
         self.failed += result.error is not None
         key = photo_key(result.photo)
-        for writer in self._writers:
-            ahead = self._ahead.get(id(writer), Counter())
+        for writer, ahead in zip(self._writers, self._ahead, strict=True):
             if ahead[key]:
                 ahead[key] -= 1
             else:
@@ -131,16 +130,26 @@ class Outputs(AbstractContextManager["Outputs"]):
 
 
 def photo_key(name: str) -> str:
-    """Return a photo's name as a table has it, by which all formats recognize it."""
+    """Return a photo's name as it is written in tables, by which all formats recognize it."""
     return spreadsheet_cell(name.encode("utf-8", "backslashreplace").decode())
 
 
-def check_absent(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file, or a folder that is not empty, unless the user asked for it.
+def spreadsheet_cell(text: str) -> str:
+    """Return a text as a cell, with an apostrophe before what a spreadsheet would run as a formula.
+
+    >>> spreadsheet_cell("=HYPERLINK(A1)"), spreadsheet_cell("-5,50"), spreadsheet_cell("shirt")
+    ("'=HYPERLINK(A1)", '-5,50', 'shirt')
+    """
+    return f"'{text}" if text.startswith(_FORMULA) and not re.fullmatch(r"[+-][\d., ]*\d", text) else text
+
+
+def check_absent(path: str | Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file with contents or a folder with files, unless ``overwrite`` is set.
 
     Raises:
-        OutfinderError: it exists.
+        OutfinderError: the path is such a file or folder.
     """
+    path = Path(path)
     if overwrite or not path.exists():
         return
     used = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0  # no pipe or device
@@ -148,12 +157,26 @@ def check_absent(path: Path, *, overwrite: bool) -> None:
         raise OutfinderError(f"{path} exists; give --overwrite to replace it, or choose another name")
 
 
-def clear_folder(folder: Path, *, overwrite: bool) -> None:
-    """Empty a folder that outfinder has written, so that it can be written anew.
+def check_ours(folder: str | Path) -> None:
+    """Refuse a folder with files that outfinder did not write.
+
+    Once marked as an output, its pictures would never be read as photos again.
 
     Raises:
-        OutfinderError: it is not empty, and the user did not ask for it or outfinder has not written it.
+        OutfinderError: it is such a folder.
     """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / OUTPUT_MARK).exists():
+        raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
+
+
+def clear_folder(folder: str | Path, *, overwrite: bool) -> None:
+    """Empty a folder that outfinder wrote.
+
+    Raises:
+        OutfinderError: the folder is not empty, and ``overwrite`` is not set or outfinder did not write it.
+    """
+    folder = Path(folder)
     check_absent(folder, overwrite=overwrite)
     check_ours(folder)
     if folder.is_dir():
@@ -164,43 +187,12 @@ def clear_folder(folder: Path, *, overwrite: bool) -> None:
                 path.unlink()
 
 
-def check_ours(folder: Path) -> None:
-    """Refuse a folder with files that outfinder has not written: its pictures would be taken for outputs ever after.
-
-    Raises:
-        OutfinderError: it is one.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / OUTPUT_MARK).exists():
-        raise OutfinderError(f"{folder} holds files that outfinder did not write; choose another name")
-
-
-def mark_folder(folder: Path) -> None:
-    """Make a folder for outputs, marked so that later runs do not take its pictures for photos.
+def mark_folder(folder: str | Path) -> None:
+    """Create a folder for outputs, marked so that later runs do not read its pictures as photos.
 
     Raises:
         OSError: it cannot be written.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTPUT_MARK).touch()
-
-
-def spreadsheet_cell(text: str) -> str:
-    """Return a text for a cell, with an apostrophe before what a spreadsheet would run as a formula.
-
-    >>> spreadsheet_cell("=HYPERLINK(A1)"), spreadsheet_cell("-5,50"), spreadsheet_cell("shirt")
-    ("'=HYPERLINK(A1)", '-5,50', 'shirt')
-    """
-    return f"'{text}" if text.startswith(_FORMULA) and not re.fullmatch(r"[+-][\d., ]*\d", text) else text
-
-
-def lock(descriptor: int, path: Path) -> None:
-    """Keep other runs from writing a file for as long as it is open, if the system can."""
-    try:
-        import fcntl  # noqa: PLC0415  not on Windows
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        named = path.with_name(re.sub(r"^\.(.+)\.part$", r"\1", path.name))
-        raise OutfinderError(f"{named} is being written by another run; name another file") from None
-    except (ImportError, OSError):
-        return

@@ -35,16 +35,23 @@ MAIN_SHARE: Final = 0.05
 """The smallest share of a catalogue photo that its main garment covers."""
 
 _AHEAD: Final = 2
-"""Batches in progress beside the one that is asked for, so that no network waits for the other or for the caller."""
+"""Batches in progress besides the one to be yielded, so that no network waits for the other or for the caller."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
     """What the pipeline found in one photo.
 
-    ``photo`` may be decoded at a reduced scale; detections and crops are in full-size pixels. ``vectors`` has a row for
-    each detection. If the embedder knows attributes, ``attributes`` has those of each detection that are sure enough,
-    ``colours`` the names of its colours with their shares of its pixels, and ``whole_kinds`` ``(1, 14)`` the kinds of a catalogue photo as a whole. With an ``error`` everything else is empty.
+    Attributes:
+        path: of the photo.
+        photo: as decoded, perhaps at a reduced scale.
+        detections: in full-size pixels.
+        crops: one per detection, with boxes in full-size pixels.
+        vectors: ``(n, dim)``, a row per detection.
+        error: why the photo could not be read; everything else is empty then.
+        whole_kinds: ``(1, 14)``, the kinds of a catalogue photo as a whole, if the embedder knows kinds.
+        attributes: those of each detection that are sure enough, if the embedder knows attributes.
+        colours: of each detection, with their shares of its pixels.
     """
 
     path: Path
@@ -59,7 +66,7 @@ class Analysis:
 
 
 class Pipeline:
-    """A detector, a cropper and an embedder, composed.
+    """Runs a detector, a cropper and an embedder on photos.
 
     Args:
         detector: finds garments.
@@ -67,7 +74,7 @@ class Pipeline:
         embedder: turns crops into vectors; None if only crops are wanted.
         batch_size: photos per batch.
         workers: threads that decode photos; None means one per available core, at most four.
-        main_garment: keep only the main garment of each photo, as catalogue photos need; see :func:`main_garment`.
+        main_garment: keep only the main garment of each photo, for catalogues; see :func:`main_garment`.
 
     Raises:
         ValueError: an embedder without a cropper, or a count below one.
@@ -99,7 +106,7 @@ class Pipeline:
                 yield from batch
 
     def batches(self, paths: Iterable[str | Path]) -> Generator[list[Analysis]]:
-        """Yield the same analyses in the batches they are computed in, to search for or write together."""
+        """Yield the analyses in the batches in which they are computed."""
         check_several(paths)
         with (
             ThreadPoolExecutor(self._workers) as pool,
@@ -120,12 +127,12 @@ class Pipeline:
                     threads.shutdown(cancel_futures=True)
 
     def _decoded(self, paths: Iterable[str | Path], pool: ThreadPoolExecutor) -> Iterator[list[Analysis]]:
-        """Yield batches of decoded photos, with the next two batches being decoded."""
+        """Yield batches of decoded photos while the next two batches are being decoded."""
         remaining = iter(paths)
         ahead: deque[Future[Analysis]] = deque()
         while True:
-            lacking = 2 * self._batch_size - len(ahead)
-            ahead.extend(pool.submit(self._read, Path(path)) for path in islice(remaining, lacking))
+            missing = 2 * self._batch_size - len(ahead)
+            ahead.extend(pool.submit(self._read, Path(path)) for path in islice(remaining, missing))
             if not ahead:
                 return
             yield [ahead.popleft().result() for _ in range(min(self._batch_size, len(ahead)))]
@@ -138,7 +145,7 @@ class Pipeline:
             return Analysis(path, error=str(error))
 
     def _enough_px(self) -> int | None:
-        """Return the long side to decode to: None (full size) if the detector wants that, or crops are the result."""
+        """Return the long side to decode to; None (full size) if the detector wants that, or crops are the result."""
         if self.detector.input_px is None or (self.cropper and not self.embedder):
             return None
         return max(self.detector.input_px, enough_px(self.embedder.input_px) if self.embedder else 1)
@@ -155,14 +162,14 @@ class Pipeline:
         ]
 
     def _kinds_of_whole(self, images: Sequence[Image]) -> Sequence[Probabilities | None]:
-        """Return what each photo as a whole is taken for, where that decides which garment is its main one."""
+        """Return the kinds of each photo as a whole, if they decide which garment is its main one."""
         if not self._main_garment or self._kinds is None or self.embedder is None or not images:
             return [None] * len(images)
         with timed("embed"):
             return list(self._kinds.kinds(self.embedder(images))[:, None])
 
     def _crop(self, analysis: Analysis, detections: Sequence[Detection], kinds: Probabilities | None) -> Analysis:
-        """Cut the detections out, from a larger decoding if the embedder needs more pixels of a small garment."""
+        """Crop the detections, from a larger decoding if a garment has too few pixels for the embedder."""
         photo = analysis.photo
         if photo is None:
             return analysis
@@ -174,8 +181,8 @@ class Pipeline:
             return analysis
         needed_px = self.embedder.input_px if self.embedder else 1
         crops = sharp_crops(photo, detections, self.cropper, needed_px, partial(read_photo, analysis.path))
-        seen = () if self._kinds is None else detections
-        colours = tuple(named_colours(photo.image[one.box.slices], one.mask) for one in seen)
+        named = () if self._kinds is None else detections
+        colours = tuple(named_colours(photo.image[one.box.slices], one.mask) for one in named)
         return replace(analysis, crops=tuple(crops), colours=colours)
 
     def _embed(self, detected: Future[list[Future[Analysis]]]) -> list[Analysis]:
@@ -190,12 +197,12 @@ class Pipeline:
         return [self._settled(replace(one, vectors=rows)) for one, rows in zip(batch, split, strict=True)]
 
     def _settled(self, analysis: Analysis) -> Analysis:
-        """Give the garments of a photo the labels and kinds that detector and embedder agree on."""
+        """Combine the detector's labels with the embedder's kinds."""
         if self._kinds is None:
             return analysis
         labels = [detection.label for detection in analysis.detections]
         trust = CATALOGUE_TRUST if self._main_garment else TRUST
-        beside = None if labels == [WHOLE] else analysis.whole_kinds  # which would count twice
+        beside = None if labels == [WHOLE] else analysis.whole_kinds  # they would count twice
         vectors, settled = settle(self._kinds, analysis.vectors, labels, trust, beside)
         detections = tuple(map(relabelled, analysis.detections, settled))
         return replace(analysis, vectors=vectors, detections=detections, attributes=self._kinds.stated(vectors))
@@ -208,13 +215,13 @@ def sharp_crops(
     needed_px: int,
     read: Callable[[int], Photo],
 ) -> list[Crop]:
-    """Cut detections out of a photo that may be reduced; the crops' boxes are in full-size pixels.
+    """Crop detections from a photo that may be reduced; the crops' boxes are in full-size pixels.
 
     Args:
         photo: as decoded for the detector.
         detections: in the pixels of ``photo``.
         cropper: cuts them out.
-        needed_px: crops with a shorter long side are cut out of a larger decoding.
+        needed_px: crops with a shorter long side are cut from a larger decoding.
         read: decodes the photo again with a long side of at least so many pixels.
     """
     with timed("crop"):
@@ -229,7 +236,7 @@ def sharp_crops(
         try:
             with timed("decode"):
                 larger = read(min(wanted_px, max(photo.width, photo.height)))
-        except ImageError:  # the file has vanished since: keep the reduced crops
+        except ImageError:  # the file was deleted meanwhile: keep the reduced crops
             return sharp
         before, after = ((one.image.shape[1], one.image.shape[0]) for one in (photo, larger))
         moved = [_resized(detections[number], detections[number].box.scaled(before, after)) for number in small]
@@ -241,15 +248,15 @@ def sharp_crops(
 
 
 def main_garment(found: Sequence[Detection], image: Image, kinds: Probabilities | None = None) -> Detection:
-    """Return what a catalogue photo sells: the detection with most area for its score, or else the whole photo.
+    """Return the detection that a catalogue photo sells, by area and score, or the whole photo if there is none.
 
-    A detection that covers less than :data:`MAIN_SHARE` of the photo is not what it sells: shoes below a pair of shorts
-    that was missed, a zip in a close-up.
+    Detections that cover less than :data:`MAIN_SHARE` of the photo are ignored, such as shoes below a pair of shorts
+    that was missed, or a zip in a close-up.
 
     Args:
-        found: in the photo.
+        found: the detections.
         image: the photo.
-        kinds: ``(1, 14)``, what the whole photo is taken for, where the embedder knows kinds.
+        kinds: ``(1, 14)``, the kinds of the photo as a whole, if the embedder knows kinds.
     """
     height, width = image.shape[:2]
     whole = Detection(WHOLE, 1.0, Box(0, 0, width, height))

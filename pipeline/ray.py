@@ -1,8 +1,7 @@
 """The pipeline on a Ray cluster (extra ``ray``): workers analyse photos, and the caller gets the analyses in order.
 
 A Ray Data job with a pool of actors (Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI
-2018). Each worker builds its stages once per job, from the same names, and takes photos in the same batches as a
-pipeline by itself does, so that it finds the same.
+2018). Workers build their stages once per job and batch photos as a local pipeline does, so that results are the same.
 """
 
 from __future__ import annotations
@@ -23,33 +22,35 @@ from stages import decode_pool
 from stages.errors import StageError
 
 TASK: Final = 16
-"""Photos per task: whole batches of a pipeline, and what is analysed again when a worker dies."""
+"""Photos per task, a multiple of the batch size; a task is repeated when its worker dies."""
 
 JOB: Final = 3200 * TASK
-"""Photos per job, which bounds the paths and analyses in memory."""
+"""Photos per job, which limits how many paths and analyses are in memory."""
 
 
 class ClusterPipeline:
     """Analyses catalogue photos as ``Pipeline(…, main_garment=True)`` does, on the workers of a Ray cluster.
 
-    The workers read photos and weights, which must lie under the same path on every machine. Analyses come without
-    photos, crops and masks. A worker that dies is replaced, and its task is repeated.
+    The workers read photos and weights, which must have the same path on every machine. Analyses come without photos,
+    crops and masks. A worker that dies is replaced, and its task is repeated.
 
     Args:
-        config: names the stages. Each worker takes a GPU if the cluster has some, otherwise a processor core.
-        address: of a cluster, as Ray writes it; None starts one on this machine for the time of a job.
+        config: names the stages. Each worker takes a GPU if the cluster has any, otherwise a processor core.
+        address: of a cluster, as Ray writes it; None starts one on this machine for the time of a run.
         workers: how many at most; None for as many as the cluster has GPUs, or cores.
 
     Raises:
-        StageError: now or later: Ray is not installed, the cluster does not answer, or a worker cannot build its
-            stages.
+        StageError: Ray is not installed; or later, the cluster does not answer or a worker cannot build its stages.
     """
 
     def __init__(self, config: Config, address: str | None = None, workers: int | None = None) -> None:
         self._config, self._address, self._workers = config, address, workers
-        self._ray = _import_ray()
+        try:
+            self._ray: Any = importlib.import_module("ray")
+        except ImportError as error:
+            raise StageError("a run on a cluster needs Ray; install it with: pip install 'outfinder[ray]'") from error
 
-    def __call__(self, paths: Iterable[Path]) -> Iterator[Analysis]:
+    def __call__(self, paths: Iterable[str | Path]) -> Iterator[Analysis]:
         """Yield one analysis per photo, in order; a photo that cannot be read has an error."""
         remaining = iter(paths)
         job = list(islice(remaining, JOB))
@@ -77,8 +78,7 @@ class ClusterPipeline:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StageError(f"no Ray cluster answers at {self._address or 'this machine'}: {error}") from error
 
-    def _run(self, paths: Sequence[Path]) -> Iterator[Analysis]:
-        """Run one job."""
+    def _run(self, paths: Sequence[str | Path]) -> Iterator[Analysis]:
         data = importlib.import_module("ray.data")
         context = data.DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -99,7 +99,7 @@ class ClusterPipeline:
 
 
 class Worker:
-    """A pipeline in a process of its own, created by Ray."""
+    """A pipeline in a process of its own, which Ray creates."""
 
     def __init__(self, config: Config, isolate: bool = False) -> None:
         self._context = ExitStack()
@@ -117,10 +117,3 @@ class Worker:
 def _without_pixels(analysis: Analysis) -> Analysis:
     detections = tuple(replace(detection, mask=None) for detection in analysis.detections)
     return replace(analysis, photo=None, crops=(), detections=detections)
-
-
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise StageError("a run on a cluster needs Ray; install it with: pip install 'outfinder[ray]'") from error

@@ -40,9 +40,11 @@ _SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_w
 class Garment:
     """One garment of a photo; its box and mask are in pixels of the full-size photo.
 
-    ``matches`` is None where nothing was searched. ``notice`` says why there are no matches, such as "this shop has no
-    shoes". ``attributes`` are those that the embedder is sure of, ``colours`` up to three names with their
-    shares of the garment's pixels.
+    Attributes:
+        matches: None if nothing was searched.
+        notice: why there are no matches, such as "this shop has no shoes".
+        attributes: those that the embedder is sure of.
+        colours: up to three names with their shares of the garment's pixels.
     """
 
     label: str
@@ -78,16 +80,16 @@ def result_of(
         return PhotoResult(str(analysis.path), error=analysis.error)
     garments = (
         Garment(
-            found.label,
-            found.score,
-            found.box,
-            found.mask,
+            detection.label,
+            detection.score,
+            detection.box,
+            detection.mask,
             None if matches is None else tuple(matches[number]),
             notices[number] if notices else "",
             analysis.attributes[number] if analysis.attributes else (),
             analysis.colours[number] if analysis.colours else (),
         )
-        for number, found in enumerate(analysis.detections)
+        for number, detection in enumerate(analysis.detections)
     )
     return PhotoResult(str(analysis.path), photo.width, photo.height, tuple(garments))
 
@@ -106,15 +108,15 @@ def search_batch(  # noqa: PLR0913
 ) -> list[PhotoResult]:
     """Search for the garments of several photos at once, which is faster than photo by photo.
 
-    Where the vectors hold kinds, items of a garment's kind come first, and a garment of a kind that the gallery has
-    nothing of gets a notice instead of matches.
+    If the vectors hold kinds, items of a garment's kind come first, and a garment of a kind that the gallery lacks gets
+    a notice instead of matches.
 
     Args:
         gallery: made with the pipeline's embedder.
         batch: analyses of some photos.
         k: matches per garment.
-        kinds: where the vectors hold kinds, see :func:`stages.embed.attributes.attribute_part`; None where they hold none.
-        any_kind: rank by looks alone, and give no notices.
+        kinds: the part of the vectors that holds kinds, see :func:`stages.embed.attributes.attribute_part`, or None.
+        any_kind: rank by looks alone, without notices.
         same_label: only items with the garment's label.
         where: only items that pass this filter.
         min_similarity: matches below it are left out.
@@ -129,33 +131,33 @@ def search_batch(  # noqa: PLR0913
     vectors = np.concatenate([analysis.vectors for analysis in batch if analysis.detections])
     labels = [None if one.label == WHOLE else one.label for one in detections] if same_label else None
     present = gallery.labels if kinds else {}
-    reasons = ["" if any_kind else missing_kind(kinds, present, detection.label) for detection in detections]
+    notices = ["" if any_kind else missing_kind(kinds, present, detection.label) for detection in detections]
 
-    def ask(queries: Vectors, least: float) -> list[list[Match]]:
+    def nearest(queries: Vectors, least: float) -> list[list[Match]]:
         return gallery.search(queries, k, labels=labels, where=where, min_similarity=least)
 
     def search() -> list[list[Match]]:
         with timed("search"):
-            return search_garments(ask, kinds, vectors, min_similarity, any_kind=any_kind, words=words)
+            return search_garments(nearest, kinds, vectors, min_similarity, any_kind=any_kind, words=words)
 
-    found = [[] if reason else matches for matches, reason in zip(run_in_turn(search), reasons, strict=True)]
+    found = [[] if notice else matches for matches, notice in zip(run_in_turn(search), notices, strict=True)]
     results, start = [], 0
     for analysis in batch:
         end = start + len(analysis.detections)
-        results.append(result_of(analysis, found[start:end], reasons[start:end]))
+        results.append(result_of(analysis, found[start:end], notices[start:end]))
         start = end
     return results
 
 
 def read_words(reader: TextEmbedder | None, text: str) -> tuple[Vectors, str]:
-    """Return a text as a vector, ``(1, dim)``, and which of its words are not known.
+    """Return a text as a vector, ``(1, dim)``, and a notice of its unknown words, or an empty string.
 
     Args:
         reader: of the gallery's embedder, see :func:`stages.embed.text.text_embedder`; None if it reads no text.
         text: to search for.
 
     Raises:
-        ValueError: nothing reads the text, or it says nothing that is known.
+        ValueError: the embedder reads no text, or knows none of the words.
     """
     if reader is None:
         raise ValueError(
@@ -177,25 +179,23 @@ def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
     A stage that is given by another name does not inherit the weights of the gallery's.
 
     Raises:
-        StageError: the manifest names code, or a database elsewhere, that the caller does not.
-        GalleryError: a setting of the manifest is no such setting.
+        StageError: the manifest names code or a database that the caller does not.
+        GalleryError: a setting of the manifest is invalid.
     """
-    saved: dict[str, Any] = (
-        {name: value for name, value in manifest.settings.items() if name in _SAVED} if manifest else {}
-    )
+    saved: dict[str, Any] = {}
+    if manifest:
+        saved = {name: value for name, value in manifest.settings.items() if name in _SAVED}
+        saved["index"] = manifest.index
     for stage in ("detector", "embedder"):
         if stage in given and given[stage] != saved.get(stage):
             saved.pop(f"{stage}_weights", None)
-    if manifest:
-        saved["index"] = manifest.index
     for stage in ("detector", "crop", "embedder", "index"):
         if name := given.get(stage):
             trust(name)
         elif stage in saved:
             check_trusted(saved[stage], "the gallery", stage)
-    for name in saved.keys() - given.keys():
-        saved[name] = _checked(name, saved[name])
-    return Config(**(saved | dict(given)))
+    inherited = {name: _checked(name, value) for name, value in saved.items() if name not in given}
+    return Config(**(inherited | dict(given)))
 
 
 def _checked(name: str, value: str) -> Any:
@@ -217,8 +217,8 @@ def _checked(name: str, value: str) -> Any:
 def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> tuple[Gallery, Pipeline, Config]:
     """Open a gallery for searching, with the pipeline that analyses query photos for it.
 
-    The detector is the one that is given, else the one of the catalogue; but query photos are not taken whole just
-    because the catalogue's were.
+    The detector is the given one, else the catalogue's; but query photos are not taken whole just because the
+    catalogue's were.
 
     Args:
         folder: of the gallery.
@@ -267,7 +267,7 @@ def open_or_create(
 
 
 def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
-    """Refuse a name that cannot be the gallery's before any network is loaded or downloaded.
+    """Refuse names that differ from the gallery's before any network is loaded or downloaded.
 
     An embedder whose weights are a file's, or that is not built in, is compared by its fingerprint once it is loaded.
     """

@@ -1,4 +1,4 @@
-"""Read tables as spreadsheets export them: any usual encoding, delimiter and quoting; a bad line costs only itself."""
+"""Tables as spreadsheets export them: any usual encoding, delimiter and quoting. A bad line costs only itself."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 """The suffixes of tables, in lower case."""
 
 WORKBOOKS: Final = frozenset({".xlsx", ".xlsm", ".xls", ".ods", ".numbers"})
-"""The suffixes of spreadsheet files that hold more than a table."""
+"""The suffixes of spreadsheet files, which must be exported first."""
 
-DELIMITERS: Final = ",;\t"
 _WORKBOOK_MAGIC: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _MAX_CELL: Final = 10_000_000
 _MAX_LINES: Final = 100
-"""How many lines a quoted cell may span; what is longer is taken for a quote that was never closed."""
+"""The most lines of a quoted cell; a longer one counts as a quote that was never closed."""
 
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]+")
 
@@ -36,24 +35,25 @@ class TableRow:
     error: str | None = None
 
 
-def read_table(path: Path, required: Sequence[str], note: Callable[[str], None]) -> Iterator[TableRow]:
-    """Yield the rows of a table, without empty ones, blanks around cells stripped.
+def read_table(path: str | Path, required: Sequence[str], note: Callable[[str], None]) -> Iterator[TableRow]:
+    """Yield the rows of a table with blanks around cells stripped; empty rows are left out.
 
     Args:
         path: of a file in UTF-8, UTF-16 or Windows-1252, delimited by commas, semicolons or tabs.
         required: columns that the table must have, in lower case; its header may write them ``Item ID`` for ``item_id``.
-        note: called with what is worth knowing though no row is lost.
+        note: called with remarks on tables of which no row is lost.
 
     Raises:
         CatalogueError: the table cannot be read as a whole.
     """
+    path = Path(path)
     try:
         check_regular(path.stat())
         lines = _read_lines(path, note)
         start, columns, delimiter = _read_header(lines, path, required, note)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise CatalogueError(f"catalogue {path} cannot be read: {getattr(error, 'strerror', error)}") from error
-    csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))  # the module's limit, 131,072, is less than some have
+    csv.field_size_limit(max(_MAX_CELL, csv.field_size_limit()))  # the default of 131,072 is too small for some
     number, unnamed = start, {place for place, name in enumerate(columns) if name is None}
     while number < len(lines):
         reader = csv.reader(lines[number : number + _MAX_LINES], delimiter=delimiter, strict=True)
@@ -75,7 +75,7 @@ def read_table(path: Path, required: Sequence[str], note: Callable[[str], None])
 
 
 def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
-    """Return the lines of a text file; lines that are not UTF-8 are read as Windows-1252, in which Excel saves a CSV."""
+    """Return the lines of a text file; what is not UTF-8 is read as Windows-1252, in which Excel saves a CSV."""
     with path.open("rb") as binary:
         head = binary.read(4)
     if path.suffix.lower() in WORKBOOKS or head.startswith(_WORKBOOK_MAGIC):
@@ -104,9 +104,9 @@ def _read_header(
 ) -> tuple[int, list[str | None], str]:
     """Return the number of the first row's line, the name of each column, and the delimiter.
 
-    A column without a name has None, one whose name is there already an empty one.
+    A column without a name is None, and one that repeats a name is empty.
     """
-    delimiters = DELIMITERS
+    delimiters = ",;\t"
     for start, line in enumerate(lines, 1):  # noqa: B007  used after the loop
         if separator := re.fullmatch(r"sep=(.)\s*", line):  # written and read by Excel
             delimiters = separator[1]
@@ -117,27 +117,24 @@ def _read_header(
 
     def names(delimiter: str) -> list[str]:
         cells = (cell.strip() for cell in next(csv.reader([line], delimiter=delimiter)))
-        plain = ((cell, cell.casefold().replace(" ", "_").replace("-", "_")) for cell in cells)
+        plain = ((cell, re.sub(r"[ -]", "_", cell.casefold())) for cell in cells)
         return [word if word in required else cell for cell, word in plain]
 
     delimiter = max(delimiters, key=lambda one: (len(set(required).intersection(names(one))), line.count(one)))
-    header = columns = names(delimiter)
-    if missing := [name for name in required if name not in columns]:
+    header = names(delimiter)
+    if missing := [name for name in required if name not in header]:
         raise CatalogueError(
             f"catalogue {path} lacks the column {' and '.join(missing)};"
             f" its first line must name {' and '.join(required)}, it is {line.strip()[:100]!r}"
         )
-    for name in {name for name in columns if name and columns.count(name) > 1}:
+    columns: list[str | None] = [
+        None if not name else "" if name in header[:place] else name for place, name in enumerate(header)
+    ]
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
         if name in required:
             raise CatalogueError(f"catalogue {path} has the column {name} twice; rename or delete one of them")
-        note(f"{path}: the column {name} is there {columns.count(name)} times; the first is read")
-        first = columns.index(name)
-        columns = [column if column != name or place == first else "" for place, column in enumerate(columns)]
-    return (
-        start,
-        [None if not column and not header[place] else column for place, column in enumerate(columns)],
-        delimiter,
-    )
+        note(f"{path}: there are {header.count(name)} columns {name}; the first is read")
+    return start, columns, delimiter
 
 
 def _reason(error: csv.Error) -> str:

@@ -1,6 +1,6 @@
-"""Write results: one table of output formats, all of which an interrupted run resumes alike.
+"""The output formats: JSON lines, CSV, COCO, crops and overlays. An interrupted run can be resumed in each of them.
 
-To add a format, write a :class:`~pipeline.outputs.Writer` and enter it into :data:`WRITERS`.
+To add a format, write a :class:`~pipeline.outputs.Writer` and add it to :data:`WRITERS`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from pipeline.outputs import (
     Writer,
     check_absent,
     check_ours,
-    lock,
     mark_folder,
     spreadsheet_cell,
 )
@@ -44,21 +43,21 @@ DETECT_COLUMNS: Final = ("photo", "width", "height", "garment", "label", "score"
 """The columns of a table of detections; ``garment`` counts from 1 within a photo."""
 
 ATTRIBUTE_COLUMNS: Final = ("type", "colour", "pattern", "gender", "usage")
-"""The columns of a garment's attributes in a table of matches; JSON lines have their confidence as well."""
+"""The columns of a garment's attributes in a table of matches; only JSON lines have their confidence."""
 
 MATCH_COLUMNS: Final = ("rank", "item", "match_photo", "similarity", "match_label", "verdict")
-"""The further columns of a table of matches, before the catalogue's; ``rank`` counts from 1 within a garment."""
+"""The columns of a match, before the catalogue's own; ``rank`` counts from 1 within a garment."""
 
 CATALOGUE_PREFIX: Final = "catalogue_"
-"""Prefix of a catalogue's column that has the name of one of the table's."""
+"""Prefix of a catalogue column whose name is already a column of the table."""
 
 _DIM: Final = 0.45
 """How far an overlay fades to white outside garments."""
 
 
 def open_outputs(
-    output: Path | str | None,
-    others: Mapping[str, Path | str | None] | None = None,
+    output: str | Path | None,
+    others: Mapping[str, str | Path | None] | None = None,
     options: Options | None = None,
     *,
     resume: bool = False,
@@ -67,35 +66,34 @@ def open_outputs(
     """Open the outputs of a run.
 
     Args:
-        output: a file of results, ``.jsonl`` or ``.csv``; None means JSON lines on standard output.
-        others: further outputs by format.
+        output: the results, a ``.jsonl`` or ``.csv`` file; None writes JSON lines to standard output.
+        others: the paths of further outputs by format.
         options: of the formats.
         resume: continue the outputs of an interrupted run.
         overwrite: replace outputs that exist.
 
     Raises:
-        ValueError: the file has another suffix, two outputs have one path, or no output can be resumed.
-        OutfinderError: an output exists and is neither resumed nor overwritten, was written by something else, or is
+        ValueError: the file has another suffix, two outputs have one path, or there is no file to resume.
+        OutfinderError: an output exists and is neither resumed nor overwritten, was not written by outfinder, or is
             being written by another run.
         OSError: an output cannot be opened.
     """
-    output = output if output is None else Path(output)
+    output = None if output is None else Path(output)
     name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
     if output and name not in ("jsonl", "csv"):
         raise ValueError(
             f"results are written as .jsonl or .csv, got {output.suffix or 'no suffix'} in {output.name!r}"
         )
-    paths = {one: path if path is None else Path(path) for one, path in {**(others or {}), name: output}.items()}
-    named = [os.path.realpath(path) for path in paths.values() if path]
-    if len(set(named)) < len(named):
+    paths = {one: Path(path) for one, path in {**(others or {}), name: output}.items() if path}
+    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
         raise ValueError("two outputs have the same path; give each its own")
-    if resume and output is None and not paths.get("coco"):
+    if resume and output is None and "coco" not in paths:
         raise ValueError("--resume continues a file of results: name it with -o")
     writers: list[Writer] = []
     try:
         for one, writer in WRITERS.items():
-            if paths.get(one) or (output is None and one == name):
-                writers.append(writer(paths[one], options or Options(), resume=resume, overwrite=overwrite))
+            if one in paths or (output is None and one == name):
+                writers.append(writer(paths.get(one), options or Options(), resume=resume, overwrite=overwrite))
     except BaseException:
         for opened in writers:
             opened.close(complete=False)
@@ -103,11 +101,10 @@ def open_outputs(
     return Outputs(writers)
 
 
-class _Lines(Writer):
+class _TextFile(Writer):
     """A text file of results, or standard output."""
 
     newline = "\n"
-    encoding = "utf-8"
     header = ""
 
     def __init__(self, path: Path | None, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -126,7 +123,7 @@ class _Lines(Writer):
         """Return what an interrupted run left in the file.
 
         Raises:
-            ValueError, TypeError, KeyError, csv.Error: the file is something else.
+            ValueError, csv.Error: the file is something else.
         """
         raise NotImplementedError
 
@@ -136,29 +133,42 @@ class _Lines(Writer):
             self._stream.close()
 
     def _open(self, path: Path, *, resume: bool, overwrite: bool) -> TextIO:
-        """Open a file that no other run is writing, after the last photo that it has."""
+        """Open a file that no other run is writing, positioned after its last finished photo."""
         resume = resume and path.is_file()
         if not resume:
             check_absent(path, overwrite=overwrite)
         descriptor = os.open(path, os.O_RDWR if resume else os.O_WRONLY | os.O_CREAT, 0o666)
         file = os.fdopen(descriptor, "r+b" if resume else "wb")
         try:
-            lock(descriptor, path)
+            _lock(descriptor, path)
             self.record = self.read(file) if resume else Record()
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # no pipe or device
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe or device cannot be truncated
                 file.seek(self.record.end)
                 file.truncate()
-        except (ValueError, TypeError, KeyError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             file.close()
             raise OutfinderError(f"{path} cannot be resumed and is left as it is: {error}") from error
         except BaseException:
             file.close()
             raise
-        return TextIOWrapper(file, encoding=self.encoding, errors="backslashreplace", newline=self.newline)
+        return TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline=self.newline)
 
 
-class JsonLines(_Lines):
-    """One JSON object per photo and line, in ASCII, so that any file name gives valid JSON and comes back."""
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep other runs from writing an open file, where the system supports locks."""
+    try:
+        import fcntl  # noqa: PLC0415  absent on Windows
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        name = re.sub(r"^\.(.+)\.part$", r"\1", path.name)
+        raise OutfinderError(f"{path.with_name(name)} is being written by another run; name another file") from None
+    except (ImportError, OSError):
+        return
+
+
+class JsonLines(_TextFile):
+    """One JSON object per photo and line, in ASCII, so that any file name gives valid JSON and can be restored."""
 
     def write(self, output: Output) -> None:
         """Write one photo's line."""
@@ -166,10 +176,10 @@ class JsonLines(_Lines):
         self._stream.flush()
 
     def read(self, file: BinaryIO) -> Record:
-        """Return the photos of all whole lines."""
+        """Return the photos of all complete lines."""
         record = Record()
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n") and line.startswith(b"{"[: len(line)]):  # cut
+            if not line.endswith(b"\n") and line.startswith(b"{"[: len(line)]):  # the last line, cut
                 break
             try:
                 photo = json.loads(line)
@@ -180,91 +190,76 @@ class JsonLines(_Lines):
         return record
 
 
-class CsvTable(_Lines):
-    """A CSV with one row per match, which spreadsheets read as it is and in which they run no formula.
+class CsvTable(_TextFile):
+    """A CSV with one row per match, safe to open in a spreadsheet.
 
-    A garment without matches, a photo without garments and a photo that cannot be read have a row each, so that nothing
-    gets lost. Names that are not valid UTF-8 are written with backslash escapes; masks are left to other formats.
+    A garment without matches, a photo without garments and a photo that cannot be read have one row each. Names that
+    are not valid UTF-8 have backslash escapes. Tables hold no masks.
     """
 
     newline = ""
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns in order."""
-        *before, error = DETECT_COLUMNS
-        return [
-            *before,
-            *((*ATTRIBUTE_COLUMNS, *MATCH_COLUMNS) if self.options.matches else ()),
-            error,
-            *self._metadata.values(),
-        ]
-
-    @property
-    def _metadata(self) -> dict[str, str]:
-        """The table's name for each column of the catalogue."""
-        taken = {*DETECT_COLUMNS, *ATTRIBUTE_COLUMNS, *MATCH_COLUMNS}
-        return {name: CATALOGUE_PREFIX + name if name in taken else name for name in self.options.metadata}
-
-    @property
-    def header(self) -> str:  # type: ignore[override]
-        """The first line, after a byte-order mark, by which Excel recognizes UTF-8."""
-        line = StringIO(newline="")
-        self._rows(line).writerow([spreadsheet_cell(column) for column in self.columns])
-        return "\ufeff" + line.getvalue()
+    def __init__(self, path: Path | None, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
+        reserved = {*DETECT_COLUMNS, *ATTRIBUTE_COLUMNS, *MATCH_COLUMNS}
+        self._metadata = {name: CATALOGUE_PREFIX + name if name in reserved else name for name in options.metadata}
+        searched = (*ATTRIBUTE_COLUMNS, *MATCH_COLUMNS) if options.matches else ()
+        self.columns = [*DETECT_COLUMNS[:-1], *searched, DETECT_COLUMNS[-1], *self._metadata.values()]
+        self._delimiter = options.delimiter
+        self.header = "\ufeff" + self._line(self.columns)  # Excel recognizes UTF-8 by the byte-order mark
+        super().__init__(path, options, resume=resume, overwrite=overwrite)
 
     def write(self, output: Output) -> None:
         """Write one photo's rows."""
-        columns, rows = self.columns, self._rows(self._stream)
         for row in _table_rows(output.result, self._metadata):
-            cells = (row.get(column, "") for column in columns)
-            rows.writerow([spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+            self._stream.write(self._line([row.get(column, "") for column in self.columns]))
         self._stream.flush()
 
     def read(self, file: BinaryIO) -> Record:
-        """Return all photos but the last, of which rows may be missing."""
-        lines = list(file)
-        header = self.header.encode()
+        """Return all photos but the last, whose rows may be incomplete."""
+        lines, header = list(file), self.header.encode()
         if not b"".join(lines).startswith(header):
             if header.startswith(b"".join(lines)):
                 return Record()
-            raise ValueError("its columns are others")
+            raise ValueError("it has other columns")
         ends = list(accumulate(map(len, lines), initial=0))
-        rows = csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=self.options.delimiter)
-        record, last, start = Record(end=len(header)), None, ends[rows.line_num]
+        rows = csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=self._delimiter)
+        next(rows)
+        record, last, end = Record(end=len(header)), None, ends[rows.line_num]
         for row in rows:
-            first, start = start, ends[rows.line_num]
-            if not first:  # the header
-                continue
-            at_end = start == ends[-1]
-            if len(row) != len(self.columns) and not at_end:
-                raise ValueError(f"the row before byte {start} is no result")
-            if at_end and (len(row) != len(self.columns) or not lines[-1].endswith(b"\n")):  # cut
-                break
+            start, end = end, ends[rows.line_num]
+            complete = len(row) == len(self.columns) and lines[rows.line_num - 1].endswith(b"\n")
+            if not complete:
+                if end == ends[-1]:
+                    break
+                raise ValueError(f"the row before byte {end} is no result")
             cells = dict(zip(self.columns, row, strict=True))
             if cells["garment"] in ("", "1") and cells.get("rank", "") in ("", "1"):  # a photo's first row
                 if last:
                     record.photos[last["photo"]] += 1
                     record.failed += bool(last["error"])
-                last, record.end = cells, first
+                last, record.end = cells, start
         return record
 
-    def _rows(self, stream: TextIO) -> Any:
-        return csv.writer(stream, delimiter=self.options.delimiter, lineterminator="\n")
+    def _line(self, cells: Sequence[Any]) -> str:
+        """Return a row of cells, none of which is a formula, as text."""
+        line = StringIO(newline="")
+        safe = [spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+        csv.writer(line, delimiter=self._delimiter, lineterminator="\n").writerow(safe)
+        return line.getvalue()
 
 
 class Coco(Writer):
     """A COCO dataset of images, categories and scored annotations: https://cocodataset.org/#format-data.
 
     ``pycocotools.coco.COCO(path)`` reads it, and ``COCO.loadRes`` takes its annotations. Photos that could not be read
-    are left out. Until the run has finished, the results are JSON lines with masks in a hidden file beside it.
+    are left out. During the run, results are JSON lines with masks in a hidden file beside it.
     """
 
     def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
         self._path, self._labels = path, options.labels
         self._part = path.with_name(f".{path.name}.part")
         if resume and path.is_file() and not self._part.exists():
-            self._restore()
+            self._restore_lines()
         elif not resume:
             check_absent(path, overwrite=overwrite)
         self._lines = JsonLines(self._part, Options(masks=True), resume=resume, overwrite=True)
@@ -282,7 +277,7 @@ class Coco(Writer):
         self._lines.write(output)
 
     def close(self, *, complete: bool) -> None:
-        """Write the dataset, which appears whole or not at all."""
+        """Write the whole dataset at once, unless the run was interrupted."""
         self._lines.close(complete=complete)
         if complete:
             with replacing(self._path) as part, part.open("w", encoding="ascii") as file:
@@ -317,8 +312,8 @@ class Coco(Writer):
         named = [{"id": number, "name": label} for label, number in categories.items()]
         file.write(f'],\n"images": {json.dumps(images)},\n"categories": {json.dumps(named)}}}\n')
 
-    def _restore(self) -> None:
-        """Make the JSON lines again from the dataset of a run that had finished."""
+    def _restore_lines(self) -> None:
+        """Restore the JSON lines from the dataset of a finished run."""
         try:
             data = json.loads(self._path.read_text(encoding="ascii"))
             labels = {one["id"]: one["name"] for one in data["categories"]}
@@ -328,13 +323,10 @@ class Coco(Writer):
             }
             for one in data["annotations"]:
                 x, y, width, height = one["bbox"]
-                garment = {
-                    "label": labels[one["category_id"]],
-                    "score": one["score"],
-                    "box": [x, y, x + width, y + height],
-                }
+                box = [x, y, x + width, y + height]
                 mask = {"mask": one["segmentation"]} if "segmentation" in one else {}
-                photos[one["image_id"]]["garments"].append(garment | mask)
+                garment = {"label": labels[one["category_id"]], "score": one["score"], "box": box, **mask}
+                photos[one["image_id"]]["garments"].append(garment)
         except (ValueError, TypeError, KeyError) as error:
             raise OutfinderError(
                 f"{self._path} cannot be resumed and is left as it is: outfinder did not write it"
@@ -343,12 +335,12 @@ class Coco(Writer):
 
 
 class _PictureFolder(Writer):
-    """A folder of JPEG files that outfinder has written, or a new one, to which pictures are added.
+    """A folder of JPEG files, new or written by outfinder before, to which pictures are added.
 
     Names start with the photo's number in the run, so that equal names from different folders do not collide.
     """
 
-    def __init__(self, path: Path, options: Options, *, resume: bool = False, overwrite: bool = False) -> None:  # noqa: ARG002
+    def __init__(self, path: Path, _options: Options, *, resume: bool = False, overwrite: bool = False) -> None:
         self._folder = path
         check_ours(path)
         if overwrite and not resume:
@@ -396,39 +388,35 @@ WRITERS: Final[dict[str, Any]] = {
     "csv": CsvTable,
     "jsonl": JsonLines,
 }
-"""Every format's :class:`Writer`, in the order that a photo is written in: the lines last, for then it is finished."""
+"""The :class:`Writer` of every format. Lines come last, because a photo with its line counts as finished."""
 
 
 def draw_garments(image: Image, result: PhotoResult) -> Image:
     """Return a copy of a photo, which may be reduced, with its garments outlined and labelled and the rest dimmed.
 
-    Nothing covers a garment, whose colours its matches depend on; labels do not cover one another.
+    Garments keep their colours, and labels do not cover one another.
     """
     height, width = image.shape[:2]
-    across, down = width / max(1, result.width), height / max(1, result.height)
+    canvas = (image * (1 - _DIM) + 255 * _DIM).astype(np.uint8) if result.garments else image.copy()
     placed = []
     for garment in result.garments:
-        x1, y1, x2, y2 = garment.box.corners
-        if box := Box.clipped(x1 * across, y1 * down, x2 * across, y2 * down, width, height):
-            placed.append((garment, box))
-    canvas = (image * (1 - _DIM) + 255 * _DIM).astype(np.uint8) if placed else image.copy()
-    outlines = []
-    for garment, box in placed:
+        box = garment.box.scaled((result.width, result.height), (width, height))
         mask = np.ones((1, 1), np.bool_) if garment.mask is None else garment.mask
         inside = cv2.resize(mask.astype(np.uint8), (box.width, box.height), interpolation=cv2.INTER_NEAREST)
         canvas[box.slices][inside > 0] = image[box.slices][inside > 0]
-        outlines.append(cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(box.x1, box.y1))[0])
+        outline, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(box.x1, box.y1))
+        placed.append((garment, box, outline))
     line_px = max(1, round(max(height, width) / 400))
     labels: list[Box] = []
-    for (garment, box), outline in zip(placed, outlines, strict=True):
-        color = tuple(int(color_of(garment.label)[place : place + 2], 16) for place in (1, 3, 5))
+    for garment, box, outline in placed:
+        color = tuple(bytes.fromhex(color_of(garment.label).removeprefix("#")))
         cv2.drawContours(canvas, outline, -1, color, line_px)
         _draw_label(canvas, f"{garment.label} {garment.score:.2f}", box, color, line_px, labels)
     return canvas
 
 
 def _draw_label(canvas: Image, text: str, box: Box, color: tuple[int, ...], line_px: int, labels: list[Box]) -> None:
-    """Draw a label at the top of its box, or below earlier labels that would cover it."""
+    """Draw a label at the top of its box, or below earlier labels that it would cover."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line_px
     (width, height), below = cv2.getTextSize(text, font, size, line_px)
     height += below
@@ -442,39 +430,30 @@ def _draw_label(canvas: Image, text: str, box: Box, color: tuple[int, ...], line
 
 
 def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
-    """Return a photo's result as the object of its JSON line; scores and similarities have four decimals.
+    """Return a photo's result as a JSON object; scores and similarities have four decimals.
 
     >>> to_record(PhotoResult("a.jpg", error="not a photo"))
     {'photo': 'a.jpg', 'error': 'not a photo'}
     """
     if result.error is not None:
         return {"photo": result.photo, "error": result.error}
-    return {
-        "photo": result.photo,
-        "width": result.width,
-        "height": result.height,
-        "garments": [_garment_record(garment, result, masks=masks) for garment in result.garments],
-    }
+    garments = [_garment_record(garment, result, masks=masks) for garment in result.garments]
+    return {"photo": result.photo, "width": result.width, "height": result.height, "garments": garments}
 
 
-def text_record(text: str, matches: Sequence[Match]) -> dict[str, Any]:
-    """Return the answer to a search in words as the object of its JSON line."""
-    return {"text": text, "matches": [_match_record(match) for match in matches]}
-
-
-def write_answer(record: Mapping[str, Any], output: Path | None, *, overwrite: bool) -> None:
-    """Write one JSON line to a ``.jsonl`` file or to standard output.
+def write_text_search(text: str, matches: Sequence[Match], output: Path | None, *, overwrite: bool) -> None:
+    """Write the answer to a search by text as one JSON line to a ``.jsonl`` file, or to standard output.
 
     Raises:
         ValueError: the file has another suffix.
         OutfinderError: the file exists.
     """
-    line = json.dumps(record, allow_nan=False) + "\n"
+    line = json.dumps({"text": text, "matches": [*map(_match_record, matches)]}, allow_nan=False) + "\n"
     if output is None:
         sys.stdout.write(line)
         return
     if output.suffix.lower() != ".jsonl":
-        raise ValueError(f"the answer to a search in words is written as .jsonl, got {output.name!r}")
+        raise ValueError(f"the answer to a search by text is written as .jsonl, got {output.name!r}")
     check_absent(output, overwrite=overwrite)
     write_whole(output, line)
 
@@ -488,12 +467,11 @@ def _garment_record(garment: Garment, photo: PhotoResult, *, masks: bool) -> dic
     if masks and garment.mask is not None:
         record["mask"] = full_rle(garment.mask, garment.box, photo.width, photo.height)
     if garment.attributes:
-        record["attributes"] = {
-            one.name: {"value": one.value, "confidence": one.confidence} for one in garment.attributes
-        }
+        values = {one.name: {"value": one.value, "confidence": one.confidence} for one in garment.attributes}
+        record["attributes"] = values
     if garment.colours:
         record["colours"] = dict(garment.colours)
-    record["matches"] = [_match_record(match) for match in garment.matches or ()]  # empty if none were searched
+    record["matches"] = [_match_record(match) for match in garment.matches or ()]
     return record
 
 
@@ -512,12 +490,11 @@ def _match_record(match: Match) -> dict[str, Any]:
 
 
 def _table_rows(result: PhotoResult, metadata: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a photo."""
-    photo: dict[str, Any] = {"photo": result.photo}
+    """Yield a photo's rows; ``metadata`` maps the catalogue's columns to the table's."""
     if result.error is not None:
-        yield {**photo, "error": result.error}
+        yield {"photo": result.photo, "error": result.error}
         return
-    photo |= {"width": result.width, "height": result.height}
+    photo = {"photo": result.photo, "width": result.width, "height": result.height}
     if not result.garments:
         yield photo
     for number, garment in enumerate(result.garments, start=1):
@@ -528,20 +505,17 @@ def _table_rows(result: PhotoResult, metadata: Mapping[str, str]) -> Iterator[di
             yield row
         for rank, match in enumerate(garment.matches or (), start=1):
             values = (rank, match.item, match.photo, f"{match.similarity:.4f}", match.label, match.verdict)
-            own = {metadata[name]: value for name, value in match.metadata if name in metadata}
-            yield {**row, **own, **dict(zip(MATCH_COLUMNS, values, strict=True))}
+            item = {metadata[name]: value for name, value in match.metadata if name in metadata}
+            yield {**row, **item, **dict(zip(MATCH_COLUMNS, values, strict=True))}
 
 
 def full_rle(mask: Mask, box: Box, width: int, height: int) -> dict[str, Any]:
-    """Return COCO's compressed run lengths of a mask in its photo: ``{"size": [height, width], "counts": str}``.
+    """Return a mask as COCO's compressed run lengths over its whole photo: ``{"size": [height, width], "counts": str}``.
 
     >>> full_rle(np.ones((2, 1), dtype=np.bool_), Box(0, 0, 1, 2), width=2, height=3)
     {'size': [3, 2], 'counts': '024'}
     """
-    columns = np.pad(mask, ((box.y1, height - box.y2), (0, 0))).ravel(order="F")  # COCO counts down the columns
-    edges = box.x1 * height + np.flatnonzero(np.diff(columns.astype(np.int8), prepend=0, append=0))
-    counts = np.diff(edges, prepend=0, append=width * height)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    packed = pycocotools.mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    full = np.zeros((height, width), np.uint8, order="F")
+    full[box.slices] = mask
+    packed = pycocotools.mask.encode(full)
     return {"size": [height, width], "counts": packed["counts"].decode("ascii")}

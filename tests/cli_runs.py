@@ -1,4 +1,4 @@
-"""Running the command in-process, and files that are no photos."""
+"""Commands run in this process, and files that are not photos."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ EMBEDDER = ("--embedder", "stages.testing:FakeEmbedder")
 
 
 def run(*arguments: object, status: int = 0, stdin: bytes | None = None) -> Result:
-    """Run the command, which ends with this exit status and never with a traceback."""
+    """Run the command, check its exit status, and raise unexpected exceptions."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -28,7 +28,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
 
 
 def bad_files(folder: Path) -> dict[str, str]:
-    """Make every kind of file that is no photo; what is told of each."""
+    """Create every kind of file that is not a photo, and return the reason that is reported for each."""
     (folder / "zero.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("these are words")
     whole = (folder / "a two.jpg").read_bytes()
@@ -47,13 +47,13 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def check_bad_lines(told: list[dict[str, Any]], folder: Path, reasons: dict[str, str]) -> None:
-    """A line of its own for each bad file, and the good ones as if they were alone."""
-    errors = {Path(line["photo"]).name: line for line in told if "error" in line}
+def check_bad_lines(results: list[dict[str, Any]], folder: Path, reasons: dict[str, str]) -> None:
+    """Check that each bad file has a line, and that the good photos are found as without them."""
+    errors = {Path(line["photo"]).name: line for line in results if "error" in line}
     assert errors.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert errors[name].keys() == {"photo", "error"}
         assert errors[name]["photo"] == str(folder / name)
         assert errors[name]["error"].startswith(reason)
-    good = {Path(line["photo"]).name: len(line["garments"]) for line in told if "error" not in line}
+    good = {Path(line["photo"]).name: len(line["garments"]) for line in results if "error" not in line}
     assert good == {"a two.jpg": 2, "b none.jpg": 0}

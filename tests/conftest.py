@@ -45,7 +45,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def street(tmp_path: Path) -> Path:
-    """Query photos: two garments, none, and one after the other every kind of file that is no photo."""
+    """Query photos: one with two garments, one with none."""
     folder = tmp_path / "street"
     folder.mkdir()
     write_jpeg(folder / "a two.jpg", draw("red", "blue"))

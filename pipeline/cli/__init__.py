@@ -1,12 +1,9 @@
-"""The command ``outfinder``: parse, call, print. Each subcommand is a module, imported when it is run."""
+"""The command ``outfinder``. Each subcommand is a module of this package and a function of the same name in it."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any
 
 import click
 
@@ -22,61 +19,34 @@ COMMANDS = {
     "evaluate": "Measure a stage on photos with known answers.",
     "calibrate": "Learn from which similarity two photos show the same item.",
     "dedupe": "Find near-duplicates in a photo set, and write it without them.",
-    "benchmark": "Measure speed and quality beside what others use.",
+    "benchmark": "Compare ways to crop garments.",
     "export": "Write networks as ONNX files, and vectors as tables.",
     "sample": "Copy a small rendered shop and street scenes to try things on.",
 }
-"""Every subcommand with its one line. Its module and the function in it have the same name; a package is a group."""
+"""Every subcommand with its summary, in the order in which they are used."""
 
 
-class LazyGroup(click.Group):
-    """A group that imports a subcommand only when it is run, so that ``--help`` answers at once.
-
-    Args:
-        name: as for any group.
-        package: of the subcommands: each is a function in the module of the same name.
-        summaries: every subcommand with its one line, in the order that they are used in.
-        click_options: as for any group.
-    """
-
-    def __init__(
-        self, name: str | None = None, *, package: str, summaries: Mapping[str, str], **click_options: Any
-    ) -> None:
-        super().__init__(name, **click_options)
-        self.package, self.summaries = package, summaries
+class _LazyGroup(click.Group):
+    """A group that imports a subcommand only when it is run, so that ``--help`` answers at once."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Return the subcommands in the order that they are used in."""
-        return list(self.summaries)
+        return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a subcommand."""
-        if cmd_name not in self.summaries:
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{self.package}.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the subcommand, or suggest the one that was probably meant."""
-        if args and args[0] not in self.summaries and not args[0].startswith("-"):
-            close = get_close_matches(args[0], self.summaries, n=1)
-            meant = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{meant}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the subcommands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(self.summaries.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(
     "outfinder",
-    cls=LazyGroup,
-    package=__name__,
-    summaries=COMMANDS,
+    cls=_LazyGroup,
+    commands={name: click.Command(name) for name in COMMANDS},  # for click to suggest the one that was meant
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="outfinder")
@@ -92,11 +62,6 @@ def main() -> None:
     Results are JSON lines on standard output, messages go to standard error. Exit status: 0 everything was
     read, 1 some photos failed, 2 nothing could run.
     """  # noqa: D301  \b is click's mark for lines to keep
-    _fill_standard_streams()
-
-
-def _fill_standard_streams() -> None:
-    """Open closed standard streams on the null device, so that no file opened later is taken for one of them."""
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(opened)
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # open closed standard streams, so that no file opened later is taken for one of them
+    os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What the commands share: kinds of arguments, options of stages and outputs, errors as messages, exit statuses."""
+"""What commands share: types of arguments, options, error messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ import click
 from click.core import ParameterSource
 
 from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
+from pipeline.outputs import check_absent
+from stages.decode_pool import isolated
 from stages.errors import OutfinderError
+from stages.files import existing_spelling
+from stages.formats import HEAD_BYTES, sniff
 
 if TYPE_CHECKING:
     from stages.embed.data import Dataset
@@ -35,22 +39,19 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 PACE = ("device", "batch_size", "workers")
-"""The settings of a config that change no result."""
+"""The settings that do not change results."""
 
 _SETTINGS = ("detector", "detector_weights", "min_score", "crop", "embedder", "embedder_weights", "index", *PACE)
-_PHOTO_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
 
 class PathArgument(click.Path):
-    """A path, spelled as the file is; an empty one, such as an unset variable gives, is refused."""
+    """A path, spelled as the file is. An empty one, which an unset variable gives, is refused."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        from stages.files import existing_spelling
-
         name = os.fspath(value)
         if not name:
             self.fail("It is empty; name a file or a folder.", param, ctx)
@@ -60,7 +61,7 @@ class PathArgument(click.Path):
 
 
 class PhotoArgument(PathArgument):
-    """A photo, a folder or a table, which may be missing: a missing photo has an error line of its own."""
+    """A photo, a folder or a table. It may be missing: a missing photo is reported like an unreadable one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
@@ -70,71 +71,32 @@ class PhotoArgument(PathArgument):
 
 
 ANYWHERE = PhotoArgument()
-ANYWHERE_OR_LIST = PhotoArgument(allow_dash=True)
 FILE_IN = PathArgument(exists=True, dir_okay=False)
 FILE_OUT = PathArgument(dir_okay=False)
 FOLDER = PathArgument(file_okay=False)
 EXISTING = PathArgument(exists=True)
 
 
-def listed(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Replace ``-`` by the paths that standard input lists, one per line or separated by null bytes."""
-    from stages.files import existing_spelling
+def photos_argument(name: str = "photos", metavar: str = "PHOTO...", *, required: bool = True) -> Callable[[F], F]:
+    """Photos and folders of photos; ``-`` reads a list of them from standard input."""
+    kind = PhotoArgument(allow_dash=True)
+    return click.argument(name, metavar=metavar, nargs=-1, required=required, type=kind, callback=_read_list)
 
+
+def _read_list(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Replace ``-`` by the paths on standard input, one per line or separated by null bytes."""
     if Path("-") not in paths:
         return paths
     data = sys.stdin.buffer.read() if sys.stdin else b""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
         data = data.decode("utf-16", "replace").encode()
     data = data.removeprefix(codecs.BOM_UTF8)
-    if data.startswith(_PHOTO_MAGIC):
-        raise click.BadParameter(
-            "Standard input is a photo, not a list of photos; name its file instead.", ctx, parameter
-        )
+    if sniff(data[:HEAD_BYTES]):
+        message = "Standard input is a photo, not a list of photos; name its file instead."
+        raise click.BadParameter(message, ctx, parameter)
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
-    stdin = [existing_spelling(Path(os.fsdecode(name))) for name in names if name.strip()]
-    return tuple(path for each in paths for path in (stdin if each == Path("-") else [each]))
-
-
-def photos_argument(name: str = "photos", metavar: str = "PHOTO...", *, required: bool = True) -> Callable[[F], F]:
-    """Photos and folders of photos, ``-`` for a list on standard input."""
-    return click.argument(name, metavar=metavar, nargs=-1, required=required, type=ANYWHERE_OR_LIST, callback=listed)
-
-
-def _choice(names: Iterable[str], more: str = "") -> str:
-    return f"{', '.join(names)}{more}, or package.module:Name for your own."
-
-
-def _absolute(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
-    """Make the file of a Milvus Lite index absolute: a gallery must find it from any folder."""
-    if name is None or not name.startswith(MILVUS) or "://" in name:
-        return name
-    return MILVUS + str(Path(name.removeprefix(MILVUS)).absolute())
-
-
-_STAGE_OPTIONS: dict[str, list[Callable[[Any], Any]]] = {
-    "detector": [
-        click.option("--detector", metavar="NAME", help=_choice(DETECTORS, ", NAME+flip (mirrored too)")),
-        click.option("--detector-weights", type=FILE_IN, help="A detector checkpoint (.safetensors) of your own."),
-        click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
-    ],
-    "crop": [click.option("--crop", metavar="NAME", help=_choice(CROPPERS))],
-    "embedder": [
-        click.option("--embedder", metavar="NAME", help=_choice(EMBEDDERS, ", features-ARCHITECTURE, open_clip:MODEL, timm:MODEL; NAME+attributes")),
-        click.option("--embedder-weights", type=FILE_IN, help="Weights (.safetensors) of your own for it."),
-    ],
-    "index": [click.option("--index", metavar="NAME", callback=_absolute, help=_choice(INDEXES, ", milvus+URI"))],
-    "pace": [
-        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Photos per batch."),
-        click.option("--workers", type=click.IntRange(1),
-                     help="Threads that decode photos.  [default: one per core, at most 4]"),
-    ],
-}  # fmt: skip
-
-
-def stage_options(*wanted: str) -> Callable[[F], F]:
-    """Options that choose stages: of ``detector``, ``crop``, ``embedder``, ``index``; and ``pace``."""
-    return combined(*(option for stage in wanted for option in _STAGE_OPTIONS[stage]))
+    listed = [existing_spelling(Path(os.fsdecode(name))) for name in names if name.strip()]
+    return tuple(path for each in paths for path in (listed if each == Path("-") else [each]))
 
 
 def combined(*options: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -148,7 +110,41 @@ def combined(*options: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
-pace_options = stage_options("pace")
+def _stage_option(name: str, choices: Iterable[str], more: str = "", **options: Any) -> Callable[[Any], Any]:
+    text = f"{', '.join(choices)}{more}, or package.module:Name for your own."
+    return click.option(f"--{name}", metavar="NAME", help=text, **options)
+
+
+def _absolute(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """Make the file of a Milvus Lite index absolute, so that a gallery finds it from any folder."""
+    if name is None or not name.startswith(MILVUS) or "://" in name:
+        return name
+    return MILVUS + str(Path(name.removeprefix(MILVUS)).absolute())
+
+
+def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.with_resource(isolated())
+
+
+_CONFIG_OPTIONS: dict[str, list[Callable[[Any], Any]]] = {
+    "detector": [
+        _stage_option("detector", DETECTORS, ", NAME+flip (mirrored too)"),
+        click.option("--detector-weights", type=FILE_IN, help="Your own detector checkpoint (.safetensors)."),
+        click.option("--min-score", type=click.FloatRange(0, 1), help="Least score of a garment.  [default: 0.5]"),
+    ],
+    "crop": [_stage_option("crop", CROPPERS)],
+    "embedder": [
+        _stage_option("embedder", EMBEDDERS, ", features-ARCHITECTURE, open_clip:MODEL, timm:MODEL; NAME+attributes"),
+        click.option("--embedder-weights", type=FILE_IN, help="Your own weights (.safetensors) for it."),
+    ],
+    "index": [_stage_option("index", INDEXES, ", milvus+URI", callback=_absolute)],
+    "pace": [
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Photos per batch."),
+        click.option("--workers", type=click.IntRange(1),
+                     help="Threads that decode photos.  [default: one per core, at most 4]"),
+    ],
+}  # fmt: skip
 
 device_option = click.option(
     "--device",
@@ -156,6 +152,15 @@ device_option = click.option(
     default=AUTO,
     show_default=True,
     help="Where to compute, as torch names it; auto is the first available of cuda, mps and cpu.",
+)
+
+isolate_option = click.option(
+    "--isolate/--no-isolate",
+    default=True,
+    show_default=True,
+    expose_value=False,
+    callback=_isolate,
+    help="Decode photos in separate processes, so that a hostile file that crashes, hangs or fills one costs only itself.",
 )
 
 calibration_option = click.option(
@@ -182,55 +187,37 @@ result_options = combined(
 )  # fmt: skip
 
 
-def _isolate(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from stages.decode_pool import isolated
-
-        ctx.with_resource(isolated())
-
-
-isolate_option = click.option(
-    "--isolate/--no-isolate",
-    default=True,
-    show_default=True,
-    expose_value=False,
-    callback=_isolate,
-    help="Decode photos in separate processes, so that a hostile file that crashes, hangs or fills one costs only itself.",
-)
-
-
 def config_options(*stages: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Options for fields of a :class:`~pipeline.config.Config`; the command gets those given as the dict ``settings``."""
+    """Options for fields of a :class:`~pipeline.config.Config`; the command gets those given as the dict ``settings``.
+
+    Args:
+        stages: of ``detector``, ``crop``, ``embedder``, ``index`` and ``pace``.
+    """
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         @wraps(command)
         def run(**options: Any) -> R:
-            settings = {name: options.pop(name) for name in _SETTINGS if name in options}
-            return command(settings=chosen(**settings), **options)
+            given = {name: options.pop(name) for name in _SETTINGS if name in options}
+            settings = {name: value for name, value in given.items() if value is not None}
+            return command(settings=settings, **options)
 
-        return combined(stage_options(*stages), device_option, isolate_option)(run)
+        choices = [option for stage in stages for option in _CONFIG_OPTIONS[stage]]
+        return combined(*choices, device_option, isolate_option)(run)
 
     return decorate
 
 
 def given_options() -> dict[str, str]:
-    """Return the options of the current command that were given on the command line, as they are written there."""
+    """Return the options of the current command that were given on the command line, by their long names."""
     context = click.get_current_context()
     given = {}
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if isinstance(parameter, click.Option) and source is ParameterSource.COMMANDLINE:
-            value = context.params.get(parameter.name or "")
-            name = max(parameter.opts, key=len)
-            given[name] = (
-                "yes" if value is True else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            )
+        name = parameter.name or ""
+        if isinstance(parameter, click.Option) and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params.get(name)
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            given[max(parameter.opts, key=len)] = "yes" if value is True else shown
     return given
-
-
-def chosen(**settings: Any) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def friendly(command: Callable[P, R]) -> Callable[P, R]:
@@ -241,22 +228,19 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             with _signals():
                 return command(*args, **kwargs)
-        except Terminated:
-            click.echo("outfinder: terminated", err=True)
-            sys.exit(TERMINATED)
+        except KeyboardInterrupt as error:
+            terminated = isinstance(error, Terminated)
+            click.echo(f"outfinder: {'terminated' if terminated else 'interrupted'}", err=True)
+            sys.exit(TERMINATED if terminated else INTERRUPTED)
         except (OutfinderError, ValueError) as error:
             click.echo(f"outfinder: {_message(error)}", err=True)
             sys.exit(NOTHING_RAN)
-        except KeyboardInterrupt:
-            click.echo("outfinder: interrupted", err=True)
-            sys.exit(INTERRUPTED)
         except BrokenPipeError:  # a reader such as head has read enough
             _discard_output()
             sys.exit(0)
         except OSError as error:
-            click.echo(
-                f"outfinder: {_message(error.filename or 'output')}: {error.strerror or _message(error)}", err=True
-            )
+            what, reason = _message(error.filename or "output"), error.strerror or _message(error)
+            click.echo(f"outfinder: {what}: {reason}", err=True)
             _discard_output()
             sys.exit(NOTHING_RAN)
 
@@ -288,15 +272,15 @@ def _signals() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Send what is still to be flushed to standard output nowhere, after the error about it has been reported."""
+    """Discard what standard output has not flushed yet, after its error has been reported."""
     with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def print_problems(photos: Dataset) -> None:
-    """Print the problems and the notes of a photo set on standard error, if it has some."""
+    """Print the problems and notes of a photo set on standard error."""
     if photos.problems or photos.notes:
         click.echo(photos.describe(), err=True)
 
@@ -312,7 +296,6 @@ class FigureOutputs:
     def prepare(self) -> None:
         """Refuse outputs that exist, before a long run."""
         from pipeline.evaluation_pages import prepare_page
-        from pipeline.outputs import check_absent
 
         if self.json_file and self.json_file != Path("-"):
             check_absent(self.json_file, overwrite=self.overwrite)
@@ -323,10 +306,10 @@ class FigureOutputs:
         """Print the table, or the figures as JSON if their file is ``-``, and exit."""
         if self.page:
             click.echo(f"page: {self.page / 'index.html'}", err=True)
-        text = json.dumps(figures, indent=2) + "\n"
+        text = json.dumps(figures, indent=2)
         if self.json_file and self.json_file != Path("-"):
-            self.json_file.write_text(text, encoding="ascii")
-        click.echo(text.rstrip("\n") if self.json_file == Path("-") else table)
+            self.json_file.write_text(text + "\n", encoding="ascii")
+        click.echo(text if self.json_file == Path("-") else table)
         sys.exit(SOME_FAILED if failed else 0)
 
 
@@ -339,25 +322,14 @@ def figure_options(command: Callable[..., R]) -> Callable[..., R]:
 
     return combined(
         click.option("-o", "--output", type=FOLDER, help="Write a page with figures and pictures into this folder."),
-        click.option(
-            "--json",
-            "json_file",
-            type=PathArgument(dir_okay=False, allow_dash=True),
-            help="Write the figures as JSON; - for standard output.",
-        ),
+        click.option("--json", "json_file", type=PathArgument(dir_okay=False, allow_dash=True),
+                     help="Write the figures as JSON; - for standard output."),
         overwrite_option,
-    )(run)
-
-
-def how_to_resume(output: Path | None) -> str:
-    """Return what a message on an interrupted run ends with."""
-    if output is None:
-        return "with -o FILE, --resume could have continued it"
-    return f"they are in {printable(str(output))}; the same command with --resume continues"
+    )(run)  # fmt: skip
 
 
 def printable(name: str) -> str:
-    r"""Return a file name as one line that does nothing to a terminal, whatever bytes are in it.
+    r"""Return a file name as one line without control characters, whatever bytes are in it.
 
     >>> print(printable("a\nb\x1b[31m\udce9 größe.jpg"))
     a\nb\x1b[31m\udce9 größe.jpg

@@ -19,6 +19,9 @@ from pipeline.cli.common import (
     print_problems,
     set_options,
 )
+from pipeline.config import Config, build_embedder
+from pipeline.outputs import check_absent
+from stages.problems import plural
 
 
 @click.command()
@@ -28,7 +31,7 @@ from pipeline.cli.common import (
 @click.option("--bits", default=4, show_default=True, type=click.IntRange(0, 63),
               help="How many of 64 bits of two perceptual hashes may differ.")  # fmt: skip
 @click.option("--similarity", default=0.98, show_default=True, type=click.FloatRange(-1, 1),
-              help="From which photos are duplicates for the embedder.")  # fmt: skip
+              help="The least similarity of duplicates by the embedder.")  # fmt: skip
 @click.option("--hash-only", is_flag=True, help="Do not compare by the embedder.")
 @click.option("--within-items", is_flag=True, help="Report duplicates of one item too.")
 @config_options("embedder")
@@ -47,13 +50,13 @@ def dedupe(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    """Find photos of DATA that are listed under two items: one picture twice, by perceptual hash and by the embedder.
+    """Find pictures of DATA that are listed under two items, by perceptual hash and by the embedder.
 
-    Such items would be on both sides of a split, or be called different though they are the same. Prints a JSON line per
-    group: the photos, their items, and how they were found. -o writes a catalogue, with all columns of DATA's, in which
-    such items are one, by the name of the first, and the picture they share is there once; split by item, no
-    near-duplicate crosses it. With --against, each group has photos of both sets, and the catalogue is DATA without
-    them. DATA is as for `evaluate embedder`.
+    Such items would fall on both sides of a split, or be called different though they are the same. Prints a JSON line
+    per group: the photos, their items, and how they were found. -o writes a catalogue with all columns of DATA in which
+    such items are one, named as the first, and have the picture they share once, so that no near-duplicate crosses a
+    split by item. With --against, each group has photos of both sets, and the catalogue is DATA without them. DATA is
+    as for `evaluate embedder`.
 
     \b
     Examples:
@@ -63,18 +66,12 @@ def dedupe(
     """  # noqa: D301
     from pipeline.catalogue import open_set
     from pipeline.dedupe import catalogue_rows, find_duplicates, group_record, without, write_catalogue
-    from pipeline.outputs import check_absent
-    from stages.problems import plural
 
     if output:
         check_absent(output, overwrite=overwrite)
     photos = open_set(data, item_pattern)
     others = open_set(against, item_pattern) if against else None
-    embedder = None
-    if not hash_only:
-        from pipeline.config import Config, build_embedder
-
-        embedder = build_embedder(Config(**settings))
+    embedder = None if hash_only else build_embedder(Config(**settings))
     found = find_duplicates(photos, others, embedder, bits=bits, similarity=similarity, within_items=within_items)
     print_problems(found.photos)
     for group in found.groups:

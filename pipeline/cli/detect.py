@@ -8,16 +8,12 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import (
-    FILE_OUT,
-    FOLDER,
-    config_options,
-    friendly,
-    how_to_resume,
-    photos_argument,
-    result_options,
-)
-from pipeline.cli.progress import Progress
+from pipeline.cli.common import FILE_OUT, FOLDER, config_options, friendly, photos_argument, result_options
+from pipeline.cli.progress import Progress, resume_hint
+from pipeline.config import Config, build_cropper, build_detector
+from pipeline.outputs import Options
+from pipeline.pipeline import Pipeline
+from stages.images import walk
 
 
 @click.command()
@@ -48,12 +44,8 @@ def detect(
       outfinder detect photos/ --masks --coco found.json --crops crops --overlays drawn
       outfinder detect photos/ -o found.jsonl --resume
     """  # noqa: D301
-    from pipeline.config import Config, build_cropper, build_detector
-    from pipeline.outputs import Options
-    from pipeline.pipeline import Pipeline
     from pipeline.search import result_of
     from pipeline.writers import open_outputs
-    from stages.images import walk
 
     config = Config(**settings)
     cropper = build_cropper(config) if others["crops"] else None
@@ -62,7 +54,7 @@ def detect(
     with open_outputs(output, others, options, resume=resume, overwrite=overwrite) as outputs:
         total = outputs.done + sum(1 for _ in outputs.remaining(walk(photos)))
         progress = Progress("detected garments in", total, done=outputs.done, failed=outputs.failed)
-        with progress.interruptible(how_to_resume(output)):
+        with progress.interruptible(resume_hint(output)):
             for analysis in pipeline(outputs.remaining(walk(photos))):
                 outputs.write(result_of(analysis), analysis)
                 progress.count(analysis.error, str(analysis.path))

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from pipeline.cli.common import FILE_OUT, config_options, friendly, overwrite_option, photos_argument
 from pipeline.cli.progress import Progress
+from pipeline.config import Config, build_embedder
+from pipeline.outputs import check_absent
+from stages.errors import ImageError
+from stages.files import replacing
+from stages.images import enough_px, read_photo, walk
 
 
 @click.command()
@@ -27,14 +33,6 @@ def embed(images: tuple[Path, ...], settings: dict[str, Any], output: Path, over
     Example:
       outfinder detect photos/ --crops crops && outfinder embed crops/ -o vectors.npz
     """  # noqa: D301
-    import numpy as np
-
-    from pipeline.config import Config, build_embedder
-    from pipeline.outputs import check_absent
-    from stages.errors import ImageError
-    from stages.files import replacing
-    from stages.images import enough_px, read_photo, walk
-
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
     check_absent(output, overwrite=overwrite)

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.catalogue import changed_photos
 from pipeline.cli.common import FOLDER, SOME_FAILED, friendly, printable
-
-if TYPE_CHECKING:
-    from pipeline.gallery import Gallery, Row
+from pipeline.config import trust
+from pipeline.gallery import Gallery, Row, read_manifest, writing
+from pipeline.gallery import verify as verify_gallery
+from stages.embed.text import words_for
 
 _folder = click.argument("folder", metavar="GALLERY", type=FOLDER)
 _where = click.option("--where", metavar="FILTER", help="Only photos that fulfil it, by label or any column.")
@@ -22,7 +23,7 @@ _where = click.option("--where", metavar="FILTER", help="Only photos that fulfil
 
 @click.group()
 @click.option(
-    "--index", metavar="NAME", help="The gallery's index, where it is your own: package.module:Name, milvus+URI."
+    "--index", metavar="NAME", help="The gallery's index, if it is not built in: package.module:Name or milvus+URI."
 )
 def gallery(index: str | None) -> None:
     """What a gallery holds; remove items; check, compact and repair it.
@@ -36,8 +37,6 @@ def gallery(index: str | None) -> None:
       outfinder gallery verify shop
     """  # noqa: D301
     if index:
-        from pipeline.config import trust
-
         trust(index)
 
 
@@ -46,9 +45,6 @@ def gallery(index: str | None) -> None:
 @friendly
 def info(folder: Path) -> None:
     """Print what GALLERY holds and what made it, as a JSON line."""
-    from pipeline.gallery import Gallery
-    from stages.embed.text import words_for
-
     opened = Gallery.open(folder)
     manifest = opened.manifest
     has_words = words_for(manifest.embedder) is not None
@@ -77,11 +73,9 @@ def info(folder: Path) -> None:
 @friendly
 def list_(folder: Path, where: str | None) -> None:
     """Print the photos of GALLERY, a JSON line each."""
-    from pipeline.gallery import Gallery
-
     opened = Gallery.open(folder)
     for row in opened.rows if where is None else opened.select(where):
-        click.echo(json.dumps(_plain(row)))
+        _echo_row(row)
 
 
 @gallery.command()
@@ -90,32 +84,28 @@ def list_(folder: Path, where: str | None) -> None:
 @friendly
 def show(folder: Path, item: str) -> None:
     """Print the photos of one ITEM, a JSON line each."""
-    from pipeline.gallery import Gallery
-
     rows = Gallery.open(folder).of_item(item)
     if not rows:
         raise ValueError(f"gallery {folder} has no item {item}")
     for row in rows:
-        click.echo(json.dumps(_plain(row)))
+        _echo_row(row)
 
 
 @gallery.command()
 @_folder
 @click.argument("items", metavar="[ITEM]...", nargs=-1)
-@click.option("--where", metavar="FILTER", help="The items of which a photo fulfils it.")
+@click.option("--where", metavar="FILTER", help="Items with a photo that fulfils it.")
 @friendly
 def remove(folder: Path, items: tuple[str, ...], where: str | None) -> None:
     """Remove each ITEM with all its photos from GALLERY; the photo files stay."""
     if not items and where is None:
         raise click.UsageError("Give an ITEM or --where.")
     with _opened_to_write(folder) as opened:
-        going = {*items, *(row.item for row in (opened.select(where) if where else ()))}
-        gone = opened.remove(going)
+        removed = {*items, *(row.item for row in (opened.select(where) if where else ()))}
+        photos = opened.remove(removed)
         opened.save()
-    click.echo(
-        f"removed {len(going)} item{'s' * (len(going) != 1)} in {gone} photos; {opened.item_count} items are left",
-        err=True,
-    )
+    count = f"{len(removed)} item{'s' * (len(removed) != 1)} in {photos} photos"
+    click.echo(f"removed {count}; {opened.item_count} items are left", err=True)
 
 
 @gallery.command()
@@ -125,8 +115,6 @@ def remove(folder: Path, items: tuple[str, ...], where: str | None) -> None:
 @friendly
 def duplicates(folder: Path, similarity: float, where: str | None) -> None:
     """Print groups of near-duplicate photos in GALLERY, a JSON line each, the largest first."""
-    from pipeline.gallery import Gallery
-
     for group in Gallery.open(folder).duplicates(similarity, where):
         photos = [{"item": row.item, "photo": row.photo, "similarity": round(near, 4)} for row, near in group]
         click.echo(json.dumps({"photos": photos}))
@@ -136,7 +124,7 @@ def duplicates(folder: Path, similarity: float, where: str | None) -> None:
 @_folder
 @friendly
 def compact(folder: Path) -> None:
-    """Rewrite the vectors of GALLERY without those that were removed, to give their space back."""
+    """Rewrite the vectors of GALLERY without those that were removed, to free their space."""
     with _opened_to_write(folder) as opened:
         before = opened.size
         opened.compact()
@@ -147,11 +135,11 @@ def compact(folder: Path) -> None:
 @_folder
 @friendly
 def rebuild(folder: Path) -> None:
-    """Rebuild the index of GALLERY from its vectors, and keep it in the cache folder of this user."""
+    """Rebuild the index of GALLERY from its vectors, and keep it in the user's cache folder."""
     with _opened_to_write(folder) as opened:
         indexed = opened.rebuild()
-    made = "its index is rebuilt" if indexed else "it needs no index: its vectors are searched directly"
-    click.echo(f"gallery {folder}: {made}", err=True)
+    done = "its index is rebuilt" if indexed else "it needs no index: its vectors are searched directly"
+    click.echo(f"gallery {folder}: {done}", err=True)
 
 
 @gallery.command()
@@ -160,18 +148,14 @@ def rebuild(folder: Path) -> None:
 @friendly
 def verify(folder: Path, photos: bool) -> None:
     """Check every row and vector of GALLERY against its checksum, and against each other; exit 1 if unsound."""
-    from pipeline.catalogue import changed_photos
-    from pipeline.gallery import Gallery
-    from pipeline.gallery import verify as problems_of
-
-    problems = problems_of(folder)
+    problems = verify_gallery(folder)
     for problem in problems:
         click.echo(printable(problem))
     if problems:
         click.echo(f"gallery {folder} is unsound", err=True)
         sys.exit(SOME_FAILED)
     opened = Gallery.open(folder)
-    moved = [row.photo for row in opened.rows if not Path(row.photo).exists()]  # matches come without a picture
+    moved = [row.photo for row in opened.rows if not Path(row.photo).exists()]  # their matches have no picture
     if moved:
         click.echo(f"{len(moved)} photos are no longer where they were, such as {printable(moved[0])}", err=True)
     changed = changed_photos(opened) if photos else []
@@ -183,21 +167,11 @@ def verify(folder: Path, photos: bool) -> None:
 
 @contextmanager
 def _opened_to_write(folder: Path) -> Iterator[Gallery]:
-    """Open a gallery that exists, and hold it for writing."""
-    from pipeline.gallery import Gallery, read_manifest, writing
-
-    read_manifest(folder)
+    read_manifest(folder)  # a folder without a gallery is refused before it is locked
     with writing(folder):
         yield Gallery.open(folder)
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {
-        "item": row.item,
-        "photo": row.photo,
-        "label": row.group,
-        "score": row.score,
-        "box": row.box.corners,
-        "detector": row.detector,
-        "metadata": dict(row.metadata),
-    }
+def _echo_row(row: Row) -> None:
+    values = {"item": row.item, "photo": row.photo, "label": row.group, "score": row.score, "box": row.box.corners}
+    click.echo(json.dumps(values | {"detector": row.detector, "metadata": dict(row.metadata)}))

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from pipeline.cli.common import ANYWHERE_OR_LIST, FOLDER, PACE, config_options, friendly, listed, printable
+from pipeline.catalogue import CatalogueEntry, Indexing, Tally, read_catalogue
+from pipeline.cli.common import FOLDER, PACE, config_options, friendly, photos_argument, printable
 from pipeline.cli.progress import Progress
+from pipeline.config import suggestion
+from pipeline.gallery import Gallery, is_gallery, writing
+from pipeline.pipeline import Analysis
+from pipeline.ray import ClusterPipeline
+from stages.embed.attributes import attribute_part
+from stages.problems import plural
 from stages.types import WHOLE
-
-if TYPE_CHECKING:
-    from pipeline.catalogue import CatalogueEntry, Tally
-    from pipeline.pipeline import Analysis
-
-
-def _pattern(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if value is None else re.compile(value)
-    except re.error as error:
-        raise click.BadParameter(f"not a regular expression: {error}") from error
 
 
 @click.command()
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=ANYWHERE_OR_LIST, callback=listed)
-@click.option("--item-pattern", metavar="REGEX", callback=_pattern,
-              help="Finds the item id in a file name (its group 1).")  # fmt: skip
+@photos_argument("sources", "SOURCE...")
+@click.option("--item-pattern", metavar="REGEX", default="", help="Finds the item id in a file name (its group 1).")
 @click.option("--kind-column", metavar="NAME",
               help="The column that says what kind of garment an item is.  [default: kind, label, category, type ...]")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
@@ -47,7 +41,7 @@ def index(
     folder: Path,
     sources: tuple[Path, ...],
     settings: dict[str, Any],
-    item_pattern: re.Pattern[str] | None,
+    item_pattern: str,
     kind_column: str | None,
     as_is: bool,
     prune: bool,
@@ -74,11 +68,7 @@ def index(
       outfinder index shop catalogue.csv --prune
       outfinder index shop catalogue.csv --engine ray --ray-address auto
     """  # noqa: D301
-    from pipeline.catalogue import Indexing, read_catalogue
-    from pipeline.gallery import writing
-    from pipeline.ray import ClusterPipeline
     from pipeline.search import open_or_create
-    from stages.embed.attributes import attribute_part
 
     given = {name: value for name, value in settings.items() if name not in PACE}
     if as_is:
@@ -88,42 +78,30 @@ def index(
     for source in sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
-    total = _count_photos(
-        read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True)), kind_column
-    )
+    catalogue = read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True))
+    progress = Progress("indexed", _count_photos(catalogue, kind_column))
     with _removed_if_empty(folder), writing(folder):
         gallery, pipeline, config = open_or_create(folder, settings | given, vectors)
-        progress = Progress("indexed", total)
-        report = _reporter(progress)
         analyse: Callable[[Iterable[Path]], Iterator[Analysis]] = (
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
         )
         with progress.interruptible(f"they are in {folder}; the same command continues"):
-            indexing = Indexing(gallery, analyse, config.detector, report, prune=prune,
+            indexing = Indexing(gallery, analyse, config.detector, progress.count, prune=prune,
                                 kinds=attribute_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
             tally = indexing(read_catalogue(sources, item_pattern, lambda _: None))
-        report(tally)
     progress.finish()
-    click.echo(
-        f"gallery {folder}: {gallery.item_count} items in {len(gallery)} photos ({tally.added} added,"
-        f" {tally.replaced} replaced, {tally.redescribed} redescribed, {tally.unchanged} unchanged,"
-        f" {len(tally.failed)} failed); {_labels(gallery.labels)}",
-        err=True,
-    )
-    _echo_absent(tally, prune=prune)
+    _print_summary(folder, tally, gallery.labels, f"{gallery.item_count} items in {len(gallery)} photos", prune=prune)
     for note in gallery.notes():
         click.echo(printable(note), err=True)
     sys.exit(progress.status())
 
 
 def _count_photos(catalogue: Iterable[CatalogueEntry], kind_column: str | None) -> int:
-    """Count the catalogue's photos.
+    """Return the number of photos and unusable lines of a catalogue.
 
     Raises:
         ValueError: the column of kinds does not exist.
     """
-    from pipeline.config import suggestion
-
     count, columns = 0, dict[str, None]()
     for photo in catalogue:
         count += 1
@@ -138,31 +116,14 @@ def _plain(column: str) -> str:
     return column.casefold().replace(" ", "_")
 
 
-def _reporter(progress: Progress) -> Callable[[Tally], None]:
-    reported = 0
-
-    def report(tally: Tally) -> None:
-        nonlocal reported
-        for path, reason in tally.failed[reported:]:
-            progress.count(reason, str(path))
-        reported = len(tally.failed)
-        while progress.done < tally.seen:
-            progress.count()
-
-    return report
-
-
-def _labels(counts: Mapping[str, int]) -> str:
-    """Return how many photos have each label, the most frequent first."""
-    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return "kinds: " + ", ".join(
-        f"{'unknown' if label == WHOLE else printable(label)} {count}" for label, count in ranked
+def _print_summary(folder: Path, tally: Tally, labels: Mapping[str, int], size: str, *, prune: bool) -> None:
+    ranked = sorted(labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    kinds = ", ".join(f"{'unknown' if label == WHOLE else printable(label)} {count}" for label, count in ranked)
+    click.echo(
+        f"gallery {folder}: {size} ({tally.added} added, {tally.replaced} replaced, {tally.redescribed} redescribed,"
+        f" {tally.unchanged} unchanged, {len(tally.failed)} failed); kinds: {kinds}",
+        err=True,
     )
-
-
-def _echo_absent(tally: Tally, *, prune: bool) -> None:
-    from stages.problems import plural
-
     if tally.pruned:
         click.echo(f"removed because no longer in the catalogue: {plural(tally.pruned, 'photo')}", err=True)
     if tally.absent:
@@ -173,17 +134,14 @@ def _echo_absent(tally: Tally, *, prune: bool) -> None:
 
 @contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Remove a gallery that a run has created but added nothing to, so that the next try may choose other options."""
-    from pipeline.gallery import Gallery, is_gallery
-
-    existed = folder.exists()
+    """Remove a gallery that a run has created but added nothing to, so that the next run may choose other options."""
+    existed, was_gallery = folder.exists(), is_gallery(folder)
     before = set(folder.iterdir()) if existed else set()
-    gallery_existed = is_gallery(folder)
     try:
         yield
     finally:
         with suppress(Exception):
-            if not gallery_existed and (not is_gallery(folder) or not len(Gallery.open(folder))):
+            if not was_gallery and (not is_gallery(folder) or not len(Gallery.open(folder))):
                 for path in set(folder.iterdir()) - before:
                     path.unlink()
                 if not existed:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from time import monotonic
 
 import click
@@ -24,8 +25,8 @@ class Progress:
     """Counts photos and prints the count, the rate and the time left.
 
     Args:
-        doing: what is done, for "doing 3 of 9 photos".
-        total: how many photos there are, if that is known; it may be set later.
+        doing: the verb, as in "doing 3 of 9 photos".
+        total: how many photos there are, if that is known.
         done: how many of them an earlier run has finished.
         failed: how many of those failed.
     """
@@ -38,44 +39,44 @@ class Progress:
         self.done, self.failed = done, failed
 
     def count(self, error: str | None = None, photo: str = "") -> None:
-        """Count one photo; an error is printed on a line of its own."""
+        """Count one photo, and print its error if there is one."""
         self.done += 1
         if error is not None:
             self.failed += 1
             click.echo(f"{self._clear()}{printable(photo)}: {error}", err=True)
         if monotonic() - self._printed > (0.2 if self._live else INTERVAL_S):
             self._printed = monotonic()
-            click.echo(f"{self._clear()}{self._under_way()}", err=True, nl=not self._live)
+            click.echo(f"{self._clear()}{self._estimate()}", err=True, nl=not self._live)
 
     def finish(self) -> None:
         """Print the final count."""
-        click.echo(f"{self._clear()}{self._line()}", err=True)
+        click.echo(f"{self._clear()}{self._count()}", err=True)
 
     @contextmanager
     def interruptible(self, hint: str) -> Iterator[None]:
-        """If the run is interrupted, print how far it came, and a hint on how to continue."""
+        """Print the count and a hint on how to continue if the run is interrupted."""
         try:
             yield
         except KeyboardInterrupt:
-            click.echo(f"{self._clear()}{self._line()}; {hint}", err=True)
+            click.echo(f"{self._clear()}{self._count()}; {hint}", err=True)
             raise
 
     def status(self) -> int:
         """Return the exit status: 2 if there was nothing to read."""
         if not self.done:
-            click.echo("outfinder: no photos there (looked for .jpg, .png, .webp and the like)", err=True)
+            click.echo("outfinder: no photos found (looked for .jpg, .png, .webp and the like)", err=True)
             return NOTHING_RAN
         return SOME_FAILED if self.failed else 0
 
-    def _line(self) -> str:
+    def _count(self) -> str:
         return f"{self._doing} {self.done} photo{'s' * (self.done != 1)}{self._rate(self._first)}"
 
-    def _under_way(self) -> str:
+    def _estimate(self) -> str:
         self._recent.append((self._printed, self.done))
         while len(self._recent) > 2 and self._printed - self._recent[0][0] > RECENT_S:
             self._recent.popleft()
         if self.total is None:
-            return self._line()
+            return self._count()
         (then, before), left = self._recent[0], max(0, self.total - self.done)
         left_s = left * (self._printed - then) / max(1, self.done - before)
         rate = self._rate(self._recent[0])
@@ -87,3 +88,10 @@ class Progress:
 
     def _clear(self) -> str:
         return "\r\x1b[K" if self._live else ""
+
+
+def resume_hint(output: Path | None) -> str:
+    """Return how an interrupted run can be continued."""
+    if output is None:
+        return "with -o FILE, --resume could have continued it"
+    return f"they are in {printable(str(output))}; the same command with --resume continues"

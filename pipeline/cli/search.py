@@ -16,11 +16,10 @@ from pipeline.cli.common import (
     config_options,
     friendly,
     given_options,
-    how_to_resume,
     photos_argument,
     result_options,
 )
-from pipeline.cli.progress import Progress
+from pipeline.cli.progress import Progress, resume_hint
 
 if TYPE_CHECKING:
     from pipeline.kinds import Words
@@ -32,18 +31,13 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
 @photos_argument(metavar="[PHOTO]...", required=False)
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="Items per garment.")
-@click.option("--same-label", is_flag=True, help="Only items of the garment's own group.")
+@click.option("--same-label", is_flag=True, help="Only items with the garment's label.")
 @click.option("--any-kind", is_flag=True, help="Rank by looks alone, whatever kind of garment an item is.")
 @click.option("--where", metavar="FILTER", help="Only items that pass it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
-@click.option("--text", help="Search in words, or by photos and words.")
-@click.option(
-    "--text-weight",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="How much words count beside a photo.",
-)
+@click.option("--text", help="Search by text, alone or beside photos.")
+@click.option("--text-weight", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="How much the text counts beside a photo.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @calibration_option
@@ -71,10 +65,10 @@ def search(
 ) -> None:
     """Find items of GALLERY similar to every garment in every PHOTO (files or folders, - for a list on standard input).
 
-    Items of the garment's kind come first; where GALLERY has none of them, the answer says so instead of showing unlike
-    things, unless --any-kind is given. The embedder and the crop are the gallery's own unless given, and others are
-    refused. A FILTER compares columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
-    In words, search by --text "navy checked shirt" alone, which writes one JSON line, or beside photos.
+    Items of the garment's kind come first. Where GALLERY has none of them, the answer says so instead of showing
+    unlike things, unless --any-kind is given. The embedder and the crop are those of the gallery; others are refused.
+    A FILTER compares columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
+    --text "navy checked shirt" alone writes one JSON line; beside photos it changes which matches come first.
     With a calibration each match has a verdict: same item, not sure, or different.
 
     \b
@@ -91,24 +85,24 @@ def search(
     from pipeline.outputs import Options, clear_folder, mark_folder
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, open_gallery, search_batch
-    from pipeline.writers import open_outputs, text_record, write_answer
+    from pipeline.writers import open_outputs, write_text_search
     from stages.embed.attributes import attribute_part
     from stages.embed.calibration import find_calibration
     from stages.images import walk
 
-    check_usage(bool(photos), text, report, resume=resume)
+    _check_usage(bool(photos), text, report, resume=resume)
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
     if not len(gallery):
         raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
-    words = None if text is None else understood(pipeline.embedder, text, text_weight)
+    words = None if text is None else _read_words(pipeline.embedder, text, text_weight)
     if words and not photos:
         (matches,) = gallery.search(words.vector, k, where=where, min_similarity=min_similarity)
-        write_answer(text_record(text or "", matches), output, overwrite=overwrite)
+        write_text_search(text or "", matches, output, overwrite=overwrite)
         return
     made_with, kinds = gallery.manifest, attribute_part(pipeline.embedder)
     calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
-        gallery.count(where)  # so that a wrong filter is refused before anything is written
+        gallery.count(where)  # a wrong filter is refused before anything is written
     options = Options(matches=True, metadata=catalogue_columns(gallery), delimiter=delimiter)
     with ExitStack() as stack:
         if report:
@@ -116,7 +110,7 @@ def search(
         outputs = stack.enter_context(open_outputs(output, None, options, resume=resume, overwrite=overwrite))
         total = outputs.done + sum(1 for _ in outputs.remaining(walk(photos)))
         progress = Progress("searched", total, done=outputs.done, failed=outputs.failed)
-        stack.enter_context(progress.interruptible(how_to_resume(output)))
+        stack.enter_context(progress.interruptible(resume_hint(output)))
         shown = {"gallery": f"{gallery.item_count} items in {len(gallery)} photos", "detector": config.detector,
                  "crop": made_with.crop, "embedder": made_with.embedder, **given_options()}  # fmt: skip
         page = stack.enter_context(Report(report, settings=shown)) if report else None
@@ -126,7 +120,7 @@ def search(
             results = search_batch(gallery, batch, k, kinds=kinds, any_kind=any_kind, same_label=same_label,
                                    where=where, min_similarity=min_similarity, words=words)  # fmt: skip
             for analysis, found in zip(batch, results, strict=True):
-                result = judged(found, calibration) if calibration else found
+                result = _with_verdicts(found, calibration) if calibration else found
                 outputs.write(result, analysis)
                 if page:
                     page.add(result, analysis.photo.image if analysis.photo else None)
@@ -137,18 +131,16 @@ def search(
     sys.exit(progress.status())
 
 
-def check_usage(has_photos: bool, text: str | None, report: Path | None, *, resume: bool) -> None:
-    """Refuse options that do not go together."""
+def _check_usage(has_photos: bool, text: str | None, report: Path | None, *, resume: bool) -> None:
     if not has_photos and text is None:
         raise click.UsageError("Missing argument 'PHOTO...': name a photo, or say what to look for by --text.")
     if not has_photos and (report or resume):
-        raise click.UsageError("A search in words alone has no --report, and nothing to --resume.")
+        raise click.UsageError("A search by text alone has no --report, and nothing to --resume.")
     if resume and report:
         raise click.UsageError("--resume cannot continue a --report, which is written as a whole: leave one out.")
 
 
-def understood(embedder: object, text: str, weight: float) -> Words:
-    """Return a text to search by, having said which of its words are not known."""
+def _read_words(embedder: object, text: str, weight: float) -> Words:
     from pipeline.kinds import Words
     from pipeline.search import read_words
     from stages.embed.text import text_embedder
@@ -159,8 +151,7 @@ def understood(embedder: object, text: str, weight: float) -> Words:
     return Words(vector, weight)
 
 
-def judged(result: PhotoResult, calibration: Calibration) -> PhotoResult:
-    """Return the result with a verdict on each match."""
+def _with_verdicts(result: PhotoResult, calibration: Calibration) -> PhotoResult:
     from stages.embed.calibration import add_verdicts
 
     garments = (

@@ -1,21 +1,13 @@
-"""The command ``outfinder serve``."""
+"""``outfinder serve``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.cli.common import (
-    FOLDER,
-    Terminated,
-    calibration_option,
-    chosen,
-    device_option,
-    friendly,
-    isolate_option,
-    stage_options,
-)
+from pipeline.cli.common import FOLDER, Terminated, calibration_option, config_options, friendly
 from stages.errors import OutfinderError
 
 
@@ -23,27 +15,18 @@ from stages.errors import OutfinderError
 @click.argument("folder", metavar="GALLERY", type=FOLDER)
 @click.option("--examples", type=FOLDER, help="Photos that visitors may start from.")
 @click.option("--compare", type=FOLDER, metavar="GALLERY", help="The same items, indexed with another crop.")
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one of this machine."
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all addresses.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 means any free port.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that the server answers to; repeatable.")
 @click.option("--max-mb", default=20.0, show_default=True, type=click.FloatRange(0.001), help="Largest upload.")
+@click.option("--max-megapixels", default=50.0, show_default=True, type=click.FloatRange(0.001, 180),
+              help="Most megapixels of an upload.")  # fmt: skip
 @click.option(
-    "--max-megapixels",
-    default=50.0,
-    show_default=True,
-    type=click.FloatRange(0.001, 180),
-    help="Most megapixels of an upload.",
-)
-@click.option(
-    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Searches that wait or run at once."
+    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most searches waiting or running."
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
-@stage_options("detector", "crop", "embedder", "index")
+@config_options("detector", "crop", "embedder", "index")
 @calibration_option
-@device_option
-@isolate_option
 @friendly
 def serve(
     folder: Path,
@@ -56,15 +39,8 @@ def serve(
     max_megapixels: float,
     queue: int,
     timeout: float,
-    detector: str | None,
-    detector_weights: Path | None,
-    min_score: float | None,
-    crop: str | None,
-    embedder: str | None,
-    embedder_weights: Path | None,
-    index: str | None,
+    settings: dict[str, Any],
     calibration_file: Path | None,
-    device: str,
 ) -> None:
     """Serve a web page that searches GALLERY, and the same as an HTTP API, described at /docs.
 
@@ -96,8 +72,6 @@ def serve(
         body_s=timeout,
         hosts=frozenset({host.lower(), *map(str.lower, allow_host)}),
     )
-    settings = chosen(detector=detector, detector_weights=detector_weights, min_score=min_score, crop=crop,
-                      embedder=embedder, embedder_weights=embedder_weights, index=index) | {"device": device}  # fmt: skip
     photos = list(walk([examples])) if examples else []
     if examples and not photos:
         raise OutfinderError(f"there are no photos in {examples}")

@@ -6,27 +6,23 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from pipeline.outputs import check_absent
+
 FOLDER: Final = Path(__file__).parent
 """``shop.csv`` and ``shop/``: 40 items in two views each. ``street/`` and ``street.json``: twelve scenes, each at one
 of three grades of clutter, as COCO instances with item ids. ``clutter/`` and ``clutter.json``: the same scenes at the
 other two grades. ``shop.json``: the masks of the shop's photos."""
 
-_NAMES: Final = ("shop", "shop.csv", "shop.json", "clutter", "clutter.json", "street", "street.json")
 
-
-def copy_demo(folder: Path) -> Path:
+def copy_demo(folder: str | Path, *, overwrite: bool = False) -> Path:
     """Copy the shop and the street into a folder, and return it.
 
     Raises:
-        ValueError: the folder is not empty.
+        OutfinderError: the folder has files, and ``overwrite`` is not set.
         OSError: it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"the sample needs an absent or empty folder, and {folder} is not; name another")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _NAMES:
-        if (FOLDER / name).is_dir():
-            shutil.copytree(FOLDER / name, folder / name)
-        else:
-            shutil.copy(FOLDER / name, folder / name)
+    folder = Path(folder)
+    check_absent(folder, overwrite=overwrite)
+    ignore = shutil.ignore_patterns("__pycache__", "*.py")
+    shutil.copytree(FOLDER, folder, ignore=ignore, dirs_exist_ok=True)
     return folder

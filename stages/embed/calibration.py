@@ -20,6 +20,12 @@ from stages.types import Match
 
 SUFFIX: Final = ".calibration.json"
 
+_INVALID: Final[Mapping[type[Exception], str]] = {
+    UnicodeDecodeError: "it is not text",
+    json.JSONDecodeError: "it is not JSON",
+    KeyError: "a value is missing",
+}
+
 MIN_EXPECTED_ERRORS: Final = 5  # the expected number of errors that estimating a rate takes
 MIN_ITEMS: Final = 5
 """The number of items that estimating a rate takes, because the photos of an item tend to fail together."""
@@ -112,8 +118,9 @@ class Calibration:
         except OSError as error:
             raise OutfinderError(f"calibration {path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            reason = _INVALID.get(type(error), "a value is invalid")
             raise OutfinderError(
-                f"{path} is not a calibration ({error!r}); make one with: outfinder calibrate"
+                f"{path} is not a calibration ({reason}); make one with: outfinder calibrate"
             ) from error
 
 

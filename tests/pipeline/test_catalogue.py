@@ -17,13 +17,8 @@ from stages.images import write_jpeg
 from stages.testing import FakeDetector, FakeEmbedder
 
 
-def items(*sources: Path, pattern: str | None = None) -> list[tuple[str, str]]:
-    photos = read_catalogue(sources, re.compile(pattern) if pattern else None)
-    return [(photo.item, photo.path.name) for photo in photos]
-
-
 def test_folder_names_items_by_stem_and_by_sub_folder(shop: Path) -> None:
-    assert items(shop) == [
+    assert [(photo.item, photo.path.name) for photo in read_catalogue([str(shop)])] == [
         ("black", "black.jpg"),
         ("blue", "blue.jpg"),
         ("green", "green.jpg"),
@@ -32,71 +27,64 @@ def test_folder_names_items_by_stem_and_by_sub_folder(shop: Path) -> None:
     ]
 
 
-def test_pattern_takes_its_group_and_reports_names_without_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", [r"^(\w+-\w+?)_", re.compile(r"^\w+-[a-z]+")])
+def test_pattern_takes_its_group_or_match_and_reports_names_without_one(
+    tmp_path: Path, pattern: str | re.Pattern[str]
+) -> None:
     for name in ("a1-red_main.jpg", "a1-red_back.jpg", "logo.jpg"):
         (tmp_path / name).touch()
-    photos = list(read_catalogue([tmp_path], re.compile(r"^(\w+-\w+?)_")))
+    photos = list(read_catalogue([tmp_path], pattern))
     assert [photo.item for photo in photos] == ["a1-red", "a1-red", ""]
     assert "no item id" in str(photos[2].error)
 
 
 @pytest.mark.parametrize("name", ["shop.csv", "SHOP.TSV", "shop.txt"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize(("delimiter", "first"), [(",", ""), (";", ""), ("\t", ""), (";", "sep=;\n")])
-def test_usual_export_of_a_spreadsheet_is_read(
-    tmp_path: Path, name: str, encoding: str, newline: str, delimiter: str, first: str
-) -> None:
+def test_usual_export_of_a_spreadsheet_is_read(tmp_path: Path, name: str, encoding: str) -> None:
     rows = [
         ["item_id", "image", "colour", "price, €"],
         ["7", "photos/a.jpg", "grün", "9,90"],
         ["8", "b.jpg", "blau", ""],
     ]
     cells = [[f'"{cell}"' if "," in cell else cell for cell in row] for row in rows]
-    text = first + "\n".join(delimiter.join(row) for row in cells)
-    (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
-    seven, eight = read_catalogue([tmp_path / name], note=lambda _: None)
-    assert (seven.item, seven.path) == ("7", tmp_path / "photos" / "a.jpg")
-    assert seven.metadata == (("colour", "grün"), ("price, €", "9,90"))
-    assert eight.metadata == (("colour", "blau"),)
+    for delimiter, first in ((",", ""), (";", ""), ("\t", ""), (";", "sep=;\n")):
+        text = first + "\n".join(delimiter.join(row) for row in cells)
+        for newline in ("\n", "\r\n", "\r"):
+            (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
+            seven, eight = read_catalogue([tmp_path / name], note=lambda _: None)
+            assert (seven.item, seven.path) == ("7", tmp_path / "photos" / "a.jpg")
+            assert seven.metadata == (("colour", "grün"), ("price, €", "9,90"))
+            assert eight.metadata == (("colour", "blau"),)
 
 
 @pytest.mark.parametrize(
     ("content", "expected", "errors"),
     [
-        (
-            "item_id,image\n,a.jpg\nx,\nx,b.jpg\nx,b.jpg,more\n",
-            ["x"],
-            ["line 2 lacks", "line 3 lacks", "line 5 has more"],
-        ),
-        ('item_id,image,name\n1,a.jpg,"9" wide"\n2,b.jpg,5" wide\n', ["2"], ["line 2 has a stray quote"]),
-        (
-            'item_id,image,name\n1,a.jpg,"cut\n2,b.jpg,x\n3,c.jpg,"y\n',
-            ["2"],
-            ["line 2 has a", "line 4 has a quote that is never closed"],
-        ),
-        ('item_id,image,name\n1,a.jpg,"two\nlines"\n2,b.jpg,"""q"""\n\n3,,\n', ["1", "2"], ["line 6 lacks"]),
-        ("item_id,image,name\n1,a.jpg," + "x" * 300_000 + "\n2,b.jpg,y\n", ["1", "2"], []),
-        ("item_id,image,name\n1,a.jpg,x,,\n,,\n;;\n2,b.jpg,y,\n", ["1", "2"], ["line 4 lacks"]),
-        (" Item ID , Image,\n1 , a.jpg ,x\n", ["1"], []),
-        ("\n\nitem-id;IMAGE\n1;a.jpg\n", ["1"], []),
-        ("item_id,image\n1,https://shop.example/a.jpg\n2,b.jpg\n", ["2"], ["line 2 names https://shop.example/a.jpg"]),
+        (",a.jpg\nx,\nx,b.jpg\nx,b.jpg,y,more\n", ["x"], ["line 2 lacks", "line 3 lacks", "line 5 has more"]),
+        ('1,a.jpg,"9" wide"\n2,b.jpg,5" wide\n', ["2"], ["line 2 has a stray quote"]),
+        ('1,a.jpg,"cut\n2,b.jpg,x\n3,c.jpg,"y\n', ["2"], ["line 2 has a", "line 4 has a quote that is never closed"]),
+        ('1,a.jpg,"two\nlines"\n2,b.jpg,"""q"""\n\n3,,\n', ["1", "2"], ["line 6 lacks"]),
+        ("1,a.jpg," + "x" * 300_000 + "\n2,b.jpg,y\n", ["1", "2"], []),
+        ("1,a.jpg,x,,\n,,\n;;\n2,b.jpg,y,\n", ["1", "2"], ["line 4 lacks"]),
+        ("1,https://shop.example/a.jpg\n2,b.jpg\n", ["2"], ["line 2 names https://shop.example/a.jpg"]),
     ],
 )
 def test_bad_line_is_reported_by_its_number_and_the_others_are_read(
     tmp_path: Path, content: str, expected: list[str], errors: list[str]
 ) -> None:
-    (tmp_path / "shop.csv").write_text(content)
+    (tmp_path / "shop.csv").write_text("item_id,image,name\n" + content)
     photos = list(read_catalogue([tmp_path / "shop.csv"]))
     assert [photo.item for photo in photos if not photo.error] == expected
-    told = [str(photo.error) for photo in photos if photo.error]
-    assert len(told) == len(errors)
-    assert all(one.startswith(start) for one, start in zip(told, errors, strict=True)), told
+    reported = [str(photo.error) for photo in photos if photo.error]
+    assert len(reported) == len(errors)
+    assert all(one.startswith(start) for one, start in zip(reported, errors, strict=True)), reported
 
 
-def test_quoted_cell_keeps_its_line_breaks_and_quotes(tmp_path: Path) -> None:
-    (tmp_path / "shop.csv").write_text('item_id,image,name\n1,a.jpg,"two\nlines, ""quoted"""\n')
+@pytest.mark.parametrize("header", [" Item ID , Image,name", "\n\nitem-id,IMAGE,name"])
+def test_header_may_be_written_otherwise_and_quoted_cells_keep_line_breaks(tmp_path: Path, header: str) -> None:
+    (tmp_path / "shop.csv").write_text(f'{header}\n1 , a.jpg ,"two\nlines, ""quoted"""\n')
     (photo,) = read_catalogue([tmp_path / "shop.csv"])
+    assert (photo.item, photo.path.name) == ("1", "a.jpg")
     assert photo.metadata == (("name", 'two\nlines, "quoted"'),)
 
 
@@ -105,12 +93,11 @@ def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path
     (tmp_path / "shop.csv").write_bytes(rows)
     notes: list[str] = []
     photos = list(read_catalogue([tmp_path / "shop.csv"], note=notes.append))
-    assert [(photo.path.name, dict(photo.metadata)["size"]) for photo in photos] == [
-        ("a.jpg", "S"), ("café.jpg", "L"), ("ä.jpg", "L"),
-    ]  # fmt: skip
+    expected = [("a.jpg", "S"), ("café.jpg", "L"), ("ä.jpg", "L")]
+    assert [(photo.path.name, dict(photo.metadata)["size"]) for photo in photos] == expected
     encoding, doubled, unnamed = notes
     assert "columns without a name are left out; line 3 has a value in one" in unnamed
-    assert "column size is there 2 times" in doubled
+    assert "there are 2 columns size" in doubled
     assert "line 3 is not UTF-8" in encoding
 
 
@@ -130,9 +117,8 @@ def test_table_that_is_no_catalogue_is_refused_as_a_whole(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(CatalogueError, match=says) as raised:
+    with pytest.raises(CatalogueError, match=rf"{name}.* {says}"):
         list(read_catalogue([tmp_path / name]))
-    assert name in str(raised.value)
 
 
 def test_names_meet_their_files_in_any_spelling(tmp_path: Path) -> None:
@@ -145,7 +131,7 @@ def test_names_meet_their_files_in_any_spelling(tmp_path: Path) -> None:
     first, second = read_catalogue([tmp_path / "shop.csv"])
     assert (first.item, first.path) == (composed, tmp_path / "fotos" / f"{decomposed}.jpg")
     assert second.path == legacy
-    assert ("größe", f"{decomposed}.jpg") in items(tmp_path / "fotos")
+    assert [photo.item for photo in read_catalogue([tmp_path / "fotos"])] == [composed]
 
 
 @pytest.fixture
@@ -159,64 +145,49 @@ def index(gallery: Gallery, *sources: Path, prune: bool = False) -> Tally:
 
 
 def test_picture_replaced_under_the_same_size_and_time_is_noticed(tmp_path: Path, gallery: Gallery) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    path = photos / "a.jpg"
-    write_jpeg(path, draw("red"))
-    first = path.read_bytes()
-    write_jpeg(path, draw("blue"))
-    second = path.read_bytes()
-    largest = max(len(first), len(second))
-    for content, outcome in ((first, "added"), (second, "replaced"), (second, "unchanged")):
-        path.write_bytes(content.ljust(largest, b"\0"))
+    path = tmp_path / "photos" / "a.jpg"
+    path.parent.mkdir()
+    pictures = []
+    for color in ("red", "blue"):
+        write_jpeg(path, draw(color))
+        pictures.append(path.read_bytes())
+    size = max(map(len, pictures))
+    for content, outcome in ((pictures[0], "added"), (pictures[1], "replaced"), (pictures[1], "unchanged")):
+        path.write_bytes(content.ljust(size, b"\0"))
         os.utime(path, (1_600_000_000, 1_600_000_000))
-        assert getattr(index(gallery, photos), outcome) == 1, outcome
+        assert getattr(index(gallery, path.parent), outcome) == 1, outcome
 
 
 def test_photos_that_left_the_catalogue_are_counted_and_pruned_on_request(shop: Path, gallery: Gallery) -> None:
     index(gallery, shop)
     (shop / "green.jpg").unlink()
     (shop / "red" / "back.jpg").unlink()
-    tally = index(gallery, shop)
-    assert (tally.unchanged, tally.absent, tally.pruned) == (3, 2, 0)
-    assert len(gallery) == 5
-    tally = index(gallery, shop, prune=True)
-    assert (tally.unchanged, tally.absent, tally.pruned) == (3, 0, 2)
+    for prune, absent, pruned, left in ((False, 2, 0, 5), (True, 0, 2, 3), (False, 0, 0, 3)):
+        tally = index(gallery, shop, prune=prune)
+        assert (tally.unchanged, tally.absent, tally.pruned, len(gallery)) == (3, absent, pruned, left)
     assert Gallery.open(gallery.folder).items == ["black", "blue", "red"]
-    assert index(gallery, shop).absent == 0
 
 
-def test_nothing_is_pruned_by_a_catalogue_with_unreadable_lines(shop: Path, gallery: Gallery) -> None:
-    table = shop / "shop.csv"
-    table.write_text("item_id,image\n1,green.jpg\n2,blue.jpg\n")
-    index(gallery, table)
-    table.write_text('item_id,image\n1,green.jpg\n2,blue.jpg,"more"\n')
-    tally = index(gallery, table, prune=True)
-    assert (tally.unchanged, tally.absent, tally.pruned, len(tally.failed)) == (1, 1, 0, 1)
-    assert len(gallery) == 2
-
-
-def test_nothing_is_pruned_by_a_catalogue_that_is_empty_or_holds_a_folder_that_is_no_photo(
+def test_nothing_is_pruned_by_a_catalogue_that_is_empty_or_cannot_be_read_completely(
     shop: Path, gallery: Gallery
 ) -> None:
     index(gallery, shop)
     (shop.parent / "unmounted").mkdir()
-    (shop.parent / "part").mkdir()
-    (shop.parent / "part" / "a.jpg").mkdir()
-    for name in ("unmounted", "part"):
-        tally = index(gallery, shop.parent / name, prune=True)
-        assert (tally.absent, tally.pruned) == (5, 0)
+    (shop.parent / "part" / "a.jpg").mkdir(parents=True)
+    table = shop / "shop.csv"
+    table.write_text('item_id,image\ngreen,green.jpg\nblue,blue.jpg,"more"\n')
+    for source, absent in ((shop.parent / "unmounted", 5), (shop.parent / "part", 5), (table, 4)):
+        tally = index(gallery, source, prune=True)
+        assert (tally.absent, tally.pruned) == (absent, 0)
 
 
-def test_moved_photos_and_copies_are_in_the_catalogue(shop: Path, gallery: Gallery) -> None:
+def test_photos_that_have_moved_stay_in_the_catalogue(shop: Path, gallery: Gallery) -> None:
     index(gallery, shop)
-    (shop / "copy").mkdir()
-    moved = shop.with_name("moved")
-    shop.rename(moved)
+    moved = shop.rename(shop.with_name("moved"))
     tally = index(gallery, moved)
     assert (tally.redescribed, tally.absent) == (5, 0)
 
 
 def test_pipes_and_files_of_proc_are_not_hashed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert digest(tmp_path / "pipe.jpg") == digest(Path("/proc/self/status")) == digest(tmp_path / "absent") == ""
+    assert digest(tmp_path / "pipe.jpg") == digest("/proc/self/status") == digest(tmp_path / "absent") == ""

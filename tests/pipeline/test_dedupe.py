@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.dedupe import Duplicate, by_hash, by_vectors, duplicate_groups, merge_duplicates, perceptual_hashes
+from pipeline.dedupe import by_hash, by_vectors, find_duplicates, merge_duplicates
 from stages.embed.data import Dataset, Sample, split
-from stages.images import decode_photo, encode_jpeg
+from stages.images import decode_photo, encode_jpeg, write_jpeg
 from stages.types import Image
 
 
@@ -20,68 +20,66 @@ def picture(seed: int, side: int = 160) -> Image:
     return cv2.resize(noise, (side, side + 40), interpolation=cv2.INTER_CUBIC)
 
 
-class TestByHash:
-    @pytest.mark.parametrize("copy", ["smaller", "worse", "lighter"])
-    def test_a_copy_is_found_and_others_are_not(self, copy: str) -> None:
-        pictures = [picture(seed) for seed in range(12)]
-        again = {
-            "smaller": cv2.resize(pictures[3], (90, 112), interpolation=cv2.INTER_AREA),
-            "worse": decode_photo(encode_jpeg(pictures[3], quality=30)).image,
-            "lighter": np.clip(pictures[3].astype(np.int16) + 5, 0, 255).astype(np.uint8),
-        }[copy]
-        found = by_hash(perceptual_hashes([*pictures, again]))
-        assert [(pair.first, pair.second, pair.by) for pair in found] == [(3, 12, "hash")]
-        assert 0 <= found[0].score <= 4
-
-    def test_another_colour_is_another_picture(self) -> None:
-        image = picture(0)
-        recoloured = np.ascontiguousarray(image[..., [1, 0, 2]])
-        grey_alike = cv2.cvtColor(recoloured, cv2.COLOR_RGB2LAB)
-        grey_alike[..., 0] = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0]
-        prints = perceptual_hashes([image, cv2.cvtColor(grey_alike, cv2.COLOR_LAB2RGB)])
-        assert not by_hash(prints)
-        assert by_hash(prints, bits=20, colour=300)
-
-    def test_a_small_garment_of_another_colour_is_another_picture(self) -> None:
-        grey, purple = np.full((2, 200, 200, 3), 255, np.uint8)
-        grey[80:120, 80:120], purple[80:120, 80:120] = (120, 120, 120), (118, 104, 150)
-        assert not by_hash(perceptual_hashes([grey, purple]))
-        assert len(by_hash(perceptual_hashes([grey, grey]))) == 1
-
-    def test_of_nothing_is_nothing(self) -> None:
-        assert by_hash(perceptual_hashes([])) == []
+@pytest.mark.parametrize("copy", ["smaller", "worse", "lighter"])
+def test_a_copy_is_found_and_others_are_not(copy: str) -> None:
+    pictures = [picture(seed) for seed in range(12)]
+    again = {
+        "smaller": cv2.resize(pictures[3], (90, 112), interpolation=cv2.INTER_AREA),
+        "worse": decode_photo(encode_jpeg(pictures[3], quality=30)).image,
+        "lighter": np.clip(pictures[3].astype(np.int16) + 5, 0, 255).astype(np.uint8),
+    }[copy]
+    found = by_hash([*pictures, again])
+    assert [(pair.first, pair.second, pair.by) for pair in found] == [(3, 12, "hash")]
+    assert 0 <= found[0].score <= 4
 
 
-class TestByVectors:
-    def test_is_the_naive_loop(self) -> None:
-        rng = np.random.default_rng(0)
-        vectors = rng.normal(size=(60, 3)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        found = {(pair.first, pair.second) for pair in by_vectors(vectors, 0.97)}
-        assert found == {(i, j) for i in range(60) for j in range(i + 1, 60) if vectors[i] @ vectors[j] >= 0.97}
-        assert found
+def test_another_colour_is_another_picture() -> None:
+    image = picture(0)
+    recoloured = cv2.cvtColor(np.ascontiguousarray(image[..., [1, 0, 2]]), cv2.COLOR_RGB2LAB)
+    recoloured[..., 0] = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0]
+    pair = [image, cv2.cvtColor(recoloured, cv2.COLOR_LAB2RGB)]
+    assert not by_hash(pair)
+    assert by_hash(pair, bits=20, colour=300)
+    grey, purple = np.full((2, 200, 200, 3), 255, np.uint8)  # the garment covers a few cells only
+    grey[80:120, 80:120], purple[80:120, 80:120] = (120, 120, 120), (118, 104, 150)
+    assert not by_hash([grey, purple])
+    assert len(by_hash([grey, grey])) == 1
+    assert by_hash([]) == []
 
 
-class TestMerging:
-    def test_groups_are_chains(self) -> None:
-        pairs = [Duplicate(first, second, "hash", 0) for first, second in ((0, 4), (4, 6), (1, 2))]
-        assert duplicate_groups(pairs, 8) == [[0, 4, 6], [1, 2]]
+def test_duplicates_by_vectors_are_those_of_the_naive_loop() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = {(pair.first, pair.second) for pair in by_vectors(vectors, 0.97)}
+    assert found == {(i, j) for i in range(60) for j in range(i + 1, 60) if vectors[i] @ vectors[j] >= 0.97}
+    assert found
 
-    def test_items_become_one_and_the_picture_is_there_once(self) -> None:
-        samples = tuple(Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabbccdd"))
-        clean = merge_duplicates(Dataset("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
-        assert [sample.item for sample in clean.samples] == ["a", "a", "a", "a", "d", "d"]
-        assert [sample.path.stem for sample in clean.samples] == ["0", "1", "3", "5", "6", "7"]
-        assert len(samples) == 8
 
-    def test_no_duplicate_crosses_a_split(self) -> None:
-        samples = tuple(Sample(Path(f"{k}.jpg"), f"i{k // 2}") for k in range(80))
-        groups = [[k, k + 41] for k in range(0, 38, 2)]
-        apart = split(Dataset("set", samples), 40, "item")
-        home = {item: number for number, part in enumerate(apart) for item in part.items}
-        assert any(home[samples[a].item] != home[samples[b].item] for a, b in groups), "or this test tells nothing"
-        merged = split(merge_duplicates(Dataset("set", samples), groups), 40, "item")
-        home = {sample.path: number for number, part in enumerate(merged) for sample in part.samples}
-        for first, second in groups:
-            others = [row for row in range(80) if samples[row].item == samples[second].item and row != second]
-            assert all(home[samples[first].path] == home[samples[row].path] for row in others)
+def test_groups_are_chains_of_pairs(tmp_path: Path) -> None:
+    samples = []
+    for number, seed in enumerate((3, 1, 2, 1, 3, 3)):
+        write_jpeg(tmp_path / f"{number}.jpg", picture(seed))
+        samples.append(Sample(tmp_path / f"{number}.jpg", f"item {number}"))
+    found = find_duplicates(Dataset("set", tuple(samples)))
+    assert found.groups == ((0, 4, 5), (1, 3))
+    assert found.items_of(found.groups[1]) == ["item 1", "item 3"]
+
+
+def test_merged_items_have_the_picture_once() -> None:
+    samples = tuple(Sample(Path(f"{k}.jpg"), item) for k, item in enumerate("aabbccdd"))
+    clean = merge_duplicates(Dataset("set", samples), [[1, 2], [3, 4]])  # a = b = c, by two pictures
+    assert [sample.item for sample in clean.samples] == ["a", "a", "a", "a", "d", "d"]
+    assert [sample.path.stem for sample in clean.samples] == ["0", "1", "3", "5", "6", "7"]
+
+
+def test_no_duplicate_crosses_a_split() -> None:
+    samples = tuple(Sample(Path(f"{k}.jpg"), f"i{k // 2}") for k in range(80))
+    groups = [[k, k + 41] for k in range(0, 38, 2)]
+    plain = split(Dataset("set", samples), 40, "item")
+    side = {item: number for number, part in enumerate(plain) for item in part.items}
+    assert any(side[samples[a].item] != side[samples[b].item] for a, b in groups), "otherwise this test shows nothing"
+    merged = split(merge_duplicates(Dataset("set", samples), groups), 40, "item")
+    sides = {sample.path: number for number, part in enumerate(merged) for sample in part.samples}
+    for first, second in groups:
+        others = [row for row in range(80) if samples[row].item == samples[second].item and row != second]
+        assert all(sides[samples[first].path] == sides[samples[row].path] for row in others)

@@ -100,7 +100,14 @@ class TestFile:
         calibration.save(path)
         incomplete = json.loads(path.read_text())
         del incomplete["every"]["same"]["low"]
-        for text in ("", "[]", "{}", '{"labels": 3}', '{"labels": {}, "wanted_fmr": "x"}', json.dumps(incomplete)):
-            path.write_text(text)
-            with pytest.raises(OutfinderError, match="is not a calibration"):
+        for content, reason in (
+            (b"", "it is not JSON"),
+            (b"\x89PNG", "it is not text"),
+            (b"[]", "a value is invalid"),
+            (b"{}", "a value is missing"),
+            (b'{"fingerprint": "a", "wanted_fmr": "x"}', "a value is invalid"),
+            (json.dumps(incomplete).encode(), "a value is missing"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(OutfinderError, match=rf"is not a calibration \({reason}\); make one with"):
                 Calibration.read(path)
