@@ -75,8 +75,8 @@ def test_what_cannot_be_evaluated_is_refused(entries):
 def test_the_command_writes_figures_and_a_page(tmp_path):
     write_jpeg(tmp_path / "red.jpg", draw("red"))
     (tmp_path / "items.csv").write_text("item_id,image,colour\n1,red.jpg,red\n2,missing.jpg,red\n")
-    outputs = ("--json", "-", "-o", tmp_path / "page")
-    figures = json.loads(run("evaluate", "attributes", tmp_path / "items.csv", *outputs, status=1).stdout)
+    options = ("--embedder", f"{__name__}:ByBrightness", "--json", "-", "-o", tmp_path / "page")
+    figures = json.loads(run("evaluate", "attributes", tmp_path / "items.csv", *options, status=1).stdout)
     assert figures["attributes"]["colour"]["photos"] == 1
     assert "missing.jpg" in figures["problems"][0]
     assert "Attributes" in (tmp_path / "page" / "index.html").read_text()
