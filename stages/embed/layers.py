@@ -26,7 +26,8 @@ Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 IMAGENET_STATS: Final[Stats] = (IMAGENET_MEAN, IMAGENET_STD)
 HALVES: Final[Stats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-STATS: Final[Mapping[str, Stats]] = {"koch": HALVES, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES}
+INK: Final[Stats] = ((1.0, 1.0, 1.0), (0.3, 0.3, 0.3))  # white paper is 0, so that empty parts of a drawing add nothing
+STATS: Final[Mapping[str, Stats]] = {"koch": INK, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES}
 """The mean and standard deviation of a backbone's input, if not ImageNet's."""
 
 _TAIL: Final = {"AuxLogits", "aux1", "aux2", "avgpool", "dropout", "flatten", "fc", "classifier", "head"}
@@ -50,6 +51,10 @@ class Koch(nn.Module):
             *(nn.Conv2d(128, 128, 4), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
             *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True)),
         )
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the last feature map."""

@@ -559,7 +559,7 @@ class Disk:
         keeps: list[Callable[[File, int], bool]] = [lambda *_: False, lambda *_: True]
         keeps += [lambda file, number, one=one: (file, number) != one for one in singles]  # type: ignore[misc]
         keeps += [lambda file, number, one=one: (file, number) == one for one in singles]  # type: ignore[misc]
-        for _ in range(16 if len(changes) > 2 else 0):
+        for _ in range(28 if len(changes) > 2 else 0):
             chosen = {change for change in range(len(changes)) if randomly.random() < 0.5}
             keeps.append(lambda file, number, chosen=chosen: changes.index((file, number)) in chosen)  # type: ignore[misc]
         for keep in keeps:
