@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import FOLDER, Terminated, calibration_option, config_options, friendly
+from pipeline.cli.common import FILE_IN, FOLDER, Terminated, calibration_option, config_options, friendly
 from stages.errors import OutfinderError
 
 
@@ -25,6 +25,12 @@ from stages.errors import OutfinderError
     "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most searches waiting or running."
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
+@click.option("--token-file", type=FILE_IN, help="Names and tokens of the clients that may search, one pair per line.")
+@click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Pages that may search and embed it; repeatable.")
+@click.option(
+    "--root-path", default="", metavar="PREFIX", help="Prefix of its addresses behind a proxy, such as /search."
+)
+@click.option("--trust-proxy", multiple=True, metavar="ADDRESS", help="A proxy whose X-Forwarded-* count; repeatable.")
 @config_options("detector", "crop", "embedder", "index")
 @calibration_option
 @friendly
@@ -39,27 +45,34 @@ def serve(
     max_megapixels: float,
     queue: int,
     timeout: float,
+    token_file: Path | None,
+    allow_origin: tuple[str, ...],
+    root_path: str,
+    trust_proxy: tuple[str, ...],
     settings: dict[str, Any],
     calibration_file: Path | None,
 ) -> None:
     """Serve a web page that searches GALLERY, and the same as an HTTP API, described at /docs.
 
-    Only this machine can reach it unless --host says otherwise. There is no password: put a proxy that asks for one in
-    front of it. The server answers to its addresses, to localhost and to the names of --allow-host. No upload is kept.
-    When the gallery is indexed again, the server uses the new state as soon as it is saved.
+    Only this machine can reach it unless --host says otherwise. Everyone who reaches it can search, unless there is a
+    --token-file; nothing is encrypted, which is a proxy's work. The server answers to its addresses, to localhost and
+    to the names of --allow-host. No upload is kept. When the gallery is indexed again, the server uses the new state as
+    soon as it is saved.
     Needs the extra web: pip install "outfinder[web]".
 
     \b
     Examples:
       outfinder serve shop --examples photos/
       outfinder serve shop-box --compare shop-mask        # both crops, side by side
-      outfinder serve shop --host 0.0.0.0 --port 80 --allow-host search.example
+      outfinder serve shop --host 0.0.0.0 --port 80 --allow-host search.example --token-file tokens
+      outfinder serve shop --allow-host shop.example --root-path /search --allow-origin https://www.shop.example
       curl --data-binary @street.jpg "http://127.0.0.1:8000/search?k=5"
     """  # noqa: D301
     try:
         from pipeline.serve.app import address_of, create_app, create_server, is_loopback, listen
     except ModuleNotFoundError as error:
         raise OutfinderError(f'{error.name} is missing; install the extra web: pip install "outfinder[web]"') from error
+    from pipeline.serve.access import Access, read_tokens
     from pipeline.serve.limits import Limits
     from pipeline.serve.service import open_service
     from stages.images import walk
@@ -72,16 +85,18 @@ def serve(
         body_s=timeout,
         hosts=frozenset({host.lower(), *map(str.lower, allow_host)}),
     )
+    tokens = read_tokens(token_file) if token_file else {}
+    access = Access(tokens, frozenset(allow_origin), root_path, trust_proxy)
     photos = list(walk([examples])) if examples else []
     if examples and not photos:
         raise OutfinderError(f"there are no photos in {examples}")
     with listen(host, port) as listening:
         service = open_service(folder, settings, limits, compare, calibration_file, photos)
-        if not is_loopback(host):
-            click.echo("outfinder: everyone who can reach this machine can search; there is no password", err=True)
+        if not is_loopback(host) and not tokens:
+            click.echo("outfinder: everyone who can reach this machine can search; there is no --token-file", err=True)
         click.echo(f"serving {folder} at {address_of(listening)}  (Ctrl-C stops it)", err=True)
         try:
-            create_server(create_app(service)).run(sockets=[listening])
+            create_server(create_app(service, access=access), access.proxies).run(sockets=[listening])
         except Terminated:
             raise
         except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -20,10 +20,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.pages import STYLE, render
+from pipeline.serve.access import Access, TokenMiddleware
 from pipeline.serve.api import router
 from pipeline.serve.galleries import QueryError
 from pipeline.serve.limits import BodyReader, Limits, RequestQueue, is_allowed_host, refusal
@@ -53,13 +55,18 @@ SECURITY_HEADERS: Final = {
 }
 """Headers of every answer: scripts, styles and pictures come from this server alone, in nobody else's frame."""
 
+WIDGET: Final = "/widget.js"
+"""The script that pages of the allowed origins include."""
+
+_FOR_OTHER_ORIGINS: Final = {"Cross-Origin-Resource-Policy": "cross-origin"}
 _MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".html": "text/html"}
 _FAILED: Final = {"error": "something went wrong; the server's log has the details"}
 _log = logging.getLogger("pipeline.serve")
 
 
-def create_app(service: Service, refresh_s: float = REFRESH_S) -> FastAPI:
+def create_app(service: Service, refresh_s: float = REFRESH_S, access: Access | None = None) -> FastAPI:
     """Create the app of a service, which it closes when it stops; every ``refresh_s`` it checks for new generations."""
+    access = access or Access()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -80,15 +87,23 @@ def create_app(service: Service, refresh_s: float = REFRESH_S) -> FastAPI:
     app.include_router(router)
     _add_pages(app)
     _add_error_handlers(app)
-    app.add_middleware(ServerMiddleware, limits=service.limits, metrics=service.metrics)
+    if access.tokens:
+        app.add_middleware(TokenMiddleware, access=access, metrics=service.metrics)
+    if access.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=sorted(access.origins), allow_methods=["GET", "POST"],
+                           allow_headers=["Authorization", "Content-Type"], max_age=3600)  # fmt: skip
+    app.add_middleware(ServerMiddleware, limits=service.limits, access=access, metrics=service.metrics)
     return app
 
 
 class ServerMiddleware:
     """Checks who asks, adds the security headers, answers HEAD as GET, counts requests and reports failures."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(self, app: ASGIApp, limits: Limits, access: Access, metrics: Metrics) -> None:
+        self._app, self._limits, self._access, self._metrics = app, limits, access, metrics
+        framed_by = " ".join(sorted(access.origins)) or "'none'"
+        policy = SECURITY_HEADERS["Content-Security-Policy"].replace("ancestors 'none'", f"ancestors {framed_by}")
+        self._headers = SECURITY_HEADERS | {"Content-Security-Policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -96,19 +111,23 @@ class ServerMiddleware:
             await self._app(scope, receive, send)
             return
         start, status, head = perf_counter(), 0, scope["method"] == "HEAD"
-        inner = dict(scope) | ({"method": "GET"} if head else {})
+        headers = Headers(scope=scope)
+        inner = dict(scope) | ({"method": "GET"} if head else {}) | self._rooted(scope["path"])
+        elsewhere = bool(self._access.origins) and (
+            headers.get("origin") in self._access.origins or scope["path"].endswith(WIDGET)
+        )
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                MutableHeaders(scope=message).update(self._headers | (_FOR_OTHER_ORIGINS if elsewhere else {}))
             elif head:
                 message = {**message, "body": b""}
             await send(message)
 
         try:
-            self._check_client(Headers(scope=scope), scope["method"])
+            self._check_client(headers, scope["method"])
             await self._app(inner, receive, send_with_headers)
         except HTTPException as error:
             await JSONResponse({"error": error.detail}, error.status_code)(inner, receive, send_with_headers)
@@ -123,8 +142,19 @@ class ServerMiddleware:
     def _check_client(self, headers: Headers, method: str) -> None:
         if not is_allowed_host(headers.get("host", ""), self._limits.hosts):
             raise refusal(421, "the server does not know this name; allow it with: outfinder serve --allow-host NAME")
-        if method == "POST" and headers.get("sec-fetch-site") == "cross-site":
-            raise refusal(403, "pages of other sites cannot search here")
+        cross_site = headers.get("sec-fetch-site") == "cross-site"
+        if method == "POST" and cross_site and headers.get("origin") not in self._access.origins:
+            raise refusal(
+                403, "pages of other sites cannot search here; allow one with: outfinder serve --allow-origin"
+            )
+
+    def _rooted(self, path: str) -> dict[str, str]:
+        """Return the path with the prefix that a proxy has perhaps cut away, for relative links to be right."""
+        root = self._access.root_path
+        if not root:
+            return {}
+        whole = path if path == root or path.startswith(f"{root}/") else root + path
+        return {"root_path": root, "path": whole}
 
 
 async def _refresh(service: Service, every_s: float) -> None:
@@ -152,6 +182,10 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return await asset("index.html")
+
+    @app.get(WIDGET, include_in_schema=False)
+    async def widget() -> Response:
+        return await asset("widget.js")
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
@@ -236,11 +270,11 @@ class BoundedProtocol(H11Protocol):
         self.loop.call_later(CLIENT_TIMEOUT_S, self._check_progress)
 
 
-def create_server(app: FastAPI) -> uvicorn.Server:
-    """Create the server of an app, to be run with a listening socket."""
+def create_server(app: FastAPI, proxies: Sequence[str] = ()) -> uvicorn.Server:
+    """Create the server of an app, to be run with a listening socket; only ``proxies`` say who a client is."""
     config = uvicorn.Config(
         app, http=BoundedProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=5, backlog=128,
+        server_header=False, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies), timeout_keep_alive=5, timeout_graceful_shutdown=5, backlog=128,
     )  # fmt: skip
     return uvicorn.Server(config)
 

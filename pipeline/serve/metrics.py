@@ -28,6 +28,7 @@ class Metrics:
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self.requests = counter("outfinder_requests", "Requests answered", ["path", "status"])
+        self.clients = counter("outfinder_client_requests", "Requests of a client with a token", ["client"])
         self.seconds = histogram("outfinder_request_seconds", "Seconds until an answer", ["path"], buckets=_SECONDS)
         self.in_flight = gauge("outfinder_requests_in_flight", "Searches waiting or being answered")
         self.refused = counter("outfinder_requests_refused", "Searches refused because of too many")

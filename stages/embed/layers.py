@@ -52,7 +52,7 @@ class Koch(nn.Module):
             *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True)),
         )
         for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 

@@ -66,7 +66,9 @@ class Shop:
     gallery: Gallery
     examples: list[Path] = field(default_factory=list)
 
-    def app(self, limits: Limits | None = None, detector: Any = None, calibration: Any = None) -> Any:
+    def app(
+        self, limits: Limits | None = None, detector: Any = None, calibration: Any = None, access: Any = None
+    ) -> Any:
         """The app, its gallery searched by two crops."""
         embedder, metrics = FakeEmbedder(), Metrics()
         gallery = Gallery.open(self.gallery.folder)
@@ -76,7 +78,7 @@ class Shop:
         ]
         limits = limits or Limits(hosts=HOSTS)
         service = Service(detector or FakeDetector(), embedder, views, limits, metrics, calibration, self.examples)
-        return create_app(service, refresh_s=0.05)
+        return create_app(service, refresh_s=0.05, access=access)
 
 
 def make_shop(folder: Path) -> Shop:

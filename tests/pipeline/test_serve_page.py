@@ -4,6 +4,9 @@ import base64
 import io
 import re
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -18,6 +21,7 @@ from PIL import Image as PillowImage
 from playwright.sync_api import expect, sync_playwright
 from served import EVIL, ITEMS, running, shop
 
+from pipeline.serve.access import Access
 from pipeline.serve.limits import Limits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -119,6 +123,52 @@ def searched(result, label="dress"):
     box = [10, 10, 90, 90]
     garment = {"label": label, "score": 0.9, "box": box, "boxes": [box], "outline": [], "results": [result]}
     return {"width": 600, "height": 300, "garments": [garment]}
+
+
+class TestWidget:
+    """A page of another site includes the script of the server."""
+
+    @pytest.fixture
+    def shop_page(self, tmp_path):
+        (tmp_path / "pages").mkdir()
+        handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "pages"))
+        handler.func.log_message = lambda *_: None
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever).start()
+            yield (
+                tmp_path / "pages" / "index.html",
+                f"http://localhost:{server.server_port}",
+            )  # 127.0.0.1 is another site
+            server.shutdown()
+
+    def test_its_button_opens_the_search_over_the_shops_page(self, browser, shop, shop_page, tmp_path):
+        file, origin = shop_page
+        with running(shop.app(Limits(), access=Access(origins=frozenset({origin})))) as (host, port):
+            file.write_text(f'<h1>Shop</h1><script src="http://{host}:{port}/widget.js" data-text="By photo"></script>')
+            page = browser.new_page()
+            page.goto(origin)
+            page.get_by_role("button", name="By photo").click()
+            frame = page.frame_locator("iframe")
+            expect(frame.locator("#stock")).to_have_text("5 items in 5 photos")
+            frame.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": TWO})
+            expect(frame.get_by_role("status")).to_have_text(re.compile("2 garments found"))
+            page.screenshot(path=tmp_path / "widget.png")
+            page.get_by_role("button", name="Close").click()
+            expect(page.locator("dialog")).not_to_be_visible()
+            page.close()
+
+    def test_a_page_that_is_not_allowed_gets_no_frame(self, browser, shop, shop_page):
+        file, origin = shop_page
+        with running(shop.app(Limits(), access=Access(origins=frozenset({"https://other.example"})))) as (host, port):
+            root = f"http://{host}:{port}/"
+            file.write_text(f'<iframe src="{root}"></iframe>')
+            page = browser.new_page()
+            failed = []
+            page.on("console", lambda message: failed.append(message.text))
+            page.goto(origin)
+            page.wait_for_timeout(1000)
+            assert any("frame-ancestors" in text for text in failed)
+            page.close()
 
 
 class TestSearching:

@@ -1,0 +1,132 @@
+"""Who may use a server: clients with a token, pages of other origins, and proxies in front of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.serve.metrics import Metrics
+from stages.errors import OutfinderError
+from stages.files import read_whole
+
+LEAST_TOKEN: Final = 16
+"""Characters of a token: fewer could be guessed."""
+
+OPEN_PATHS: Final = frozenset({"/healthz"})
+"""Paths that need no token: whoever watches the server has none."""
+
+_ORIGIN: Final = re.compile(r"https?://[\w.:\[\]-]+")
+_ROOT_PATH: Final = re.compile(r"(/[\w.~-]+)*")
+_MOST_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a server.
+
+    Attributes:
+        tokens: the sha256 of each token by the name of its client; without tokens, everyone may.
+        origins: the pages that may search from elsewhere and show the server in a frame, such as https://shop.example.
+        root_path: the prefix of the server's addresses behind a proxy, such as /search; empty for none.
+        proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto headers are believed.
+
+    Raises:
+        ValueError: an origin or the prefix is malformed.
+    """
+
+    tokens: Mapping[str, bytes] = field(default_factory=dict)
+    origins: frozenset[str] = frozenset()
+    root_path: str = ""
+    proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is written https://shop.example, without a path, got {origin!r}")
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(f"a path prefix is written /search, without a slash at its end, got {self.root_path!r}")
+
+    def client(self, authorization: str) -> str | None:
+        """Return the name of the client whose token an Authorization header has, or None.
+
+        A token comes as ``Bearer TOKEN``, or as the password of ``Basic``, which browsers ask for by themselves.
+        """
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                value = base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return None
+        elif scheme.lower() != "bearer":
+            return None
+        digest = sha256(value.strip().encode()).digest()
+        names = [name for name, known in self.tokens.items() if hmac.compare_digest(known, digest)]
+        return names[0] if names else None
+
+
+def read_tokens(path: Path) -> dict[str, bytes]:
+    """Read a file with a client's name and its token in each line; empty lines and those that begin with # do not count.
+
+    Raises:
+        OutfinderError: the file cannot be read, can be read by others, or has a line of another form.
+    """
+    try:
+        status = path.stat()
+        text = read_whole(path, _MOST_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise OutfinderError(f"tokens {path} are not UTF-8 text") from error
+    except OSError as error:
+        raise OutfinderError(f"tokens {path} cannot be read: {error.strerror or error}") from error
+    if os.name == "posix" and status.st_mode & 0o077:
+        raise OutfinderError(f"tokens {path} can be read by other users; protect the file first: chmod 600 {path}")
+    tokens: dict[str, bytes] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, *rest = line.split()
+        if len(rest) != 1 or not re.fullmatch(r"[\w.-]{1,50}", name):
+            raise OutfinderError(f"line {number} of {path} has to be a name and a token with a space between them")
+        if len(rest[0]) < LEAST_TOKEN:
+            raise OutfinderError(
+                f"the token in line {number} of {path} has fewer than {LEAST_TOKEN} characters;"
+                " a good one comes from: openssl rand -hex 24"
+            )
+        digest = sha256(rest[0].encode()).digest()
+        if name in tokens or digest in tokens.values():
+            raise OutfinderError(f"line {number} of {path} repeats a name or a token")
+        tokens[name] = digest
+    if not tokens:
+        raise OutfinderError(f"{path} has no tokens; write a name and a token in each line")
+    return tokens
+
+
+class TokenMiddleware:
+    """Refuses requests without a token, and counts those of each client."""
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
+        self._app, self._access, self._metrics = app, access, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path = scope.get("path", "").removeprefix(self._access.root_path)
+        if scope["type"] == "http" and path not in OPEN_PATHS:
+            client = self._access.client(Headers(scope=scope).get("authorization", ""))
+            if client is None:
+                problem = {"error": "this server wants a token: Authorization: Bearer TOKEN"}
+                headers = {"WWW-Authenticate": 'Bearer, Basic realm="outfinder: the token is the password"'}
+                await JSONResponse(problem, 401, headers)(scope, receive, send)
+                return
+            self._metrics.clients.labels(client).inc()
+        await self._app(scope, receive, send)
