@@ -62,11 +62,8 @@ def evaluate_attributes(
 ) -> tuple[dict[str, AttributeEvaluation], list[str]]:
     """Compare an embedder's predictions for whole photos with the columns of their catalogue.
 
-    Args:
-        embedder: one whose vectors hold attributes.
-        entries: photos with the columns ``type``, ``colour``, ``pattern``, ``gender`` or ``usage``; an empty cell or an
-            unknown word means that the value is unknown.
-        progress: called for each photo, with the reason if it cannot be read.
+    The columns are ``type``, ``colour``, ``pattern``, ``gender`` and ``usage``; an empty cell or an unknown word means that
+    the value is unknown. ``progress`` is called for each photo, with the reason if it cannot be read.
 
     Returns:
         The evaluation of each attribute that is known of some photo, and the photos that cannot be used.

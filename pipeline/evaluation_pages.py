@@ -203,13 +203,8 @@ def write_embedder_page(
 ) -> None:
     """Write ``index.html``, its pictures, ``figures.json`` and ``curves.json`` into a folder from :func:`prepare_page`.
 
-    Args:
-        folder: of the page.
-        evaluation: to show.
-        embedded: the photos that were evaluated.
-        figures: from :func:`~pipeline.evaluation.embedder_figures`, with texts on what was evaluated.
-        examples: how many triplets and pairs of each kind to show.
-        queries: items whose nearest neighbours to show; empty for a selection.
+    ``figures`` are those of :func:`~pipeline.evaluation.embedder_figures`, with texts on what was evaluated. The page shows
+    so many ``examples`` of each kind, and the nearest neighbours of the items ``queries``, by default of a selection.
 
     Raises:
         ValueError: an item of ``queries`` has no query.

@@ -255,9 +255,9 @@ def place_tags(groups: Sequence[Sequence[Garment]], width: int, height: int) -> 
         left = max(0.0, min(box.x1 / width, 1 - across))
         wanted = min(bottom, max(0.0, box.y1 / width - TAG_HEIGHT))
         beside = [y for x, y, right in placed if left < right and x < left + across]
-        steps = sorted((wanted + step * TAG_HEIGHT / 8 for step in range(-400, 401)), key=lambda top: abs(top - wanted))
-        free = (top for top in steps if 0 <= top <= bottom and all(abs(top - y) >= TAG_HEIGHT for y in beside))
-        top = next(free, wanted)
+        places = (wanted, *(y + side * TAG_HEIGHT for y in beside for side in (-1, 1)))
+        free = [y for y in places if 0 <= y <= bottom and all(abs(y - other) >= 0.999 * TAG_HEIGHT for other in beside)]
+        top = min(free, key=lambda y: abs(y - wanted), default=wanted)
         placed.append((left, top, left + across))
         styles.append(f"left: {100 * left:.2f}%; top: {100 * top * width / height:.2f}%")
     return styles

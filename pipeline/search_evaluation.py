@@ -38,7 +38,6 @@ INTERVALS: Final = "intervals: 95 %, percentile bootstrap over photos of the str
 _CONFUSIONS, _EXAMPLES, _PHOTOS = 12, 3, 8  # shown: confusions in a list, garments of each, photos in a row
 
 T = TypeVar("T")
-V = TypeVar("V")
 
 Relation = Literal["kind", "type"]
 RELATIONS: Final[tuple[Relation, ...]] = ("kind", "type")
@@ -365,12 +364,8 @@ def write_search_page(
 ) -> None:
     """Write ``index.html``, its pictures and ``figures.json`` into a folder from :func:`prepare_page`.
 
-    Args:
-        folder: of the page.
-        evaluation: to show.
-        photos: the folder of the annotated photos.
-        figures: from :func:`search_figures`.
-        about: what was evaluated and how, by name.
+    ``photos`` is the folder of the annotated photos, ``figures`` are those of :func:`search_figures`, and ``about`` says by
+    name what was evaluated and how.
     """
     folder = Path(folder)
     write_figures(folder, rounded({**about, **figures}))
@@ -386,13 +381,24 @@ def write_search_page(
         address = pictures.write_photo(str(next(numbers)), Path(photos) / query.photo, THUMB_PX, window)
         return {"address": address, "kind": frame, "words": words, "caption": query.photo}
 
-    mislabelled = _most_common(
-        ((photo.kind, photo.label), photo)
+    def match_strip(query: AnnotatedGarment) -> list[Thumb]:
+        matches = [
+            catalogue_thumb(one, "right" if one.kind == query.kind else "wrong", one.type or one.kind or "")
+            for one in query.matches
+        ]
+        return [query_thumb(query, "anchor", query.garment.label if query.garment else ""), *matches]
+
+    wrong_labels = (
+        (f"{photo.kind} labelled {photo.label}", photo)
         for photo in evaluation.catalogue
         if photo.kind in LABELS and photo.kind != photo.label
     )
-    mismatched = _most_common((pair, query) for pair, query in _confusions(evaluation.queries) if query.kind in known)
-    missed = _most_common((query.kind, query) for query in evaluation.queries if query.garment is None)
+    wrong_matches = (
+        (f"{kind} matched with {other}", query)
+        for (kind, other), query in _confusions(evaluation.queries)
+        if kind in known
+    )
+    missed = ((query.kind, query) for query in evaluation.queries if query.garment is None)
     write_page(
         folder / "index.html",
         "evaluation_search.html",
@@ -409,32 +415,26 @@ def write_search_page(
         tables=search_tables(figures),
         k=evaluation.k,
         intervals=INTERVALS,
-        mislabelled={
-            f"{kind} labelled {label}: {plural(len(wrong), 'photo')}": [
-                [catalogue_thumb(photo, "wrong", photo.label)] for photo in wrong[:_PHOTOS]
-            ]
-            for (kind, label), wrong in mislabelled
-        },
-        mismatched={
-            f"{kind} matched with {other}: {plural(len(wrong), 'garment')}": [
-                [
-                    query_thumb(query, "anchor", query.garment.label if query.garment else ""),
-                    *(
-                        catalogue_thumb(one, "right" if one.kind == kind else "wrong", one.type or one.kind or "")
-                        for one in query.matches
-                    ),
-                ]
-                for query in wrong[:_EXAMPLES]
-            ]
-            for (kind, other), wrong in mismatched
-        },
-        missed={
-            f"{kind}: {plural(len(some), 'garment')}": [
-                [query_thumb(query, "wrong", "missed")] for query in some[:_PHOTOS]
-            ]
-            for kind, some in missed
-        },
+        mislabelled=_strips(
+            wrong_labels, "photo", _PHOTOS, lambda photo: [catalogue_thumb(photo, "wrong", photo.label)]
+        ),
+        mismatched=_strips(wrong_matches, "garment", _EXAMPLES, match_strip),
+        missed=_strips(missed, "garment", _PHOTOS, lambda query: [query_thumb(query, "wrong", "missed")]),
     )
+
+
+def _strips(
+    pairs: Iterable[tuple[str, T]], noun: str, most: int, strip: Callable[[T], list[Thumb]]
+) -> dict[str, list[list[Thumb]]]:
+    """Group values by heading, and return strips of the first ``most`` values of the largest groups."""
+    groups: defaultdict[str, list[T]] = defaultdict(list)
+    for heading, value in pairs:
+        groups[heading].append(value)
+    largest = sorted(groups.items(), key=lambda group: -len(group[1]))[:_CONFUSIONS]
+    return {
+        f"{heading}: {plural(len(values), noun)}": [strip(value) for value in values[:most]]
+        for heading, values in largest
+    }
 
 
 def _confusions(queries: Iterable[AnnotatedGarment]) -> Iterator[tuple[tuple[str, str], AnnotatedGarment]]:
@@ -459,11 +459,3 @@ def _tiles(figures: Mapping[str, Any]) -> dict[str, dict[str, object]]:
         },
         "Street to catalogue": matches | {"Found": search["found"], "Missed": search["missed"]},
     }
-
-
-def _most_common(pairs: Iterable[tuple[T, V]]) -> list[tuple[T, list[V]]]:
-    """Group values by key, the most frequent keys first."""
-    groups: defaultdict[T, list[V]] = defaultdict(list)
-    for key, value in pairs:
-        groups[key].append(value)
-    return sorted(groups.items(), key=lambda group: -len(group[1]))[:_CONFUSIONS]
