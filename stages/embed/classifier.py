@@ -133,11 +133,7 @@ def read_attribute_network(checkpoint: Checkpoint) -> AttributeNetwork:
 
 
 def values_of(checkpoint: Checkpoint) -> tuple[dict[str, tuple[str, ...]], dict[str, float]]:
-    """Return the values of each attribute of a checkpoint, and the least confidence at which they are reported.
-
-    Raises:
-        ValueError: there are no attributes, too many values, or an unknown type.
-    """
+    """Return the values of each attribute of a checkpoint, and the least confidence at which they are reported."""
     names = checkpoint.describes("attributes").split()
     values = {name: tuple(checkpoint.describes(name).splitlines()) for name in names}
     if not {"type", COLOUR} <= set(names) or sum(map(len, values.values())) > _MOST_VALUES or not all(values.values()):

@@ -87,10 +87,7 @@ class Colours(nn.Module):
     def fit(self, images: Iterable[Tensor]) -> None:
         """Initialise the linear layer by the principal components of the colours of normalised batches ``(n, 3, h, w)``.
 
-        All pixels that are not white count as the garment.
-
-        Raises:
-            ValueError: the images are not more than the output's dimensions.
+        All pixels that are not white count as the garment. There must be more images than output dimensions.
         """
         cells = ((batch, (self._cells(batch).amin(dim=1) < 0.92) + 1e-3) for batch in images)
         roots = torch.cat([self.roots(batch, coloured) for batch, coloured in cells])

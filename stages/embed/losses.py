@@ -20,25 +20,12 @@ from stages.embed.layers import check_name
 from stages.embed.network import SiameseNetwork
 
 
-class Pairs(NamedTuple):
-    """Row numbers of a batch, ``(p,)`` int64 each, and whether both rows have the same identity, ``(p,)`` bool."""
-
-    left: Tensor
-    right: Tensor
-    same: Tensor
-
-
 class Triplets(NamedTuple):
     """Row numbers of a batch, ``(t,)`` int64 each."""
 
     anchors: Tensor
     positives: Tensor
     negatives: Tensor
-
-    def pairs(self) -> Pairs:
-        """Return the anchors with their positives, then with their negatives."""
-        same = torch.arange(2 * len(self.anchors), device=self.anchors.device) < len(self.anchors)
-        return Pairs(self.anchors.repeat(2), torch.cat([self.positives, self.negatives]), same)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,11 +78,6 @@ class Relations:
         other_identity = self.labels[:, None] != self.labels[None, :]
         related = self.positive | self.negative
         return Relations(styles, same_style & other_identity & related, ~same_style & related)
-
-    def pairs(self) -> Pairs:
-        """Return every positive and every negative as a pair."""
-        left, right = (self.positive | self.negative).nonzero(as_tuple=True)
-        return Pairs(left, right, self.positive[left, right])
 
     def triplets(self) -> Triplets:
         """Return every combination of an anchor, a positive and a negative."""
@@ -195,10 +177,12 @@ class Contrastive(nn.Module):
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the loss of a batch; 0 if it has no pairs."""
         distances = self._distance(vectors)
-        left, right, same = relations.pairs()
-        if self._miner is not None:
-            left, right, same = self._miner(distances.detach(), relations).pairs()
-        apart = distances[left, right]
+        if self._miner is None:
+            left, right = (relations.positive | relations.negative).nonzero(as_tuple=True)
+        else:
+            anchors, positives, negatives = self._miner(distances.detach(), relations)
+            left, right = anchors.repeat(2), torch.cat([positives, negatives])
+        apart, same = distances[left, right], relations.positive[left, right]
         return _balanced(0.5 * torch.where(same, apart, (self._margin - apart).clamp(min=0.0)).square(), same)
 
 

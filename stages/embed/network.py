@@ -210,11 +210,7 @@ def read_network(checkpoint: Checkpoint) -> SiameseNetwork:
 
 @torch.no_grad()
 def _feature_shape(features: nn.Module, design: Design) -> torch.Size:
-    """Return the shape of a backbone's features of one image, without computing them.
-
-    Raises:
-        ValueError: the input is too small for the backbone, or the feature map is too large.
-    """
+    """Return the shape of a backbone's features of one image, without computing them."""
     shadow = copy.deepcopy(features).to("meta").eval()
     try:
         seen: Tensor = shadow(torch.zeros(1, 3, design.input_px, design.input_px, device="meta"))

@@ -233,9 +233,6 @@ class OfflineTriplets:
             step: the next to be taken.
             path: of the file that keeps the triplets.
             embed: maps rows to vectors ``(n, dim)``.
-
-        Raises:
-            ValueError: there are no triplets.
         """
         since = step - step % self.mine_steps
         if (len(self.mined) and step != since) or self._restored(path, since):

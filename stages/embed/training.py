@@ -282,9 +282,6 @@ def whiten(network: SiameseNetwork, sets: Sequence[Sequence[Image]], power: floa
     Returns:
         The vectors of all photos before whitening, ``(n, dim)``. If they are all equal, whitening only amplifies noise;
         if they are not finite, the network is unchanged.
-
-    Raises:
-        ValueError: see :func:`check_whitens`.
     """
     check_whitens(network.design, sum(map(len, sets)), power)
     ends = [[module for module in network.head.modules() if isinstance(module, nn.Linear)][-1]]  # before normalisation
