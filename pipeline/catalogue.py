@@ -113,13 +113,9 @@ def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueE
 
 
 def open_set(paths: Iterable[str | Path], item_pattern: str = "", name: str = "items") -> Dataset:
-    """Return the photos of catalogues as a dataset; no photo is read yet.
+    """Return the photos of catalogues, see :func:`read_catalogue`, as a dataset; no photo is read yet.
 
-    Args:
-        paths: tables with the columns item_id and image and perhaps :data:`COLUMNS`, folders with a sub-folder for each
-            item or class, and photos.
-        item_pattern: a regular expression that finds the item id in a file name.
-        name: of the dataset.
+    Tables may have the columns :data:`COLUMNS`, and sub-folders may be items or classes.
 
     Raises:
         CatalogueError: a source cannot be read as a whole, or there is no photo.

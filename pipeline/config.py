@@ -233,15 +233,9 @@ def trust(name: str) -> None:
 
 
 def check_trusted(name: str, source: object, option: str) -> None:
-    """Refuse an external stage that is named by a file and not by the caller: files must not choose code.
+    """Raise a StageError if an external stage is named by a file and not by the caller: files must not choose code.
 
-    Args:
-        name: of a stage.
-        source: what names it, for the message.
-        option: the command-line option that would name it.
-
-    Raises:
-        StageError: the stage is external and not trusted.
+    The message names ``source``, where the name comes from, and the command-line ``option`` that would name the stage.
     """
     if is_external(name) and name not in _trusted:
         what = "a place elsewhere" if name.startswith(MILVUS) else "code and not data"

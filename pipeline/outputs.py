@@ -29,12 +29,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 class Options:
     """Options of the output formats.
 
-    Attributes:
-        masks: add masks to JSON lines.
-        matches: add the columns of matches to tables.
-        metadata: the catalogue's columns to add to tables.
-        labels: the detector's labels, which become COCO's categories.
-        delimiter: of tables.
+    ``masks`` adds masks to JSON lines, ``matches`` the columns of matches to tables, and ``metadata`` the catalogue's
+    columns of these names. The detector's ``labels`` become COCO's categories.
     """
 
     masks: bool = False
@@ -144,11 +140,7 @@ def spreadsheet_cell(text: str) -> str:
 
 
 def check_absent(path: str | Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file with contents or a folder with files, unless ``overwrite`` is set.
-
-    Raises:
-        OutfinderError: the path is such a file or folder.
-    """
+    """Raise an OutfinderError if a file with contents or a folder with files exists, unless ``overwrite`` is set."""
     path = Path(path)
     if overwrite or not path.exists():
         return
@@ -158,12 +150,9 @@ def check_absent(path: str | Path, *, overwrite: bool) -> None:
 
 
 def check_ours(folder: str | Path) -> None:
-    """Refuse a folder with files that outfinder did not write.
+    """Raise an OutfinderError if a folder has files that outfinder did not write.
 
     Once marked as an output, its pictures would never be read as photos again.
-
-    Raises:
-        OutfinderError: it is such a folder.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / OUTPUT_MARK).exists():
@@ -188,11 +177,7 @@ def clear_folder(folder: str | Path, *, overwrite: bool) -> None:
 
 
 def mark_folder(folder: str | Path) -> None:
-    """Create a folder for outputs, marked so that later runs do not read its pictures as photos.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Create a folder for outputs, marked so that later runs do not read its pictures as photos."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTPUT_MARK).touch()

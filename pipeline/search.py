@@ -152,12 +152,8 @@ def search_batch(  # noqa: PLR0913
 def read_words(reader: TextEmbedder | None, text: str) -> tuple[Vectors, str]:
     """Return a text as a vector, ``(1, dim)``, and a notice of its unknown words, or an empty string.
 
-    Args:
-        reader: of the gallery's embedder, see :func:`stages.embed.text.text_embedder`; None if it reads no text.
-        text: to search for.
-
     Raises:
-        ValueError: the embedder reads no text, or knows none of the words.
+        ValueError: the embedder reads no text (``reader`` is None), or knows none of the words.
     """
     if reader is None:
         raise ValueError(
@@ -217,12 +213,8 @@ def _checked(name: str, value: str) -> Any:
 def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> tuple[Gallery, Pipeline, Config]:
     """Open a gallery for searching, with the pipeline that analyses query photos for it.
 
-    The detector is the given one, else the catalogue's; but query photos are not taken whole just because the
-    catalogue's were.
-
-    Args:
-        folder: of the gallery.
-        given: fields of a :class:`~pipeline.config.Config` that differ from the gallery's.
+    ``given`` has fields of a :class:`~pipeline.config.Config` that differ from the gallery's. The detector is the given
+    one, else the catalogue's; but query photos are not taken whole just because the catalogue's were.
 
     Raises:
         GalleryError: there is no gallery.

@@ -66,7 +66,7 @@ def open_outputs(
     """Open the outputs of a run.
 
     Args:
-        output: the results, a ``.jsonl`` or ``.csv`` file; None writes JSON lines to standard output.
+        output: a ``.jsonl`` or ``.csv`` file of results; None writes JSON lines to standard output.
         others: the paths of further outputs by format.
         options: of the formats.
         resume: continue the outputs of an interrupted run.
@@ -74,9 +74,7 @@ def open_outputs(
 
     Raises:
         ValueError: the file has another suffix, two outputs have one path, or there is no file to resume.
-        OutfinderError: an output exists and is neither resumed nor overwritten, was not written by outfinder, or is
-            being written by another run.
-        OSError: an output cannot be opened.
+        OutfinderError: an output exists, was not written by outfinder, or is being written by another run.
     """
     output = None if output is None else Path(output)
     name = "jsonl" if output is None else output.suffix.lower().removeprefix(".")
@@ -120,11 +118,7 @@ class _TextFile(Writer):
             self._stream.flush()
 
     def read(self, file: BinaryIO) -> Record:
-        """Return what an interrupted run left in the file.
-
-        Raises:
-            ValueError, csv.Error: the file is something else.
-        """
+        """Return what an interrupted run left in the file; raise ValueError or csv.Error if it is something else."""
         raise NotImplementedError
 
     def close(self, *, complete: bool) -> None:  # noqa: ARG002
@@ -266,11 +260,7 @@ class Coco(Writer):
         self.record = self._lines.record
 
     def write(self, output: Output) -> None:
-        """Add one photo and its garments.
-
-        Raises:
-            ValueError: a garment's label is not among the detector's.
-        """
+        """Add one photo and its garments, whose labels must be among the detector's."""
         for garment in output.result.garments:
             if garment.label not in self._labels:
                 raise ValueError(f"label {garment.label!r} is not among the labels {', '.join(self._labels)}")
@@ -348,12 +338,7 @@ class _PictureFolder(Writer):
                 picture.unlink()
         mark_folder(path)
 
-    def save(self, output: Output, image: Image, suffix: str = "") -> None:
-        """Write a picture.
-
-        Raises:
-            ImageError: it cannot be written.
-        """
+    def _save(self, output: Output, image: Image, suffix: str = "") -> None:
         stem = f"{output.number:05}-{Path(output.result.photo).stem[:50]}"  # short enough for any file system
         path = self._folder / f"{stem}{suffix}.jpg"
         try:
@@ -369,7 +354,7 @@ class Crops(_PictureFolder):
         """Write the crops of one photo."""
         crops = output.analysis.crops if output.analysis else ()
         for number, (garment, crop) in enumerate(zip(output.result.garments, crops, strict=True), 1):
-            self.save(output, crop.image, f"-{number}-{re.sub(r'[^0-9A-Za-z_]+', '-', garment.label)}")
+            self._save(output, crop.image, f"-{number}-{re.sub(r'[^0-9A-Za-z_]+', '-', garment.label)}")
 
 
 class Overlays(_PictureFolder):
@@ -378,7 +363,7 @@ class Overlays(_PictureFolder):
     def write(self, output: Output) -> None:
         """Write the overlay of one photo."""
         if output.analysis and output.analysis.photo:
-            self.save(output, draw_garments(output.analysis.photo.image, output.result))
+            self._save(output, draw_garments(output.analysis.photo.image, output.result))
 
 
 WRITERS: Final[dict[str, Any]] = {
@@ -442,12 +427,7 @@ def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
 
 
 def write_text_search(text: str, matches: Sequence[Match], output: Path | None, *, overwrite: bool) -> None:
-    """Write the answer to a search by text as one JSON line to a ``.jsonl`` file, or to standard output.
-
-    Raises:
-        ValueError: the file has another suffix.
-        OutfinderError: the file exists.
-    """
+    """Write the answer to a search by text as one JSON line to a ``.jsonl`` file, or to standard output."""
     line = json.dumps({"text": text, "matches": [*map(_match_record, matches)]}, allow_nan=False) + "\n"
     if output is None:
         sys.stdout.write(line)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipeline.catalogue import open_set
 from pipeline.cli.common import (
     EXISTING,
     FILE_OUT,
@@ -64,7 +65,6 @@ def dedupe(
       outfinder dedupe train/ --against test/ -o train.csv
       outfinder dedupe shop.csv --hash-only
     """  # noqa: D301
-    from pipeline.catalogue import open_set
     from pipeline.dedupe import catalogue_rows, find_duplicates, group_record, without, write_catalogue
 
     if output:

@@ -20,11 +20,15 @@ from pipeline.cli.common import (
     result_options,
 )
 from pipeline.cli.progress import Progress, resume_hint
+from pipeline.kinds import Words
+from pipeline.outputs import Options, clear_folder, mark_folder
+from stages.embed.attributes import attribute_part
+from stages.embed.calibration import Calibration, add_verdicts, find_calibration
+from stages.embed.text import text_embedder
+from stages.images import walk
 
 if TYPE_CHECKING:
-    from pipeline.kinds import Words
     from pipeline.search import PhotoResult
-    from stages.embed.calibration import Calibration
 
 
 @click.command()
@@ -82,13 +86,9 @@ def search(
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
-    from pipeline.outputs import Options, clear_folder, mark_folder
     from pipeline.report import Report
     from pipeline.search import catalogue_columns, open_gallery, search_batch
     from pipeline.writers import open_outputs, write_text_search
-    from stages.embed.attributes import attribute_part
-    from stages.embed.calibration import find_calibration
-    from stages.images import walk
 
     _check_usage(bool(photos), text, report, resume=resume)
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
@@ -141,9 +141,7 @@ def _check_usage(has_photos: bool, text: str | None, report: Path | None, *, res
 
 
 def _read_words(embedder: object, text: str, weight: float) -> Words:
-    from pipeline.kinds import Words
     from pipeline.search import read_words
-    from stages.embed.text import text_embedder
 
     vector, notice = read_words(text_embedder(embedder), text)
     if notice:
@@ -152,8 +150,6 @@ def _read_words(embedder: object, text: str, weight: float) -> Words:
 
 
 def _with_verdicts(result: PhotoResult, calibration: Calibration) -> PhotoResult:
-    from stages.embed.calibration import add_verdicts
-
     garments = (
         replace(garment, matches=tuple(add_verdicts(calibration, garment.label, garment.matches or ())))
         for garment in result.garments

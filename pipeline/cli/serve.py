@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.common import FILE_IN, FOLDER, Terminated, calibration_option, config_options, friendly
 from stages.errors import OutfinderError
+from stages.images import walk
 
 
 @click.command()
@@ -75,7 +76,6 @@ def serve(
     from pipeline.serve.access import Access, read_tokens
     from pipeline.serve.limits import Limits
     from pipeline.serve.service import open_service
-    from stages.images import walk
 
     limits = Limits(
         max_body=round(max_mb * 1e6),

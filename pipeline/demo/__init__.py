@@ -15,14 +15,8 @@ other two grades. ``shop.json``: the masks of the shop's photos."""
 
 
 def copy_demo(folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Copy the shop and the street into a folder, and return it.
-
-    Raises:
-        OutfinderError: the folder has files, and ``overwrite`` is not set.
-        OSError: it cannot be written.
-    """
+    """Copy the shop and the street into a folder, which must be empty unless ``overwrite`` is set, and return it."""
     folder = Path(folder)
     check_absent(folder, overwrite=overwrite)
-    ignore = shutil.ignore_patterns("__pycache__", "*.py")
-    shutil.copytree(FOLDER, folder, ignore=ignore, dirs_exist_ok=True)
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True)
     return folder
