@@ -25,7 +25,6 @@ from torch import Tensor
 
 import weights
 from pipeline.training import keep_plan
-from stages.detect.augmentation import Scene, jitter, paste, recolour
 from stages.detect.coco import read_annotations
 from stages.detect.networks import build_network
 from stages.detect.training import (
@@ -33,9 +32,13 @@ from stages.detect.training import (
     DetectorTrainer,
     Draw,
     LabelledPhotos,
+    Scene,
     Target,
     TrainingSet,
     freeze_first_blocks,
+    jitter,
+    paste,
+    recolour,
     start_from,
     to_target,
 )

@@ -8,8 +8,7 @@ import pytest
 from conftest import draw
 
 from stages.detect.annotations import AnnotatedPhoto, Annotations, Instance, to_rle
-from stages.detect.augmentation import Scene, jitter, paste, recolour
-from stages.detect.training import LabelledPhotos, TrainingSet, to_target
+from stages.detect.training import LabelledPhotos, Scene, TrainingSet, jitter, paste, recolour, to_target
 from stages.errors import CatalogueError
 from stages.images import write_jpeg
 
