@@ -278,14 +278,15 @@ def from_torchvision(
     _check_flip(architecture, flip=flip)
     coco = get_model_weights(architecture).DEFAULT
     categories = coco.meta["categories"]  # the first is the background
-    network = build_network(architecture, len(categories) - 1)
     try:
-        network.load_state_dict(weights.read_torchvision(coco))
+        tensors = weights.read_torchvision(coco)
     except OSError as error:
         raise WeightsError(
             f"torchvision's weights for {architecture} cannot be downloaded ({error}); name your own with"
             " --detector-weights, or use maskrcnn_mobilenet_v2, whose weights are shipped"
         ) from error
+    network = build_network(architecture, len(categories) - 1)
+    network.load_state_dict(tensors)
     labels = [name if name in COCO_LABELS else None for name in categories[1:]]
     return _detector(network, labels, min_score, device, flip=flip, dtype=_dtype_of(architecture, device))
 
