@@ -37,7 +37,7 @@ def plan(street: Path, **changes: object) -> DetectorPlan:
         "start": "fasterrcnn_mobilenet_v2",
         "train": (source,),
         "input_px": PIXELS,
-        "training": DetectorRecipe(rounds=4, batch_size=2, warmup_steps=5, precision="float32"),
+        "training": DetectorRecipe(rounds=3, batch_size=2, warmup_steps=5, precision="float32"),
     }
     return DetectorPlan(**(usual | changes))
 
@@ -51,9 +51,8 @@ def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert rate(99, 100, warmup=1, decay=0) == 1
 
 
-@pytest.mark.parametrize("architecture", ["maskrcnn_mobilenet_v2", "fasterrcnn_mobilenet_v2"])
-def test_boxes_are_not_rounded_by_mixed_precision(architecture: str, tmp_path: Path) -> None:
-    network = build_network(architecture, 2, 320)
+def test_boxes_are_not_rounded_by_mixed_precision(tmp_path: Path) -> None:
+    network = build_network("maskrcnn_mobilenet_v2", 2, 320)
     seen = []
     choose = network.roi_heads.select_training_samples
 
@@ -99,12 +98,12 @@ def test_a_killed_run_is_resumed_to_the_same_weights(
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
-            if int(line) >= 4:
+            if int(line) >= 2:
                 time.sleep(0.05)  # somewhere within a step or a save
                 process.kill()
                 break
     resumed = DetectorRun(plan(street), tmp_path / "killed")
-    assert 3 <= resumed.done < resumed.steps
+    assert 1 <= resumed.done < resumed.steps
     resumed.run(lambda _: None, workers=0)
     one, other = (weights.read(tmp_path / name / "weights.safetensors") for name in ("straight", "killed"))
     torch.testing.assert_close(other.tensors, one.tensors, atol=1e-5, rtol=1e-3)
@@ -122,18 +121,18 @@ def test_a_run_learns_validates_calibrates_and_draws(
         street,
         architecture="maskrcnn_mobilenet_v2",  # whose masks the start knows nothing of
         val=source,
-        validate_rounds=4,
-        training=DetectorRecipe(rounds=8, batch_size=2, warmup_steps=5, precision="float32"),
+        validate_rounds=2,
+        training=DetectorRecipe(rounds=4, batch_size=2, warmup_steps=3, precision="float32"),
     )
     reports = []
-    monkeypatch.setattr("stages.training.LOG_STEPS", 4)
+    monkeypatch.setattr("stages.training.LOG_STEPS", 2)
     DetectorRun(wanted, tmp_path).run(reports.append, workers=0)
-    assert reports[-1].losses["step"] == reports[-1].steps == 16
+    assert reports[-1].losses["step"] == reports[-1].steps == 8
     assert reports[-1].left_s == 0
     lines = read_lines(tmp_path / "log.jsonl")
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"], [line["loss"] for line in lines]
     validations = read_lines(tmp_path / "validation.jsonl")
-    assert [line["step"] for line in validations] == [8, 16]
+    assert [line["step"] for line in validations] == [4, 8]
     assert validations[-1]["box"]["ap50"] > 0.05
     curves = json.loads((tmp_path / "curves.json").read_text())
     assert curves == {"training": lines, "validation": validations}
