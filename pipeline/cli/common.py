@@ -91,7 +91,8 @@ def _read_list(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
         data = data.decode("utf-16", "replace").encode()
     data = data.removeprefix(codecs.BOM_UTF8)
-    if sniff(data[:HEAD_BYTES]):
+    head = data[:HEAD_BYTES]
+    if (kind := sniff(head)) and (kind != "BMP" or b"\0\0" in head):  # a name may start with BM, too
         message = "Standard input is a photo, not a list of photos; name its file instead."
         raise click.BadParameter(message, ctx, parameter)
     names = data.split(b"\0") if b"\0" in data else data.splitlines()

@@ -75,6 +75,8 @@ def test_dash_reads_a_list_of_photos_from_standard_input(tmp_path: Path, street:
         assert [line["photo"] for line in lines(run("detect", "-", *DETECTOR, stdin=text))] == names
     photo = (street / "a two.jpg").read_bytes()
     assert "is a photo, not a list of photos" in run("detect", "-", *DETECTOR, stdin=photo, status=2).stderr
+    (line,) = lines(run("detect", "-", *DETECTOR, stdin=b"BMW.jpg\n", status=1))
+    assert line == {"photo": "BMW.jpg", "error": "was not found"}
     address, found = lines(run("detect", "-", *DETECTOR, stdin=f"{ADDRESS}\n{names[0]}\n".encode(), status=1))
     assert address["error"].startswith("is an address; download the photo first")
     assert len(found["garments"]) == 2
