@@ -11,6 +11,7 @@ COMMANDS = {
     "index": "Add a catalogue to a gallery, creating it if absent.",
     "search": "Find similar items for every garment in every photo.",
     "serve": "Serve a web page and an HTTP API to search from.",
+    "mcp": "Let an agent search a gallery (Model Context Protocol).",
     "detect": "Run stage one alone: the garments of every photo.",
     "embed": "Run stage two alone: a vector for every image.",
     "compare": "Tell how similar two pictures are.",
