@@ -7,4 +7,8 @@ extra=dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+if [ $# -eq 0 ]; then # the whole suite: two processes, each with one thread, since more would compete for two cores
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    set -- -n 2
+fi
 exec .venv/bin/python -m pytest "$@"

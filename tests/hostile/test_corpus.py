@@ -190,6 +190,7 @@ def limited(*arguments, folder):
     )
 
 
+@pytest.mark.slow
 def test_every_command_goes_through_a_folder_of_everything_hostile(hostile, tmp_path):
     folder, found, seen, refused = hostile
     assert found == seen

@@ -141,6 +141,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_whole(tmp_path, photos):
         json.loads(line)
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_a_pipe_or_a_link_is_told(tmp_path, photos):
     (tmp_path / "full.jsonl").symlink_to("/dev/full")
     assert "No space left on device" in run("detect", photos, *DETECTOR, "-o", "full.jsonl", status=2).stderr
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_the_gallery_of_before(tmp_path, photos):
 # --- closed pipes ---
 
 
-@pytest.mark.parametrize("command", ["detect", "search", "gallery"])
+@pytest.mark.parametrize("command", ["detect", pytest.param("search", marks=pytest.mark.slow), "gallery"])
 def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path, photos, command):
     if command != "detect":
         run("index", "g", photos, *FAKES)
@@ -243,7 +244,11 @@ def ends_in_order(tmp_path, photos, name, delay_s):
 
 @pytest.mark.parametrize(
     ("name", "status", "told"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -signal.SIGKILL, None)],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+        (signal.SIGKILL, -signal.SIGKILL, None),
+    ],
 )
 def test_a_stopped_run_is_resumed(tmp_path, photos, name, status, told):
     command = ("detect", photos, "-o", "a.jsonl", "--coco", "a.json", "--crops", "crops")
@@ -264,7 +269,9 @@ def test_a_stopped_run_is_resumed(tmp_path, photos, name, status, told):
     assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == COUNT
 
 
-@pytest.mark.parametrize(("name", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("name", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_index_leaves_a_sound_gallery_that_goes_on(tmp_path, photos, name, status):
     command = ("index", "g", photos, *SLOWLY, *EMBEDDER)
     ended, said = stopped(name, *command, folder=tmp_path)
@@ -310,7 +317,7 @@ def test_a_clock_that_goes_back_changes_nothing(photos, monkeypatch):
 # --- two runs at once ---
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "g"])
+@pytest.mark.parametrize("name", [pytest.param("a.jsonl", marks=pytest.mark.slow), "g"])
 def test_two_runs_never_write_one_place(tmp_path, photos, name):
     command = ("index", name, photos, *EMBEDDER) if name == "g" else ("detect", photos, "-o", name)
     (tmp_path / "hold").touch()

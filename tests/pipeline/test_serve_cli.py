@@ -64,7 +64,8 @@ def test_without_the_extra_it_says_what_to_install(shop, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 @pytest.mark.parametrize(
-    ("ending", "status", "message"), [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "outfinder: terminated\n")]
+    ("ending", "status", "message"),
+    [(signal.SIGINT, 0, ""), pytest.param(signal.SIGTERM, 143, "outfinder: terminated\n", marks=pytest.mark.slow)],
 )
 def test_it_serves_until_a_signal_ends_it(shop, photo, ending, status, message):
     options = ["--port", 0, "--examples", shop.folder / "pictures", *DETECTOR, *EMBEDDER]

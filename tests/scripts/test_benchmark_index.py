@@ -105,6 +105,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "Plan", partial(Plan, queries=100, efs=(10,)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_brief")
 def test_the_script_prints_a_table_and_writes_lines_and_a_picture(tmp_path: Path) -> None:
     options = ("--dim", 8, "--engines", "gallery,exact", "-o", tmp_path / "out")

@@ -85,6 +85,7 @@ def test_all_contenders_are_timed_and_find_the_same(
     assert len(speed.table(found).splitlines()) == 7 + 1 + 7
 
 
+@pytest.mark.slow
 def test_only_memory_is_measured_on_request(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def sized(_setup: Setup) -> Iterator[speed.TakeTurn]:
