@@ -38,7 +38,7 @@ STATED_ELSEWHERE = {
     "hnswlib": "Apache-2.0 (its repository)",
 }
 """Licences that a package's metadata does not state."""
-EXTRAS = ("", "web", "train", "heic", "timm", "clip", "mcp", "onnx", "parquet", "release", "bench", "milvus", "ray", "dev")
+EXTRAS = ["", *"web train heic timm clip mcp onnx parquet release bench milvus ray dev".split()]
 
 
 @click.command()
