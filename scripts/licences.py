@@ -38,7 +38,10 @@ STATED_ELSEWHERE = {
     "hnswlib": "Apache-2.0 (its repository)",
 }
 """Licences that a package's metadata does not state."""
-EXTRAS = ["", *"web train heic timm clip mcp onnx parquet release bench milvus ray dev".split()]
+EXTRAS = (
+    *("", "web", "train", "heic", "timm", "clip", "mcp", "onnx", "parquet"),
+    *("release", "bench", "milvus", "ray", "dev"),
+)
 
 
 @click.command()
