@@ -180,7 +180,10 @@ class MilvusIndex:
         try:
             return method(*arguments, **options)
         except _pymilvus().MilvusException as error:
-            raise StageError(f"Milvus at {self._uri} reports: {error}") from error
+            hint = ""
+            if "://" not in self._uri and "Open local milvus failed" in str(error):
+                hint = "; another process may be using the file: end it, or use a Milvus server for several processes"
+            raise StageError(f"Milvus at {self._uri} reports: {error}{hint}") from error
 
 
 def _pymilvus() -> Any:

@@ -133,9 +133,9 @@ def test_vectors_are_written_with_the_columns_of_the_catalogue(tmp_path, shop, s
 
     gallery = Gallery.open(tmp_path / "gallery")
     if suffix == "npz":
-        table = np.load(tmp_path / "out.npz")
-        vectors, embedder = table["vectors"], str(table["embedder"])
-        columns = {name: list(table[name]) for name in ("item_id", "price", "catalogue.label")}
+        with np.load(tmp_path / "out.npz") as table:
+            vectors, embedder = table["vectors"], str(table["embedder"])
+            columns = {name: list(table[name]) for name in ("item_id", "price", "catalogue.label")}
     else:
         from pyarrow import parquet
 

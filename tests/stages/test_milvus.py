@@ -2,6 +2,8 @@
 
 import gc
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +82,29 @@ def test_each_process_sees_its_own_rows_of_a_shared_collection(filled, uri, tmp_
     gone = np.unique(before.rows)[:1]
     reader.remove(gone)  # already gone from the server
     reader.add(gone, queries[:1])
+
+
+HOLD = """
+import sys, numpy as np
+from stages.index.milvus import MilvusIndex
+index = MilvusIndex(16, sys.argv[1])
+index.add(np.arange(1), np.eye(1, 16, dtype=np.float32))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@lite
+@pytest.mark.slow
+def test_a_file_that_another_process_holds_is_reported(tmp_path):
+    file = str(tmp_path / "held.db")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StageError, match="another process may be using the file"):
+            MilvusIndex(16, file).add(np.arange(1), unit_rows(1))
+        holder.stdin.close()
 
 
 @lite
