@@ -120,6 +120,8 @@ def _foundation(name: str, config: Config) -> Embedder:
     except ModuleNotFoundError as error:
         extra = "clip" if library == "open_clip" else "timm"
         raise StageError(f"{name} needs the extra {extra}: pip install 'outfinder[{extra}]'") from error
+    except (RuntimeError, OSError, LookupError, TypeError) as error:  # whatever these libraries raise
+        raise StageError(f"{name} cannot be built: {type(error).__name__}: {error}") from error
 
 
 DETECTORS: Final = (*OURS, *TORCHVISION, *ONE_STAGE, "whole")
@@ -223,12 +225,12 @@ _trusted: set[str] = set()
 
 
 def is_external(name: str) -> bool:
-    """Return whether a stage's name stands for code to import or a Milvus address, rather than a built-in stage."""
-    return name.startswith(MILVUS) or (":" in name and not name.startswith(FOUNDATIONS))
+    """Return whether a stage's name stands for code, a model to download or a Milvus address, not for a built-in stage."""
+    return name.startswith(MILVUS) or ":" in name
 
 
 def trust(name: str) -> None:
-    """Allow galleries to name this ``package.module:Name`` or ``milvus+URI`` until the process ends."""
+    """Allow galleries to name this ``package.module:Name``, ``timm:MODEL`` or ``milvus+URI`` until the process ends."""
     _trusted.add(name)
 
 
@@ -238,7 +240,9 @@ def check_trusted(name: str, source: object, option: str) -> None:
     The message names ``source``, where the name comes from, and the command-line ``option`` that would name the stage.
     """
     if is_external(name) and name not in _trusted:
-        what = "a place elsewhere" if name.startswith(MILVUS) else "code and not data"
+        what = "code and not data"
+        if name.startswith((MILVUS, *FOUNDATIONS)):
+            what = "a place elsewhere" if name.startswith(MILVUS) else "a model that may be downloaded"
         raise StageError(
             f"{source} names {name!r}, which is {what}; if you trust it, name it yourself: --{option} {name}"
             f" (in Python: pipeline.config.trust({name!r}))"

@@ -56,9 +56,8 @@ def _import_weights() -> None:
     folder = Path(__file__).parent.parent
     imported = sys.modules.get("weights")
     if imported is not None and str(imported.__file__) != str(folder / "weights" / "__init__.py"):
-        raise ImportError(
-            f"outfinder's package 'weights' cannot be imported: {imported.__file__} is in the way; rename it"
-        )
+        other = imported.__file__ or next(iter(imported.__path__))  # a folder without __init__.py has no file
+        raise ImportError(f"outfinder's package 'weights' cannot be imported: {other} is in the way; rename it")
     spec = PathFinder.find_spec("weights", [str(folder)])
     if imported is None and spec and spec.loader:
         module = module_from_spec(spec)

@@ -122,6 +122,8 @@ class RcnnDetector(TorchvisionDetector):
         features = self._network.backbone(batch)
         if isinstance(features, Tensor):
             features = {"0": features}
+        if not all(level.isfinite().all() for level in features.values()):
+            raise WeightsError("the detector's weights give values that are not finite: they are damaged")
         (proposals,), _ = self._network.rpn(ImageList(batch, [size]), features)
         return features, proposals
 

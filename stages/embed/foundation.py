@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 import weights
+from stages.checkpoints import check_unit_rows
 from stages.cpu import split_batch
 from stages.embed.features import digest
 from stages.errors import WeightsError
@@ -27,7 +28,7 @@ HUB: Final = "hf-hub:"
 _BATCH: Final = 16
 
 
-class _FoundationEmbedder:
+class FoundationEmbedder:
     """Embeds images by a network and its preprocessing."""
 
     def __init__(
@@ -44,7 +45,7 @@ class _FoundationEmbedder:
         """``(len(images), dim)`` float32 unit rows."""
         check_batch(images)
         rows = [self._embed(torch.stack(list(map(self._prepared, few)))) for few in split_batch(images, _BATCH)]
-        return np.concatenate([np.empty((0, self.dim), np.float32), *rows])
+        return check_unit_rows(np.concatenate([np.empty((0, self.dim), np.float32), *rows]), self.fingerprint)
 
     def _prepared(self, image: Image) -> Tensor:
         return self._prepare(PillowImage.fromarray(np.ascontiguousarray(image)))
@@ -58,7 +59,7 @@ class _FoundationEmbedder:
         return features
 
 
-class TimmEmbedder(_FoundationEmbedder):
+class TimmEmbedder(FoundationEmbedder):
     """Embeds images by the pooled features of a timm model.
 
     Args:
@@ -82,7 +83,7 @@ class TimmEmbedder(_FoundationEmbedder):
         super().__init__(f"timm-{model}", network, prepare, device)
 
 
-class OpenClipEmbedder(_FoundationEmbedder):
+class OpenClipEmbedder(FoundationEmbedder):
     """Embeds images and texts by the two towers of an open_clip model.
 
     Args:

@@ -16,11 +16,14 @@ from conftest import draw, few_scenes
 from safetensors.torch import save_file
 
 import weights
+from pipeline import open_gallery
 from pipeline.gallery import Gallery
 from stages.crop import BoxCrop
+from stages.detect.rcnn import read_detector
 from stages.embed.features import FeaturesEmbedder
+from stages.embed.foundation import FoundationEmbedder
 from stages.embed.siamese import SiameseEmbedder
-from stages.errors import WeightsError
+from stages.errors import StageError, WeightsError
 from stages.files import replacing, write_whole
 from stages.images import write_jpeg
 from stages.testing import FakeEmbedder
@@ -38,6 +41,15 @@ def outfinder(folder: Path, *arguments: object, **environment: str) -> subproces
         list(map(str, command)), cwd=folder, capture_output=True, text=True, check=False, timeout=600,
         env=os.environ | {"PYTHONPATH": ""} | environment,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["open_clip:hf-hub:evil/model", "open_clip:RN50//etc/passwd", "timm:resnet50+attributes"]
+)
+def test_no_model_is_downloaded_or_read_because_a_gallery_names_it(tmp_path: Path, name: str) -> None:
+    Gallery.create(tmp_path, FakeEmbedder(), BoxCrop(), settings={"embedder": name}).close()
+    with pytest.raises(StageError, match="a model that may be downloaded; if you trust it, name it yourself"):
+        open_gallery(tmp_path)
 
 
 @pytest.mark.parametrize("command", ["search", "index"])
@@ -102,6 +114,21 @@ def test_weights_that_overflow_are_refused_at_the_first_result(
     embedder = SiameseEmbedder(weights.read(tmp_path / "w.safetensors"))
     with pytest.raises(WeightsError, match="not finite or have no length"):
         embedder([draw("red"), draw("blue")])
+
+
+def test_a_detector_that_overflows_is_refused_at_the_first_result(tmp_path: Path) -> None:
+    shipped = weights.load("fasterrcnn_mobilenet_v2")
+    tensors = {name: value * 1e30 if value.is_floating_point() else value for name, value in shipped.tensors.items()}
+    save_file(tensors, tmp_path / "w.safetensors", metadata=shipped.metadata)
+    detector = read_detector(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="not finite"):
+        detector([draw("red")])
+
+
+def test_a_foundation_model_that_overflows_is_refused_at_the_first_result() -> None:
+    embedder = FoundationEmbedder("huge", torch.nn.Flatten(), lambda _: torch.full((3, 8, 8), torch.nan), "cpu")
+    with pytest.raises(WeightsError, match="not finite or have no length"):
+        embedder([draw("red")])
 
 
 def test_a_classifier_that_overflows_is_refused_at_the_first_result(monkeypatch: pytest.MonkeyPatch) -> None:

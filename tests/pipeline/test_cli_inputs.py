@@ -272,7 +272,11 @@ def test_a_projects_own_modules_are_not_in_the_way_of_the_command(tmp_path: Path
     done = python("import stages, weights; print(weights.manifest().keys())", tmp_path, tmp_path)
     assert "siamese" in done.stdout, done.stderr
     done = python("import weights, stages", tmp_path, tmp_path)
-    assert done.stderr.splitlines()[-1].endswith("is in the way; rename it")
+    assert done.stderr.splitlines()[-1].endswith(f"{tmp_path / 'weights' / '__init__.py'} is in the way; rename it")
+    (tmp_path / "weights" / "__init__.py").unlink()
+    code = "import sys; root = sys.path.pop(2); import weights; sys.path.append(root); import stages"  # by an editable finder
+    done = python(code, tmp_path, tmp_path)
+    assert done.stderr.splitlines()[-1].endswith(f"{tmp_path / 'weights'} is in the way; rename it")
 
 
 def test_public_names_are_imported_lazily(tmp_path: Path) -> None:
