@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +58,7 @@ def export_embedder(config: Config, path: Path, photos: Sequence[Image]) -> dict
         StageError: the embedder cannot be exported, a package is missing, or its graph gives other vectors.
         WeightsError: the weights are missing or damaged.
     """
+    _check_packages()
     embedder = build_embedder(replace(config, device="cpu"))
     graph, side, trim = _embedder_graph(config, embedder)
     batch = np.stack([letterbox(trimmed(photo) if trim else photo, side, WHITE) for photo in photos])
@@ -102,11 +104,15 @@ def _embedder_graph(config: Config, embedder: Embedder) -> tuple[EmbedderGraph, 
     return EmbedderGraph(network, *stats_of(checkpoint), classifier), network.design.input_px, network.design.trim
 
 
+def _check_packages() -> None:
+    """Raise a StageError, before a long export, if a package is missing."""
+    if not all(map(find_spec, ("onnx", "onnxruntime"))):
+        raise StageError("ONNX files need the extra onnx: pip install 'outfinder[onnx]'")
+
+
 def _run(path: Path, name: str, value: np.ndarray[Any, Any]) -> list[Any]:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise StageError("ONNX files need the extra onnx: pip install 'outfinder[onnx]'") from error
+    import onnxruntime  # noqa: PLC0415  an extra
+
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return list(session.run(None, {name: value}))
 
@@ -126,6 +132,7 @@ def export_detector(config: Config, path: Path, photos: Sequence[Image]) -> dict
         StageError: the detector cannot be exported, a package is missing, or its graph finds other garments.
         WeightsError: the weights are missing or damaged.
     """
+    _check_packages()
     if config.detector.endswith(FLIP) or not (config.detector_weights or config.detector in weights.manifest()):
         raise StageError(f"{config.detector} cannot be exported: wanted a detector of outfinder, or --detector-weights")
     checkpoint = weights.read(config.detector_weights) if config.detector_weights else weights.load(config.detector)
@@ -165,8 +172,8 @@ def _write_sidecar(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 def export_vectors(gallery: Gallery, path: Path) -> None:
     """Write the photos of a gallery with their vectors as a table, ``.npz`` or ``.parquet``.
 
-    Columns are ``item_id``, ``photo``, ``label`` and those of the catalogue, as text; those of the catalogue that have such
-    a name are called ``catalogue.NAME``. An ``.npz`` has an array ``(n,)`` for each and ``vectors`` ``(n, dim)`` float32,
+    Columns are ``item_id``, ``photo``, ``label`` and those of the catalogue, as text; those of the catalogue that have a
+    reserved name are called ``catalogue.NAME``. An ``.npz`` has an array ``(n,)`` for each and ``vectors`` ``(n, dim)`` float32,
     a ``.parquet`` has a column ``vector``; its metadata, or the array ``embedder``, names what made the vectors.
 
     Raises:
@@ -185,14 +192,14 @@ def export_vectors(gallery: Gallery, path: Path) -> None:
     }
     described = [dict(row.metadata) for row in rows]
     for name in dict.fromkeys(key for each in described for key in each):
-        taken = name in (*columns, "vector", "vectors", "embedder")
+        taken = name in (*columns, "vector", "vectors", "embedder", "file", "allow_pickle")  # numpy's own arguments too
         columns[f"catalogue.{name}" if taken else name] = [each.get(name, "") for each in described]
     embedder = gallery.manifest.embedder
     with replacing(path) as part:
         if path.suffix.lower() == ".npz":
-            arrays = {name: np.array(values, np.str_) for name, values in columns.items()}
+            arrays: dict[str, Any] = {name: np.array(values, np.str_) for name, values in columns.items()}
             with part.open("wb") as file:
-                np.savez(file, allow_pickle=False, vectors=vectors, embedder=np.array(embedder), **arrays)
+                np.savez(file, vectors=vectors, embedder=np.array(embedder), **arrays)
         elif path.suffix.lower() == ".parquet":
             _write_parquet(part, columns, vectors, embedder)
         else:

@@ -86,7 +86,7 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, network: Any, thresholds: Sequence[float], min_score: float) -> None:
         super().__init__()
-        for name, pool in list(vars(network.roi_heads)["_modules"].items()):
+        for name, pool in list(network.roi_heads.named_children()):
             if isinstance(pool, PyramidRoIAlign):  # computes the same as torchvision's, which ONNX has an operator for
                 setattr(
                     network.roi_heads,
@@ -122,7 +122,7 @@ def write_onnx(graph: nn.Module, example: Tensor, path: Path, names: Sequence[st
         sizes: the input's dimensions that may vary, with their names.
 
     Raises:
-        StageError: a package is missing, or ONNX has no operator for a part of the network.
+        StageError: ONNX has no operator for a part of the network.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad(), _silent_output():
@@ -137,8 +137,6 @@ def write_onnx(graph: nn.Module, example: Tensor, path: Path, names: Sequence[st
                 output_names=list(names[1:]),
                 dynamic_axes={names[0]: dict(sizes), **{name: {0: "n"} for name in names[1:]}},
             )
-    except ModuleNotFoundError as error:
-        raise StageError("ONNX files need the extra onnx: pip install 'outfinder[onnx]'") from error
     except torch.onnx.errors.OnnxExporterError as error:
         reason = re.split(r"\. |\[Caused", " ".join(str(error).split()))[0][:300]
         raise StageError(f"this network cannot be written as ONNX: {reason}") from error

@@ -25,7 +25,7 @@ LEAST_TOKEN: Final = 16
 """Characters of a token: fewer could be guessed."""
 
 OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Paths that need no token: whoever watches the server has none."""
+"""Paths that need no token, so that a load balancer can check the server's health without one."""
 
 _ORIGIN: Final = re.compile(r"https?://[\w.:\[\]-]+")
 _ROOT_PATH: Final = re.compile(r"(/[\w.~-]+)*")

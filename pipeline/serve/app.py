@@ -274,7 +274,8 @@ def create_server(app: FastAPI, proxies: Sequence[str] = ()) -> uvicorn.Server:
     """Create the server of an app, to be run with a listening socket; only ``proxies`` say who a client is."""
     config = uvicorn.Config(
         app, http=BoundedProtocol, ws="none", lifespan="on", log_level="warning", access_log=False,
-        server_header=False, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies), timeout_keep_alive=5, timeout_graceful_shutdown=5, backlog=128,
+        server_header=False, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+        timeout_keep_alive=5, timeout_graceful_shutdown=5, backlog=128,
     )  # fmt: skip
     return uvicorn.Server(config)
 

@@ -93,6 +93,7 @@ def test_the_shipped_embedder_and_detectors_are_exported(tmp_path):
         assert all((masks[0] > 0.5).sum(axis=(1, 2)) > 0) if name.startswith("mask") else not masks
 
 
+@needs_onnx
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -124,7 +125,7 @@ def test_a_graph_that_gives_other_vectors_is_not_written(tmp_path, checkpoint, m
 def test_vectors_are_written_with_the_columns_of_the_catalogue(tmp_path, shop, suffix):
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
-    lines = ["item_id,image,label,price", *(f"{n},{path},top,{n}0" for n, path in enumerate(walk([shop])))]
+    lines = ["item_id,image,label,price,file", *(f"{n},{path},top,{n}0,f" for n, path in enumerate(walk([shop])))]
     (tmp_path / "shop.csv").write_text("\n".join(lines))
     fakes = ("--detector", "whole", "--embedder", "stages.testing:FakeEmbedder", "--index", "exact")
     run("index", tmp_path / "gallery", tmp_path / "shop.csv", *fakes)
@@ -135,7 +136,7 @@ def test_vectors_are_written_with_the_columns_of_the_catalogue(tmp_path, shop, s
     if suffix == "npz":
         with np.load(tmp_path / "out.npz") as table:
             vectors, embedder = table["vectors"], str(table["embedder"])
-            columns = {name: list(table[name]) for name in ("item_id", "price", "catalogue.label")}
+            columns = {name: list(table[name]) for name in ("item_id", "price", "catalogue.label", "catalogue.file")}
     else:
         from pyarrow import parquet
 
