@@ -23,6 +23,9 @@ lock:
 	    --extra dev pyproject.toml --output-file scripts/requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --constraint scripts/requirements-dev.txt pyproject.toml --output-file scripts/requirements.txt
+	for file in scripts/requirements-dev.txt scripts/requirements.txt; do \
+	    { echo "# What demo.sh and test.sh install, each file checked by its hash; made by: make lock"; cat $$file; } \
+	    >$$file.new && mv $$file.new $$file; done
 
 # The tests with the lowest versions that pyproject.toml allows; needs uv.
 lowest:

@@ -8,29 +8,31 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Final
 from unicodedata import normalize
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from pipeline.feeds import LAYOUTS, REQUIRED, image_names, is_image_column, products
 from pipeline.gallery import Gallery, Row
 from pipeline.gallery.filters import ATTRIBUTE
 from pipeline.kinds import named_kind, with_attributes, with_named_kind
 from pipeline.pipeline import Analysis
-from pipeline.tables import SUFFIXES, WORKBOOKS, read_table
+from pipeline.remote import Fetcher, cached_path, is_remote, without_password
+from pipeline.tables import SUFFIXES, read_table
 from stages.embed.attributes import Attribute, AttributePart
 from stages.embed.data import Dataset, DatasetIssue, Sample
-from stages.errors import CatalogueError
+from stages.errors import CatalogueError, OutfinderError
 from stages.files import check_several, existing_spelling
 from stages.images import MAX_BYTES, walk
 from stages.labels import OTHER
 from stages.problems import Problem
-
-REQUIRED: Final = ("item_id", "image")
-"""The columns that a catalogue's table must have."""
 
 COLUMNS: Final = ("style", "label", "domain", "source")
 """Further columns that training and evaluation use."""
@@ -38,28 +40,40 @@ COLUMNS: Final = ("style", "label", "domain", "source")
 SAVE_EVERY_S = 60.0
 """Seconds between two saves of a long run: at most this much work is lost by a kill."""
 
+IMAGE_URL: Final = "image_url"
+"""The column that holds the address of a photo that was fetched."""
+
+FETCHERS: Final = 16
+FETCHED_AHEAD: Final = 64
+"""Photos that are fetched while those before them are analysed."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A photo of an item, or the error of a line or file that names none."""
+    """A photo of an item, or the error of a line or file that names none.
+
+    A photo with a ``url`` is at ``path`` once it has been fetched, see :func:`fetched`.
+    """
 
     path: Path
     item: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     error: str | None = None
+    url: str = ""
 
 
 def read_catalogue(
     sources: Iterable[str | Path],
     item_pattern: str | re.Pattern[str] = "",
     note: Callable[[str], None] = _log.warning,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[CatalogueEntry]:
     """Yield the photos of every source lazily, in order.
 
-    A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (a path relative to the table); further
-    columns are kept as metadata. Any other source is a photo or a folder of photos. Their item ids are what
+    A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (paths relative to the table, or addresses),
+    or those of a known export (see :mod:`pipeline.feeds`); further columns are kept as metadata. Any other source is a photo or a folder of photos. Their item ids are what
     ``item_pattern`` matches in the file name (its group 1 if it has groups), else the sub-folder within the source,
     else the file's stem. Item ids and metadata are in Unicode's composed form.
 
@@ -67,6 +81,7 @@ def read_catalogue(
         sources: tables, folders and photos.
         item_pattern: a regular expression that finds the item id in a file name; empty for none.
         note: called with remarks on tables of which no photo is lost.
+        columns: the tables' columns by our names, where they differ: ``{"item_id": "sku"}``.
 
     Raises:
         CatalogueError: a table cannot be read as a whole.
@@ -78,8 +93,8 @@ def read_catalogue(
     except re.error as error:
         raise ValueError(f"the item pattern {item_pattern!r} is not a regular expression: {error}") from error
     for source in map(Path, sources):
-        if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
-            yield from _read_rows(source, note)
+        if source.suffix.lower() in SUFFIXES and not source.is_dir():
+            yield from _read_rows(source, note, columns)
         else:
             yield from (_named(path, source, pattern) for path in walk([source]))
 
@@ -96,20 +111,59 @@ def _named(path: Path, source: Path, pattern: re.Pattern[str] | None) -> Catalog
     return CatalogueEntry(path, normalize("NFC", item))
 
 
-def _read_rows(source: Path, note: Callable[[str], None]) -> Iterator[CatalogueEntry]:
-    for row in read_table(source, REQUIRED, note):
-        item, image = (row.cells.get(name, "") for name in REQUIRED)
-        error = row.error
-        if error is None and not (item and image):
+def _read_rows(
+    source: Path, note: Callable[[str], None], columns: Mapping[str, str] | None
+) -> Iterator[CatalogueEntry]:
+    for row in products(read_table(source, REQUIRED, note, columns, LAYOUTS)):
+        item, images, error = row.cells.get("item_id", ""), image_names(row.cells), row.error
+        if error is None and not (item and images):
             error = "lacks an item_id or an image"
-        elif error is None and "://" in image:
-            error = f"names {image[:200]}: download the photo first, photos are read from files only"
         if error is not None:
-            yield CatalogueEntry(source, error=f"line {row.line} {error}")
+            yield CatalogueEntry(source, error=f"{row.place} {error}")
             continue
-        further = ((name, cell) for name, cell in row.cells.items() if name not in REQUIRED and cell)
-        metadata = tuple((name, normalize("NFC", cell)) for name, cell in further)
-        yield CatalogueEntry(existing_spelling(source.parent / image), normalize("NFC", item), metadata)
+        further = {
+            name: cell for name, cell in row.cells.items() if cell and name != "item_id" and not is_image_column(name)
+        }
+        metadata = {name: normalize("NFC", cell) for name, cell in further.items()}
+        whole = existing_spelling(source.parent / row.cells.get("image", ""))
+        for image in [row.cells["image"]] if len(images) > 1 and whole.is_file() else images:
+            yield _entry(source, row.place, image, normalize("NFC", item), metadata)
+
+
+def _entry(source: Path, place: str, image: str, item: str, metadata: Mapping[str, str]) -> CatalogueEntry:
+    try:
+        if is_remote(image):
+            about = {**metadata, IMAGE_URL: without_password(image)}
+            return CatalogueEntry(cached_path(image), item, tuple(about.items()), url=image)
+    except ValueError as error:
+        return CatalogueEntry(source, error=f"{place} {error}")
+    path = Path(url2pathname(urlsplit(image).path)) if image.startswith("file://") else source.parent / image
+    return CatalogueEntry(existing_spelling(path), item, tuple(metadata.items()))
+
+
+def fetched(catalogue: Iterable[CatalogueEntry], fetch: Fetcher) -> Iterator[CatalogueEntry]:
+    """Yield a catalogue's photos in order once they are at their paths; one that cannot be fetched has an error."""
+    pending: deque[tuple[CatalogueEntry, Future[None] | None]] = deque()
+
+    def finished() -> CatalogueEntry:
+        entry, future = pending.popleft()
+        try:
+            if future:
+                future.result()
+        except OutfinderError as error:
+            return replace(entry, error=str(error))
+        return entry
+
+    with ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch") as pool:
+        try:
+            for entry in catalogue:
+                pending.append((entry, pool.submit(fetch, entry.url) if entry.url and not entry.error else None))
+                if len(pending) > FETCHED_AHEAD:
+                    yield finished()
+            while pending:
+                yield finished()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def open_set(paths: Iterable[str | Path], item_pattern: str = "", name: str = "items") -> Dataset:
@@ -123,12 +177,13 @@ def open_set(paths: Iterable[str | Path], item_pattern: str = "", name: str = "i
     """
     check_several(paths)
     paths, samples, problems = list(paths), [], []
-    for photo in read_catalogue(paths, item_pattern):
-        if photo.error is not None:
-            problems.append(Problem(DatasetIssue.ROW, str(photo.path), photo.error))
-        else:
-            cells = {name.casefold(): value for name, value in photo.metadata}
-            samples.append(Sample(photo.path, photo.item, *(cells.get(column, "") for column in COLUMNS)))
+    with Fetcher() as fetch:
+        for photo in fetched(read_catalogue(paths, item_pattern), fetch):
+            if photo.error is not None:
+                problems.append(Problem(DatasetIssue.ROW, without_password(photo.url) or str(photo.path), photo.error))
+            else:
+                cells = {name.casefold(): value for name, value in photo.metadata}
+                samples.append(Sample(photo.path, photo.item, *(cells.get(column, "") for column in COLUMNS)))
     dataset = Dataset(name, tuple(samples), tuple(problems))
     if not samples:
         raise CatalogueError(f"{dataset.describe()}\nThere is no photo in {' '.join(map(str, paths))}.")
@@ -146,7 +201,7 @@ class Tally:
     replaced: int = 0
     redescribed: int = 0
     unchanged: int = 0
-    failed: list[tuple[Path, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
     absent: int = 0
     pruned: int = 0
 
@@ -220,8 +275,11 @@ class Indexing:
     def _to_embed(self, catalogue: Iterable[CatalogueEntry]) -> Iterator[Path]:
         for entry in catalogue:
             if entry.error:
-                self._incomplete = True
-                self._fail(entry.path, entry.error)
+                if entry.item:  # it cannot be fetched now, which does not remove it from the gallery
+                    self._see(entry.item, str(_resolved(entry.path)))
+                else:
+                    self._incomplete = True
+                self._fail(without_password(entry.url) or str(entry.path), entry.error)
                 continue
             path = _resolved(entry.path)
             photo = _Photo(entry, path, stamp(path))
@@ -266,7 +324,7 @@ class Indexing:
     def _add(self, photo: _Photo, analysis: Analysis) -> None:
         if analysis.error:
             self._incomplete |= photo.entry.path.is_dir()  # it cannot be listed, and may hold any photos
-            self._fail(photo.entry.path, analysis.error)
+            self._fail(without_password(photo.entry.url) or str(photo.entry.path), analysis.error)
             return
         if known := self._known(photo):  # a copy of a photo that came just before
             self._describe(known, photo)
@@ -293,9 +351,9 @@ class Indexing:
         self._gallery.add([row], vectors)
         self._progress(None, path)
 
-    def _fail(self, path: Path, error: str) -> None:
-        self.tally.failed.append((path, error))
-        self._progress(error, str(path))
+    def _fail(self, photo: str, error: str) -> None:
+        self.tally.failed.append((photo, error))
+        self._progress(error, photo)
 
     def _named_kind(self, metadata: Iterable[tuple[str, str]]) -> str | None:
         return named_kind(metadata, self._kind_column)

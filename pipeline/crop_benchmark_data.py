@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.catalogue import read_catalogue
 from pipeline.demo import FOLDER
-from pipeline.tables import SUFFIXES, WORKBOOKS, TableRow, read_table
+from pipeline.tables import SUFFIXES, TableRow, read_table
 from stages.detect.annotations import are_fractions, to_rle
 from stages.errors import CatalogueError, ImageError
 from stages.files import existing_spelling
@@ -169,12 +169,12 @@ def load_photos(source: Path | str) -> CropSet:
 
 def _examples(source: Path, problems: list[str], notes: list[str]) -> Iterator[tuple[Path, Example]]:
     """Yield the photos and examples of a table or folder; append what is wrong with it to problems and notes."""
-    if source.suffix.lower() in SUFFIXES | WORKBOOKS and not source.is_dir():
+    if source.suffix.lower() in SUFFIXES and not source.is_dir():
         for row in read_table(source, ("photo", "item_id"), notes.append):
             try:
                 yield existing_spelling(source.parent / row.cells.get("photo", "")), _example(source.parent, row)
             except (ImageError, ValueError) as error:
-                problems.append(f"{source.name} line {row.line}: {error}")
+                problems.append(f"{source.name} {row.place}: {error}")
     else:
         for entry in read_catalogue([source]):
             if entry.error:

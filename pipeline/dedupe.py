@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.catalogue import COLUMNS, REQUIRED, read_catalogue
+from pipeline.catalogue import COLUMNS, IMAGE_URL, read_catalogue
 from pipeline.evaluation import embed_photos
+from pipeline.feeds import REQUIRED
+from pipeline.remote import cached_path
 from stages.disjoint import DisjointSets
 from stages.embed.data import Dataset, load
 from stages.files import replacing
@@ -165,7 +167,9 @@ def write_catalogue(photos: Dataset, target: str | Path, rows: Mapping[Path, Map
         lines.writerow([*REQUIRED, *columns])
         for sample, row in zip(photos.samples, table, strict=True):
             path = os.path.relpath(Path(os.path.realpath(sample.path.parent), sample.path.name), folder)
-            lines.writerow([sample.item, Path(path).as_posix(), *(row.get(column, "") for column in columns)])
+            url = row.get(IMAGE_URL, "")
+            image = url if url and cached_path(url) == sample.path else Path(path).as_posix()
+            lines.writerow([sample.item, image, *(row.get(column, "") for column in columns)])
 
 
 def by_hash(images: Sequence[Image], bits: int = HASH_BITS, colour: float = COLOUR_DISTANCE) -> list[Duplicate]:

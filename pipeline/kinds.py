@@ -23,6 +23,7 @@ NAMED_TRUST: Final = 0.98  # the assumed probability that a catalogue's kind of 
 WHOLE_WEIGHT: Final = 0.2  # the weight of the whole photo, relative to a detection that fills it
 KIND_COLUMNS: Final = (
     "kind", "label", "category", "type", "article_type", "articletype", "product_type", "subcategory",
+    "google_product_category", "product_category",
 )  # fmt: skip
 """Columns of a catalogue that may hold an item's kind, in the order of preference."""
 
@@ -146,10 +147,17 @@ def with_attributes(
 
 
 def named_kind(metadata: Iterable[tuple[str, str]], column: str | None = None) -> str | None:
-    """Return the kind in the given column of an item's metadata, or in one of :data:`KIND_COLUMNS`; None if there is none."""
+    """Return the kind in the given column of an item's metadata, or in one of :data:`KIND_COLUMNS`; None if there is none.
+
+    Of a path of categories, the last known one counts.
+
+    >>> named_kind([("Product Category", "Apparel & Accessories > Clothing > Dresses > Maxi")])
+    'dress'
+    """
     values = {name.casefold().replace(" ", "_"): value for name, value in metadata}
     columns = KIND_COLUMNS if column is None else (column.casefold().replace(" ", "_"),)
-    return next((kind for name in columns if (kind := kind_of(values.get(name, ""))) is not None), None)
+    words = (word for name in columns for word in reversed(values.get(name, "").split(">")))
+    return next((kind for word in words if (kind := kind_of(word)) is not None), None)
 
 
 def with_named_kind(part: AttributePart, vectors: Vectors, kind: str) -> Vectors:

@@ -135,6 +135,9 @@ _WIDE: Final[Mapping[str, str]] = {
     "shoes": "shoes",
     "shoe": "shoes",
     "footwear": "shoes",
+    "shirts & tops": "top",
+    "coats & jackets": "outerwear",
+    "scarves & shawls": "scarf",
     "accessory": OTHER,
     OTHER: OTHER,
 }

@@ -66,7 +66,9 @@ class PhotoArgument(PathArgument):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
         if re.match(r"\w+://", str(value)):
-            self.fail(f"{value} is an address; download the photo first, photos are read from files only.", param, ctx)
+            self.fail(
+                f"{value} is an address; download it first, or name it in a catalogue that index reads.", param, ctx
+            )
         return super().convert(value, param, ctx)
 
 

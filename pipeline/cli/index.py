@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,16 +11,27 @@ from typing import Any
 
 import click
 
-from pipeline.catalogue import CatalogueEntry, Indexing, Tally, read_catalogue
+from pipeline.catalogue import CatalogueEntry, Indexing, Tally, fetched, read_catalogue
 from pipeline.cli.common import FOLDER, PACE, config_options, friendly, photos_argument, printable
 from pipeline.cli.progress import Progress
 from pipeline.config import suggestion
 from pipeline.gallery import Gallery, is_gallery, writing
 from pipeline.pipeline import Analysis
 from pipeline.ray import ClusterPipeline
+from pipeline.remote import Fetcher, reduce_cache
 from stages.embed.attributes import attribute_part
 from stages.problems import plural
 from stages.types import WHOLE
+
+
+def _read_columns(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Return columns by our names; a comma separates two where a name and ``=`` follow it."""
+    pairs = [pair.partition("=") for text in texts for pair in re.split(r",\s*(?=\w+\s*=)", text)]
+    if bad := next(
+        (ours + sign + theirs for ours, sign, theirs in pairs if not (ours.strip() and theirs.strip())), None
+    ):
+        raise click.BadParameter(f"{bad!r} is not OURS=THEIRS, such as item_id=sku")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 @click.command()
@@ -28,6 +40,8 @@ from stages.types import WHOLE
 @click.option("--item-pattern", metavar="REGEX", default="", help="Finds the item id in a file name (its group 1).")
 @click.option("--kind-column", metavar="NAME",
               help="The column that says what kind of garment an item is.  [default: kind, label, category, type ...]")  # fmt: skip
+@click.option("--columns", metavar="OURS=THEIRS,...", multiple=True, callback=_read_columns,
+              help="A table's columns where they are named otherwise: item_id=sku,image=photo_url.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @click.option("--prune", is_flag=True, help="Remove photos from the gallery that are not in the SOURCEs.")
 @config_options("detector", "crop", "embedder", "index", "pace")
@@ -43,6 +57,7 @@ def index(
     settings: dict[str, Any],
     item_pattern: str,
     kind_column: str | None,
+    columns: dict[str, str],
     as_is: bool,
     prune: bool,
     vectors: str | None,
@@ -51,9 +66,10 @@ def index(
 ) -> None:
     """Add a catalogue to GALLERY, creating it if absent.
 
-    A SOURCE is a CSV with columns item_id and image (further columns are kept: category, price, url), a photo, or a
-    folder of photos, whose item ids are --item-pattern's, else the sub-folder's, else the file's stem. Each photo's main
-    garment is cut out of it; a photo without one is taken whole. Photos in the gallery that have not changed cost
+    A SOURCE is a table with columns item_id and image (further columns are kept: category, price, url), a product export
+    of Shopify or Google Merchant Center, a photo, or a folder of photos, whose item ids are --item-pattern's, else the
+    sub-folder's, else the file's stem. Tables are CSV, TSV, JSON lines, Parquet, Excel or XML; images are files or
+    addresses (https, s3, gs). Each photo's main garment is cut out of it; a photo without one is taken whole. Photos in the gallery that have not changed cost
     nothing, so an interrupted run loses no more than its last minute: give the same command again.
 
     With --engine ray the workers of a cluster analyse the photos, each with its own models and on its own GPU if there
@@ -63,6 +79,8 @@ def index(
     \b
     Examples:
       outfinder index shop catalogue.csv
+      outfinder index shop products.xlsx --columns item_id=sku,image=photo_url
+      outfinder index shop merchant-feed.xml
       outfinder index shop product-photos/ --item-pattern '^([^_]+)_'
       outfinder index shop packshots/ --as-is
       outfinder index shop catalogue.csv --prune
@@ -78,7 +96,7 @@ def index(
     for source in sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
-    catalogue = read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True))
+    catalogue = read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True), columns)
     progress = Progress("indexed", _count_photos(catalogue, kind_column))
     with _removed_if_empty(folder), writing(folder):
         gallery, pipeline, config = open_or_create(folder, settings | given, vectors)
@@ -88,9 +106,16 @@ def index(
         with progress.interruptible(f"they are in {folder}; the same command continues"):
             indexing = Indexing(gallery, analyse, config.detector, progress.count, prune=prune,
                                 kinds=attribute_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
-            tally = indexing(read_catalogue(sources, item_pattern, lambda _: None))
+            with Fetcher() as fetch:
+                tally = indexing(fetched(read_catalogue(sources, item_pattern, lambda _: None, columns), fetch))
     progress.finish()
     _print_summary(folder, tally, gallery.labels, f"{gallery.item_count} items in {len(gallery)} photos", prune=prune)
+    if fetch.unchecked:
+        click.echo(
+            f"used as fetched before, because they cannot be reached: {plural(fetch.unchecked, 'photo')}", err=True
+        )
+    if removed := reduce_cache():
+        click.echo(f"removed from the cache of fetched photos, which is full: {plural(removed, 'photo')}", err=True)
     for note in gallery.notes():
         click.echo(printable(note), err=True)
     sys.exit(progress.status())

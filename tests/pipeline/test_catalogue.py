@@ -1,7 +1,9 @@
 """Catalogues: folders, and tables as spreadsheets export them; what an indexing run does with its photos."""
 
+import json
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from unicodedata import normalize
 
@@ -66,7 +68,7 @@ def test_usual_export_of_a_spreadsheet_is_read(tmp_path: Path, name: str, encodi
         ('1,a.jpg,"two\nlines"\n2,b.jpg,"""q"""\n\n3,,\n', ["1", "2"], ["line 6 lacks"]),
         ("1,a.jpg," + "x" * 300_000 + "\n2,b.jpg,y\n", ["1", "2"], []),
         ("1,a.jpg,x,,\n,,\n;;\n2,b.jpg,y,\n", ["1", "2"], ["line 4 lacks"]),
-        ("1,https://shop.example/a.jpg\n2,b.jpg\n", ["2"], ["line 2 names https://shop.example/a.jpg"]),
+        ("1,ftp://me:secret@shop.example/a.jpg\n2,b.jpg\n", ["2"], ["line 2 names ftp://shop.example/a.jpg"]),
     ],
 )
 def test_bad_line_is_reported_by_its_number_and_the_others_are_read(
@@ -104,11 +106,22 @@ def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("shop.csv", b"id,picture\n1,a.jpg\n", "lacks the column item_id and image"),
+        ("shop.csv", b"id,picture\n1,a.jpg\n", "lacks the columns item_id and image"),
         ("shop.csv", b"", "is empty"),
         ("shop.csv", b"item_id,image,image\n1,a.jpg,b.jpg\n", "has the column image twice"),
         ("shop.csv", b"PK\x03\x04rest", "save it as CSV"),
-        ("shop.xlsx", b"anything", "save it as CSV"),
+        ("shop.ods", b"anything", "save it as .xlsx or CSV"),
+        ("shop.xlsx", b"anything", "is no Excel file that can be read"),
+        ("shop.parquet", b"anything", "is no Parquet file"),
+        ("shop.jsonl", b"[1]\nnull\n", "line 1 is no JSON object"),
+        ("shop.jsonl", b'{"id": 1, "picture": "a.jpg"}', "lacks the columns item_id and image"),
+        ("shop.xml", b"<rss><channel></channel></rss>", "is no product feed"),
+        ("shop.xml", b"<html><body>Log in<br></body></html>", "is no XML that can be read"),
+        (
+            "shop.xml",
+            b'<!DOCTYPE a [<!ENTITY b "c">]><rss><item><id>&b;</id></item></rss>',
+            "is no XML that can be read",
+        ),
         ("absent.csv", None, "cannot be read"),
     ],
 )
@@ -119,6 +132,135 @@ def test_table_that_is_no_catalogue_is_refused_as_a_whole(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CatalogueError, match=rf"{name}.* {says}"):
         list(read_catalogue([tmp_path / name]))
+
+
+ROWS = [
+    {"sku": "007", "photo_url": "a.jpg", "price": "49,90", "sizes": "S"},
+    {"sku": "8", "photo_url": "b.jpg", "price": "12", "sizes": ""},
+]
+
+
+def _write(path: Path) -> None:
+    if path.suffix == ".csv":
+        path.write_text(
+            "\n".join(",".join(f'"{cell}"' for cell in [*row]) for row in [ROWS[0], *(r.values() for r in ROWS)])
+        )
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({**row, "price": row["price"]}) for row in ROWS), encoding="utf-16")
+    elif path.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(ROWS), path)
+    else:
+        workbook = pytest.importorskip("openpyxl").Workbook()
+        for row in ([*ROWS[0]], *(list(row.values()) for row in ROWS)):
+            workbook.active.append(row)
+        workbook.save(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".xlsx"])
+def test_table_of_any_format_is_read_alike_with_columns_named_otherwise(tmp_path: Path, suffix: str) -> None:
+    _write(tmp_path / f"shop{suffix}")
+    columns = {"item_id": "SKU", "image": "photo url", "cost": "price"}
+    first, second = read_catalogue([tmp_path / f"shop{suffix}"], columns=columns)
+    assert (first.item, first.path, first.metadata) == ("007", tmp_path / "a.jpg", (("cost", "49,90"), ("sizes", "S")))
+    assert (second.item, second.path, second.metadata) == ("8", tmp_path / "b.jpg", (("cost", "12"),))
+    with pytest.raises(CatalogueError, match="has no column 'skuu' for item_id, did you mean 'sku'"):
+        list(read_catalogue([tmp_path / f"shop{suffix}"], columns={"item_id": "skuu"}))
+
+
+def test_json_numbers_and_lists_keep_their_digits_and_a_bad_line_costs_itself(tmp_path: Path) -> None:
+    lines = [
+        '{"item_id": 12345678901234567890, "image": ["a.jpg", "b.jpg"], "price": 10.50, "new": true, "size": null}',
+        "{broken",
+        "[" * 100_000,
+        '{"item_id": "2", "image": "c.jpg"}',
+    ]
+    (tmp_path / "shop.jsonl").write_text("\n".join(lines))
+    a, b, broken, deep, c = read_catalogue([tmp_path / "shop.jsonl"])
+    assert (a.item, a.path.name, b.path.name, c.item) == ("12345678901234567890", "a.jpg", "b.jpg", "2")
+    assert a.metadata == b.metadata == (("price", "10.50"), ("new", "true"))
+    assert str(broken.error).startswith("line 2 is not JSON")
+    assert str(deep.error).startswith("line 3 is not JSON")
+
+
+def test_dates_numbers_and_empty_cells_of_excel_become_text(tmp_path: Path) -> None:
+    workbook = pytest.importorskip("openpyxl").Workbook()
+    sheet = workbook.active
+    for row in ([], ["item_id", "image", "price", "since", "stock"], [7, "a.jpg", 9.5, datetime(2026, 5, 1), 12.0]):  # noqa: DTZ001
+        sheet.append(row)
+    workbook.create_sheet("notes").append(["more"])
+    workbook.save(tmp_path / "shop.xlsx")
+    notes: list[str] = []
+    (photo,) = read_catalogue([tmp_path / "shop.xlsx"], note=notes.append)
+    assert photo.item == "7"
+    assert photo.metadata == (("price", "9.5"), ("since", "2026-05-01"), ("stock", "12"))
+    assert "there are 2 sheets" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("a.jpg|b.jpg,,", ["a.jpg", "b.jpg"]),
+        ('"a.jpg; b.png",,c.jpg', ["a.jpg", "b.png", "c.jpg"]),
+        ('"one, two.jpg",,', ["one, two.jpg"]),
+        (",b.jpg,c.jpg", ["b.jpg", "c.jpg"]),
+    ],
+)
+def test_item_may_have_several_images_in_a_cell_and_in_columns(tmp_path: Path, row: str, expected: list[str]) -> None:
+    (tmp_path / "one, two.jpg").touch()
+    (tmp_path / "shop.csv").write_text(f"item_id,image,Image 2,image_10,colour\n7,{row},red\n")
+    photos = list(read_catalogue([tmp_path / "shop.csv"]))
+    assert [photo.path.name for photo in photos] == expected
+    assert {photo.metadata for photo in photos} == {(("colour", "red"),)}
+    (tmp_path / "numbered.csv").write_text("item_id,image_1,image_2\n7,a.jpg,b.jpg\n")
+    assert len(list(read_catalogue([tmp_path / "numbered.csv"]))) == 2
+
+
+def test_shopify_export_describes_all_photos_of_a_product_by_its_first_row(tmp_path: Path) -> None:
+    (tmp_path / "products_export.csv").write_text(
+        "Handle,Title,Vendor,Type,Variant SKU,Variant Price,Image Src,Image Position,Variant Image\n"
+        "red-shirt,Red shirt,Acme,Shirts,R-S,19.00,https://cdn.example/red-1.jpg?v=1,1,\n"
+        "red-shirt,,,,R-M,21.00,,,\n"
+        "red-shirt,,,,,,https://cdn.example/red-2.jpg,2,https://cdn.example/red-m.jpg\n"
+        "no-photo,Ghost,Acme,Hats,G,5.00,,,\n"
+    )
+    notes: list[str] = []
+    *photos, missing = read_catalogue([tmp_path / "products_export.csv"], note=notes.append)
+    names = ["red-1.jpg?v=1", "red-2.jpg", "red-m.jpg"]
+    assert [photo.url for photo in photos] == [f"https://cdn.example/{name}" for name in names]
+    assert {photo.item for photo in photos} == {"red-shirt"}
+    described = [dict(photo.metadata) for photo in photos]
+    assert [one["title"] for one in described] == ["Red shirt"] * 3
+    assert [one["price"] for one in described] == ["19.00"] * 3
+    assert missing.error == "the product 'no-photo' has no photo"
+    assert "a product export of Shopify" in notes[0]
+
+
+@pytest.mark.parametrize("atom", [False, True])
+def test_google_merchant_feed_is_read_with_all_its_images(tmp_path: Path, atom: bool) -> None:
+    product = (
+        "<g:id>TV_1</g:id><title>Navy shirt</title><link>https://shop.example/1</link><g:price>49.90 EUR</g:price>"
+        "<g:image_link>https://shop.example/1.jpg</g:image_link><g:item_group_id>shirt</g:item_group_id>"
+        "<g:additional_image_link>https://shop.example/2.jpg</g:additional_image_link>"
+        "<g:additional_image_link>https://shop.example/3.jpg</g:additional_image_link>"
+        "<g:shipping><g:country>DE</g:country></g:shipping>"
+    )
+    name = "entry" if atom else "item"
+    items = f"<{name}>{product}</{name}><{name}><g:id>TV_2</g:id></{name}>"
+    around = (
+        '<feed xmlns="http://www.w3.org/2005/Atom" {0}>{1}</feed>' if atom else "<rss {0}><channel>{1}</channel></rss>"
+    )
+    feed = around.format('xmlns:g="http://base.google.com/ns/1.0"', items)
+    (tmp_path / "feed.xml").write_text(feed)
+    *photos, missing = read_catalogue([tmp_path / "feed.xml"], note=lambda _: None)
+    assert [photo.url[-5:] for photo in photos] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert photos[0].item == "TV_1"
+    about = dict(photos[0].metadata)
+    assert (about["title"], about["price"], about["style"]) == ("Navy shirt", "49.90 EUR", "shirt")
+    assert missing.error == "product 2 lacks an item_id or an image"
+    (tmp_path / "cut.xml").write_text(feed[:-9])
+    *_, broken = read_catalogue([tmp_path / "cut.xml"], note=lambda _: None)
+    assert str(broken.error).startswith("product ")
 
 
 def test_names_meet_their_files_in_any_spelling(tmp_path: Path) -> None:
