@@ -5,19 +5,24 @@ What a request to ``outfinder serve`` holds comes in by ``stages.images.decode_p
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openpyxl
+import pyarrow as pa
 import pytest
 import torch
 from corpus import whole_files
 from hypothesis import given
 from hypothesis import strategies as st
 from nearly import FUZZ, changed, may_refuse, nearly
+from pyarrow import parquet
 
 import weights
 from pipeline.catalogue import CatalogueEntry, read_catalogue
@@ -52,14 +57,37 @@ def test_photos(data, at_least):
 
 # --- catalogues and annotations ---
 
-CSV = 'item_id;image;price\na;a.jpg;3\nb;"b\n.jpg";\n\ufeffc;ü.jpg;1,5\n'.encode()
+
+def _packed(write: Callable[[io.BytesIO], object]) -> bytes:
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
+
+
+def _workbook() -> openpyxl.Workbook:
+    workbook = openpyxl.Workbook()
+    for row in (["item_id", "image", "price"], ["a", "a.jpg|b.jpg", 9.5], [7, "c.jpg", None]):
+        workbook.active.append(row)
+    return workbook
+
+
+TABLES = {
+    "csv": 'item_id;image;price\na;a.jpg;3\nb;"b\n.jpg";\n\ufeffc;ü.jpg;1,5\n'.encode(),
+    "jsonl": b'{"item_id": 1, "image": ["a.jpg", "https://shop.example/b.jpg"], "price": 1e9}\n{"item_id": "b", "image": {}}\n',
+    "xml": b'<rss xmlns:g="g"><item><g:id>1</g:id><g:image_link>s3://a/b.jpg</g:image_link></item><entry/></rss>',
+    "parquet": _packed(
+        lambda file: parquet.write_table(pa.table({"item_id": ["a"], "image": ["a.jpg"], "n": [1.5]}), file)
+    ),
+    "xlsx": _packed(lambda file: _workbook().save(file)),
+}
 
 
 @FUZZ
-@given(data=nearly(CSV) | st.binary(max_size=200))
-def test_catalogues(place, data):
-    path = place / "a.csv"
-    path.write_bytes(data)
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", TABLES)
+def test_catalogues(place, suffix, data):
+    path = place / f"a.{suffix}"
+    path.write_bytes(data.draw(nearly(TABLES[suffix]) | st.binary(max_size=200)))
     with may_refuse(CatalogueError):
         assert all(isinstance(photo, CatalogueEntry) for photo in read_catalogue([path]))
 

@@ -52,7 +52,7 @@ ADDRESS = "https://shop.example/a.jpg"
              ("detect", "a.jpg", "--coco", "-"), ("benchmark", "crops", "--data", "-")],
             "- stands for neither standard input nor output here",
         ),
-        ([("detect", ADDRESS), ("index", "g", ADDRESS)], f"{ADDRESS} is an address; download the photo first"),
+        ([("detect", ADDRESS), ("index", "g", ADDRESS)], f"{ADDRESS} is an address; download it first"),
         ([("serach", "g", "a.jpg")], "Did you mean 'search'?"),
         ([("evaluate", "embeder")], "Did you mean 'embedder'?"),
         ([("index", "g", ".", "--crop", "msk", *FAKES)], "did you mean 'mask'?"),
@@ -78,7 +78,7 @@ def test_dash_reads_a_list_of_photos_from_standard_input(tmp_path: Path, street:
     (line,) = lines(run("detect", "-", *DETECTOR, stdin=b"BMW.jpg\n", status=1))
     assert line == {"photo": "BMW.jpg", "error": "was not found"}
     address, found = lines(run("detect", "-", *DETECTOR, stdin=f"{ADDRESS}\n{names[0]}\n".encode(), status=1))
-    assert address["error"].startswith("is an address; download the photo first")
+    assert address["error"].startswith("is an address; download it first")
     assert len(found["garments"]) == 2
     told = run("index", tmp_path / "g", "-", *FAKES, stdin=f"{shop / 'green.jpg'}\n{shop / 'blue.jpg'}".encode()).stderr
     assert "2 items in 2 photos" in told
