@@ -160,8 +160,10 @@ def read_words(reader: TextEmbedder | None, text: str) -> tuple[Vectors, str]:
             "the gallery's embedder reads no text; index the catalogue with the default embedder, or with one of your own"
             " that has embed_text"
         )
-    notice = reader.read(text).notice if isinstance(reader, WordEmbedder) else ""
-    return reader.embed_text([text]), notice
+    if not isinstance(reader, WordEmbedder):
+        return reader.embed_text([text]), ""
+    reading = reader.read(text)
+    return reader.embed_reading(reading), reading.notice
 
 
 def catalogue_columns(gallery: Gallery) -> list[str]:

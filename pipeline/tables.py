@@ -147,7 +147,9 @@ def _names(
             note(f"{path}: read as {layout}")
     named = zip(header, plain, strict=True)
     titles = [renamed.get(word) or (word if word in required else name.strip()) for name, word in named]
-    replaced = {number for number, word in enumerate(plain) if titles[number] in renamed.values() and word not in renamed}
+    replaced = {
+        number for number, word in enumerate(plain) if titles[number] in renamed.values() and word not in renamed
+    }
     names = [
         None if not name else "" if number in replaced or name in titles[:number] else name
         for number, name in enumerate(titles)

@@ -73,9 +73,19 @@ class WordEmbedder:
         Raises:
             ValueError: a text is empty or too long, or none of its words is known.
         """
-        rows = [self._rows[[self._places[word] for word in self._known(text)]].sum(axis=0) for text in texts]
-        vectors = np.array(rows, np.float32).reshape(len(rows), self.dim)
-        return unit_rows(vectors)
+        readings = [self.read(text) for text in texts]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *map(self.embed_reading, readings)])
+
+    def embed_reading(self, reading: Reading) -> Vectors:
+        """Return what was read as a unit row, ``(1, dim)``; raise a ValueError if no word of it is known."""
+        if not reading.words:
+            what = (
+                f"no word of {' '.join(reading.unknown)[:50]!r} is known"
+                if reading.unknown
+                else "the text names no garment"
+            )
+            raise ValueError(f"{what}; texts are English, such as: navy checked shirt")
+        return unit_rows(self._rows[[self._places[word] for word in reading.words]].sum(axis=0, keepdims=True))
 
     def read(self, text: str) -> Reading:
         """Return the words of a text; synonyms, plurals and one-letter misspellings become known words.
@@ -96,12 +106,6 @@ class WordEmbedder:
             else:
                 words += word
         return Reading(tuple(words), tuple(dict.fromkeys(unknown)))
-
-    def _known(self, text: str) -> tuple[str, ...]:
-        reading = self.read(text)
-        if not reading.words:
-            raise ValueError(f"no word of {text[:50]!r} is known; texts are English, such as: navy checked shirt")
-        return reading.words
 
     def _phrases(self, tokens: Sequence[str]) -> Iterator[tuple[list[str] | None, str]]:
         """Yield the known words, or None, and the text of each phrase of one to three tokens."""
