@@ -1,6 +1,6 @@
 """Write docs/licences.md: every package that an installation brings, and its licence, as pip reports them.
 
-    python -m pip install --dry-run --ignore-installed --report report.json '.[train,bench,web,heic,clip,timm,mcp,onnx,parquet,release,ray,milvus,dev]'
+    python -m pip install --dry-run --ignore-installed --report report.json '.[train,bench,web,heic,clip,timm,mcp,onnx,parquet,release,ray,milvus,docs,dev]'
     python scripts/licences.py report.json
 
 Nothing is installed; pip, version 25 or newer, reads the packages' metadata. Run it again when a dependency is added.
@@ -40,7 +40,7 @@ STATED_ELSEWHERE = {
 """Licences that a package's metadata does not state."""
 EXTRAS = (
     *("", "web", "train", "heic", "timm", "clip", "mcp", "onnx", "parquet"),
-    *("release", "bench", "milvus", "ray", "dev"),
+    *("release", "bench", "milvus", "ray", "docs", "dev"),
 )
 
 

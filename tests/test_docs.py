@@ -70,6 +70,12 @@ def test_the_readme_fits_within_150_lines_and_links_to_pages_that_exist():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT / 'docs')}\n" in navigation, f"mkdocs.yml does not name {page.name}"
+
+
 def test_the_licence_of_every_dependency_is_listed():
     page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -82,7 +88,8 @@ def test_the_licence_of_every_dependency_is_listed():
 def test_what_is_installed_for_the_demo_and_the_tests_is_locked_with_hashes():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extra = [text for text in project["optional-dependencies"]["dev"] if not text.startswith("outfinder")]
-    for name, wanted in (("", []), ("-dev", [*extra, *project["optional-dependencies"]["web"]])):
+    extras = project["optional-dependencies"]
+    for name, wanted in (("", []), ("-docs", extras["docs"]), ("-dev", [*extra, *extras["web"]])):
         lines = (ROOT / "scripts" / f"requirements{name}.txt").read_text(encoding="utf-8").splitlines()
         pins = [Requirement(line.removesuffix("\\")) for line in lines if "==" in line]
         for requirement in map(Requirement, [*project["dependencies"], *wanted]):

@@ -47,7 +47,9 @@ class MilvusIndex:
     Args:
         dim: the width of its vectors.
         uri: of a server (``http://host:19530``), or a path that ends in ``.db`` for milvus-lite.
-        m, ef_construction, ef_search: as for :class:`stages.index.HnswIndex`.
+        m: as for :class:`stages.index.HnswIndex`.
+        ef_construction: as for it.
+        ef_search: as for it.
 
     Raises:
         ValueError: the URI is neither, or see :mod:`stages.index.checks`.
