@@ -228,6 +228,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _refuse_empty_values()
         try:
             with _signals():
                 return command(*args, **kwargs)
@@ -248,6 +249,17 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit(NOTHING_RAN)
 
     return run
+
+
+def _refuse_empty_values() -> None:
+    """Refuse empty values of options and arguments, which come from unset variables; a default is not what was meant."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and (value == "" or (isinstance(value, tuple) and "" in value)):
+            message = "It is empty; give it a value, or leave it out."
+            raise click.BadParameter(message, context, parameter)
 
 
 class Terminated(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from pipeline.cli.common import FOLDER, PACE, config_options, friendly, photos_a
 from pipeline.cli.progress import Progress
 from pipeline.config import suggestion
 from pipeline.gallery import Gallery, is_gallery, writing
+from pipeline.gallery.filters import ATTRIBUTE
 from pipeline.pipeline import Analysis
 from pipeline.ray import ClusterPipeline
 from pipeline.remote import Fetcher, reduce_cache
@@ -131,6 +132,10 @@ def _count_photos(catalogue: Iterable[CatalogueEntry], kind_column: str | None) 
     for photo in catalogue:
         count += 1
         columns.update(dict.fromkeys(name for name, _ in photo.metadata))
+    for name in columns:
+        if name.startswith(ATTRIBUTE):
+            click.echo(f"the catalogue's column {printable(name)!r} is left out: columns of such names hold what the"
+                       " embedder sees; rename it", err=True)  # fmt: skip
     if kind_column and _plain(kind_column) not in map(_plain, columns):
         known, meant = ", ".join(columns) or "no further columns", suggestion(kind_column, columns)
         raise ValueError(f"no item has a value in a column {kind_column!r}{meant}; there are {known}")

@@ -6,8 +6,8 @@ compare; ``and``, ``or``, ``not`` and parentheses combine. A row without a value
 it, and so fulfils the ``not`` of each.
 
 An item id and a file name are compared exactly, other text without regard to case. A bare number compares as an exact
-decimal with the numbers of a catalogue's column: ``50€`` and ``49,90`` are numbers, ``007`` is text, and so are ``1,299``
-and ``1.299 €``, whose mark can mean two things.
+decimal with the numbers of a catalogue's column: ``50€``, ``49,90`` and ``20 %`` are numbers, ``007`` is text, and so are
+``1,299`` and ``1.299 €``, whose mark can mean two things.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OPERATORS: Final = {"and": "AND", "or": "OR", "not": "NOT", "in": "IN", "contai
 _MORE_OPERATORS: Final = {"is": "IS", "between": "BETWEEN"}
 """Those that are words like any other except after a value."""
 _CURRENCY: Final = r"[$¢£¤¥฿₠-⃏]|EUR|USD|GBP|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|INR|AUD|CAD|NZD|kr|zł"
-_AROUND: Final = re.compile(rf"^\s*(?:{_CURRENCY})\s*|\s*(?:{_CURRENCY})\s*$")
+_AROUND: Final = re.compile(rf"^\s*(?:{_CURRENCY})\s*|\s*(?:{_CURRENCY}|%)\s*$")
 _PLAIN: Final = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
 _COMMA: Final = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)
 _GROUPS: Final = re.compile(
@@ -58,6 +58,7 @@ _GROUPS: Final = re.compile(
     re.ASCII,
 )
 _THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
+_DATE: Final = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d\d)(?!\d)", re.ASCII)
 _SIGNS: Final = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _WANTED: Final = "wanted = != < <= > >= between, in (a, b), contains, like or is null after a column"
 _PRECISE: Final = Context(prec=200)
@@ -66,14 +67,14 @@ _PRECISE: Final = Context(prec=200)
 class Filter(NamedTuple):
     """A filter as an SQL expression over the table of photos.
 
-    ``ordered`` are the catalogue's columns whose numbers it orders, ``texts`` those whose texts it orders without
-    quotes, each with the text.
+    ``ordered`` are the catalogue's columns whose numbers it orders, ``texts`` those whose texts it orders, each with the
+    text and whether that is in quotes.
     """
 
     sql: str
     parameters: tuple[str, ...]
     ordered: tuple[str, ...]
-    texts: tuple[tuple[str, str], ...]
+    texts: tuple[tuple[str, str, bool], ...]
 
 
 class _Value(NamedTuple):
@@ -103,7 +104,7 @@ class _Compiler:
         self._values: list[_Value] = []
         self._parameters: list[str] = []
         self._ordered: dict[str, None] = {}
-        self._texts: list[tuple[str, str]] = []
+        self._texts: list[tuple[str, str, bool]] = []
         self._comparisons = 0
 
     def filter(self) -> Filter:
@@ -227,8 +228,8 @@ class _Compiler:
         if column not in BUILT_IN and not value.quoted and number(value.text) is not None:
             self._ordered[column] = None
             return f"ifnull(compare({sql}, {self._parameter(value.text)}) {sign} 0, 0)"
-        if not value.quoted and column not in BUILT_IN:
-            self._texts.append((column, value.text))
+        if column not in BUILT_IN:
+            self._texts.append((column, value.text, value.quoted))
         return f"ifnull(fold({sql}) {sign} {self._parameter(_fold(value.text))}, 0)"
 
     def _column(self, name: str) -> str:
@@ -277,6 +278,11 @@ def number(text: str) -> Decimal | None:
     if groups["mark"] in ".," and not groups["point"] and groups["whole"].count(groups["mark"]) < 2:
         return None  # 1,299 can mean two things
     return Decimal(groups["whole"].replace(groups["mark"], "") + "." + (groups["cents"] or "0"))
+
+
+def is_unordered_date(text: str) -> bool:
+    """Return whether a text starts with a date whose order is not that of its text, such as ``31.01.2024``."""
+    return _DATE.match(text) is not None
 
 
 def can_mean_thousands(text: str) -> bool:

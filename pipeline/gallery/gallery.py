@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.config import build_index, trust
 from pipeline.gallery.database import Manifest, create, writing
-from pipeline.gallery.filters import BUILT_IN, METADATA, can_mean_thousands, compile_filter, number
+from pipeline.gallery.filters import BUILT_IN, METADATA, can_mean_thousands, compile_filter, is_unordered_date, number
 from pipeline.gallery.graphs import GraphCache
 from pipeline.gallery.search import Searcher, match_items, near_duplicates
 from pipeline.gallery.store import Row, Store, is_gallery
@@ -470,14 +470,22 @@ class Gallery:
                 _log.warning("%d of %d values of the column %r are not numbers, such as %r: a filter leaves them out",
                              others, numbers + others, name, example)  # fmt: skip
 
-    def _check_texts(self, texts: Sequence[tuple[str, str]]) -> None:
-        """Refuse to order a column of numbers by a text without quotes, such as a misspelled price."""
-        for name, text in texts:
+    def _check_texts(self, texts: Sequence[tuple[str, str, bool]]) -> None:
+        """Refuse to order a column of numbers by a misspelled one, and report numbers and dates that are ordered as text."""
+        for name, text, quoted in texts:
             numbers, others, _ = self._numbers(name)
-            if numbers > others:
+            date = next(filter(is_unordered_date, (text, *self.values(name))), None)
+            if numbers > others and not quoted:
                 raise ValueError(
                     f"column {name!r} holds numbers, and {text[:40]!r} is not one; put it in quotes to compare as text"
                 )
+            if numbers > others and number(text) is not None:
+                _log.warning(
+                    "%r is in quotes, so the numbers of the column %r are compared with it as text", text, name
+                )
+            elif date is not None:
+                _log.warning("the dates of the column %r are compared as text, such as %r: only dates like 2024-01-31 are"
+                             " in the order of time", name, date[:40])  # fmt: skip
 
     def _numbers(self, column: str) -> tuple[int, int, str]:
         """Return how many values of a column are numbers, how many are not, and one that is not."""

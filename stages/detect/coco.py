@@ -80,8 +80,10 @@ def read_annotations(
         raise CatalogueError(f"{path}: none of its categories can be used; {reader.problems[0]}")
     if names.keys().isdisjoint(labels):
         given = _listed([brief(name) for name in list(names)[:20]]) or "there are none"
+        quotes = " (a name with a comma needs quotes)" if '"' in given else ""
         raise CatalogueError(
             f"{path}: none of its categories ({given}) is a label to train on; rename them to some of {_listed(labels)}"
+            + quotes
         )
     reader.read_photos(coco["images"], check_images=check_images)
     reader.read_instances(coco["annotations"])

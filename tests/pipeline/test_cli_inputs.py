@@ -44,7 +44,9 @@ ADDRESS = "https://shop.example/a.jpg"
         (
             [("detect", ""), ("detect", "a.jpg", "-o", ""), ("index", "g", ""), ("index", "", "a"), ("search", "g", ""),
              ("dedupe", ""), ("embed", "a.jpg", "-o", ""), ("train", "embedder", "", "-o", "r"),
-             ("train", "detector", "", "p", "-o", "r"), ("train", "embedder", "a.csv", "--val", "", "-o", "r")],
+             ("train", "detector", "", "p", "-o", "r"), ("train", "embedder", "a.csv", "--val", "", "-o", "r"),
+             ("train", "embedder", "a.csv", "--start", "", "-o", "r"), ("index", "g", ".", "--kind-column", ""),
+             ("gallery", "remove", "g", "")],
             "It is empty",
         ),
         (
@@ -114,6 +116,12 @@ def test_outputs_that_exist_are_replaced_only_when_asked(tmp_path: Path, street:
         run(*command)
         assert "exists; give --overwrite to replace it" in run(*command, status=2).stderr
         run(*command, "--overwrite")
+
+
+def test_columns_that_the_gallery_keeps_for_itself_are_reported(tmp_path: Path, shop: Path) -> None:
+    (shop / "c.csv").write_text("item_id,image,attribute.colour\n1,green.jpg,pink\n")
+    told = run("index", tmp_path / "g", shop / "c.csv", *FAKES).stderr
+    assert "column 'attribute.colour' is left out" in told
 
 
 def test_outputs_below_the_inputs_are_not_inputs_of_the_next_run(street: Path) -> None:

@@ -154,6 +154,21 @@ def test_a_point_that_can_mean_thousands_is_noted_and_dates_are_ordered_as_text(
     assert chosen(gallery, "since > 2024-02-01") == [1]
 
 
+def test_numbers_and_dates_that_a_filter_orders_as_text_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = new(tmp_path / "g")
+    values = [("9", "31.01.2024", "5%"), ("100", "2024-03-01", "20 %")]
+    metadata = [tuple(zip(("price", "since", "discount"), one, strict=True)) for one in values]
+    gallery.add([replace(row(str(place), "p"), metadata=one) for place, one in enumerate(metadata)], vectors(0, 1))
+    assert chosen(gallery, "discount < 20%") == chosen(gallery, "discount < 20") == chosen(gallery, "price < 50") == [0]
+    assert not caplog.text
+    assert chosen(gallery, "price < '50'") == [1]
+    assert "'50' is in quotes, so the numbers of the column 'price' are compared with it as text" in caplog.text
+    chosen(gallery, "since < 01.02.2024")
+    assert "dates of the column 'since' are compared as text, such as '01.02.2024'" in caplog.text
+
+
 def test_a_filter_names_no_other_columns_than_its_author_may(gallery: Gallery) -> None:
     columns = frozenset(["item", "label", "price"])
     for column in ("photo", "found", "detector", "sha256", "stamp", "size"):

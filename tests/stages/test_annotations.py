@@ -340,6 +340,7 @@ def test_a_file_without_any_garment_is_an_error_even_if_problems_are_skipped(fol
         ('{"images": [], "annotations": {}}', "has no list of annotations and categories"),
         (json.dumps(valid() | {"categories": []}), r"none of its categories \(there are none\)"),
         (json.dumps(valid() | {"categories": [{"id": 1, "name": "Dress"}]}), r"\(Dress\) is a label to train on"),
+        (json.dumps(valid() | {"categories": [{"id": 1, "name": "a, b"}]}), "a name with a comma needs quotes"),
     ],
 )
 def test_a_file_that_is_not_coco_instances_is_refused(folder: Path, text: str, said: str) -> None:
