@@ -47,6 +47,7 @@ FETCHERS: Final = 16
 FETCHED_AHEAD: Final = 64
 """Photos that are fetched while those before them are analysed."""
 
+_SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
@@ -114,8 +115,13 @@ def _named(path: Path, source: Path, pattern: re.Pattern[str] | None) -> Catalog
 def _read_rows(
     source: Path, note: Callable[[str], None], columns: Mapping[str, str] | None
 ) -> Iterator[CatalogueEntry]:
+    shortened = False
     for row in products(read_table(source, REQUIRED, note, columns, LAYOUTS)):
         item, images, error = row.cells.get("item_id", ""), image_names(row.cells), row.error
+        if not shortened and _SHORTENED.fullmatch(item):
+            shortened = True
+            note(f"{source}: {row.place} has the item id {item}, a number that a spreadsheet has shortened, so that several"
+                 " items may have it; format the column as text and export it again")  # fmt: skip
         if error is None and not (item and images):
             error = "lacks an item_id or an image"
         if error is not None:

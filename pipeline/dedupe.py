@@ -156,10 +156,13 @@ def write_catalogue(photos: Dataset, target: str | Path, rows: Mapping[Path, Map
         rows: the metadata of each photo, see :func:`catalogue_rows`; every column is kept.
     """
     target = Path(target)
-    table = [
-        {**rows.get(sample.path, {}), **{name: value for name in COLUMNS if (value := getattr(sample, name))}}
-        for sample in photos.samples
-    ]
+    table = []
+    for sample in photos.samples:
+        row = rows.get(sample.path, {})
+        spelled = {name.casefold(): name for name in row}  # the catalogue may write Style for style
+        table.append(
+            {**row, **{spelled.get(name, name): value for name in COLUMNS if (value := getattr(sample, name))}}
+        )
     columns = list(dict.fromkeys(name for row in table for name in row))
     folder = os.path.realpath(target.parent)
     with replacing(target) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -113,8 +113,14 @@ def read_table(
             if any(number in unnamed and cell.strip() for number, cell in enumerate(cells)):
                 note(f"{path}: columns without a name are left out; {place} has a value in one")
                 unnamed.clear()
-            named = {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
+            named = {name: _stripped(cell) for name, cell in zip(names, cells, strict=False) if name}
             yield TableRow(place, named, layout=layout)
+
+
+def _stripped(cell: str) -> str:
+    """Return a cell without the blanks around it, and without the formula that keeps Excel from changing a text: ``="007"``."""
+    cell = cell.strip()
+    return cell[2:-1].replace('""', '"') if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
 
 
 def _plain(name: str) -> str:
@@ -184,7 +190,7 @@ def _layout_of(
 def _read_delimited(path: Path, note: Note, wanted: frozenset[str]) -> _Table:
     """Read delimited text; the delimiter is that which gives the most wanted columns, then the most cells."""
     lines = _text_lines(path, note)
-    delimiters = ",;\t"
+    delimiters = ",;\t|"
     for start, line in enumerate(lines, 1):  # noqa: B007  used after the loop
         if separator := re.fullmatch(r"sep=(.)\s*", line):  # written and read by Excel
             delimiters = separator[1]

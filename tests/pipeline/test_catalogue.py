@@ -49,7 +49,7 @@ def test_usual_export_of_a_spreadsheet_is_read(tmp_path: Path, name: str, encodi
         ["8", "b.jpg", "blau", ""],
     ]
     cells = [[f'"{cell}"' if "," in cell else cell for cell in row] for row in rows]
-    for delimiter, first in ((",", ""), (";", ""), ("\t", ""), (";", "sep=;\n")):
+    for delimiter, first in ((",", ""), (";", ""), ("\t", ""), ("|", ""), (";", "sep=;\n")):
         text = first + "\n".join(delimiter.join(row) for row in cells)
         for newline in ("\n", "\r\n", "\r"):
             (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
@@ -88,6 +88,16 @@ def test_header_may_be_written_otherwise_and_quoted_cells_keep_line_breaks(tmp_p
     (photo,) = read_catalogue([tmp_path / "shop.csv"])
     assert (photo.item, photo.path.name) == ("1", "a.jpg")
     assert photo.metadata == (("name", 'two\nlines, "quoted"'),)
+
+
+def test_ids_that_a_spreadsheet_protects_are_read_and_those_that_it_has_shortened_are_reported(tmp_path: Path) -> None:
+    rows = 'item_id,image\n="007",a.jpg\n"=""12345678901234567""",b.jpg\n4.00638E+12,c.jpg\n"4,00639E+12",d.jpg\n1e3,e.jpg\n'
+    (tmp_path / "shop.csv").write_text(rows)
+    notes: list[str] = []
+    items = [photo.item for photo in read_catalogue([tmp_path / "shop.csv"], note=notes.append)]
+    assert items == ["007", "12345678901234567", "4.00638E+12", "4,00639E+12", "1e3"]
+    (note,) = notes
+    assert "line 4 has the item id 4.00638E+12, a number that a spreadsheet has shortened" in note
 
 
 def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path: Path) -> None:

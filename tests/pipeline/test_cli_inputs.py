@@ -174,12 +174,12 @@ def test_table_of_matches_has_the_columns_of_the_catalogue(tmp_path: Path, shop:
 
 def test_dedupe_keeps_every_column(tmp_path: Path, shop: Path) -> None:
     shutil.copy(shop / "green.jpg", shop / "copy.jpg")
-    (shop / "c.csv").write_text("item_id,image,price,category\n1,green.jpg,5,hat\n2,copy.jpg,6,bag\n3,blue.jpg,7,bag\n")
+    (shop / "c.csv").write_text("item_id,image,price,Label\n1,green.jpg,5,hat\n2,copy.jpg,6,bag\n3,blue.jpg,7,bag\n")
     run("dedupe", shop / "c.csv", "--hash-only", "-o", tmp_path / "clean.csv")
     with (tmp_path / "clean.csv").open(newline="") as file:
-        clean = [
-            (row["item_id"], Path(row["image"]).name, row["price"], row["category"]) for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    clean = [(row["item_id"], Path(row["image"]).name, row["price"], row["Label"]) for row in rows]
+    assert list(rows[0]) == ["item_id", "image", "price", "Label"]
     assert clean == [("1", "green.jpg", "5", "hat"), ("3", "blue.jpg", "7", "bag")]
 
 
