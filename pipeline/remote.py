@@ -12,8 +12,9 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +41,7 @@ PER_HOST: Final = 4
 """Photos that are fetched from one host at a time."""
 
 TRIES: Final = 3
+GIVE_UP: Final = 10
 CONNECT_S, READ_S, TOTAL_S = 10.0, 30.0, 120.0
 MAX_WAIT_S: float = 60.0
 """The longest wait that a server may ask for."""
@@ -91,11 +93,21 @@ def cached_path(url: str) -> Path:
     return cache_folder() / "photos" / name[:2] / (name + (suffix if suffix in SUFFIXES else ""))
 
 
+@dataclass(slots=True)
+class _Host:
+    """A host: how many photos are fetched at a time, each by one thread, and how many have failed since one was fetched."""
+
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(PER_HOST))
+    files: list[threading.Lock] = field(default_factory=lambda: [threading.Lock() for _ in range(4 * PER_HOST)])
+    failures: int = 0
+
+
 class Fetcher:
     """Fetches photos into the cache; one that is there is asked for only if it has changed. May be called by many threads.
 
     At most :data:`PER_HOST` photos are fetched from a host at a time. Failures that may pass are tried :data:`TRIES`
-    times, waiting longer each time; after that, the photo in the cache is used if there is one.
+    times, waiting longer each time; after that, the photo in the cache is used if there is one. A host that fails for
+    :data:`GIVE_UP` photos in a row is not asked again.
 
     A context manager, which closes its connections.
 
@@ -106,10 +118,7 @@ class Fetcher:
     def __init__(self) -> None:
         self.unchecked = 0
         self._lock = threading.Lock()
-        self._files = [
-            threading.Lock() for _ in range(64)
-        ]  # a photo that is named twice is fetched by one thread at a time
-        self._hosts: defaultdict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(PER_HOST))
+        self._hosts = defaultdict[str, _Host](_Host)
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
@@ -125,30 +134,37 @@ class Fetcher:
         Raises:
             ImageError: the photo cannot be fetched, and is not in the cache.
         """
-        path, scheme = cached_path(url), urlsplit(url).scheme.lower()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fetch = self._fetch_web if scheme in WEB else _fetch_bucket
+        path, parts = cached_path(url), urlsplit(url)
+        fetch = self._fetch_web if parts.scheme.lower() in WEB else _fetch_bucket
+        with self._lock:
+            host = self._hosts[parts.netloc.rpartition("@")[2].lower()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with host.gate, host.files[hash(path) % (4 * PER_HOST)]:
+                self._try(host, fetch, url, path)
+        except _BusyError:
+            if not path.exists():
+                raise
+            with self._lock:
+                self.unchecked += 1
+        except OSError as error:
+            raise ImageError(f"cannot be kept in {path.parent}: {error.strerror}") from error
+
+    def _try(self, host: _Host, fetch: Callable[[str, Path], None], url: str, path: Path) -> None:
+        if host.failures >= GIVE_UP:
+            raise _BusyError(f"is not tried, because {GIVE_UP} photos in a row could not be fetched from its host")
         for attempt in range(1, TRIES + 1):
             try:
-                with self._files[hash(path) % len(self._files)], self._turn(url):
-                    fetch(url, path)
+                fetch(url, path)
             except _BusyError as error:
-                if attempt < TRIES:
-                    wait = FIRST_WAIT_S * 4 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  only for politeness
-                    time.sleep(min(MAX_WAIT_S, max(wait, error.wait_s or 0.0)))
-                    continue
-                if not path.exists():
+                if attempt == TRIES:
+                    host.failures += 1
                     raise
-                with self._lock:
-                    self.unchecked += 1
-            return
-
-    @contextmanager
-    def _turn(self, url: str) -> Iterator[None]:
-        with self._lock:
-            gate = self._hosts[urlsplit(url).netloc.rpartition("@")[2].lower()]
-        with gate:
-            yield
+                wait = FIRST_WAIT_S * 4 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  only for politeness
+                time.sleep(min(MAX_WAIT_S, max(wait, error.wait_s or 0.0)))
+            else:
+                host.failures = 0
+                return
 
     def _fetch_web(self, url: str, path: Path) -> None:
         from httpx2 import HTTPError, InvalidURL, TooManyRedirects, TransportError, UnsupportedProtocol
@@ -222,7 +238,7 @@ def _read(response: Response) -> bytes:
         if len(content) > MAX_BYTES:
             raise ImageError(_too_large())
         if time.monotonic() > stop:
-            raise _BusyError(f"takes longer than {TOTAL_S:.0f} s")
+            raise ImageError(f"takes longer than {TOTAL_S:.0f} s")
     kind = response.headers.get("content-type", "").partition(";")[0]
     if not sniff(bytes(content[:HEAD_BYTES])):
         raise ImageError(f"is {kind or 'something unknown'} of {len(content)} bytes, not a photo")
@@ -283,15 +299,12 @@ def _conditions(path: Path) -> dict[str, str]:
 
 def _store(path: Path, content: bytes, url: str, given: dict[str, str]) -> None:
     """Keep a photo; the same content again leaves the file as it is, so that its times do not change."""
-    try:
-        if not (path.exists() and path.stat().st_size == len(content) and path.read_bytes() == content):
-            _sidecar(path).unlink(missing_ok=True)  # never beside other content than its own
-            with replacing(path) as part:
-                part.write_bytes(content)
-        with replacing(_sidecar(path)) as part:
-            part.write_text(json.dumps({"url": without_password(url), **given}), encoding="utf-8")
-    except OSError as error:
-        raise ImageError(f"cannot be kept in {path.parent}: {error.strerror}") from error
+    if not (path.exists() and path.stat().st_size == len(content) and path.read_bytes() == content):
+        _sidecar(path).unlink(missing_ok=True)  # never beside other content than its own
+        with replacing(path) as part:
+            part.write_bytes(content)
+    with replacing(_sidecar(path)) as part:
+        part.write_text(json.dumps({"url": without_password(url), **given}), encoding="utf-8")
 
 
 def reduce_cache() -> int:

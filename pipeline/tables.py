@@ -101,7 +101,7 @@ def read_table(
         raise CatalogueError(f"catalogue {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not any(header):
         bad = next((f"has nothing to read: {line.place} {line.error}" for line in lines), "is empty")
-        raise CatalogueError(f"catalogue {path} {bad}; its first line must name {' and '.join(required)}")
+        raise CatalogueError(f"catalogue {path} {bad}; it must have the columns {' and '.join(required)}")
     names, layout = _names(header, path, required, note, columns or {}, layouts)
     unnamed = {place for place, name in enumerate(names) if name is None}
     for place, cells, failure in lines:
@@ -162,8 +162,8 @@ def _names(
     ]
     if missing := [name for name in required if name not in names]:
         raise CatalogueError(
-            f"catalogue {path} lacks the column{'s' if missing[1:] else ''} {' and '.join(missing)}; its first line must"
-            f" name {' and '.join(required)}, it is {', '.join(header)[:100]!r}; index --columns maps other names"
+            f"catalogue {path} lacks the column{'s' if missing[1:] else ''} {' and '.join(missing)}; it must have"
+            f" {' and '.join(required)}, and has {', '.join(filter(None, header))[:200]}; index --columns maps other names"
         )
     for number in sorted(replaced):
         note(f"{path}: the column {header[number]} is left out, because {titles[number]} is read from another column")

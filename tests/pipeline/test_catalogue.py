@@ -126,6 +126,7 @@ def test_notes_name_the_line_in_another_encoding_and_the_doubled_column(tmp_path
         ("shop.jsonl", b"[1]\nnull\n", "line 1 is no JSON object"),
         ("shop.jsonl", b'{"id": 1, "picture": "a.jpg"}', "lacks the columns item_id and image"),
         ("shop.xml", b"<rss><channel></channel></rss>", "is no product feed"),
+        ("shop.xml", b"<rss><item><id>1</id><title>a</title></item></rss>", "lacks the columns .* and has id, title"),
         ("shop.xml", b"<html><body>Log in<br></body></html>", "is no XML that can be read"),
         (
             "shop.xml",
@@ -222,8 +223,9 @@ def test_item_may_have_several_images_in_a_cell_and_in_columns(tmp_path: Path, r
     photos = list(read_catalogue([tmp_path / "shop.csv"]))
     assert [photo.path.name for photo in photos] == expected
     assert {photo.metadata for photo in photos} == {(("colour", "red"),)}
-    (tmp_path / "numbered.csv").write_text("item_id,image_1,image_2\n7,a.jpg,b.jpg\n")
-    assert len(list(read_catalogue([tmp_path / "numbered.csv"]))) == 2
+    (tmp_path / "numbered.csv").write_text(f"item_id,image_1,image_2\n7,{(tmp_path / 'one, two.jpg').as_uri()},b.jpg\n")
+    photos = list(read_catalogue([tmp_path / "numbered.csv"]))
+    assert [photo.path for photo in photos] == [tmp_path / "one, two.jpg", tmp_path / "b.jpg"]
 
 
 def test_shopify_export_describes_all_photos_of_a_product_by_its_first_row(tmp_path: Path) -> None:

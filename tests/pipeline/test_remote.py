@@ -160,6 +160,27 @@ def test_busy_server_is_asked_again_and_a_dead_one_costs_nothing_that_was_fetche
         fetch("http://127.0.0.1:1/a.jpg")
 
 
+def test_host_that_keeps_failing_is_given_up_but_what_was_fetched_is_used(
+    shop: Shop, fetch: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.0)
+    fetch(f"{shop.url}/a.jpg")
+    for number in range(remote.GIVE_UP):
+        shop.busy[f"/{number}.jpg"] = 99
+        with pytest.raises(ImageError, match="answers 503"):
+            fetch(f"{shop.url}/{number}.jpg")
+    with pytest.raises(ImageError, match="is not tried, because 10 photos in a row"):
+        fetch(f"{shop.url}/new.jpg")
+    fetch(f"{shop.url}/a.jpg")
+    assert (fetch.unchecked, shop.asked["/new.jpg"], shop.asked["/a.jpg"]) == (1, 0, 1)
+
+
+def test_cache_that_cannot_be_written_is_named(shop: Shop, fetch: Fetcher, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ImageError, match=r"cannot be kept in .*cache/photos"):
+        fetch(f"{shop.url}/a.jpg")
+
+
 def test_server_is_asked_for_few_photos_at_a_time_and_they_come_in_order(shop: Shop, fetch: Fetcher) -> None:
     urls = [f"{shop.url}/{number % 40}.jpg" for number in range(60)] + [f"{shop.url}/gone.jpg"]
     entries = [CatalogueEntry(cached_path(url), url, url=url) for url in urls]
