@@ -226,11 +226,16 @@ def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
     gallery = Gallery.open(folder)
     config = config_for(gallery.manifest, given)
     _check_names(folder, gallery.manifest, given)
-    if config.detector == "whole" and "detector" not in given:
-        config = replace(config, detector=Config().detector)
+    config = query_config(config, given)
     pipeline, embedder, cropper = _build_pipeline(config)
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config
+
+
+def query_config(config: Config, given: Mapping[str, Any]) -> Config:
+    """Return a gallery's config for query photos: they are not taken whole just because the catalogue's were."""
+    is_inherited = config.detector == "whole" and "detector" not in given
+    return replace(config, detector=Config().detector) if is_inherited else config
 
 
 def open_or_create(

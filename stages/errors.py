@@ -10,6 +10,7 @@
     ├── CatalogueError       a catalogue that cannot be read
     └── GalleryError         a gallery that cannot be opened, read or written
         ├── GalleryMismatch  made with another embedder or crop than asked for
+        ├── GalleryBusy      another process is writing it
         └── GalleryCorrupt   a file of the gallery is missing or fails its checksum
 
 An invalid argument, such as an array of the wrong shape or an impossible number, is a ``ValueError`` that says what was wanted
@@ -49,6 +50,10 @@ class GalleryError(OutfinderError):
 
 class GalleryMismatch(GalleryError):
     """The gallery was made with another embedder or crop than asked for."""
+
+
+class GalleryBusy(GalleryError):
+    """Another process is writing the gallery."""
 
 
 class GalleryCorrupt(GalleryError):

@@ -29,6 +29,16 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files survive a power failure, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def read_whole(path: Path, most_bytes: int) -> bytes:
     """Return the bytes of a regular file of at most ``most_bytes``; reading a pipe might block, or never end.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.cli.common import FILE_IN, FOLDER, Terminated, calibration_option, config_options, friendly
+from pipeline.gallery import is_gallery
 from stages.errors import OutfinderError
 from stages.images import walk
 
@@ -26,7 +28,10 @@ from stages.images import walk
     "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most searches waiting or running."
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for an answer.")
-@click.option("--token-file", type=FILE_IN, help="Names and tokens of the clients that may search, one pair per line.")
+@click.option(
+    "--token-file", type=FILE_IN, help="A client's name and token in each line; a third word, writer, lets it write."
+)
+@click.option("--writable", is_flag=True, help="Let clients whose token is a writer's add and remove items.")
 @click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Pages that may search and embed it; repeatable.")
 @click.option(
     "--root-path", default="", metavar="PREFIX", help="Prefix of its addresses behind a proxy, such as /search."
@@ -47,6 +52,7 @@ def serve(
     queue: int,
     timeout: float,
     token_file: Path | None,
+    writable: bool,
     allow_origin: tuple[str, ...],
     root_path: str,
     trust_proxy: tuple[str, ...],
@@ -55,9 +61,11 @@ def serve(
 ) -> None:
     """Serve a web page that searches GALLERY, and the same as an HTTP API, described at /docs.
 
+    GALLERY is only read, unless --writable lets clients with a writer's token add and remove items.
+
     Only this machine can reach it unless --host says otherwise. Everyone who reaches it can search, unless there is a
     --token-file; nothing is encrypted, which is a proxy's work. The server answers to its addresses, to localhost and
-    to the names of --allow-host. No upload is kept. When the gallery is indexed again, the server uses the new state as
+    to the names of --allow-host. No photo to search by is kept. When the gallery is indexed again, the server uses the new state as
     soon as it is saved.
     Needs the extra web: pip install "outfinder[web]".
 
@@ -66,6 +74,7 @@ def serve(
       outfinder serve shop --examples photos/
       outfinder serve shop-box --compare shop-mask        # both crops, side by side
       outfinder serve shop --host 0.0.0.0 --port 80 --allow-host search.example --token-file tokens
+      outfinder serve shop --token-file tokens --writable
       outfinder serve shop --allow-host shop.example --root-path /search --allow-origin https://www.shop.example
       curl --data-binary @street.jpg "http://127.0.0.1:8000/search?k=5"
     """  # noqa: D301
@@ -85,14 +94,24 @@ def serve(
         body_s=timeout,
         hosts=frozenset({host.lower(), *map(str.lower, allow_host)}),
     )
-    tokens = read_tokens(token_file) if token_file else {}
-    access = Access(tokens, frozenset(allow_origin), root_path, trust_proxy)
+    clients = read_tokens(token_file) if token_file else ()
+    if writable and not any(client.is_writer for client in clients):
+        raise OutfinderError(
+            "--writable needs a --token-file in which a line ends with the word writer: NAME TOKEN writer"
+        )
+    if writable and compare:
+        raise OutfinderError("--writable changes one gallery; leave --compare out")
+    access = Access(clients, frozenset(allow_origin), root_path, trust_proxy)
     photos = list(walk([examples])) if examples else []
     if examples and not photos:
         raise OutfinderError(f"there are no photos in {examples}")
     with listen(host, port) as listening:
-        service = open_service(folder, settings, limits, compare, calibration_file, photos)
-        if not is_loopback(host) and not tokens:
+        if writable and not is_gallery(folder):
+            click.echo(f"outfinder: there is no gallery at {folder} yet; an empty one is made", err=True)
+        service = open_service(folder, settings, limits, compare, calibration_file, photos, writable=writable)
+        if writable:
+            _log_changes()
+        if not is_loopback(host) and not clients:
             click.echo("outfinder: everyone who can reach this machine can search; there is no --token-file", err=True)
         click.echo(f"serving {folder} at {address_of(listening)}  (Ctrl-C stops it)", err=True)
         try:
@@ -101,3 +120,11 @@ def serve(
             raise
         except KeyboardInterrupt:
             return  # the usual way to stop a server
+
+
+def _log_changes() -> None:
+    """Print a line for each item that a client adds or removes."""
+    log, handler = logging.getLogger("pipeline.serve.changes"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)

@@ -18,8 +18,8 @@ from zlib import crc32
 from filelock import FileLock, Timeout
 
 from pipeline.gallery.vectors import STORAGE
-from stages.errors import GalleryCorrupt, GalleryError
-from stages.files import read_whole
+from stages.errors import GalleryBusy, GalleryCorrupt, GalleryError
+from stages.files import read_whole, sync_folder
 
 DATABASE: Final = "gallery.sqlite"
 FORMAT: Final = 3
@@ -110,17 +110,7 @@ def create(folder: Path, manifest: Manifest) -> None:
         finally:
             connection.close()
         part.replace(folder / DATABASE)
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a file's new name survive a power failure, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
 
 
 _LOCKS: Final[dict[tuple[int, str], FileLock]] = {}
@@ -128,11 +118,12 @@ _LOCKS: Final[dict[tuple[int, str], FileLock]] = {}
 
 
 @contextmanager
-def writing(folder: Path | str) -> Iterator[None]:
+def writing(folder: Path | str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a gallery for writing; readers go on. The process that holds it may hold it again within.
 
     Raises:
-        GalleryError: another process is writing it, or it cannot be written.
+        GalleryBusy: another process is writing it, ``wait_s`` seconds later still.
+        GalleryError: it cannot be written.
     """
     folder = Path(folder)
     try:
@@ -141,9 +132,9 @@ def writing(folder: Path | str) -> Iterator[None]:
         path = os.path.realpath(folder / "lock")
         lock = _LOCKS.setdefault((os.getpid(), path), FileLock(path, timeout=0))  # a lock is void after a fork
         outermost = not lock.is_locked
-        lock.acquire()
+        lock.acquire(timeout=wait_s)
     except Timeout:  # for ever, if the lock was copied to a file system where its existence is what counts
-        raise GalleryError(f"{_busy(folder)}, or delete {folder / 'lock'} if nobody is writing") from None
+        raise GalleryBusy(f"{_busy(folder)}, or delete {folder / 'lock'} if nobody is writing") from None
     except (OSError, NotImplementedError) as error:
         raise GalleryError(f"gallery {folder} cannot be written: {_reason(error)}") from error
     note = folder / _WRITER
@@ -306,7 +297,7 @@ def gallery_errors(folder: Path, action: str) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
         if name.startswith("SQLITE_BUSY"):
-            raise GalleryError(_busy(folder)) from error
+            raise GalleryBusy(_busy(folder)) from error
         if name.startswith(_CORRUPT):
             raise GalleryCorrupt(f"gallery {folder} is damaged: {error}") from error
         raise GalleryError(f"gallery {folder} cannot be {action}: {_reason(error)}{unharmed}") from error

@@ -74,7 +74,7 @@ FILTER_TURN_S: Final = 0.01
 
 _CALLABLE: Final = frozenset([*FUNCTIONS, "ifnull", "instr"])
 _AMONG: Final = "id IN (SELECT value FROM json_each(?))"
-_MAX_COLUMNS: Final = 1500
+MAX_CATALOGUE_COLUMNS: Final = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,8 +435,8 @@ class Store:
         known = dict(self.manifest.columns)
         if name in known:
             return known[name]
-        if len(known) >= _MAX_COLUMNS:
-            raise GalleryError(f"a gallery has at most {_MAX_COLUMNS} columns of a catalogue; leave some out")
+        if len(known) >= MAX_CATALOGUE_COLUMNS:
+            raise GalleryError(f"a gallery has at most {MAX_CATALOGUE_COLUMNS} columns of a catalogue; leave some out")
         taken = {column.lower() for column in (*FIELDS, "checksum", *known.values())}
         candidates = (name, f"{METADATA}{name}", f"{METADATA}{len(known)}")
         column = next(each for each in candidates if each and each.isprintable() and each.lower() not in taken)

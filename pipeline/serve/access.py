@@ -7,8 +7,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -27,9 +26,19 @@ LEAST_TOKEN: Final = 16
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """Paths that need no token, so that a load balancer can check the server's health without one."""
 
+_LINE: Final = re.compile(r"\s*(?P<name>[\w.-]{1,50})\s+(?P<token>\S+)(?P<writer>\s+writer)?\s*")
 _ORIGIN: Final = re.compile(r"https?://[\w.:\[\]-]+")
 _ROOT_PATH: Final = re.compile(r"(/[\w.~-]+)*")
 _MOST_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client with a token: its name, the token's sha256, and whether it may add and remove items."""
+
+    name: str
+    digest: bytes
+    is_writer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Access:
     """Who may use a server.
 
     Attributes:
-        tokens: the sha256 of each token by the name of its client; without tokens, everyone may.
+        clients: those with a token; without any, everyone may search and nobody may write.
         origins: the pages that may search from elsewhere and show the server in a frame, such as https://shop.example.
         root_path: the prefix of the server's addresses behind a proxy, such as /search; empty for none.
         proxies: addresses whose X-Forwarded-For and X-Forwarded-Proto headers are believed.
@@ -46,7 +55,7 @@ class Access:
         ValueError: an origin or the prefix is malformed.
     """
 
-    tokens: Mapping[str, bytes] = field(default_factory=dict)
+    clients: tuple[Client, ...] = ()
     origins: frozenset[str] = frozenset()
     root_path: str = ""
     proxies: tuple[str, ...] = ()
@@ -58,8 +67,8 @@ class Access:
         if not _ROOT_PATH.fullmatch(self.root_path):
             raise ValueError(f"a path prefix is written /search, without a slash at its end, got {self.root_path!r}")
 
-    def client(self, authorization: str) -> str | None:
-        """Return the name of the client whose token an Authorization header has, or None.
+    def client(self, authorization: str) -> Client | None:
+        """Return the client whose token an Authorization header has, or None.
 
         A token comes as ``Bearer TOKEN``, or as the password of ``Basic``, which browsers ask for by themselves.
         """
@@ -72,12 +81,14 @@ class Access:
         elif scheme.lower() != "bearer":
             return None
         digest = sha256(value.strip().encode()).digest()
-        names = [name for name, known in self.tokens.items() if hmac.compare_digest(known, digest)]
-        return names[0] if names else None
+        matching = [client for client in self.clients if hmac.compare_digest(client.digest, digest)]
+        return matching[0] if matching else None
 
 
-def read_tokens(path: Path) -> dict[str, bytes]:
-    """Read a file with a client's name and its token in each line; empty lines and those that begin with # do not count.
+def read_tokens(path: Path) -> tuple[Client, ...]:
+    """Read a file with a client's name and its token in each line, and the word writer if the client may write.
+
+    Empty lines and those that begin with # do not count.
 
     Raises:
         OutfinderError: the file cannot be read, can be read by others, or has a line of another form.
@@ -91,25 +102,28 @@ def read_tokens(path: Path) -> dict[str, bytes]:
         raise OutfinderError(f"tokens {path} cannot be read: {error.strerror or error}") from error
     if os.name == "posix" and status.st_mode & 0o077:
         raise OutfinderError(f"tokens {path} can be read by other users; protect the file first: chmod 600 {path}")
-    tokens: dict[str, bytes] = {}
+    clients: list[Client] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        name, *rest = line.split()
-        if len(rest) != 1 or not re.fullmatch(r"[\w.-]{1,50}", name):
-            raise OutfinderError(f"line {number} of {path} has to be a name and a token with a space between them")
-        if len(rest[0]) < LEAST_TOKEN:
+        parts = _LINE.fullmatch(line)
+        if parts is None:
+            raise OutfinderError(
+                f"line {number} of {path} has to be a name and a token with a space between them, and for a client that"
+                " may write the word writer after another space"
+            )
+        if len(parts["token"]) < LEAST_TOKEN:
             raise OutfinderError(
                 f"the token in line {number} of {path} has fewer than {LEAST_TOKEN} characters;"
                 " a good one comes from: openssl rand -hex 24"
             )
-        digest = sha256(rest[0].encode()).digest()
-        if name in tokens or digest in tokens.values():
+        client = Client(parts["name"], sha256(parts["token"].encode()).digest(), parts["writer"] is not None)
+        if any(client.name == other.name or client.digest == other.digest for other in clients):
             raise OutfinderError(f"line {number} of {path} repeats a name or a token")
-        tokens[name] = digest
-    if not tokens:
+        clients.append(client)
+    if not clients:
         raise OutfinderError(f"{path} has no tokens; write a name and a token in each line")
-    return tokens
+    return tuple(clients)
 
 
 class TokenMiddleware:
@@ -128,5 +142,6 @@ class TokenMiddleware:
                 headers = {"WWW-Authenticate": 'Bearer, Basic realm="outfinder: the token is the password"'}
                 await JSONResponse(problem, 401, headers)(scope, receive, send)
                 return
-            self._metrics.clients.labels(client).inc()
+            self._metrics.clients.labels(client.name).inc()
+            scope.setdefault("state", {})["client"] = client
         await self._app(scope, receive, send)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
+from unicodedata import normalize
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from pipeline.serve import schemas
-from pipeline.serve.limits import RequestQueue, Upload, parse_upload
+from pipeline.serve.access import Client
+from pipeline.serve.limits import MAX_PHOTOS, RequestQueue, Upload, parse_upload, refusal
 from pipeline.serve.service import Service
 
 S = TypeVar("S", bound=schemas.Schema)
 
 _PROBLEMS: Final = {
     400: "The request is malformed",
+    403: "The client's token is not a writer's, or a page of another origin asks",
     404: "There is no such thing",
     408: "The body arrived too slowly",
     413: "The body is too large",
@@ -27,12 +30,20 @@ _PROBLEMS: Final = {
 _FILE: Final = {"type": "string", "format": "binary"}
 
 router = APIRouter()
+writing_router = APIRouter()
+"""The endpoints of a server that does not only read."""
 
 
 def service_of(request: Request) -> Service:
     """Return the app's service."""
     service: Service = request.app.state.service
     return service
+
+
+def writes_of(request: Request) -> RequestQueue:
+    """Return the app's queue of changes."""
+    queue: RequestQueue = request.app.state.writes
+    return queue
 
 
 def queue_of(request: Request) -> RequestQueue:
@@ -43,6 +54,7 @@ def queue_of(request: Request) -> RequestQueue:
 
 Served = Annotated[Service, Depends(service_of)]
 Queue = Annotated[RequestQueue, Depends(queue_of)]
+Writes = Annotated[RequestQueue, Depends(writes_of)]
 
 
 async def photo_body(request: Request, service: Served) -> bytes:
@@ -70,6 +82,34 @@ def photo_query(query: Annotated[schemas.PhotoQuery, Query()], upload: Photo) ->
         values[name].append(value)
     fields = {name: given if name == "crop" else given[-1] for name, given in values.items()}
     return _validated(lambda: schemas.PhotoQuery.model_validate(fields | query.model_dump(exclude_unset=True)))
+
+
+async def writing_client(request: Request) -> str:
+    """Return the name of a client that may write, before its request's body is read.
+
+    Raises:
+        HTTPException: it may not, or the request comes from a page of another origin: browsers send tokens by themselves.
+    """
+    client: Client = request.state.client
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+    if not client.is_writer:
+        raise refusal(403, "this token may only read; in the token file, a writer's line ends with the word writer")
+    if site not in ("none", "same-origin") or (origin and origin.partition("://")[2] != request.headers.get("host")):
+        raise refusal(403, "pages of other origins cannot write here, even if they may search")
+    return client.name
+
+
+def parsed_item(request: Request, body: Annotated[bytes, Depends(photo_body)]) -> tuple[schemas.NewItem, Upload]:
+    """Return the item of a form with its photos; further fields are metadata, whatever their names."""
+    upload = parse_upload(request.headers.get("content-type", ""), body, MAX_PHOTOS)
+    fields = {name.strip(): normalize("NFC", value.strip()) for name, value in upload.fields}
+    if "item_id" not in fields:
+        raise refusal(422, "there is no item_id; send a form (multipart/form-data) with item_id and photos")
+    item = {"item_id": fields.pop("item_id"), "metadata": {name: value for name, value in fields.items() if value}}
+    return _validated(lambda: schemas.NewItem.model_validate(item)), upload
+
+
+Writer = Annotated[str, Depends(writing_client)]
 
 
 def parsed_json(schema: type[S]) -> Callable[[bytes], S]:
@@ -110,6 +150,21 @@ def _takes_json(schema: type[schemas.Schema], *more: int) -> dict[str, Any]:
     """Describe an endpoint whose body is JSON."""
     body = {"required": True, "content": {"application/json": {"schema": schema.model_json_schema()}}}
     return {"responses": _problems(400, 408, 413, 422, 503, *more), "openapi_extra": {"requestBody": body}}
+
+
+def _takes_item() -> dict[str, Any]:
+    """Describe the endpoint whose body is a form with an item's id, photos and metadata."""
+    properties = schemas.NewItem.model_json_schema()["properties"]
+    (value,) = properties["metadata"]["patternProperties"].values()
+    photos = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_PHOTOS}
+    form = {"type": "object", "required": ["item_id", "photo"], "additionalProperties": value,
+            "properties": {"item_id": properties["item_id"], "photo": photos}}  # fmt: skip
+    body = {
+        "required": True,
+        "description": "A form with the item's id, its photos as files, and any further fields, which are metadata",
+        "content": {"multipart/form-data": {"schema": form}},
+    }
+    return {"responses": _problems(400, 403, 408, 413, 422, 503), "openapi_extra": {"requestBody": body}}
 
 
 def _returns_file(media_type: str, description: str, *problems: int) -> dict[str, Any]:
@@ -209,3 +264,26 @@ async def healthz(service: Served) -> schemas.Health:
 async def metrics(service: Served) -> Response:
     """Return counts and times for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@writing_router.post("/items", **_takes_item())
+async def add_item(
+    client: Writer,
+    service: Served,
+    writes: Writes,
+    parsed: Annotated[tuple[schemas.NewItem, Upload], Depends(parsed_item)],
+) -> schemas.WrittenItem:
+    """Add photos to an item, new or not, and replace its metadata; each photo's main garment is found, cut out and embedded.
+
+    The same photos and metadata again change nothing. Nothing that a field names is fetched.
+    """
+    item, upload = parsed
+    async with writes.place():
+        return await service.add_item(client, item, upload.photos)
+
+
+@writing_router.delete("/items/{item:path}", responses=_problems(403, 404, 422, 503))
+async def remove_item(client: Writer, service: Served, writes: Writes, item: str) -> schemas.RemovedItem:
+    """Remove an item, and those of its uploaded photos that no other item has."""
+    async with writes.place():
+        return await service.remove_item(client, item)

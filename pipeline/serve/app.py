@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -26,12 +27,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.pages import STYLE, render
 from pipeline.serve.access import Access, TokenMiddleware
-from pipeline.serve.api import router
+from pipeline.serve.api import router, writing_router
 from pipeline.serve.galleries import QueryError
-from pipeline.serve.limits import BodyReader, Limits, RequestQueue, is_allowed_host, refusal
+from pipeline.serve.limits import (
+    MAX_WRITES,
+    RETRY_AFTER_S,
+    BodyReader,
+    Limits,
+    RequestQueue,
+    is_allowed_host,
+    refusal,
+)
 from pipeline.serve.metrics import Metrics, repeated_messages_once
 from pipeline.serve.service import NotFoundError, Service
-from stages.errors import GalleryError, ImageError, OutfinderError
+from stages.errors import GalleryBusy, GalleryError, ImageError, OutfinderError
 
 REFRESH_S: Final = 1.0
 """Seconds between two checks for a new generation of a gallery."""
@@ -67,6 +76,8 @@ _log = logging.getLogger("pipeline.serve")
 def create_app(service: Service, refresh_s: float = REFRESH_S, access: Access | None = None) -> FastAPI:
     """Create the app of a service, which it closes when it stops; every ``refresh_s`` it checks for new generations."""
     access = access or Access()
+    if service.writer is not None and not any(client.is_writer for client in access.clients):
+        raise ValueError("a server that writes needs a client that may; mark one in the token file as a writer")
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -84,10 +95,15 @@ def create_app(service: Service, refresh_s: float = REFRESH_S, access: Access | 
     app.state.service = service
     app.state.bodies = BodyReader(service.limits)
     app.state.queue = RequestQueue(service.limits, service.metrics.in_flight, service.metrics.refused)
+    app.state.writes = RequestQueue(
+        replace(service.limits, queue=MAX_WRITES), service.metrics.writes, service.metrics.refused
+    )
     app.include_router(router)
+    if service.writer is not None:
+        app.include_router(writing_router)
     _add_pages(app)
     _add_error_handlers(app)
-    if access.tokens:
+    if access.clients:
         app.add_middleware(TokenMiddleware, access=access, metrics=service.metrics)
     if access.origins:
         app.add_middleware(CORSMiddleware, allow_origins=sorted(access.origins), allow_methods=["GET", "POST"],
@@ -142,8 +158,8 @@ class ServerMiddleware:
     def _check_client(self, headers: Headers, method: str) -> None:
         if not is_allowed_host(headers.get("host", ""), self._limits.hosts):
             raise refusal(421, "the server does not know this name; allow it with: outfinder serve --allow-host NAME")
-        cross_site = headers.get("sec-fetch-site") == "cross-site"
-        if method == "POST" and cross_site and headers.get("origin") not in self._access.origins:
+        cross_site = headers.get("sec-fetch-site") == "cross-site" and method not in ("GET", "HEAD", "OPTIONS")
+        if cross_site and headers.get("origin") not in self._access.origins:
             raise refusal(
                 403, "pages of other sites cannot search here; allow one with: outfinder serve --allow-origin"
             )
@@ -213,10 +229,15 @@ def _add_error_handlers(app: FastAPI) -> None:
     for kind, status, before in ((ImageError, 422, "the photo "), (QueryError, 422, ""), (NotFoundError, 404, "")):
         app.add_exception_handler(kind, partial(_answer_error, status, before))
 
+    @app.exception_handler(GalleryBusy)
+    async def busy(_request: Request, _error: GalleryBusy) -> JSONResponse:
+        problem = {"error": "another process is writing the gallery; try again in a moment"}
+        return JSONResponse(problem, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
     @app.exception_handler(GalleryError)
     async def damaged(_request: Request, error: GalleryError) -> JSONResponse:
-        _log.error("a search failed: %s", error)
-        problem = {"error": "the gallery is damaged or gone; the server's log says more"}
+        _log.error("a request failed: %s", error)
+        problem = {"error": "the gallery is damaged, gone or cannot be written; the server's log says more"}
         return JSONResponse(problem, 503, {"Retry-After": "60"})
 
 

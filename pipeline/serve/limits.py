@@ -30,6 +30,12 @@ instead of meeting a broken connection."""
 
 MAX_FIELDS: Final = 50
 
+MAX_PHOTOS: Final = 10
+"""Photos that are added to an item at once."""
+
+MAX_WRITES: Final = 4
+"""Changes of the gallery that wait or are being made; further ones are refused, so that searches keep their places."""
+
 MAX_CONTENT_TYPE: Final = 1_000
 """Characters of a Content-Type header; parsing takes time with the square of its length."""
 
@@ -71,10 +77,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upload:
-    """A photo file's bytes, and the fields of the form that it came in."""
+    """The bytes of one or more photo files, and the fields of the form that they came in."""
 
-    photo: bytes
+    photos: tuple[bytes, ...]
     fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def photo(self) -> bytes:
+        """The first photo."""
+        return self.photos[0]
 
 
 def refusal(status: int, error: str, retry_after_s: int | None = None) -> HTTPException:
@@ -169,7 +180,7 @@ class RequestQueue:
         """
         if self._in_flight >= self._limits.queue:
             self._refused.inc()
-            raise refusal(503, "too many searches at once; try again in a moment", RETRY_AFTER_S)
+            raise refusal(503, "too many requests at once; try again in a moment", RETRY_AFTER_S)
         self._in_flight += 1
         self._gauge.set(self._in_flight)
         try:
@@ -182,8 +193,8 @@ class RequestQueue:
             self._gauge.set(self._in_flight)
 
 
-def parse_upload(content_type: str, body: bytes) -> Upload:
-    """Return the photo of a request: the body itself, or the file of a form with the form's text fields.
+def parse_upload(content_type: str, body: bytes, most_photos: int = 1) -> Upload:
+    """Return the photos of a request: the body itself, or the files of a form with the form's text fields.
 
     Raises:
         HTTPException: there is no photo, or the form is malformed.
@@ -191,13 +202,14 @@ def parse_upload(content_type: str, body: bytes) -> Upload:
     if len(content_type) > MAX_CONTENT_TYPE:
         raise refusal(400, f"the Content-Type has more than {MAX_CONTENT_TYPE} characters")
     kind, parameters = parse_options_header(content_type)
-    upload = _parse_form(body, parameters.get(b"boundary")) if kind == b"multipart/form-data" else Upload(body)
-    if not upload.photo:
+    is_form = kind == b"multipart/form-data"
+    upload = _parse_form(body, parameters.get(b"boundary"), most_photos) if is_form else Upload((body,))
+    if not all(upload.photos or [b""]):
         raise refusal(422, "there is no photo in the request; send its bytes as the body, or as the file of a form")
     return upload
 
 
-def _parse_form(body: bytes, boundary: bytes | None) -> Upload:
+def _parse_form(body: bytes, boundary: bytes | None, most_photos: int) -> Upload:
     fields, photos = list[tuple[str, str]](), list[bytes]()
 
     def add_field(field: Field) -> None:
@@ -206,8 +218,8 @@ def _parse_form(body: bytes, boundary: bytes | None) -> Upload:
         fields.append(((field.field_name or b"").decode(), (field.value or b"").decode()))
 
     def add_file(file: File) -> None:
-        if photos:
-            raise FormParserError("it has more than one file")
+        if len(photos) == most_photos:
+            raise FormParserError(f"it has more than {most_photos} file{'s' * (most_photos > 1)}")
         file.file_object.seek(0)
         photos.append(file.file_object.read())
 
@@ -217,5 +229,5 @@ def _parse_form(body: bytes, boundary: bytes | None) -> Upload:
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError, LookupError, AssertionError) as error:
-        raise refusal(400, f"the form is malformed ({error}); send one photo as its file") from error
-    return Upload(photos[0] if photos else b"", tuple(fields))
+        raise refusal(400, f"the form is malformed ({error}); send a photo as its file") from error
+    return Upload(tuple(photos), tuple(fields))

@@ -14,6 +14,9 @@ from pipeline.pages import described, is_link
 MAX_K: Final = 100
 """The most items that a request may ask for."""
 
+MAX_ITEM_ID: Final = 2000
+"""Characters of an item's id."""
+
 MAX_CHOICES: Final = 40
 """A column with more distinct values is filtered by text, not by a list to choose from."""
 
@@ -82,7 +85,7 @@ class VectorQuery(RefinedQuery):
 class ItemQuery(RefinedQuery):
     """A search for items similar to an item of the gallery."""
 
-    item: str = Field(min_length=1, max_length=2000)
+    item: str = Field(min_length=1, max_length=MAX_ITEM_ID)
     crop: str | None = Field(None, max_length=100, description="The crop whose gallery is searched")
 
 
@@ -181,6 +184,29 @@ class Item(ItemInfo):
     """An item of the gallery with its photos."""
 
     photos: list[ItemPhoto]
+
+
+class NewItem(Schema):
+    """An item to be added: its id, and what the catalogue says about it."""
+
+    item_id: str = Field(min_length=1, max_length=MAX_ITEM_ID, pattern=r"^[^\x00-\x1f\x7f]*$")
+    metadata: dict[
+        Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")],
+        Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")],
+    ]
+
+
+class WrittenItem(Item):
+    """An item after photos were added to it: every photo of it, and what was found in each."""
+
+    change: Literal["added", "changed", "unchanged"]
+
+
+class RemovedItem(Schema):
+    """An item that was removed, and how many photos it had."""
+
+    item: str
+    photos: int
 
 
 class Column(Schema):

@@ -7,30 +7,33 @@ in others, so that a slow filter delays nobody else's search.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import cv2
 import numpy as np
 
-from pipeline.config import build_cropper
-from pipeline.gallery import Gallery
+from pipeline.config import build_cropper, build_detector
+from pipeline.gallery import Gallery, Row
 from pipeline.groups import pair_shoes, style_of
 from pipeline.kinds import TRUST, Words, missing_kind, settle
 from pipeline.pages import color_of, outlines
-from pipeline.pipeline import sharp_crops
-from pipeline.search import Garment, config_for, open_gallery, read_words
+from pipeline.pipeline import Analysis, sharp_crops
+from pipeline.search import Garment, config_for, open_gallery, open_or_create, query_config, read_words
 from pipeline.serve import schemas
 from pipeline.serve.batcher import Batcher
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import Metrics
 from pipeline.serve.schemas import from_plain, item_info, to_plain
+from pipeline.serve.writer import LOCK_WAIT_S, ItemWriter
 from stages.colours import named_colours
 from stages.embed.attributes import Attribute, attribute_part
 from stages.embed.calibration import Calibration, add_verdicts, find_calibration
@@ -40,6 +43,7 @@ from stages.images import Photo, decode_photo, encode_jpeg, enough_px, read_phot
 from stages.protocols import Detector, Embedder
 from stages.types import WHOLE, Box, Detection, Image, Match, Vectors
 
+_changes = logging.getLogger("pipeline.serve.changes")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -110,7 +114,9 @@ class Service:
         self._embedder, self._labels = embedder, detector.labels
         self._calibration, self._examples = calibration, examples
         self._enough_px = None if detector.input_px is None else max(detector.input_px, enough_px(embedder.input_px))
+        self.writer: ItemWriter | None = None
         self._pools = {
+            "write": ThreadPoolExecutor(1, "outfinder-write"),
             "decode": ThreadPoolExecutor(DECODE_THREADS, "outfinder-decode"),
             "network": ThreadPoolExecutor(1, "outfinder-network"),
             "search": ThreadPoolExecutor(SEARCH_THREADS, "outfinder-search"),
@@ -119,6 +125,20 @@ class Service:
         }
         self._detect: Batcher[Image, list[Detection]] = self._batched("detect", detector)
         self._embed: Batcher[list[Image], Vectors] = self._batched("embed", partial(_embed_each, embedder))
+
+    def allow_writing(self, pipeline: Callable[[Iterable[Path]], Iterator[Analysis]], detector: str) -> None:
+        """Let clients add items to the default gallery and remove them.
+
+        Args:
+            pipeline: analyses catalogue photos for it; it runs where the networks of searches run.
+            detector: its detector's name.
+        """
+
+        def analyse(path: Path) -> Analysis:
+            (analysis,) = self._pools["network"].submit(lambda: list(pipeline([path]))).result()
+            return analysis
+
+        self.writer = ItemWriter(self.main.snapshot.gallery.folder, analyse, detector, self._kinds)
 
     @property
     def main(self) -> GalleryView:
@@ -198,12 +218,35 @@ class Service:
         rows = await self._rows(self.main, item)
         if not rows:
             raise NotFoundError(f"the gallery has no item {item!r}")
-        photos = [
-            schemas.ItemPhoto(picture=_picture_address(row.item, number), label=to_plain(row.group), score=row.score,
-                              box=row.box.corners)
-            for number, row in enumerate(rows)
-        ]  # fmt: skip
-        return schemas.Item(**item_info(rows[-1].item, rows[-1].metadata), photos=photos)
+        return schemas.Item(**_item_of(rows))
+
+    async def add_item(self, client: str, item: schemas.NewItem, photos: Sequence[bytes]) -> schemas.WrittenItem:
+        """Add photos to an item, in a client's name, to be found by the next search.
+
+        Raises:
+            GalleryBusy: another process is writing the gallery.
+        """
+        for photo in photos:
+            await self._run("decode", partial(_decode, photo, None, self.limits.max_pixels))
+        until = monotonic() + LOCK_WAIT_S
+
+        def add(writer: ItemWriter) -> tuple[schemas.WrittenItem, str]:
+            rows, change = writer.add(from_plain(item.item_id), item.metadata, photos, until)
+            return schemas.WrittenItem(**_item_of(rows), change=change), change
+
+        return await self._write(client, item.item_id, add)
+
+    async def remove_item(self, client: str, item: str) -> schemas.RemovedItem:
+        """Remove an item; raises as :meth:`add_item`."""
+        until = monotonic() + LOCK_WAIT_S
+
+        def remove(writer: ItemWriter) -> tuple[schemas.RemovedItem, str]:
+            photos = writer.remove(from_plain(item), until)
+            if not photos:
+                raise NotFoundError(f"the gallery has no item {item!r}")
+            return schemas.RemovedItem(item=item, photos=photos), "removed"
+
+        return await self._write(client, item, remove)
 
     async def picture(self, item: str, number: int, crop: str | None) -> bytes:
         """Return a photo of an item as a JPEG."""
@@ -340,6 +383,20 @@ class Service:
     async def _rows(self, view: GalleryView, item: str) -> list[Any]:
         return await self._run("search", partial(view.ask, lambda snapshot: snapshot.gallery.of_item(from_plain(item))))
 
+    async def _write(self, client: str, item: str, change: Callable[[ItemWriter], tuple[R, str]]) -> R:
+        """Change the default gallery, count and log that by the client's name, and search the new state from then on."""
+
+        def work() -> R:
+            assert self.writer is not None
+            result, outcome = change(self.writer)
+            self.metrics.items.labels(client, outcome).inc()
+            _changes.info("%s: %s item %r", client, outcome, item)
+            for view in self.views.values():
+                view.refresh()
+            return result
+
+        return await self._run("write", work)
+
     async def _run(self, pool: str, work: Callable[[], R], stage: str = "") -> R:
         """Run work in a pool of threads, timed as a stage."""
 
@@ -399,6 +456,8 @@ def open_service(
     compare: Path | None = None,
     calibration_file: Path | None = None,
     examples: Sequence[Path] = (),
+    *,
+    writable: bool = False,
 ) -> Service:
     """Open a gallery and load the networks that search it.
 
@@ -409,13 +468,16 @@ def open_service(
         compare: another gallery of the same items, made with another crop, to be searched beside the first.
         calibration_file: the output of ``outfinder calibrate``.
         examples: photos that visitors may start from.
+        writable: let clients add and remove items, and create the gallery if there is none.
 
     Raises:
         OutfinderError: a gallery or a network cannot be opened, or they do not fit together.
         ValueError: both galleries have the same crop.
     """
-    gallery, pipeline, config = open_gallery(folder, settings)
-    detector, cropper, embedder = pipeline.detector, pipeline.cropper, pipeline.embedder
+    gallery, pipeline, config = (open_or_create if writable else open_gallery)(folder, settings)
+    for_queries = query_config(config, settings)
+    detector = pipeline.detector if for_queries == config else build_detector(for_queries)
+    cropper, embedder = pipeline.cropper, pipeline.embedder
     assert cropper is not None and embedder is not None  # noqa: PT018
     metrics = Metrics()
     gallery.index()
@@ -432,12 +494,25 @@ def open_service(
     calibration = find_calibration(
         gallery.manifest.embedder, calibration_file, config.embedder_weights, config.embedder
     )
-    return Service(detector, embedder, views, limits, metrics, calibration, examples)
+    service = Service(detector, embedder, views, limits, metrics, calibration, examples)
+    if writable:
+        service.allow_writing(pipeline, config.detector)
+    return service
 
 
 def _pool_of(query: schemas.Query) -> str:
     """Return the threads that answer a query: a slow filter occupies none that others need."""
     return "filter" if query.where else "search"
+
+
+def _item_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the fields of an item's schema, given its rows."""
+    photos = [
+        schemas.ItemPhoto(picture=_picture_address(row.item, number), label=to_plain(row.group), score=row.score,
+                          box=row.box.corners)
+        for number, row in enumerate(rows)
+    ]  # fmt: skip
+    return {**item_info(rows[-1].item, rows[-1].metadata), "photos": photos}
 
 
 def _picture_address(item: str, number: int, crop: str | None = None) -> str:

@@ -15,6 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 from fastapi.testclient import TestClient
 
 from pipeline.gallery import Gallery, Row
+from pipeline.pipeline import Pipeline
 from pipeline.serve.app import create_app, create_server, listen
 from pipeline.serve.galleries import GalleryView
 from pipeline.serve.limits import Limits
@@ -69,7 +70,7 @@ class Shop:
     def app(
         self, limits: Limits | None = None, detector: Any = None, calibration: Any = None, access: Any = None
     ) -> Any:
-        """The app, its gallery searched by two crops."""
+        """The app, its gallery searched by two crops; it can be written if a client of ``access`` is a writer."""
         embedder, metrics = FakeEmbedder(), Metrics()
         gallery = Gallery.open(self.gallery.folder)
         views = [
@@ -78,6 +79,9 @@ class Shop:
         ]
         limits = limits or Limits(hosts=HOSTS)
         service = Service(detector or FakeDetector(), embedder, views, limits, metrics, calibration, self.examples)
+        if access is not None and any(client.is_writer for client in access.clients):
+            pipeline = Pipeline(FakeDetector(), BoxCrop(), embedder, main_garment=True)
+            service.allow_writing(pipeline, "stages.testing:FakeDetector")
         return create_app(service, refresh_s=0.05, access=access)
 
 

@@ -67,6 +67,13 @@ class TestTokens:
         with pytest.raises(OutfinderError, match="chmod 600"):
             read_tokens(tokens)
 
+    def test_the_word_writer_after_a_token_lets_its_client_write(self, tokens):
+        tokens.write_text("till 0123456789abcdef-1\n  writer\t0123456789abcdef-2  writer \n")
+        assert [(client.name, client.is_writer) for client in read_tokens(tokens)] == [
+            ("till", False),
+            ("writer", True),
+        ]
+
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
@@ -77,6 +84,8 @@ class TestTokens:
             ("a 0123456789abcdef-1\na 0123456789abcdef-2", "line 2 of .* repeats"),
             ("a 0123456789abcdef-1\nb 0123456789abcdef-1", "line 2 of .* repeats"),
             ("a\x00b 0123456789abcdef-1", "line 1"),
+            ("a 0123456789abcdef-1 admin", "line 1 .* may write the word writer"),
+            ("a 0123456789abcdef-1 writer b", "line 1"),
         ],
     )
     def test_a_bad_file_is_refused_without_quoting_a_token(self, tokens, text, reason):
