@@ -49,7 +49,8 @@ def read(path: Path) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Append the commands to their page."""
+    """Link to the weights' cards within the site, and append the commands to their page."""
+    markdown = re.sub(r"\]\(\.\./weights/(\w+)\.md\)", r"](weights.md#\1)", markdown)
     if page.file.src_uri == "reference/cli.md":
         group = click.Context(main, info_name="outfinder")
         commands = (block for name in COMMANDS for block in describe_command(name, group))
