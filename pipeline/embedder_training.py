@@ -18,9 +18,9 @@ from pipeline.catalogue import open_set
 from pipeline.plots import Line as Curve
 from pipeline.plots import Panel
 from pipeline.training import WEIGHTS, Line, Note, Run, keep_plan, modules_of
+from stages.background import WHITE
 from stages.embed.augmentation import VIEWS
 from stages.embed.data import By, Dataset, Ints, load, merged, split
-from stages.embed.inputs import WHITE
 from stages.embed.layers import check_name
 from stages.embed.losses import OF_WHOLE_VECTORS, LossPlan
 from stages.embed.metrics import is_collapsed

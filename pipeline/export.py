@@ -16,11 +16,12 @@ import torch
 import weights
 from pipeline.config import FEATURES, FLIP, WITH_ATTRIBUTES, Config, build_embedder
 from pipeline.gallery import Gallery
+from stages.background import MARGIN, WHITE, WHITE_LEVEL, trimmed
 from stages.detect.rcnn import read_network as read_detector_network
 from stages.embed.attributes import attribute_part
 from stages.embed.classifier import read_attribute_network
 from stages.embed.features import classifier_features
-from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, MARGIN, WHITE, WHITE_LEVEL, trimmed
+from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD
 from stages.embed.network import read_network as read_siamese
 from stages.embed.siamese import stats_of
 from stages.errors import StageError

@@ -24,7 +24,7 @@ from pipeline.gallery import Gallery, Manifest, is_gallery
 from pipeline.gallery.filters import BUILT_IN, METADATA
 from pipeline.kinds import Words, missing_kind, search_garments
 from pipeline.pipeline import Analysis, Pipeline
-from stages.cpu import run_in_turn
+from stages.cores import run_in_turn
 from stages.embed.attributes import Attribute, AttributePart
 from stages.embed.text import WordEmbedder
 from stages.errors import GalleryError, GalleryMismatch

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from stages.embed.augmentation import view, white_background
+from stages.background import white_background
+from stages.embed.augmentation import view
 from stages.embed.data import KEPT_PX, Dataset, load, numbered
 from stages.embed.sampling import Batch
 from stages.errors import ImageError

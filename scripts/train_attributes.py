@@ -34,11 +34,12 @@ from mixed import in_memory
 from pipeline.config import Config, build_detector
 from pipeline.kinds import FAMILIES
 from pipeline.training import keep_plan
+from stages.background import trimmed, white_background
 from stages.checkpoints import copy_fitting
-from stages.embed.augmentation import view, white_background
+from stages.embed.augmentation import view
 from stages.embed.classifier import COLOUR, PREFIX, AttributeNetwork, metadata
 from stages.embed.data import percentile_of, small
-from stages.embed.inputs import Normalise, letterboxed, trimmed
+from stages.embed.inputs import Normalise, letterboxed
 from stages.embed.layers import IMAGENET_STATS
 from stages.labels import COLOURS, GENDERS, OTHER, PATTERNS, TYPES, USAGES, kind_of, named, type_of
 from stages.training import Recipe, Trainer, ahead

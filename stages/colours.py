@@ -8,9 +8,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.embed.augmentation import white_background
-from stages.embed.colour import TO_CONES, TO_LAB
+from stages.background import white_background
 from stages.types import Image, Mask
+
+# OKLab (Ottosson 2020): from linear sRGB to cone responses, and from their cube roots to the colour space
+TO_CONES: Final = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+TO_LAB: Final = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
 
 CENTRES: Final[dict[str, tuple[str, ...]]] = {
     "black": ("#0b0b0c", "#26272a"),

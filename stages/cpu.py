@@ -57,7 +57,7 @@ def parallel_map(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     if len(first) < 2 or at_once < 2:
         yield from map(function, chain(first, remaining))
         return
-    pool = _thread_pool()
+    pool = thread_pool()
     pending: deque[Future[R]] = deque()
     try:
         for part in chain(first, remaining):
@@ -69,11 +69,6 @@ def parallel_map(function: Callable[[T], R], parts: Iterable[T], device: str) ->
     finally:
         for future in pending:
             future.cancel()
-
-
-def run_in_turn(function: Callable[[], R]) -> R:
-    """Run a short function on one of the threads that compute batches, once one is free, so as not to compete with them."""
-    return _thread_pool().submit(function).result() if parallel_parts("cpu") > 1 else function()
 
 
 def batch_sizes(count: int, most: int) -> list[int]:
@@ -96,7 +91,8 @@ def split_batch(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
         start += size
 
 
-def _thread_pool() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
+    """Return the threads that compute batches, started on first use."""
     with _pool_lock:
         threads = parallel_parts("cpu")
         return _start_threads(threads, torch.get_num_threads() // threads)

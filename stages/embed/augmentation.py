@@ -16,20 +16,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from stages.embed.inputs import WHITE, WHITE_LEVEL
+from stages.background import WHITE, white_background
 from stages.images import letterbox
 from stages.types import Image
-
-
-def white_background(image: Image) -> NDArray[np.bool_]:
-    """Return the pixels that are near white and connected to the border, ``(h, w)``."""
-    near_white = image.min(axis=2) >= WHITE_LEVEL
-    _, pieces = cv2.connectedComponents(near_white.astype(np.uint8), connectivity=4)
-    border = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
-    touching = np.zeros(int(pieces.max()) + 1, np.bool_)
-    touching[border] = True
-    touching[0] = False
-    return np.asarray(touching[pieces], np.bool_)
 
 
 def view(image: Image, side: int, rng: Generator, scenery: Image | None = None, other_ground: float = 0.35) -> Image:

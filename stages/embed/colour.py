@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.colours import TO_CONES, TO_LAB
+
 SIDE: Final = 56
 """Cells per side that colours are averaged in: smaller cells would resolve patterns, larger ones blend garments."""
 
@@ -23,18 +25,6 @@ RANGES: Final = ((0.0, 1.0), (-0.15, 0.25), (-0.25, 0.20))
 """The centres of each axis's first and last bin; only the most saturated sRGB colours are outside."""
 
 _LEAST: Final = 1e-5  # in each bin, so that the root has a finite gradient
-
-# OKLab (Ottosson 2020): from linear sRGB to cone responses, and from their cube roots to the colour space
-TO_CONES: Final = (
-    (0.4122214708, 0.5363325363, 0.0514459929),
-    (0.2119034982, 0.6806995451, 0.1073969566),
-    (0.0883024619, 0.2817188376, 0.6299787005),
-)
-TO_LAB: Final = (
-    (0.2104542553, 0.7936177850, -0.0040720468),
-    (1.9779984951, -2.4285922050, 0.4505937099),
-    (0.0259040371, 0.7827717662, -0.8086757660),
-)
 
 
 class Colours(nn.Module):

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.background import trimmed
 from stages.disjoint import DisjointSets
-from stages.embed.inputs import trimmed
 from stages.errors import CatalogueError, ImageError
 from stages.images import enough_px, read_photo
 from stages.problems import Problem, described, plural

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.background import WHITE, trimmed
 from stages.images import letterbox
 from stages.types import Image
 
-WHITE = (255, 255, 255)  # the fill colour of letterboxing, and the background of shop photos and mask crops
-WHITE_LEVEL = 236  # pixels with all channels at least this bright count as white background
-MARGIN = 0.02  # the share of the longer side that trimming leaves around the garment
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -40,20 +38,3 @@ class Normalise:
 def letterboxed(images: Sequence[Image], side: int, normalise: Normalise, *, trim: bool = False) -> Tensor:
     """Letterbox images of any size on white, trimmed first if asked to, and normalise them, ``(n, 3, side, side)``."""
     return normalise([letterbox(trimmed(image) if trim else image, side, WHITE) for image in images])
-
-
-def trimmed(image: Image) -> Image:
-    """Cut white borders off an image, except for a margin; return it unchanged if no border is all white.
-
-    Shops leave different amounts of white around garments; without it, a garment gets more of the input's pixels.
-    """
-    if all(side.min() < WHITE_LEVEL for side in (image[0], image[-1], image[:, 0], image[:, -1])):
-        return image
-    inked = image.min(axis=2) < WHITE_LEVEL
-    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
-    if len(rows) == 0:
-        return image
-    margin = round(MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]))
-    return np.ascontiguousarray(
-        image[max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1]
-    )

@@ -45,6 +45,21 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     assert run("--version").stdout.startswith("outfinder, version ")
 
 
+def test_commands_import_torch_only_for_stages_that_need_it(street: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pipeline.cli import main
+for arguments in (["index", "g", "photos"], ["search", "g", "photos", "--report", "report", "-o", "found.csv"]):
+    try:
+        main([*arguments, "--no-isolate", *{[*DETECTOR, *EMBEDDER]}])
+    except SystemExit as end:
+        assert not end.code
+assert not {{"torch", "torchvision", "scipy", "matplotlib"}} & sys.modules.keys()
+"""
+    (tmp_path / "photos").symlink_to(street)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
 class TestDetect:
     def test_masks_are_those_of_the_detector(self, street: Path) -> None:
         two, none = lines(run("detect", street, "--masks", *DETECTOR))

@@ -22,7 +22,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import weights
 from pipeline.demo import FOLDER
 from stages import cpu
-from stages.cores import cores, thread_cores
+from stages.cores import cores, run_in_turn, thread_cores
 from stages.cpu import (
     FixedBatch,
     InParts,
@@ -33,7 +33,6 @@ from stages.cpu import (
     in_precision,
     parallel_map,
     parallel_parts,
-    run_in_turn,
     split_batch,
 )
 from stages.detect.rcnn import _dtype_of, from_checkpoint

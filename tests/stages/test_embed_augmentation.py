@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from embed_cases import random_images, shop_photo
 
-from stages.embed.augmentation import VIEWS, view, white_background
+from stages.background import white_background
+from stages.embed.augmentation import VIEWS, view
 
 PHOTO = shop_photo((40, 60, 160))
 

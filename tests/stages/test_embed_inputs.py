@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weights
-from stages.embed.inputs import WHITE_LEVEL, trimmed
+from stages.background import WHITE_LEVEL, trimmed
 from stages.embed.network import Design, SiameseNetwork
 from stages.embed.siamese import SiameseEmbedder
 from stages.types import Image
