@@ -37,6 +37,9 @@ WITH_ATTRIBUTES: Final = "+attributes"
 
 DEFAULT_EMBEDDER: Final = "siamese+attributes"
 
+ELSEWHERE: Final = "elsewhere"
+"""In a gallery's settings, an embedder that outfinder does not have: it made vectors that were imported."""
+
 FEATURES: Final = "features-"
 """Prefix of an embedder made of a torchvision classifier, whose name follows."""
 

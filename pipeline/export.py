@@ -1,9 +1,9 @@
-"""Export of stages as ONNX files, and of a gallery's vectors as tables."""
+"""Export of stages as ONNX files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +15,6 @@ import torch
 
 import weights
 from pipeline.config import FEATURES, FLIP, WITH_ATTRIBUTES, Config, build_embedder
-from pipeline.gallery import Gallery
 from stages.background import MARGIN, WHITE, WHITE_LEVEL, trimmed
 from stages.detect.rcnn import read_network as read_detector_network
 from stages.embed.attributes import attribute_part
@@ -29,7 +28,7 @@ from stages.export import DetectorGraph, EmbedderGraph, write_onnx
 from stages.files import replacing, write_whole
 from stages.images import letterbox
 from stages.protocols import Embedder
-from stages.types import Image, Vectors
+from stages.types import Image
 
 LEAST_COSINE: Final = 0.999
 """How much alike vectors of the exported graph and of the stage have to be."""
@@ -168,51 +167,3 @@ def _write_sidecar(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     about = {"outfinder": version("outfinder"), **about}
     write_whole(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
     return about
-
-
-def export_vectors(gallery: Gallery, path: Path) -> None:
-    """Write the photos of a gallery with their vectors as a table, ``.npz`` or ``.parquet``.
-
-    Columns are ``item_id``, ``photo``, ``label`` and those of the catalogue, as text; those of the catalogue that have a
-    reserved name are called ``catalogue.NAME``. An ``.npz`` has an array ``(n,)`` for each and ``vectors`` ``(n, dim)`` float32,
-    a ``.parquet`` has a column ``vector``; its metadata, or the array ``embedder``, names what made the vectors.
-
-    Raises:
-        ValueError: the name ends in something else, or the gallery is empty.
-        StageError: the package for Parquet is missing.
-        OSError: the file cannot be written.
-    """
-    rows = gallery.rows
-    if not rows:
-        raise ValueError(f"gallery {gallery.folder} has no photos to export")
-    vectors = gallery.vectors.take(gallery.ids)
-    columns = {
-        "item_id": [row.item for row in rows],
-        "photo": [row.photo for row in rows],
-        "label": [row.group for row in rows],
-    }
-    described = [dict(row.metadata) for row in rows]
-    for name in dict.fromkeys(key for each in described for key in each):
-        taken = name in (*columns, "vector", "vectors", "embedder", "file", "allow_pickle")  # numpy's own arguments too
-        columns[f"catalogue.{name}" if taken else name] = [each.get(name, "") for each in described]
-    embedder = gallery.manifest.embedder
-    with replacing(path) as part:
-        if path.suffix.lower() == ".npz":
-            arrays: dict[str, Any] = {name: np.array(values, np.str_) for name, values in columns.items()}
-            with part.open("wb") as file:
-                np.savez(file, vectors=vectors, embedder=np.array(embedder), **arrays)
-        elif path.suffix.lower() == ".parquet":
-            _write_parquet(part, columns, vectors, embedder)
-        else:
-            raise ValueError(f"vectors are written as .npz or .parquet, got {path.name!r}")
-
-
-def _write_parquet(path: Path, columns: Mapping[str, Sequence[str]], vectors: Vectors, embedder: str) -> None:
-    try:
-        import pyarrow as pa  # noqa: PLC0415
-        from pyarrow import parquet  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise StageError("Parquet files need the extra parquet: pip install 'outfinder[parquet]'") from error
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    table = pa.table({**columns, "vector": column}).replace_schema_metadata({"embedder": embedder})
-    parquet.write_table(table, path)

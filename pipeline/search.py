@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config import (
+    ELSEWHERE,
     EMBEDDERS,
     FEATURES,
     WITH_ATTRIBUTES,
@@ -27,10 +28,10 @@ from pipeline.pipeline import Analysis, Pipeline
 from stages.cores import run_in_turn
 from stages.embed.attributes import Attribute, AttributePart
 from stages.embed.text import WordEmbedder
-from stages.errors import GalleryError, GalleryMismatch
+from stages.errors import GalleryError, GalleryMismatch, StageError
 from stages.protocols import Cropper, Embedder, TextEmbedder
 from stages.timing import timed
-from stages.types import WHOLE, Box, Mask, Match, Vectors
+from stages.types import WHOLE, Box, Image, Mask, Match, Vectors
 
 _SAVED: Final = ("crop", "embedder", "embedder_weights", "detector", "detector_weights", "min_score")
 """The settings that a gallery saves, so that it is always opened with the stages it was made with."""
@@ -149,6 +150,46 @@ def search_batch(  # noqa: PLR0913
     return results
 
 
+def similar_items(  # noqa: PLR0913
+    gallery: Gallery,
+    item: str | None,
+    words: Words | None,
+    k: int,
+    *,
+    kinds: AttributePart | None = None,
+    any_kind: bool = False,
+    where: str | None = None,
+    min_similarity: float = -1.0,
+) -> list[Match]:
+    """Return the k items most similar to any photo of an item of the gallery, or to words alone if that is None.
+
+    Arguments are those of :func:`search_batch`.
+
+    Raises:
+        ValueError: there is no such item; or as :meth:`Gallery.search`.
+    """
+
+    def nearest(queries: Vectors, least: float) -> list[list[Match]]:
+        return gallery.search(queries, k + (item is not None), where=where, min_similarity=least)
+
+    if item is None:
+        return nearest(words.vector, min_similarity)[0] if words else []
+    vectors = gallery.vectors_of(item)
+    if not len(vectors):
+        raise ValueError(f"gallery {gallery.folder} has no item {item}")
+    found = search_garments(nearest, kinds, vectors, min_similarity, any_kind=any_kind, words=words)
+    return best_others(found, item, k)
+
+
+def best_others(found: Sequence[Sequence[Match]], item: str, k: int) -> list[Match]:
+    """Merge the matches of an item's photos: the k best items by their best match, without the item itself."""
+    best: dict[str, Match] = {}
+    for match in (match for matches in found for match in matches if match.item != item):
+        if match.item not in best or best[match.item].similarity < match.similarity:
+            best[match.item] = match
+    return sorted(best.values(), key=lambda match: -match.similarity)[:k]
+
+
 def read_words(reader: TextEmbedder | None, text: str) -> tuple[Vectors, str]:
     """Return a text as a vector, ``(1, dim)``, and a notice of its unknown words, or an empty string.
 
@@ -171,10 +212,30 @@ def catalogue_columns(gallery: Gallery) -> list[str]:
     return [name.removeprefix(METADATA) for name in gallery.columns if name not in BUILT_IN]
 
 
-def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
+class AbsentEmbedder:
+    """Stands for the program that made a gallery's vectors, which outfinder cannot run: it refuses every image."""
+
+    input_px: Final = 1
+
+    def __init__(self, fingerprint: str, dim: int) -> None:
+        self.fingerprint, self.dim = fingerprint, dim
+        self.reason = (
+            f"the gallery's vectors were made elsewhere, by {fingerprint!r}, which outfinder cannot run on photos: search"
+            " by item or by its vectors, or name an embedder with that fingerprint by --embedder package.module:Name"
+        )
+
+    def __call__(self, images: Sequence[Image]) -> Vectors:
+        """Raise a StageError that says what can be searched instead."""
+        if images:
+            raise StageError(self.reason)
+        return np.empty((0, self.dim), np.float32)
+
+
+def config_for(manifest: Manifest | None, given: Mapping[str, Any], source: str = "the gallery") -> Config:
     """Return the config for a gallery: the given fields, else those it was made with, else the defaults.
 
-    A stage that is given by another name does not inherit the weights of the gallery's.
+    A stage that is given by another name does not inherit the weights of the gallery's. ``source`` is where the manifest
+    comes from, for messages.
 
     Raises:
         StageError: the manifest names code or a database that the caller does not.
@@ -191,7 +252,7 @@ def config_for(manifest: Manifest | None, given: Mapping[str, Any]) -> Config:
         if name := given.get(stage):
             trust(name)
         elif stage in saved:
-            check_trusted(saved[stage], "the gallery", stage)
+            check_trusted(saved[stage], source, stage)
     inherited = {name: _checked(name, value) for name, value in saved.items() if name not in given}
     return Config(**(inherited | dict(given)))
 
@@ -227,7 +288,7 @@ def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
     config = config_for(gallery.manifest, given)
     _check_names(folder, gallery.manifest, given)
     config = query_config(config, given)
-    pipeline, embedder, cropper = _build_pipeline(config)
+    pipeline, embedder, cropper = _build_pipeline(config, gallery.manifest)
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config
 
@@ -256,13 +317,22 @@ def open_or_create(
     config = config_for(None if gallery is None else gallery.manifest, given)  # an empty gallery is false
     if gallery is not None:
         _check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
+        if config.embedder == ELSEWHERE:
+            raise GalleryMismatch(
+                f"gallery {folder} holds vectors made elsewhere, by {gallery.manifest.embedder!r}; add more with"
+                " outfinder import vectors, or index the catalogue into another gallery"
+            )
     pipeline, embedder, cropper = _build_pipeline(config, main_garment=True)
     if gallery is None:
-        chosen = {name: value for name in _SAVED if (value := getattr(config, name)) is not None}
-        settings = {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
-        gallery = Gallery.create(folder, embedder, cropper, config.index, settings, storage or "float32")
+        gallery = Gallery.create(folder, embedder, cropper, config.index, saved_settings(config), storage or "float32")
     gallery.check_made_with(embedder, cropper)
     return gallery, pipeline, config
+
+
+def saved_settings(config: Config) -> dict[str, str]:
+    """Return the settings that a new gallery saves."""
+    chosen = {name: value for name in _SAVED if (value := getattr(config, name)) is not None}
+    return {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
 
 
 def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
@@ -289,8 +359,16 @@ def _is_built_in(embedder: str) -> bool:
     return name in EMBEDDERS or name.startswith(FEATURES)
 
 
-def _build_pipeline(config: Config, *, main_garment: bool = False) -> tuple[Pipeline, Embedder, Cropper]:
-    cropper, embedder, detector = build_cropper(config), build_embedder(config), build_detector(config)
+def _build_pipeline(
+    config: Config, manifest: Manifest | None = None, *, main_garment: bool = False
+) -> tuple[Pipeline, Embedder, Cropper]:
+    """Build the stages; the manifest is that of a gallery whose vectors may have been made elsewhere."""
+    cropper, detector = build_cropper(config), build_detector(config)
+    embedder = (
+        AbsentEmbedder(manifest.embedder, manifest.dim)
+        if manifest and config.embedder == ELSEWHERE
+        else build_embedder(config)
+    )
     pipeline = Pipeline(detector, cropper, embedder, batch_size=config.batch_size, workers=config.workers,
                         main_garment=main_garment)  # fmt: skip
     return pipeline, embedder, cropper

@@ -426,14 +426,14 @@ def to_record(result: PhotoResult, *, masks: bool = False) -> dict[str, Any]:
     return {"photo": result.photo, "width": result.width, "height": result.height, "garments": garments}
 
 
-def write_text_search(text: str, matches: Sequence[Match], output: Path | None, *, overwrite: bool) -> None:
-    """Write the answer to a search by text as one JSON line to a ``.jsonl`` file, or to standard output."""
-    line = json.dumps({"text": text, "matches": [*map(_match_record, matches)]}, allow_nan=False) + "\n"
+def write_answer(query: Mapping[str, str], matches: Sequence[Match], output: Path | None, *, overwrite: bool) -> None:
+    """Write the answer to a search without photos as one JSON line to a ``.jsonl`` file, or to standard output."""
+    line = json.dumps({**query, "matches": [*map(_match_record, matches)]}, allow_nan=False) + "\n"
     if output is None:
         sys.stdout.write(line)
         return
     if output.suffix.lower() != ".jsonl":
-        raise ValueError(f"the answer to a search by text is written as .jsonl, got {output.name!r}")
+        raise ValueError(f"the answer to a search without photos is written as .jsonl, got {output.name!r}")
     check_absent(output, overwrite=overwrite)
     write_whole(output, line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from keyword import iskeyword
 
 import click
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "dedupe": "Find near-duplicates in a photo set, and write it without them.",
     "benchmark": "Compare ways to crop garments.",
     "export": "Write networks as ONNX files, and vectors as tables.",
+    "import": "Make a gallery of vectors that another program made.",
     "sample": "Copy a small rendered shop and street scenes to try things on.",
 }
 """Every subcommand with its summary, in the order in which they are used."""
@@ -36,7 +38,8 @@ class _LazyGroup(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

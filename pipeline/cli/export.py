@@ -70,9 +70,9 @@ def onnx(settings: dict[str, Any], output: Path, photos: Path | None, overwrite:
 @friendly
 def vectors(folder: Path, output: Path, overwrite: bool) -> None:
     """Write the photos of GALLERY with their vectors and the catalogue's columns as a table."""
-    from pipeline.export import export_vectors
     from pipeline.gallery import Gallery
     from pipeline.outputs import check_absent
+    from pipeline.vector_tables import export_vectors
 
     check_absent(output, overwrite=overwrite)
     gallery = Gallery.open(folder)

@@ -99,7 +99,7 @@ def index(
             raise ValueError(f"there is no {printable(str(source))} to index")
     catalogue = read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True), columns)
     progress = Progress("indexed", _count_photos(catalogue, kind_column))
-    with _removed_if_empty(folder), writing(folder):
+    with removed_if_empty(folder), writing(folder):
         gallery, pipeline, config = open_or_create(folder, settings | given, vectors)
         analyse: Callable[[Iterable[Path]], Iterator[Analysis]] = (
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
@@ -163,7 +163,7 @@ def _print_summary(folder: Path, tally: Tally, labels: Mapping[str, int], size: 
 
 
 @contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
+def removed_if_empty(folder: Path) -> Iterator[None]:
     """Remove a gallery that a run has created but added nothing to, so that the next run may choose other options."""
     existed, was_gallery = folder.exists(), is_gallery(folder)
     before = set(folder.iterdir()) if existed else set()

@@ -25,9 +25,11 @@ from pipeline.outputs import Options, clear_folder, mark_folder
 from stages.embed.attributes import attribute_part
 from stages.embed.calibration import Calibration, add_verdicts, find_calibration
 from stages.embed.text import text_embedder
+from stages.errors import OutfinderError
 from stages.images import walk
 
 if TYPE_CHECKING:
+    from pipeline.gallery import Gallery
     from pipeline.search import PhotoResult
 
 
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
 @click.option("--any-kind", is_flag=True, help="Rank by looks alone, whatever kind of garment an item is.")
 @click.option("--where", metavar="FILTER", help="Only items that pass it, by label or any column of the catalogue.")
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, help="Leave out matches below it.")
-@click.option("--text", help="Search by text, alone or beside photos.")
+@click.option("--item", metavar="ID", help="Search by an item of GALLERY instead of photos.")
+@click.option("--text", help="Search by text, alone or beside photos or an item.")
 @click.option("--text-weight", type=click.FloatRange(0, 1), default=0.5, show_default=True,
-              help="How much the text counts beside a photo.")  # fmt: skip
+              help="How much the text counts beside a photo or an item.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Search by whole photos, without looking for garments in them.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @calibration_option
@@ -57,6 +60,7 @@ def search(
     any_kind: bool,
     where: str | None,
     min_similarity: float,
+    item: str | None,
     text: str | None,
     text_weight: float,
     as_is: bool,
@@ -72,7 +76,8 @@ def search(
     Items of the garment's kind come first. Where GALLERY has none of them, the answer says so instead of showing
     unlike things, unless --any-kind is given. The embedder and the crop are those of the gallery; others are refused.
     A FILTER compares columns: = != < <= > >= in (...) contains like, combined by and, or, not and parentheses.
-    --text "navy checked shirt" alone writes one JSON line; beside photos it changes which matches come first.
+    --item ID, or --text "navy checked shirt" alone, writes one JSON line; beside photos or an item, --text changes
+    which matches come first.
     With a calibration each match has a verdict: same item, not sure, or different.
 
     \b
@@ -82,24 +87,27 @@ def search(
       outfinder search shop photos/ --where "category = boots and price < 200"
       outfinder search shop photos/ --report report
       outfinder search shop --text "navy checked shirt"
+      outfinder search shop --item 24-WB04
       outfinder search shop street.jpg --text "but in red"
       outfinder search shop photos/ -o found.jsonl --resume
       outfinder search shop photos/ --calibration shop.calibration.json
     """  # noqa: D301
     from pipeline.report import Report
-    from pipeline.search import catalogue_columns, open_gallery, search_batch
-    from pipeline.writers import open_outputs, write_text_search
+    from pipeline.search import catalogue_columns, open_gallery, search_batch, similar_items
+    from pipeline.writers import open_outputs, write_answer
 
-    _check_usage(bool(photos), text, report, resume=resume)
+    _check_usage(bool(photos), item, text, report, resume=resume)
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
-    if not len(gallery):
-        raise ValueError(f"gallery {folder} is empty; add a catalogue with: outfinder index {folder} CATALOGUE")
+    _check_searchable(gallery, pipeline.embedder if photos else None)
     words = None if text is None else _read_words(pipeline.embedder, text, text_weight)
-    if words and not photos:
-        (matches,) = gallery.search(words.vector, k, where=where, min_similarity=min_similarity)
-        write_text_search(text or "", matches, output, overwrite=overwrite)
-        return
     made_with, kinds = gallery.manifest, attribute_part(pipeline.embedder)
+    if not photos:
+        query = {name: value for name, value in (("item", item), ("text", text)) if value is not None}
+        matches = similar_items(
+            gallery, item, words, k, kinds=kinds, any_kind=any_kind, where=where, min_similarity=min_similarity
+        )
+        write_answer(query, matches, output, overwrite=overwrite)
+        return
     calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
     if where is not None:
         gallery.count(where)  # a wrong filter is refused before anything is written
@@ -131,13 +139,27 @@ def search(
     sys.exit(progress.status())
 
 
-def _check_usage(has_photos: bool, text: str | None, report: Path | None, *, resume: bool) -> None:
-    if not has_photos and text is None:
-        raise click.UsageError("Missing argument 'PHOTO...': name a photo, or say what to look for by --text.")
+def _check_usage(has_photos: bool, item: str | None, text: str | None, report: Path | None, *, resume: bool) -> None:
+    if not has_photos and item is None and text is None:
+        raise click.UsageError("Missing argument 'PHOTO...': name a photo, or what to look for by --item or --text.")
+    if has_photos and item is not None:
+        raise click.UsageError("Search by photos or by --item, not by both.")
     if not has_photos and (report or resume):
-        raise click.UsageError("A search by text alone has no --report, and nothing to --resume.")
+        raise click.UsageError("A search without photos has no --report, and nothing to --resume.")
     if resume and report:
         raise click.UsageError("--resume cannot continue a --report, which is written as a whole: leave one out.")
+
+
+def _check_searchable(gallery: Gallery, embedder: object) -> None:
+    """Refuse an empty gallery, and an embedder that cannot embed photos."""
+    from pipeline.search import AbsentEmbedder
+
+    if not len(gallery):
+        raise ValueError(
+            f"gallery {gallery.folder} is empty; add a catalogue with: outfinder index {gallery.folder} CATALOGUE"
+        )
+    if isinstance(embedder, AbsentEmbedder):
+        raise OutfinderError(embedder.reason)
 
 
 def _read_words(embedder: object, text: str, weight: float) -> Words:

@@ -26,7 +26,16 @@ from pipeline.groups import pair_shoes, style_of
 from pipeline.kinds import TRUST, Words, missing_kind, settle
 from pipeline.pages import color_of, outlines
 from pipeline.pipeline import Analysis, sharp_crops
-from pipeline.search import Garment, config_for, open_gallery, open_or_create, query_config, read_words
+from pipeline.search import (
+    AbsentEmbedder,
+    Garment,
+    best_others,
+    config_for,
+    open_gallery,
+    open_or_create,
+    query_config,
+    read_words,
+)
 from pipeline.serve import schemas
 from pipeline.serve.batcher import Batcher
 from pipeline.serve.galleries import GalleryView, QueryError, Snapshot
@@ -157,12 +166,14 @@ class Service:
 
     async def embed(self, data: bytes) -> schemas.Embedded:
         """Embed a whole photo."""
+        self._check_embeds()
         photo = await self._run("decode", partial(_decode, data, None, self.limits.max_pixels))
         (vector,) = await self._embed([photo.image])
         return schemas.Embedded(embedder=self._embedder.fingerprint, dim=len(vector), vector=_rounded(vector))
 
     async def search(self, data: bytes, query: schemas.PhotoQuery) -> schemas.Searched:
         """Find similar items for every garment of a photo, or for one region of it."""
+        self._check_embeds()
         views = [self._view(name) for name in dict.fromkeys(query.crop)] or [self.main]
         analysis = await self._analyse(data, _parse_box(query.box))
         images = await self._run("decode", partial(self._cut, analysis, views), "crop")
@@ -290,6 +301,10 @@ class Service:
             max_pixels=self.limits.max_pixels,
         )
 
+    def _check_embeds(self) -> None:
+        if isinstance(self._embedder, AbsentEmbedder):
+            raise QueryError(self._embedder.reason)
+
     async def _analyse(self, data: bytes, region: Box | None = None) -> AnalysedUpload:
         """Decode a photo and find its garments, or take one region of it."""
         photo = await self._run("decode", partial(_decode, data, self._enough_px, self.limits.max_pixels))
@@ -332,11 +347,7 @@ class Service:
         vectors = snapshot.gallery.vectors_of(item)
         words, unknown = self._refinement(query)
         found = snapshot.search(vectors, query.k + 1, [query.label] * len(rows), query, self._kinds, words)
-        best: dict[str, Match] = {}
-        for match in (match for matches in found for match in matches if match.item != item):
-            if match.item not in best or best[match.item].similarity < match.similarity:
-                best[match.item] = match
-        first = sorted(best.values(), key=lambda match: -match.similarity)[: query.k]
+        first = best_others(found, item, query.k)
         return self._matches(snapshot, crop, vectors[0], rows[0].group, first, snapshot.notice(query.label), unknown)
 
     def _refinement(self, query: schemas.RefinedQuery) -> tuple[Words | None, str]:

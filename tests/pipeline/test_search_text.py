@@ -53,7 +53,7 @@ def test_a_text_beside_a_photo_pulls_its_matches_towards_it(gallery: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "say what to look for by --text"),
+        ((), "name a photo, or what to look for by --item or --text"),
         (("--text", "puce"), "no word of 'puce' is known"),
         (("--text", "red", "--report", "page"), "no --report"),
         (("--text", "red", "-o", "found.csv"), "written as .jsonl"),
