@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from milvus_server import Server
 
 from pipeline.demo import FOLDER
 from stages.images import write_jpeg
@@ -51,6 +52,14 @@ def street(tmp_path: Path) -> Path:
     write_jpeg(folder / "a two.jpg", draw("red", "blue"))
     write_jpeg(folder / "b none.jpg", np.full((40, 40, 3), 255, np.uint8))
     return folder
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Milvus server of the test run; a test that kills it starts it again."""
+    server = Server(tmp_path_factory.mktemp("milvus-server"))
+    yield server
+    server.kill()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from pipeline.gallery.graphs import GraphCache
 from pipeline.gallery.search import Searcher, match_items, near_duplicates
 from pipeline.gallery.store import Row, Store, is_gallery
 from pipeline.gallery.vectors import CHUNK, STORAGE, Ids, PhotoTable, item_key
-from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch
+from stages.errors import GalleryCorrupt, GalleryError, GalleryMismatch, StageError
 from stages.index.checks import check_vectors
 from stages.protocols import Cropper, Embedder, Index
 from stages.types import Match, Vectors
@@ -263,7 +263,9 @@ class Gallery:
         )
 
     def save(self) -> None:
-        """Make the changes durable, all or none, and rebuild the index if many photos are not in it.
+        """Make the changes durable, all or none, and add them to the index if many photos are not in it.
+
+        An index that cannot take them, such as a Milvus server that is down, is a warning: a later save or search adds them.
 
         Raises:
             GalleryError: the disk is full or the folder cannot be written; what was saved before is unharmed, and the
@@ -271,7 +273,10 @@ class Gallery:
         """
         if self._store.writing:
             self._write()
-            self._searcher.keep_index()
+            try:
+                self._searcher.keep_index()
+            except StageError as error:
+                _log.warning("the photos are saved, but the index lacks some until the next save or search: %s", error)
 
     def compact(self) -> None:
         """Rewrite the vectors without the removed ones, to give their space back; raises as :meth:`save`."""

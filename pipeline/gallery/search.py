@@ -73,6 +73,10 @@ class Searcher:
                     self._held = np.setdiff1d(self._held, stale, assume_unique=True)
                 self._tail, self._synced = np.setdiff1d(live, self._held, assume_unique=True), live
             if len(self._tail) > tail_limit(len(self._held)):
+                if not len(
+                    self._held
+                ):  # a process that is killed before the end leaves a Milvus collection to the next
+                    self._graphs.keep(self.table, self._index, none)
                 for start in range(0, len(self._tail), 8 * CHUNK):
                     part = self._tail[start : start + 8 * CHUNK]
                     self._index.add(part, self.table.take(part))

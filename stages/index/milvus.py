@@ -6,6 +6,7 @@ Wang et al., "Milvus: A Purpose-Built Vector Data Management System", SIGMOD 202
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,10 @@ HITS: Final = 1 << 19
 """Neighbors requested per message, over all queries, for the same reason."""
 
 TIMEOUT_S: Final = 30.0
+"""Seconds to connect."""
+
+REQUEST_S: Final = 300.0
+"""Seconds that a request may take; pymilvus notices within a minute that a server is gone."""
 
 
 class MilvusIndex:
@@ -104,16 +109,16 @@ class MilvusIndex:
         return result
 
     def save(self, path: Path | str) -> None:
-        """Write the name of the collection to a file, and keep the collection.
+        """Write the name of the collection to a file, once the server has stored its rows, and keep the collection.
 
         Raises:
             GalleryError: the file cannot be written.
         """
         path = Path(path)
-        if self._collection is not None:
-            self._ask(self._client.flush, self._collection)
+        collection = self._collection or self._create()
+        self._ask(self._client.flush, collection)
         try:
-            write_whole(path, self._collection or "")
+            write_whole(path, collection)
         except OSError as error:
             raise GalleryError(f"cannot write the index {path.name}: {error}") from error
         if self._drop_unsaved is not None:
@@ -138,8 +143,8 @@ class MilvusIndex:
             self._ask(self._client.load_collection, collection)
         self._collection, self._live = collection or None, np.sort(rows)
 
-    def _create(self) -> None:
-        """Create the collection, with row numbers as primary keys; searches see all earlier writes."""
+    def _create(self) -> str:
+        """Create the collection, with row numbers as primary keys, whose searches see all earlier writes; return its name."""
         client = _pymilvus().MilvusClient
         types = _pymilvus().DataType
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -148,18 +153,23 @@ class MilvusIndex:
         graph = client.prepare_index_params()
         graph.add_index("vector", index_type="HNSW", metric_type="IP", params=self._graph)
         name = f"outfinder_{uuid4().hex}"
-        options = {"schema": schema, "index_params": graph, "consistency_level": "Strong", "timeout": TIMEOUT_S}
+        options = {"schema": schema, "index_params": graph, "consistency_level": "Strong"}
         self._ask(self._client.create_collection, name, **options)
         self._collection, self._drop_unsaved = name, finalize(self, _drop, self._client, name)
         self._drop_unsaved.atexit = False  # milvus-lite has stopped by then
+        return name
 
     def _search(self, queries: Vectors, k: int) -> Neighbors:
         """Search for k live rows, skipping rows that another process has added to the collection."""
         result, limit = no_neighbors(len(queries), k), k
         while True:
             parameters = {"metric_type": "IP", "params": {"ef": max(self._ef_search, limit)}}
-            options = {"data": list(queries), "limit": limit, "search_params": parameters}
-            answers = self._ask(self._client.search, self._collection, **options)
+            options: dict[str, Any] = {"data": list(queries), "limit": limit, "search_params": parameters}
+            try:
+                answers = self._ask(self._client.search, self._collection, **options)
+            except StageError:  # a server that has just started may not have loaded the collection
+                self._ask(self._client.load_collection, self._collection)
+                answers = self._ask(self._client.search, self._collection, **options)
             for place, answer in enumerate(answers):
                 rows = np.array([hit["id"] for hit in answer], np.int64)
                 near = np.array([hit["distance"] for hit in answer], np.float32)
@@ -178,22 +188,31 @@ class MilvusIndex:
             return set()
         return set(rows[np.isin(rows, self._live)].tolist())
 
-    def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _ask(self, method: Callable[..., Any], *arguments: Any, timeout: float = REQUEST_S, **options: Any) -> Any:
+        """Send a request; one that failed may be sent again, since rows are stored under their numbers."""
         try:
-            return method(*arguments, **options)
-        except _pymilvus().MilvusException as error:
-            hint = ""
-            if "://" not in self._uri and "Open local milvus failed" in str(error):
-                hint = "; another process may be using the file: end it, or use a Milvus server for several processes"
-            raise StageError(f"Milvus at {self._uri} reports: {error}{hint}") from error
+            return method(*arguments, timeout=timeout, **options)
+        except (_pymilvus().MilvusException, importlib.import_module("grpc").RpcError) as error:
+            raise StageError(self._explained(error)) from error
+
+    def _explained(self, error: Any) -> str:
+        """Return what an error of pymilvus or of gRPC means, in one sentence."""
+        reason = " ".join(str(error.message if hasattr(error, "message") else error.details()).split())
+        if any(sign in reason for sign in ("Fail connecting", "UNAVAILABLE", "Deadline Exceeded")):
+            return f"Milvus at {self._uri} does not answer; is it running? ({reason})"
+        if "://" not in self._uri and "Open local milvus failed" in reason:
+            reason += "; another process may be using the file: end it, or use a Milvus server for several processes"
+        return f"Milvus at {self._uri} reports: {reason}"
 
 
 def _pymilvus() -> Any:
     """Import pymilvus, which is optional."""
     try:
-        return importlib.import_module("pymilvus")
+        module = importlib.import_module("pymilvus")
     except ImportError as error:
         raise StageError("a Milvus index needs pymilvus; install it with: pip install 'outfinder[milvus]'") from error
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints the traceback of each error that it raises
+    return module
 
 
 def _drop(client: Any, collection: str) -> None:

@@ -14,8 +14,9 @@ from test_gallery import new, row, vectors
 from pipeline.gallery import Gallery, search, verify
 from pipeline.gallery.vectors import decode, encode
 from stages.crop import BoxCrop
+from stages.errors import StageError
 from stages.images import write_jpeg
-from stages.index import exact_search
+from stages.index import HnswIndex, exact_search
 from stages.testing import FakeEmbedder
 from stages.types import Vectors
 
@@ -40,6 +41,32 @@ def test_adding_a_little_writes_a_little(tmp_path: Path, monkeypatch: pytest.Mon
     assert gallery.kept_index == kept  # the index stays too
     again = Gallery.open(tmp_path / "g")
     assert [match.item for match in again.search(clustered(30, seed=1)[7:8], k=1)[0]] == ["new7"]
+
+
+def test_an_index_that_fails_costs_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(search, "TAIL", 10)
+    gallery = new(tmp_path / "g", "hnsw")
+    gallery.add([row(f"i{number}", "p") for number in range(20)], vectors(*range(20)))
+
+    def fail(*_: object) -> None:
+        raise StageError("the server is down")
+
+    with monkeypatch.context() as down:
+        down.setattr(HnswIndex, "add", fail)
+        gallery.save()
+        assert "the photos are saved" in caplog.text
+        assert "the server is down" in caplog.text
+        assert gallery.kept_index is not None  # names the place where the next process continues
+        again = Gallery.open(tmp_path / "g")
+        assert len(again) == 20
+        with pytest.raises(StageError):
+            again.index()
+    for each in (gallery, again):
+        found = each.index()
+        assert found is not None
+        assert found[1].tolist() == list(range(20))
 
 
 def test_compact_joins_the_blocks_of_small_saves_and_drops_what_was_removed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Milvus index on milvus-lite: its protocol, saving and loading, and processes that share a saved index."""
+"""The Milvus index on milvus-lite and on a server: its protocol, saving and loading, and processes that share a saved index."""
 
 import gc
 import importlib.util
@@ -13,9 +13,8 @@ from stages.index.milvus import MOST, MilvusIndex
 from stages.protocols import StorableIndex
 from stages.testing import check_index
 
-lite = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("pymilvus", "milvus_lite")),
-    reason="needs pymilvus and milvus-lite: pip install 'outfinder[milvus]'",
+needs_client = pytest.mark.skipif(
+    importlib.util.find_spec("pymilvus") is None, reason="needs pymilvus: pip install 'outfinder[milvus]'"
 )
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of protobuf and grpc within pymilvus
@@ -28,8 +27,11 @@ def unit_rows(count, dim=16, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=pytest.mark.slow)])
+def uri(request, tmp_path_factory):
+    if request.param == "server":
+        return request.getfixturevalue("milvus_server").uri
+    pytest.importorskip("milvus_lite", reason="needs milvus-lite: pip install 'outfinder[milvus]'")
     return str(tmp_path_factory.mktemp("milvus") / "lite.db")
 
 
@@ -40,13 +42,13 @@ def filled(uri):
     return index
 
 
-@lite
+@needs_client
 def test_the_index_keeps_its_protocol(uri):
     check_index(lambda dim: MilvusIndex(dim, uri))  # which compares it with brute force
     assert isinstance(MilvusIndex(3, uri), StorableIndex)
 
 
-@lite
+@needs_client
 def test_a_saved_collection_is_loaded_and_an_unsaved_one_is_dropped(filled, uri, tmp_path):
     filled.remove(np.array([0, 5]))
     filled.save(tmp_path / "graph")
@@ -67,7 +69,7 @@ def test_a_saved_collection_is_loaded_and_an_unsaved_one_is_dropped(filled, uri,
     assert not client.has_collection(unsaved)
 
 
-@lite
+@needs_client
 def test_each_process_sees_its_own_rows_of_a_shared_collection(filled, uri, tmp_path):
     filled.save(tmp_path / "graph")
     reader = MilvusIndex(16, uri)
@@ -94,9 +96,10 @@ sys.stdin.read()
 """
 
 
-@lite
+@needs_client
 @pytest.mark.slow
 def test_a_file_that_another_process_holds_is_reported(tmp_path):
+    pytest.importorskip("milvus_lite", reason="needs milvus-lite: pip install 'outfinder[milvus]'")
     file = str(tmp_path / "held.db")
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -107,7 +110,7 @@ def test_a_file_that_another_process_holds_is_reported(tmp_path):
         holder.stdin.close()
 
 
-@lite
+@needs_client
 def test_a_file_without_a_collection_of_ours_is_refused(uri, tmp_path):
     (tmp_path / "words").write_text("words")
     with pytest.raises(GalleryCorrupt, match="cannot read the index words"):
@@ -120,18 +123,56 @@ def test_a_file_without_a_collection_of_ours_is_refused(uri, tmp_path):
         MilvusIndex(16, uri).load(tmp_path / "graph", np.arange(2))
 
 
-@lite
+@needs_client
 def test_more_neighbours_than_milvus_gives_are_padding(filled):
     found = filled.search(unit_rows(1, seed=1), MOST + 5)
     assert (found.rows[:, 200:] == -1).all()
     assert (found.rows[:, :200] >= 0).all()
 
 
-@lite
+@needs_client
 def test_a_server_that_does_not_answer_is_a_stage_error(monkeypatch):
     monkeypatch.setattr("stages.index.milvus.TIMEOUT_S", 0.5)
     with pytest.raises(StageError, match=r"Milvus at http://127\.0\.0\.1:9 "):
         MilvusIndex(16, "http://127.0.0.1:9")
+
+
+@needs_client
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_nothing_and_its_index_goes_on(milvus_server, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.index.milvus.ADD_BYTES", 500 * 4 * 16)
+    vectors = unit_rows(4000)
+    index = MilvusIndex(16, milvus_server.uri)
+    index.add(np.arange(2000), vectors[:2000])
+    index.save(tmp_path / "index")
+    upsert, calls = index._client.upsert, iter(range(10))
+
+    def dying(*arguments, **options):
+        if next(calls) == 2:
+            milvus_server.kill()
+        return upsert(*arguments, **options)
+
+    monkeypatch.setattr(index._client, "upsert", dying)
+    for _ in range(2):  # the server dies in the middle, and is gone
+        with pytest.raises(StageError, match=rf"^Milvus at {milvus_server.uri} [^\n]+$"):
+            index.add(np.arange(2000, 4000), vectors[2000:])
+    with pytest.raises(StageError, match="does not answer"):
+        index.search(vectors[:1], 1)
+    milvus_server.start()
+    assert len(index) == 2000
+    saved = MilvusIndex(16, milvus_server.uri)
+    saved.load(tmp_path / "index", np.arange(2000))
+    np.testing.assert_array_equal(saved.search(vectors[:100], 1).rows[:, 0], np.arange(100))
+    index.add(np.arange(2000, 4000), vectors[2000:])  # half of them for the second time
+    index.save(tmp_path / "index")
+    milvus_server.kill()
+    milvus_server.start()
+    again = MilvusIndex(16, milvus_server.uri)
+    again.load(tmp_path / "index", np.arange(4000))
+    for each in (index, again):
+        np.testing.assert_array_equal(each.search(vectors, 1).rows[:, 0], np.arange(4000))
+    (count,) = again._client.query(again._collection, filter="", output_fields=["count(*)"])
+    assert count["count(*)"] == 4000
 
 
 def test_without_pymilvus_the_error_says_what_to_install(monkeypatch):
