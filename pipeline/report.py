@@ -21,7 +21,7 @@ from stages.embed.attributes import Attribute
 from stages.errors import ImageError
 from stages.images import read_photo
 from stages.problems import plural
-from stages.types import WHOLE, Box, Image, Match
+from stages.types import Box, Image, Match
 
 PHOTOS_PER_PAGE: Final = 25
 PHOTO_PX, PICTURE_PX, ENTRY_PX = 1200, 480, 160
@@ -185,7 +185,9 @@ class Report:
             variants = None if matches is None else [
                 [(match, self._product_picture(match)) for match in some] for some in group_variants(matches)
             ]  # fmt: skip
-            score = "" if label == WHOLE else f"{max(garment.score for garment in group):.2f}"
+            whole = (1.0, (0, 0, result.width, result.height))  # a photo taken whole was not detected
+            scores = [one.score for one in group if (one.score, one.box.corners) != whole]
+            score = f"{max(scores):.2f}" if scores else ""
             notice = "" if matches else next((garment.notice for garment in group if garment.notice), "")
             cards.append(GarmentCard(name, label, score, tag, crops, variants, notice, group[0].attributes))
         return cards

@@ -27,7 +27,7 @@ from stages import decode_pool, formats, srgb
 from stages.errors import ImageError
 from stages.files import OUTPUT_MARK, check_several, replacing
 from stages.formats import FORMATS, MAX_PIXELS, MAX_SIDE
-from stages.types import Box, Image
+from stages.types import Box, Image, check_image
 
 __all__ = [
     "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES",
@@ -230,7 +230,7 @@ def encode_jpeg(image: Image, quality: int = 90, max_side: int | None = None) ->
     """
     if max_side is not None and max_side < max(image.shape[:2]):
         image = _fit(image, max_side)
-    _check_image(image)
+    check_image(image)
     if max(image.shape) > MAX_SIDE:
         raise ValueError(f"a JPEG has sides of at most {MAX_SIDE} pixels, got {image.shape}; pass max_side")
     data = BytesIO()
@@ -253,14 +253,9 @@ def write_jpeg(path: str | os.PathLike[str], image: Image, quality: int = 90) ->
         raise ImageError(f"cannot be written: {_reason(error)}") from error
 
 
-def _check_image(image: Image) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"an image is (h, w, 3) uint8 RGB of at least one pixel, got {image.dtype} {image.shape}")
-
-
 def _fit(image: Image, side: int) -> Image:
     """Resize an image to a long side of ``side`` pixels; both sides are at least 1."""
-    _check_image(image)
+    check_image(image)
     height, width, _ = image.shape
     longest = max(height, width)
     size = max(1, round(width * side / longest)), max(1, round(height * side / longest))

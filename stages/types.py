@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -170,11 +171,11 @@ class Match:
     verdict: str = ""
 
 
-def check_batch(images: object) -> None:
-    """Refuse a single image where a batch of images is expected.
+def check_batch(images: Iterable[object]) -> None:
+    """Refuse what is not a batch of images.
 
     Raises:
-        ValueError: ``images`` is one array, not a list of arrays.
+        ValueError: ``images`` is one array, or holds something else, such as paths.
 
     >>> check_batch([np.zeros((4, 4, 3), np.uint8)])
     >>> check_batch(np.zeros((4, 4, 3), np.uint8))
@@ -183,3 +184,24 @@ def check_batch(images: object) -> None:
     """
     if isinstance(images, np.ndarray) and images.ndim == 3:
         raise ValueError(f"a stage takes a list of images, got one array of shape {images.shape}; pass [image]")
+    for image in images:
+        check_image(image)
+
+
+def check_image(image: object) -> None:
+    """Refuse what is not an image.
+
+    Raises:
+        ValueError: it is something else, such as a path, a grey picture, or floats.
+
+    >>> check_image("photo.jpg")
+    Traceback (most recent call last):
+    ValueError: an image is (h, w, 3) uint8 RGB of at least one pixel, as read_image returns it, got a str
+    """
+    if not isinstance(image, np.ndarray):
+        got = f"a {type(image).__name__}"
+    elif image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        got = f"{image.dtype} {image.shape}"
+    else:
+        return
+    raise ValueError(f"an image is (h, w, 3) uint8 RGB of at least one pixel, as read_image returns it, got {got}")

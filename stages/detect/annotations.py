@@ -52,6 +52,7 @@ class Issue(StrEnum):
     BOX_OUTSIDE = "boxes out of range"
     BOX_CORNERS = "boxes that look like corners"
     FRACTIONS = "coordinates between 0 and 1"
+    PERCENTAGES = "coordinates that look like percentages"
     MASK_MALFORMED = "segmentations that cannot be used"
     MASK_EMPTY = "segmentations without a pixel"
     MASK_OUTSIDE = "segmentations outside their box"

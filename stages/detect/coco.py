@@ -199,8 +199,12 @@ class _Reader:
                 where = f"annotations[{place}]" if number is None else f"annotation {number}"
                 photo = None if image is None else self.photos.get(image)
                 self.problems.append(error.at(f"{where} of {brief(photo.file_name)}" if photo else where))
-        if reason := _why_corners(np.array(self.boxes).reshape(-1, 11)):
+        boxes = np.array(self.boxes).reshape(-1, 11)
+        if reason := _why_corners(boxes):
             self._add(Issue.BOX_CORNERS, "all boxes", f"{reason}; COCO's boxes are [x, y, width, height]")
+        if _are_percentages(boxes):
+            self._add(Issue.PERCENTAGES, "all boxes", f"{len(boxes)} of {len(boxes)} lie within the first 100 pixels of larger"
+                      " photos; COCO's coordinates are pixels, not percentages of the photo")  # fmt: skip
 
     def _read_instance(self, record: object) -> None:
         number = _id(record, Issue.RECORD)
@@ -437,8 +441,10 @@ def _why_corners(boxes: NDArray[np.float64]) -> str:
         np.where(has_mask, _iou(read, masks), np.where(area > 0, _ratio(_areas(read), area), 0))
         for read in (coco, corners)
     )
-    for_corners = int(((as_corners > 0.8) & (as_coco < 0.6)).sum())
-    for_coco = int(((as_coco > 0.8) & (as_corners < 0.6)).sum())
+    for_corners, for_coco = (
+        int((((this > 0.8) & (other < 0.6)) | ((this > 0.99) & (other < 0.9))).sum())
+        for this, other in ((as_corners, as_coco), (as_coco, as_corners))
+    )
     if for_corners > max(count // 2, for_coco):
         return f"{for_corners} of {count} agree with their segmentation or area only as [x1, y1, x2, y2]"
     if for_coco:
@@ -449,6 +455,12 @@ def _why_corners(boxes: NDArray[np.float64]) -> str:
     if count >= _MIN_BOXES and off_centre[0] - off_centre[1] > _CLEARLY_NEARER * count:
         return f"all {count} fit as [x1, y1, x2, y2] too, and lie nearer the middle of their photos then"
     return ""
+
+
+def _are_percentages(boxes: NDArray[np.float64]) -> bool:
+    """Return whether all boxes lie within the first 100 pixels of much larger photos; ``boxes`` as in :func:`_why_corners`."""
+    reach, size = boxes[:, :2] + boxes[:, 2:4], boxes[:, 4:6]
+    return len(boxes) >= _MIN_BOXES and bool((reach <= 100).all() and (reach > 1).any() and (size > 250).all())
 
 
 def _fit(corners: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:

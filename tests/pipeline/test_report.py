@@ -271,8 +271,9 @@ def test_colour_variants_of_a_style_are_one_match(tmp_path):
     assert "also in" in page.text
 
 
-def test_a_photo_searched_whole_is_called_a_photo_without_a_score(tmp_path):
-    whole = Garment(WHOLE, 1.0, Box(0, 0, 40, 60), None, (Match("a", "a.jpg", 0.5, WHOLE),))
+@pytest.mark.parametrize("label", [WHOLE, "bag"])  # the embedder may know the kind
+def test_a_photo_searched_whole_is_called_a_photo_without_a_score(tmp_path, label):
+    whole = Garment(label, 1.0, Box(0, 0, 40, 60), None, (Match("a", "a.jpg", 0.5, WHOLE),))
     page = report_of(tmp_path, [PhotoResult("a.jpg", 40, 60, (whole,))])
     assert "whole" not in page.text
     assert "1.00" not in page.text

@@ -260,8 +260,22 @@ def test_corners_in_place_of_width_and_height_are_recognised(folder: Path) -> No
         in corner_problems(read(folder, boxed(*inside[:1] * 2, area=120)))[0]
     )
     assert corner_problems(read(folder, boxed(*inside[:1] * 9, area=520))) == [], "the area says width and height"
+    small = boxed([4, 3, 14, 12], [6, 4, 16, 14], area=91)
+    small["annotations"][0]["area"] = 90  # 10 x 9 as corners, and a mask of the larger box could have it too
+    small["annotations"][1]["area"] = 100
+    assert "2 of 2 agree" in corner_problems(read(folder, small))[0]
     masked = boxed([6, 4, 18, 20], segmentation=[POLYGON])
     assert "1 of 1 agree with their segmentation" in corner_problems(read(folder, masked))[0]
+
+
+def test_percentages_are_recognised(folder: Path) -> None:
+    coco = boxed(*([10 + place, 20, 30, 40] for place in range(5)))
+    for size, problems in ((400, 1), (120, 0)):  # in small photos, boxes may well lie there
+        for photo in coco["images"]:
+            photo["width"] = photo["height"] = size
+        (folder / "coco.json").write_text(json.dumps(coco))
+        annotations = read_annotations(folder / "coco.json", folder, ["dress"], check_images=False)
+        assert [one.kind for one in annotations.problems].count(Issue.PERCENTAGES) == problems
 
 
 def test_ids_may_be_large_but_not_texts(folder: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.crop import BoxCrop, MaskCrop, WholeCrop
+from stages.detect import WholeDetector
 from stages.protocols import Cropper
 from stages.testing import check_cropper
 from stages.types import Box, Detection
@@ -129,3 +130,12 @@ def test_without_a_mask_the_crop_is_that_of_the_box(mask):
 def test_fingerprints_differ_for_all_options():
     croppers = [*CROPPERS, MaskCrop("white"), MaskCrop("mean", 0.1), BoxCrop(0.1)]
     assert len({cropper.fingerprint for cropper in croppers}) == len(croppers)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4, 3), np.uint8), ["a.jpg"], [np.zeros((4, 4, 3))], [np.zeros((4, 4), np.uint8)]]
+)
+def test_stages_refuse_what_is_no_list_of_images(wrong: object) -> None:
+    for stage in (WholeDetector(), lambda images: BoxCrop()(images, [[]])):
+        with pytest.raises(ValueError, match=r"pass \[image\]|an image is \(h, w, 3\) uint8 RGB"):
+            stage(wrong)
