@@ -80,7 +80,7 @@ def test_dash_reads_a_list_of_photos_from_standard_input(tmp_path: Path, street:
     (line,) = lines(run("detect", "-", *DETECTOR, stdin=b"BMW.jpg\n", status=1))
     assert line == {"photo": "BMW.jpg", "error": "was not found"}
     address, found = lines(run("detect", "-", *DETECTOR, stdin=f"{ADDRESS}\n{names[0]}\n".encode(), status=1))
-    assert address["error"].startswith("is an address; download it first")
+    assert address["error"].startswith("is an address; download the photo first")
     assert len(found["garments"]) == 2
     told = run("index", tmp_path / "g", "-", *FAKES, stdin=f"{shop / 'green.jpg'}\n{shop / 'blue.jpg'}".encode()).stderr
     assert "2 items in 2 photos" in told
