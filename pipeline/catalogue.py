@@ -233,7 +233,7 @@ class Indexing:
         pipeline: with ``main_garment`` set and the gallery's embedder and cropper; or anything that does the same.
         detector: the detector's name; photos indexed with another detector are analysed again.
         progress: called after each photo with its error, or None, and its path.
-        prune: remove the gallery's photos that are not in the catalogue.
+        prune: remove the gallery's photos that are not in the catalogue; None if the catalogue is a part of a larger one.
         kinds: the part of the vectors that holds kinds; None if they hold none.
         kind_column: the catalogue's column that names an item's kind; None tries the usual ones.
     """
@@ -245,7 +245,7 @@ class Indexing:
         detector: str,
         progress: Callable[[str | None, str], None] = lambda _error, _path: None,
         *,
-        prune: bool = False,
+        prune: bool | None = False,
         kinds: AttributePart | None = None,
         kind_column: str | None = None,
     ) -> None:
@@ -269,7 +269,8 @@ class Indexing:
                 if monotonic() - saved > SAVE_EVERY_S:
                     self._gallery.save()
                     saved = monotonic()
-            absent = [row for row in self._gallery.rows if hash((row.item, row.photo)) not in self._seen]
+            rows = [] if self._prune is None else self._gallery.rows
+            absent = [row for row in rows if hash((row.item, row.photo)) not in self._seen]
             if self._prune and self._seen and not self._incomplete:  # not if the catalogue is empty or damaged
                 self.tally.pruned = self._gallery.discard(absent)
             else:
@@ -277,6 +278,12 @@ class Indexing:
         finally:
             self._gallery.save()
         return self.tally
+
+    def remove(self, entries: Iterable[CatalogueEntry]) -> None:
+        """Remove single photos, and save."""
+        rows = (self._gallery.photo_of(entry.item, str(_resolved(entry.path))) for entry in entries)
+        self._gallery.discard(filter(None, rows))
+        self._gallery.save()
 
     def _to_embed(self, catalogue: Iterable[CatalogueEntry]) -> Iterator[Path]:
         for entry in catalogue:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.catalogue import CatalogueEntry, Indexing, Tally, fetched, read_catalogue
-from pipeline.cli.common import FOLDER, PACE, config_options, friendly, photos_argument, printable
+from pipeline.cli.common import FOLDER, PACE, Terminated, config_options, friendly, photos_argument, printable
 from pipeline.cli.progress import Progress
 from pipeline.config import suggestion
 from pipeline.gallery import Gallery, is_gallery, writing
 from pipeline.gallery.filters import ATTRIBUTE
-from pipeline.pipeline import Analysis
+from pipeline.pipeline import Analysis, Pipeline
 from pipeline.ray import ClusterPipeline
 from pipeline.remote import Fetcher, reduce_cache
+from pipeline.watch import Follower, Watch
 from stages.embed.attributes import attribute_part
 from stages.problems import plural
 from stages.types import WHOLE
@@ -45,6 +47,7 @@ def _read_columns(_ctx: click.Context, _parameter: click.Parameter, texts: tuple
               help="A table's columns where they are named otherwise: item_id=sku,image=photo_url.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @click.option("--prune", is_flag=True, help="Remove photos from the gallery that are not in the SOURCEs.")
+@click.option("--watch", is_flag=True, help="Go on, and take up changes of the SOURCEs as they come.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @click.option("--vectors", type=click.Choice(["float32", "float16", "int8"]),
               help="How vectors are stored: in 4, 2 or 1 bytes per number.  [default: float32]")  # fmt: skip
@@ -61,6 +64,7 @@ def index(
     columns: dict[str, str],
     as_is: bool,
     prune: bool,
+    watch: bool,
     vectors: str | None,
     engine: str,
     ray_address: str | None,
@@ -72,6 +76,9 @@ def index(
     sub-folder's, else the file's stem. Tables are CSV, TSV, JSON lines, Parquet, Excel or XML; images are files or
     addresses (https, s3, gs). Each photo's main garment is cut out of it; a photo without one is taken whole. Photos in the gallery that have not changed cost
     nothing, so an interrupted run loses no more than its last minute: give the same command again.
+
+    With --watch the command then waits for changes, until Ctrl-C: a photo or a table that is new or changed is taken up
+    once nobody has written it for a moment, and a line says so. Other commands can write the gallery in between.
 
     With --engine ray the workers of a cluster analyse the photos, each with its own models and on its own GPU if there
     is one; photos and weights must lie under the same paths for all of them. The gallery is written by this process
@@ -85,6 +92,7 @@ def index(
       outfinder index shop product-photos/ --item-pattern '^([^_]+)_'
       outfinder index shop packshots/ --as-is
       outfinder index shop catalogue.csv --prune
+      outfinder index shop catalogue.csv --watch
       outfinder index shop catalogue.csv --engine ray --ray-address auto
     """  # noqa: D301
     from pipeline.search import open_or_create
@@ -94,19 +102,27 @@ def index(
         given["detector"] = "whole"
     if ray_address and engine != "ray":
         raise click.UsageError("--ray-address goes with --engine ray.")
+    if watch and engine == "ray":
+        raise click.UsageError("--watch goes with --engine local.")
     for source in sources:
         if not source.exists():
             raise ValueError(f"there is no {printable(str(source))} to index")
     catalogue = read_catalogue(sources, item_pattern, lambda note: click.echo(printable(note), err=True), columns)
     progress = Progress("indexed", _count_photos(catalogue, kind_column))
-    with removed_if_empty(folder), writing(folder):
+    watched = (
+        Watch(sources, lambda source: read_catalogue([source], item_pattern, lambda _: None, columns))
+        if watch
+        else None
+    )
+    with nullcontext() if watch else removed_if_empty(folder), writing(folder):
         gallery, pipeline, config = open_or_create(folder, settings | given, vectors)
         analyse: Callable[[Iterable[Path]], Iterator[Analysis]] = (
             ClusterPipeline(config, ray_address) if engine == "ray" else pipeline
         )
         with progress.interruptible(f"they are in {folder}; the same command continues"):
-            indexing = Indexing(gallery, analyse, config.detector, progress.count, prune=prune,
-                                kinds=attribute_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
+            make_indexing = partial(Indexing, pipeline=analyse, detector=config.detector,
+                                    kinds=attribute_part(pipeline.embedder), kind_column=kind_column)  # fmt: skip
+            indexing = make_indexing(gallery, progress=progress.count, prune=prune)
             with Fetcher() as fetch:
                 tally = indexing(fetched(read_catalogue(sources, item_pattern, lambda _: None, columns), fetch))
     progress.finish()
@@ -119,7 +135,33 @@ def index(
         click.echo(f"removed from the cache of fetched photos, which is full: {plural(removed, 'photo')}", err=True)
     for note in gallery.notes():
         click.echo(printable(note), err=True)
+    if watched:
+        gallery.close()
+        _follow(folder, watched, pipeline, make_indexing, prune=prune)
+        return
     sys.exit(progress.status())
+
+
+def _follow(
+    folder: Path, watched: Watch, pipeline: Pipeline, make_indexing: Callable[..., Indexing], *, prune: bool
+) -> None:
+    """Take up changes until Ctrl-C."""
+
+    def indexing(gallery: Gallery, progress: Callable[[str | None, str], None]) -> Indexing:
+        assert pipeline.embedder is not None and pipeline.cropper is not None  # noqa: PT018
+        gallery.check_made_with(pipeline.embedder, pipeline.cropper)
+        return make_indexing(gallery, progress=progress, prune=None)
+
+    def report(line: str) -> None:
+        click.echo(printable(line), err=True)
+
+    report("watching for changes (Ctrl-C stops it)")
+    try:
+        Follower(folder, indexing, report, prune).follow(watched)
+    except Terminated:
+        raise
+    except KeyboardInterrupt:
+        report("stopped; everything reported is saved")
 
 
 def _count_photos(catalogue: Iterable[CatalogueEntry], kind_column: str | None) -> int:
