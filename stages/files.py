@@ -81,20 +81,26 @@ def existing_spelling(path: Path) -> Path:
     """Return the path of an existing file whose name is spelled differently, or the path itself if there is none.
 
     Systems write accents as one character or two (``é``), separate folders by backslashes, and old disks store names in
-    Windows-1252.
+    Windows-1252; each folder of a path may have another spelling.
     """
     if _exists(path):
         return path
-    name = str(path)
-    for slashes in (name, name.replace("\\", "/")):
-        for form in ("NFC", "NFD"):
-            if _exists(spelling := Path(normalize(form, slashes))):
-                return spelling
-    try:
-        legacy = path.with_name(os.fsdecode(path.name.encode("cp1252")))
-    except ValueError:
-        return path
-    return legacy if _exists(legacy) else path
+    for other in dict.fromkeys((path, Path(str(path).replace("\\", "/")))):
+        folder = Path(other.anchor)
+        for part in other.parts[bool(other.anchor) :]:
+            spelled = [folder / name for name in _spellings(part) if _exists(folder / name)]
+            if not spelled:
+                break
+            folder = spelled[0]
+        else:
+            return folder
+    return path
+
+
+def _spellings(name: str) -> Iterator[str]:
+    yield from (name, normalize("NFC", name), normalize("NFD", name))
+    with suppress(ValueError):
+        yield os.fsdecode(name.encode("cp1252"))
 
 
 def _exists(path: Path) -> bool:

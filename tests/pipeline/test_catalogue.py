@@ -281,8 +281,13 @@ def test_names_meet_their_files_in_any_spelling(tmp_path: Path) -> None:
     (tmp_path / "fotos" / f"{decomposed}.jpg").touch()
     legacy = tmp_path / os.fsdecode("café.jpg".encode("cp1252"))
     legacy.touch()
-    (tmp_path / "shop.csv").write_text(f"item_id,image\n{decomposed},fotos\\{composed}.jpg\n2,café.jpg\n")
-    first, second = read_catalogue([tmp_path / "shop.csv"])
+    mixed = tmp_path / os.fsdecode("é".encode("cp1252")) / composed / f"{decomposed}.jpg"
+    mixed.parent.mkdir(parents=True)
+    mixed.touch()
+    rows = (f"{decomposed},fotos\\{composed}.jpg", "2,café.jpg", f"3,é/{decomposed}/{composed}.jpg")
+    (tmp_path / "shop.csv").write_text("\n".join(["item_id,image", *rows]))
+    first, second, third = read_catalogue([tmp_path / "shop.csv"])
+    assert third.path == mixed
     assert (first.item, first.path) == (composed, tmp_path / "fotos" / f"{decomposed}.jpg")
     assert second.path == legacy
     assert [photo.item for photo in read_catalogue([tmp_path / "fotos"])] == [composed]
