@@ -49,8 +49,12 @@ _TOKEN: Final = re.compile(
 _OPERATORS: Final = {"and": "AND", "or": "OR", "not": "NOT", "in": "IN", "contains": "ILIKE", "like": "LIKE"}
 _MORE_OPERATORS: Final = {"is": "IS", "between": "BETWEEN"}
 """Those that are words like any other except after a value."""
-_CURRENCY: Final = r"[$¢£¤¥฿₠-⃏]|EUR|USD|GBP|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|INR|AUD|CAD|NZD|kr|zł"
+_CURRENCY: Final = (
+    r"[A-Z]{0,3}[$¢£¤¥฿₠-⃏]|EUR|USD|GBP|CHF|JPY|CNY|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|INR|AUD|CAD|NZD|BRL|[Ee]uros?|kr\.?"
+    r"|zł|Kč|Ft|lei|Fr\.?|Rs\.?|руб\.?|円|元"
+)
 _AROUND: Final = re.compile(rf"^\s*(?:{_CURRENCY})\s*|\s*(?:{_CURRENCY}|%)\s*$")
+_NO_CENTS: Final = re.compile(r"([.,:])[-–—]{1,2}$")  # 49,- or 49.–
 _PLAIN: Final = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
 _COMMA: Final = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)
 _GROUPS: Final = re.compile(
@@ -262,12 +266,13 @@ class _Compiler:
 def number(text: str) -> Decimal | None:
     """Return the number that a text is, with its currency or without, or None.
 
-    >>> [str(number(text)) for text in ("49,90", "1.299,00 €", "$1,299.00", "1e3", "007", "1,299", "XL")]
+    >>> [str(number(text)) for text in ("49,90", "1.299,- €", "US$1,299.00", "1e3", "007", "1,299", "XL")]
     ['49.90', '1299.00', '1299.00', '1E+3', 'None', 'None', 'None']
     """
     if len(text) > 100:
         return None
     bare = _AROUND.sub("", text).replace("\N{MINUS SIGN}", "-").strip()
+    bare = _NO_CENTS.sub(lambda mark: f"{mark[1].replace(':', ',')}00", bare)
     if _PLAIN.fullmatch(bare):
         return None if bare != text.strip() and can_mean_thousands(bare) else Decimal(bare)
     if _COMMA.fullmatch(bare):

@@ -201,7 +201,7 @@ class Gallery:
                 notes.append(f"the catalogue's column {name.removeprefix(METADATA)!r} is {name} in filters,"
                              " because the gallery has a column of that name")  # fmt: skip
             numbers, others, example = self._numbers(name)
-            if name not in BUILT_IN and numbers > others > 0:
+            if name not in BUILT_IN and others and (numbers > others or "price" in name.casefold()):
                 notes.append(
                     f"{others} of {numbers + others} values of the column {name!r} are not numbers, such as {example!r}"
                 )

@@ -15,10 +15,10 @@ from pipeline.gallery import Gallery, store
 from pipeline.gallery.filters import _fits, number
 
 ROWS = [
-    {"category": "Boots", "price": "199.5", "size": "42", "cost": "1.299,00"},
-    {"category": "boots", "price": "1e3", "size": "XL", "cost": "49,90"},
-    {"category": "Rain Coat", "price": "20", "name": 'the "best" one', "cost": "5"},
-    {"category": "bag", "cost": "50€"},
+    {"category": "Boots", "price": "199.5", "size": "42", "cost": "1.299,00", "fee": "1.299,-"},
+    {"category": "boots", "price": "1e3", "size": "XL", "cost": "49,90", "fee": "CHF 49.–"},
+    {"category": "Rain Coat", "price": "20", "name": 'the "best" one', "cost": "5", "fee": "R$ 99,90"},
+    {"category": "bag", "cost": "50€", "fee": "100 Kč"},
     {"price": "ask", "name": "100% wool", "label": "Sale", "ean": "12345678901234567"},
     {"ean": "12345678901234568", "sku": "007"},
     {"ean": "12345678901234567.0", "sku": "7"},
@@ -59,6 +59,7 @@ def chosen(gallery: Gallery, text: str) -> list[int]:
         ("cost < 50", [1, 2]),
         ("cost <= 50€", [1, 2, 3]),
         ("cost > 1000.50", [0]),
+        ("fee between 49 and 1300", [0, 1, 2, 3]),
         ("category = boots and price < 200", [0]),
         ("category = bag or category = boots and price < 200", [0, 3]),
         ("(category = bag or category = boots) and price < 200", [0]),
@@ -152,6 +153,12 @@ def test_a_point_that_can_mean_thousands_is_noted_and_dates_are_ordered_as_text(
         "the point of '1.299' in the column 'price' is taken for a decimal point, not for thousands"
     ]
     assert chosen(gallery, "since > 2024-02-01") == [1]
+
+
+def test_a_column_of_prices_that_has_no_number_is_reported(tmp_path: Path) -> None:
+    gallery = new(tmp_path / "g")
+    gallery.add([replace(row("1", "p"), metadata=(("Price", "ask us"), ("name", "coat")))], vectors(0))
+    assert gallery.notes() == ["1 of 1 values of the column 'Price' are not numbers, such as 'ask us'"]
 
 
 def test_numbers_and_dates_that_a_filter_orders_as_text_are_reported(
