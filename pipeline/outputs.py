@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -147,6 +148,14 @@ def check_absent(path: str | Path, *, overwrite: bool) -> None:
     used = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0  # no pipe or device
     if used:
         raise OutfinderError(f"{path} exists; give --overwrite to replace it, or choose another name")
+
+
+def check_file(path: str | Path, *, overwrite: bool) -> None:
+    """Raise an OutfinderError if a file exists, see :func:`check_absent`, or cannot be created at the end of a long run."""
+    path = Path(path)
+    check_absent(path, overwrite=overwrite)
+    if not path.exists() and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise OutfinderError(f"{path} cannot be written: {path.parent} is no folder that can be written")
 
 
 def check_ours(folder: str | Path) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -330,7 +331,7 @@ def _read_excel(path: Path, note: Note) -> _Table:
             size = sum(part.file_size for part in parts.infolist())
         if size > _MAX_UNPACKED:
             raise ValueError(f"it would unpack to {size / 1e9:.1f} GB, at most {_MAX_UNPACKED / 1e9:.0f} are read")  # noqa: TRY301
-        workbook = load_workbook(path, read_only=True, data_only=True)
+        workbook = load_workbook(BytesIO(path.read_bytes()), read_only=True, data_only=True)  # leaves no file open
         sheet = workbook.worksheets[0]
         sheet.reset_dimensions()  # a wrong one hides rows
         numbered = enumerate(sheet.iter_rows(values_only=True), 1)

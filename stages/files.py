@@ -24,6 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)  # so that a link of that name is not followed
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -99,8 +103,9 @@ def existing_spelling(path: Path) -> Path:
 
 def _spellings(name: str) -> Iterator[str]:
     yield from (name, normalize("NFC", name), normalize("NFD", name))
-    with suppress(ValueError):
-        yield os.fsdecode(name.encode("cp1252"))
+    for encoding in ("cp1252", "utf-8"):  # UTF-8 where the locale has another encoding
+        with suppress(ValueError):
+            yield os.fsdecode(name.encode(encoding))
 
 
 def _exists(path: Path) -> bool:

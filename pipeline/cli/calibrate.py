@@ -58,7 +58,7 @@ def calibrate(
     from pipeline.catalogue import open_set
     from pipeline.config import Config, build_embedder
     from pipeline.evaluation import Table, embed_photos
-    from pipeline.outputs import check_absent
+    from pipeline.outputs import check_file
     from stages.embed import calibration
     from stages.embed.attributes import attribute_part
     from stages.embed.calibration import calibration_path
@@ -71,7 +71,7 @@ def calibrate(
         raise ValueError(
             "say where to write the calibration: give -o FILE.json, or --embedder-weights to write it beside them"
         )
-    check_absent(target, overwrite=overwrite)
+    check_file(target, overwrite=overwrite)
     photos = open_set(data, item_pattern)
     stage = build_embedder(Config(**settings))
     embedded = embed_photos(stage, photos)

@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.config import AUTO, CROPPERS, DETECTORS, EMBEDDERS, INDEXES, MILVUS
-from pipeline.outputs import check_absent
+from pipeline.outputs import check_file
 from stages.decode_pool import isolated
 from stages.errors import OutfinderError
 from stages.files import existing_spelling
@@ -313,7 +313,7 @@ class FigureOutputs:
         from pipeline.evaluation_pages import prepare_page
 
         if self.json_file and self.json_file != Path("-"):
-            check_absent(self.json_file, overwrite=self.overwrite)
+            check_file(self.json_file, overwrite=self.overwrite)
         if self.page:
             prepare_page(self.page, overwrite=self.overwrite)
 

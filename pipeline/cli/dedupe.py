@@ -21,7 +21,7 @@ from pipeline.cli.common import (
     set_options,
 )
 from pipeline.config import Config, build_embedder
-from pipeline.outputs import check_absent
+from pipeline.outputs import check_file
 from stages.problems import plural
 
 
@@ -68,7 +68,7 @@ def dedupe(
     from pipeline.dedupe import catalogue_rows, find_duplicates, group_record, without, write_catalogue
 
     if output:
-        check_absent(output, overwrite=overwrite)
+        check_file(output, overwrite=overwrite)
     photos = open_set(data, item_pattern)
     others = open_set(against, item_pattern) if against else None
     embedder = None if hash_only else build_embedder(Config(**settings))

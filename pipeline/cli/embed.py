@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.cli.common import FILE_OUT, config_options, friendly, overwrite_option, photos_argument
 from pipeline.cli.progress import Progress
 from pipeline.config import Config, build_embedder
-from pipeline.outputs import check_absent
+from pipeline.outputs import check_file
 from stages.errors import ImageError
 from stages.files import replacing
 from stages.images import enough_px, read_photo, walk
@@ -35,7 +35,7 @@ def embed(images: tuple[Path, ...], settings: dict[str, Any], output: Path, over
     """  # noqa: D301
     if output.suffix.lower() != ".npz":
         raise ValueError(f"vectors are written as .npz, got {output.name!r}")
-    check_absent(output, overwrite=overwrite)
+    check_file(output, overwrite=overwrite)
     embedder = build_embedder(Config(**settings))
     progress = Progress("embedded", sum(1 for _ in walk(images)))
     paths, vectors, remaining = [], [np.zeros((0, embedder.dim), np.float32)], iter(walk(images))

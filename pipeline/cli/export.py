@@ -44,7 +44,7 @@ def onnx(settings: dict[str, Any], output: Path, photos: Path | None, overwrite:
     from pipeline.config import Config
     from pipeline.demo import FOLDER as DEMO
     from pipeline.export import export_detector, export_embedder
-    from pipeline.outputs import check_absent
+    from pipeline.outputs import check_file
     from stages.images import read_photo, walk
 
     embedders, detectors = ([name for name in settings if name.startswith(stage)] for stage in ("embedder", "detector"))
@@ -53,7 +53,7 @@ def onnx(settings: dict[str, Any], output: Path, photos: Path | None, overwrite:
     if output.suffix.lower() != ".onnx":
         raise ValueError(f"networks are written as .onnx, got {output.name!r}")
     for path in (output, output.with_suffix(".json")):
-        check_absent(path, overwrite=overwrite)
+        check_file(path, overwrite=overwrite)
     several = photos or DEMO / ("shop" if embedders else "street")
     examples = [read_photo(path).image for path in islice(walk([several]), 20 if embedders else 4)]
     if not examples:
@@ -71,10 +71,10 @@ def onnx(settings: dict[str, Any], output: Path, photos: Path | None, overwrite:
 def vectors(folder: Path, output: Path, overwrite: bool) -> None:
     """Write the photos of GALLERY with their vectors and the catalogue's columns as a table."""
     from pipeline.gallery import Gallery
-    from pipeline.outputs import check_absent
+    from pipeline.outputs import check_file
     from pipeline.vector_tables import export_vectors
 
-    check_absent(output, overwrite=overwrite)
+    check_file(output, overwrite=overwrite)
     gallery = Gallery.open(folder)
     export_vectors(gallery, output)
     click.echo(f"{output}: {len(gallery)} vectors of {gallery.manifest.dim} numbers", err=True)

@@ -118,6 +118,20 @@ def test_outputs_that_exist_are_replaced_only_when_asked(tmp_path: Path, street:
         run(*command, "--overwrite")
 
 
+def test_outputs_that_cannot_be_written_are_refused_before_a_long_run(tmp_path: Path, shop: Path) -> None:
+    gone = tmp_path / "gone"
+    for command in (
+        ("embed", shop, *EMBEDDER, "-o", gone / "v.npz"),
+        ("dedupe", shop, "-o", gone / "c.csv"),
+        ("calibrate", shop, *EMBEDDER, "-o", gone / "c.json"),
+        ("evaluate", "embedder", shop, *EMBEDDER, "--json", gone / "e.json"),
+        ("export", "onnx", *EMBEDDER, "-o", gone / "e.onnx"),
+    ):
+        told = run(*command, status=2).stderr
+        assert f"cannot be written: {gone} is no folder that can be written" in told
+        assert "embedded" not in told
+
+
 def test_columns_that_the_gallery_keeps_for_itself_are_reported(tmp_path: Path, shop: Path) -> None:
     (shop / "c.csv").write_text("item_id,image,attribute.colour\n1,green.jpg,pink\n")
     told = run("index", tmp_path / "g", shop / "c.csv", *FAKES).stderr
@@ -263,8 +277,8 @@ def test_paths_may_be_text_and_a_single_one_in_place_of_several_is_refused(
             next(iter(one(str(shop))))
 
 
-def python(code: str, folder: Path, *path: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
+def python(code: str, folder: Path, *path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))} | variables
     return subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -285,6 +299,13 @@ def test_a_projects_own_modules_are_not_in_the_way_of_the_command(tmp_path: Path
     code = "import sys; root = sys.path.pop(2); import weights; sys.path.append(root); import stages"  # by an editable finder
     done = python(code, tmp_path, tmp_path)
     assert done.stderr.splitlines()[-1].endswith(f"{tmp_path / 'weights'} is in the way; rename it")
+
+
+def test_names_of_a_catalogue_meet_their_files_in_a_locale_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "größe.jpg").touch()
+    code = "from pathlib import Path; from stages.files import existing_spelling as e; assert e(Path('gr\\xf6\\xdfe.jpg')).exists()"
+    done = python(code, tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_are_imported_lazily(tmp_path: Path) -> None:
