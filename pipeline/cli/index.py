@@ -47,7 +47,7 @@ def _read_columns(_ctx: click.Context, _parameter: click.Parameter, texts: tuple
               help="A table's columns where they are named otherwise: item_id=sku,image=photo_url.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Take every photo whole, without looking for a garment in it.")
 @click.option("--prune", is_flag=True, help="Remove photos from the gallery that are not in the SOURCEs.")
-@click.option("--watch", is_flag=True, help="Go on, and take up changes of the SOURCEs as they come.")
+@click.option("--watch", is_flag=True, help="Then wait for changes of the SOURCEs, and index them.")
 @config_options("detector", "crop", "embedder", "index", "pace")
 @click.option("--vectors", type=click.Choice(["float32", "float16", "int8"]),
               help="How vectors are stored: in 4, 2 or 1 bytes per number.  [default: float32]")  # fmt: skip
@@ -74,11 +74,12 @@ def index(
     A SOURCE is a table with columns item_id and image (further columns are kept: category, price, url), a product export
     of Shopify or Google Merchant Center, a photo, or a folder of photos, whose item ids are --item-pattern's, else the
     sub-folder's, else the file's stem. Tables are CSV, TSV, JSON lines, Parquet, Excel or XML; images are files or
-    addresses (https, s3, gs). Each photo's main garment is cut out of it; a photo without one is taken whole. Photos in the gallery that have not changed cost
-    nothing, so an interrupted run loses no more than its last minute: give the same command again.
+    addresses (https, s3, gs). Each photo's main garment is cut out of it; a photo without one is taken whole. Photos in
+    the gallery that have not changed cost nothing, so an interrupted run loses no more than its last minute: give the
+    same command again.
 
-    With --watch the command then waits for changes, until Ctrl-C: a photo or a table that is new or changed is taken up
-    once nobody has written it for a moment, and a line says so. Other commands can write the gallery in between.
+    With --watch the command then waits for changes until Ctrl-C. It indexes a new or changed photo or table once its file
+    has stayed the same for a moment, and reports each in a line. Other commands can write the gallery in between.
 
     With --engine ray the workers of a cluster analyse the photos, each with its own models and on its own GPU if there
     is one; photos and weights must lie under the same paths for all of them. The gallery is written by this process
