@@ -171,10 +171,16 @@ def _count_photos(catalogue: Iterable[CatalogueEntry], kind_column: str | None) 
     Raises:
         ValueError: the column of kinds does not exist.
     """
-    count, columns = 0, dict[str, None]()
+    count, columns, rows, repeated = 0, dict[str, None](), dict[int, int](), list[str]()
     for photo in catalogue:
         count += 1
         columns.update(dict.fromkeys(name for name, _ in photo.metadata))
+        about = hash(photo.metadata)
+        if not photo.error and rows.setdefault(hash((photo.item, photo.path)), about) != about:
+            repeated.append(photo.item)
+    if repeated:
+        click.echo(f"rows that give a photo of an item other values than before, such as of item {printable(repeated[0])}:"
+                   f" {len(repeated)}; the last row counts", err=True)  # fmt: skip
     for name in columns:
         if name.startswith(ATTRIBUTE):
             click.echo(f"the catalogue's column {printable(name)!r} is left out: columns of such names hold what the"

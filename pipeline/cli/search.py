@@ -109,8 +109,8 @@ def search(
         write_answer(query, matches, output, overwrite=overwrite)
         return
     calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
-    if where is not None:
-        gallery.count(where)  # a wrong filter is refused before anything is written
+    if where is not None and not gallery.count(where):  # a wrong filter is refused before anything is written
+        click.echo(f"note: no photo of the gallery passes the filter {where!r}", err=True)
     options = Options(matches=True, metadata=catalogue_columns(gallery), delimiter=delimiter)
     with ExitStack() as stack:
         if report:

@@ -132,10 +132,16 @@ def test_outputs_that_cannot_be_written_are_refused_before_a_long_run(tmp_path: 
         assert "embedded" not in told
 
 
-def test_columns_that_the_gallery_keeps_for_itself_are_reported(tmp_path: Path, shop: Path) -> None:
-    (shop / "c.csv").write_text("item_id,image,attribute.colour\n1,green.jpg,pink\n")
+def test_values_that_are_left_out_are_reported(tmp_path: Path, shop: Path, street: Path) -> None:
+    rows = ("1,green.jpg,S,pink", "1,green.jpg,M,pink", "1,green.jpg,M,pink", "2,blue.jpg,S,")
+    (shop / "c.csv").write_text("\n".join(["item_id,image,size,attribute.colour", *rows]))
     told = run("index", tmp_path / "g", shop / "c.csv", *FAKES).stderr
     assert "column 'attribute.colour' is left out" in told
+    assert (
+        "rows that give a photo of an item other values than before, such as of item 1: 2; the last row counts" in told
+    )
+    told = run("search", tmp_path / "g", street, "--where", "size = XL").stderr
+    assert "note: no photo of the gallery passes the filter 'size = XL'" in told
 
 
 def test_outputs_below_the_inputs_are_not_inputs_of_the_next_run(street: Path) -> None:
