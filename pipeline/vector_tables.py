@@ -246,7 +246,8 @@ def _unit_rows(vectors: NDArray[Any]) -> tuple[Vectors, dict[int, str], set[int]
     """Return vectors as float32 unit rows, why some cannot be, and which were of another length."""
     unit, faults, changed = np.zeros(vectors.shape, np.float32), dict[int, str](), set[int]()
     for start in range(0, len(vectors), 1 << 14):
-        part = vectors[start : start + (1 << 14)].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            part = vectors[start : start + (1 << 14)].astype(np.float64)
         largest = np.abs(part).max(axis=1)
         finite = np.isfinite(largest)
         faults |= dict.fromkeys((start + np.flatnonzero(~finite)).tolist(), "with a vector that is not finite (NaN …)")

@@ -227,7 +227,7 @@ class Follower:
             gallery.close()
 
     def _remove(self) -> None:
-        names = [without_password(entry.url) or str(entry.path) for entry in self._gone.values()]
+        names = [without_password(entry.url) or str(entry.path.absolute()) for entry in self._gone.values()]
         if self.prune:
             with writing(self.folder, WAIT_S):
                 gallery = Gallery.open(self.folder)
