@@ -395,7 +395,7 @@ def stamp(path: str | Path) -> str:
     A program that replaces a picture can restore the first time, but not the second.
     """
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116  a watch calls it often, and making a Path takes longer
     except (OSError, ValueError):
         return ""
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

@@ -32,6 +32,8 @@ MOST_BYTES: Final = 1 << 30
 """Bytes that a table may take in memory, if that is more than :data:`MOST_RATIO` times its file."""
 
 MOST_RATIO: Final = 10
+CELL_BYTES: Final = 64
+"""Bytes that a cell takes as a text of Python's, beside its characters."""
 
 SUFFIXES: Final = (".npz", ".parquet")
 
@@ -129,6 +131,7 @@ def read_vectors(path: Path) -> VectorTable:
     try:
         check_regular(path.stat())
         columns, about = read(path)
+        _check_size(path, CELL_BYTES * sum(map(len, columns.values())))
         return _usable(path, columns, about)
     except (OSError, *_UNREADABLE) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -352,7 +355,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             if len(set(names)) < len(names):
                 raise ValueError("it has two columns of the same name")
             for batch in file.iter_batches(256):
-                size += batch.nbytes
+                size += batch.nbytes + CELL_BYTES * batch.num_rows * batch.num_columns
                 _check_size(path, size)
                 for name, column in zip(names, batch.columns, strict=True):
                     columns[name] += [_matrix(pa, column)] if name in _VECTORS else _values(pa, name, column)

@@ -21,8 +21,8 @@ from stages.errors import CatalogueError, GalleryCorrupt, GalleryError, GalleryM
 PAUSE_S: Final = 1.0
 """Seconds between two looks at a catalogue; a look that takes much of the processor's time is followed by a longer pause."""
 
-SHARE: Final = 5
-"""A pause is at least so many times as long as the look before it."""
+SHARE: Final = 2
+"""A pause is at least so many times as long as the look before it took the processor."""
 
 GONE_S: Final = 5.0
 """Seconds for which a catalogue must lack a photo before it is gone: a table may be saved in parts."""

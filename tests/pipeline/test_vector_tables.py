@@ -197,7 +197,23 @@ def test_a_file_that_lies_about_its_size_or_runs_code_is_refused_before_it_takes
         table.write_bytes(content)
         with pytest.raises(CatalogueError, match=r"t\.npz cannot be read"):
             read_vectors(table)
+    save(table, item_id=np.full(20_000, "a"), image=np.full(20_000, "b"), vectors=np.ones((20_000, 1), np.float16))
+    with pytest.raises(CatalogueError, match="it takes 4 MB unpacked"):  # as texts of Python's
+        read_vectors(table)
     assert not loaded
+
+
+def test_a_small_parquet_file_of_very_many_rows_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr("pipeline.vector_tables.MOST_BYTES", 1_000_000)
+    same = {"item_id": ["a"] * 20_000, "photo": ["b" * 100] * 20_000, "vector": [[1.0]] * 20_000}
+    parquet.write_table(pa.table(same), tmp_path / "t.parquet")
+
+    with pytest.raises(CatalogueError, match="it takes 1 MB unpacked"):
+        read_vectors(tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 10_000
 
 
 def test_damaged_parquet_and_lists_of_different_lengths_are_refused_in_one_sentence(tmp_path, gallery):
