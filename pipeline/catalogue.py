@@ -262,13 +262,8 @@ class Indexing:
 
         A photo that cannot be read is reported and skipped.
         """
-        saved = monotonic()
         try:
-            for analysis in self._pipeline(self._to_embed(catalogue)):
-                self._add(self._pending.popleft(), analysis)
-                if monotonic() - saved > SAVE_EVERY_S:
-                    self._gallery.save()
-                    saved = monotonic()
+            self.add(catalogue)
             rows = [] if self._prune is None else self._gallery.rows
             absent = [row for row in rows if hash((row.item, row.photo)) not in self._seen]
             if self._prune and self._seen and not self._incomplete:  # not if the catalogue is empty or damaged
@@ -278,6 +273,15 @@ class Indexing:
         finally:
             self._gallery.save()
         return self.tally
+
+    def add(self, catalogue: Iterable[CatalogueEntry]) -> None:
+        """Add a part of the catalogue, without saving it at the end."""
+        saved = monotonic()
+        for analysis in self._pipeline(self._to_embed(catalogue)):
+            self._add(self._pending.popleft(), analysis)
+            if monotonic() - saved > SAVE_EVERY_S:
+                self._gallery.save()
+                saved = monotonic()
 
     def remove(self, entries: Iterable[CatalogueEntry]) -> None:
         """Remove single photos, and save."""

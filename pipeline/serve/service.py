@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.config import build_cropper, build_detector
 from pipeline.gallery import Gallery, Row
+from pipeline.gallery.store import MAX_CATALOGUE_COLUMNS
 from pipeline.groups import pair_shoes, style_of
 from pipeline.kinds import TRUST, Words, missing_kind, settle
 from pipeline.pages import color_of, outlines
@@ -236,7 +237,11 @@ class Service:
 
         Raises:
             GalleryBusy: another process is writing the gallery.
+            QueryError: the gallery would have too many columns.
         """
+        known = self.main.snapshot.gallery.manifest.columns
+        if len({*item.metadata, *(name for name, _ in known)}) > MAX_CATALOGUE_COLUMNS:
+            raise QueryError(f"a gallery has at most {MAX_CATALOGUE_COLUMNS} different fields; leave some out")
         for photo in photos:
             await self._run("decode", partial(_decode, photo, None, self.limits.max_pixels))
         until = monotonic() + LOCK_WAIT_S

@@ -21,10 +21,8 @@ from pipeline.catalogue import CatalogueEntry, Indexing, digest
 from pipeline.gallery import Gallery, Row, writing
 from pipeline.gallery.database import gallery_errors
 from pipeline.gallery.filters import ATTRIBUTE
-from pipeline.gallery.store import MAX_CATALOGUE_COLUMNS
 from pipeline.kinds import with_attributes
 from pipeline.pipeline import Analysis
-from pipeline.serve.galleries import QueryError
 from stages.embed.attributes import AttributePart
 from stages.errors import GalleryError, ImageError
 from stages.files import replacing, sync_folder
@@ -72,24 +70,21 @@ class ItemWriter:
             ImageError: a photo cannot be read; nothing is added.
             GalleryBusy: another process is writing the gallery.
             GalleryError: the gallery cannot be written.
-            QueryError: the gallery would have too many columns.
         """
         cells = tuple(metadata.items())
         with self._changing(until) as gallery:
             before, generation = gallery.of_item(item), gallery.manifest.generation
-            if len({*metadata, *(name for name, _ in gallery.manifest.columns)}) > MAX_CATALOGUE_COLUMNS:
-                raise QueryError(f"a gallery has at most {MAX_CATALOGUE_COLUMNS} names of fields; leave some out")
             paths = self._store(photos)
-            analyses = {path: self._analyse(path) for path in paths if gallery.photo_of(item, str(path)) is None}
-            for error in filter(None, (analysis.error for analysis in analyses.values())):
-                raise ImageError(error)
 
             def analysed(wanted: Iterable[Path]) -> Iterator[Analysis]:
-                return (analyses.get(path) or self._analyse(path) for path in wanted)
+                for analysis in map(self._analyse, wanted):
+                    if analysis.error and analysis.path in paths:
+                        raise ImageError(analysis.error)
+                    yield analysis
 
             described = [Path(row.photo) for row in before if not _has(row, cells)]
             entries = [CatalogueEntry(path, item, cells) for path in dict.fromkeys([*paths, *described])]
-            Indexing(gallery, analysed, self._detector, kinds=self._kinds)(entries)
+            Indexing(gallery, analysed, self._detector, kinds=self._kinds).add(entries)
             for row in gallery.of_item(item):
                 if not _has(row, cells):  # its file is gone, so that it was not analysed again
                     attributes = [(name, value) for name, value in row.metadata if name.startswith(ATTRIBUTE)]

@@ -30,12 +30,16 @@ from typing import Any
 import numpy as np
 import sqlglot  # noqa: F401  here, and not anew in every child
 
+from pipeline.catalogue import digest
 from pipeline.gallery import Gallery, Row, verify
 from pipeline.gallery import gallery as gallery_module
 from pipeline.gallery import search as search_module
+from pipeline.pipeline import Pipeline
+from pipeline.serve.writer import ItemWriter
 from stages.crop import BoxCrop
 from stages.errors import GalleryError, OutfinderError
-from stages.testing import FakeEmbedder
+from stages.images import encode_jpeg
+from stages.testing import FakeDetector, FakeEmbedder
 from stages.types import Box, Vectors
 
 TYPED, OTHER, WRONG, SAVED = 3, 4, 5, 6
@@ -58,7 +62,8 @@ static long left = -1, calls = 0;
 static int code = 0, counts_reads = 0, trace = -1;
 void arm(long n, int error, int reads) { left = n; code = error; counts_reads = reads; calls = 0; }
 long counted(void) { return calls; }
-static int named(const char *path) { return strstr(path, "gallery.sqlite") && !strstr(path, "-shm"); }
+static int kept(const char *path) { return strstr(path, "gallery.sqlite") || strstr(path, "/uploads/"); }
+static int named(const char *path) { return kept(path) && !strstr(path, "-shm"); }
 static char path[4096];
 static int ours(int fd) {
     char link[64];
@@ -66,7 +71,7 @@ static int ours(int fd) {
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
     path[length] = 0;
-    return strstr(path, "gallery.sqlite") != NULL;
+    return kept(path);
 }
 static int due(int reads) {
     if (reads != counts_reads) return 0;
@@ -108,6 +113,9 @@ static void die(void) { kill(getpid(), SIGKILL); }
     if (!named(file)) return real(file, flags, mode); if (due(1)) FAULT((void)0); \
     int is_new = flags & O_CREAT && access(file, F_OK), fd = real(file, flags, mode); \
     if (fd >= 0 && is_new) put('c', file, 0, "", 0); return fd; }
+ssize_t write(int fd, const void *data, size_t size) {
+    REAL(ssize_t, write, int, const void *, size_t); if (ours(fd) && due(0)) FAULT(real(fd, data, size / 2));
+    return real(fd, data, size); }
 PWRITE(pwrite, off_t)
 PWRITE(pwrite64, off64_t)
 PREAD(pread, off_t)
@@ -225,6 +233,21 @@ def create(folder: Path) -> None:
     Gallery.create(folder, FakeEmbedder(), BoxCrop())
 
 
+def writer(folder: Path) -> ItemWriter:
+    pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), workers=1, main_garment=True)
+    return ItemWriter(folder, lambda path: next(pipeline([path])), "fake", None)
+
+
+def post(folder: Path) -> None:
+    """As a server does it: two photos of an item that has others, and its metadata anew."""
+    photos = [encode_jpeg(np.full((40, 30 + side, 3), 99, np.uint8)) for side in range(2)]
+    writer(folder).add("i4", {"price": "8"}, photos, 0)
+
+
+def delete(folder: Path) -> None:
+    writer(folder).remove("i4", 0)
+
+
 def beside_a_reader(act: Callable[[Path], None], folder: Path) -> None:
     reader = Gallery.open(folder)
     act(folder)
@@ -232,7 +255,8 @@ def beside_a_reader(act: Callable[[Path], None], folder: Path) -> None:
 
 
 CHANGES = {
-    "add": add, "replace": replace, "redescribe": redescribe, "change": change, "remove": remove, "compact": compact
+    "add": add, "replace": replace, "redescribe": redescribe, "change": change, "remove": remove, "compact": compact,
+    "post": post, "delete": delete,
 }  # fmt: skip
 CHANGES |= {
     f"{name} beside a reader": partial(beside_a_reader, CHANGES[name])
@@ -244,8 +268,9 @@ READ_ERRORS = (errno.EIO, errno.EMFILE)
 
 
 def state(folder: Path) -> Any:
-    """All that a gallery says, by every way of asking; and that its parts agree."""
+    """All that a gallery says, by every way of asking; and that its parts agree, and its uploaded photos are whole."""
     gallery = Gallery.open(folder)
+    assert all(digest(row.photo) == row.sha256 for row in gallery.rows if "/uploads/" in row.photo)
     found = gallery.search(vectors(2, 40, 99), k=3)
     told = [[(match.item, match.photo, round(match.similarity, 4)) for match in matches] for matches in found]
     prices = sorted(row.photo for row in gallery.select("price > 0")) if "price" in gallery.columns else []
@@ -301,16 +326,20 @@ def faults(folder: Path, every: bool) -> Any:
     """Changes that are killed, or whose calls fail, at each of their steps: what the next process finds."""
     base, work = folder / "base", folder / "work"
     make(base)
-    old = told_by(lambda: state(base), work)
+    posted = folder / "posted"
+    shutil.copytree(base, posted)
+    assert forked(partial(post, posted)) == 0
     results = {}
-    for name, act in CHANGES.items() if every else [("change", change), ("compact", compact)]:
+    for name, act in CHANGES.items() if every else [(name, CHANGES[name]) for name in ("change", "compact", "post")]:
+        start = posted if name.startswith("delete") else base
+        old = told_by(lambda: state(start), work)  # noqa: B023  called at once
         for reads, codes in ((False, (KILL, *ERRORS)), (True, READ_ERRORS)):
-            shutil.copytree(base, work)
+            shutil.copytree(start, work)
             calls = told_by(partial(calls_of, partial(act, work), reads=reads), work)
             new = told_by(lambda: state(work), work)
             for code in codes if every else codes[:2]:
                 results[f"{name} {'reading ' * reads}{errno.errorcode.get(code, 'KILL')}"] = [
-                    at_step(base, work, act, (step, code, reads), (old, new)) for step in steps(calls, every)
+                    at_step(start, work, act, (step, code, reads), (old, new)) for step in steps(calls, every)
                 ]
             shutil.rmtree(work)
     work.mkdir()

@@ -62,7 +62,7 @@ def test_a_change_that_is_killed_or_fails_at_any_step_leaves_the_old_or_the_new_
 
 
 @pytest.mark.slow
-def test_seven_changes_that_are_killed_or_fail_at_every_step_leave_the_old_or_the_new_state(
+def test_nine_changes_that_are_killed_or_fail_at_every_step_leave_the_old_or_the_new_state(
     tmp_path: Path, tried: Callable[..., None]
 ) -> None:
     told = fault("faults", tmp_path, "every", preload=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from pipeline.gallery import Gallery, Row
 from pipeline.pipeline import Pipeline
+from pipeline.serve.access import Access, Client
 from pipeline.serve.app import create_app, create_server, listen
 from pipeline.serve.galleries import GalleryView
 from pipeline.serve.limits import Limits
@@ -28,6 +30,13 @@ from stages.types import Box
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 HOSTS = frozenset({"testserver"})
+ORIGIN = "https://www.shop.example"
+TOKENS = {"till": "0123456789abcdef-till", "buyer": "0123456789abcdef-buyer"}
+CLIENTS = tuple(Client(name, sha256(token.encode()).digest(), name == "buyer") for name, token in TOKENS.items())
+ACCESS = Access(CLIENTS, frozenset({ORIGIN}))
+"""The buyer may write, the till may only read."""
+
+READER, WRITER = ({"Authorization": f"Bearer {token}"} for token in TOKENS.values())
 
 
 def stock(folder: Path, pictures: Path, items: dict[str, dict[str, str]], crop: Any) -> Gallery:

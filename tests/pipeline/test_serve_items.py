@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 from cli_runs import DETECTOR, EMBEDDER, run
 from conftest import draw
 from fastapi.testclient import TestClient
-from served import HOSTS, photo, running, shop
+from served import ACCESS, CLIENTS, HOSTS, ORIGIN, READER, TOKENS, WRITER, photo, running, shop
 from test_serve_cli import FAKES, OUTFINDER
 from test_serve_limits import connect, read_all, status, until
 
@@ -37,11 +37,6 @@ from stages.errors import GalleryError
 from stages.images import decode_photo, encode_jpeg, write_jpeg
 from stages.testing import FakeDetector
 
-SHOP = "https://www.shop.example"
-TOKENS = {"till": "0123456789abcdef-till", "buyer": "0123456789abcdef-buyer"}
-CLIENTS = tuple(Client(name, sha256(token.encode()).digest(), name == "buyer") for name, token in TOKENS.items())
-ACCESS = Access(CLIENTS, frozenset({SHOP}))
-READER, WRITER = ({"Authorization": f"Bearer {token}"} for token in TOKENS.values())
 FRONT, BACK = (encode_jpeg(draw("blue", side=side), 95) for side in (72, 96))
 
 
@@ -51,7 +46,7 @@ def client(shop):
         yield client
 
 
-def post(client, item, *photos, headers=None, **metadata):
+def post(client, item, /, *photos, headers=None, **metadata):
     files = [("photo", (f"../{number}.php", photo)) for number, photo in enumerate(photos)]
     return client.post("/items", data={"item_id": item, **metadata}, files=files, headers=headers)
 
@@ -113,12 +108,12 @@ class TestWhoMayWrite:
 
     def test_a_page_of_another_origin_writes_nothing_even_if_it_may_search(self, client):
         for page in (
-            {"Origin": SHOP, "Sec-Fetch-Site": "cross-site"}, {"Origin": SHOP}, {"Origin": "null"},
+            {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}, {"Origin": ORIGIN}, {"Origin": "null"},
             {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
         ):  # fmt: skip
             refused(post(client, "new", FRONT, headers=WRITER | page), 403, "pages of other")
             refused(client.delete("/items/red", headers=WRITER | page), 403, "pages of other")
-        asked = {"Origin": SHOP, "Access-Control-Request-Method": "DELETE"}
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "DELETE"}
         assert client.options("/items/red", headers=asked).status_code == 400
         done(post(client, "new", FRONT, headers={"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}))
 
@@ -238,6 +233,73 @@ class TestAdding:
         (shop.gallery.folder / UPLOADS).symlink_to(tmp_path / "elsewhere")
         refused(post(client, "new", FRONT), 503)
         assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+class TestHostileItems:
+    def test_an_item_may_have_any_printable_name_in_any_alphabet(self, shop, client):
+        for item in (
+            "a/../../b", "/etc/passwd", "..", "ぬの", "नमस्ते", "👗\u200d🟦", "شال", "a?b&c#d;e", "'; DROP TABLE photos; --",
+            "caf\\udce9", "https://evil.example/x", "x" * 2000, "<script>owned()</script>",
+        ):  # fmt: skip
+            assert done(post(client, item, FRONT))["item"] == item
+            assert done(client.post("/search/item", json={"item": item}))["matches"]
+            assert (uploads(shop), sorted(path.name for path in shop.folder.iterdir())) == (
+                names(FRONT), ["example.jpg", "gallery", "pictures"],
+            )  # fmt: skip
+            if item != "..":  # which clients take for a folder
+                assert done(client.delete(f"/items/{quote(item, safe='')}"))["photos"] == 1
+
+    def test_what_is_no_name_of_an_item_is_refused(self, shop, client):
+        for item in ("", " \t", "a\0b", "a\nb", "\x7f", "x" * 2001, "x" * 10_000):
+            refused(post(client, item, FRONT), 422, "item_id")
+        for item in ("a\0b", "x" * 10_000, "../../etc/passwd", "caf\udce9"):
+            refused(client.delete(f"/items/{quote(item, safe='', errors='surrogateescape')}"), 404)
+        assert (generation(client), uploads(shop)) == (2, set())
+
+    def test_fields_are_stored_as_they_are_or_refused(self, shop, client):
+        odd = (
+            "item",
+            "photo",
+            "sha256",
+            "id",
+            "rowid",
+            "checksum",
+            "constructor",
+            "Größe",
+            "'; DROP TABLE photos; --",
+            "\u202e",
+        )
+        done(post(client, "new", FRONT, **dict.fromkeys(odd, "1"), **{"attribute.colour": "red", "empty": " "}))
+        (row,) = Gallery.open(shop.gallery.folder).of_item("new")
+        assert dict(row.metadata) == dict.fromkeys(odd, "1")
+        assert verify(shop.gallery.folder) == []
+        before = generation(client), uploads(shop)
+        for name, value in (("", "1"), ("n" * 101, "1"), ("a", "v" * 10_001), ("a", "b\0c")):
+            refused(post(client, "other", BACK, **{name: value}), 422, "metadata")
+        refused(
+            post(client, "other", BACK, **{str(number): "1" for number in range(10_000)}), 400, "more than 50 fields"
+        )
+        refused(client.post("/items", data={"item_id": b"\xff"}, files={"photo": BACK}), 400, "malformed")
+        assert (generation(client), uploads(shop)) == before
+
+    def test_a_gallery_has_a_most_of_fields(self, shop, client, monkeypatch):
+        monkeypatch.setattr(serve_service, "MAX_CATALOGUE_COLUMNS", 6)
+        refused(post(client, "new", FRONT, fit="slim", size="M"), 422, "different fields")
+        done(post(client, "new", FRONT, fit="slim"))
+
+    def test_a_body_that_lies_about_its_length_stores_nothing(self, shop, client):
+        whole = form("new", 0)
+        head, _, body = whole.partition(b"\r\n\r\n")
+        with running(shop.app(access=ACCESS)) as address:
+            for length in (0, 1, 100, len(body) // 2, len(body) - 12, len(body) + 1, 10**12):
+                lie = re.sub(rb"(?<=Content-Length: )\d+", b"%d" % length, head) + b"\r\n\r\n" + body
+                with connect(address, lie) as connection, suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+                    answer = read_all(connection)  # nothing, if the end was awaited
+                    assert not answer or status(answer) in (400, 408, 413, 422)
+            assert uploads(shop) == set()
+            with connect(address, whole) as connection:
+                assert status(read_all(connection)) == 200
 
 
 class TestRemoving:
