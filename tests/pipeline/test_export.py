@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +25,9 @@ from pipeline.gallery import Gallery
 from stages.embed.network import Design, SiameseNetwork
 from stages.images import read_photo, walk, write_jpeg
 
-SNIPPET = re.search(
-    r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8"), re.DOTALL
-)
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
+SNIPPET, HTML = (re.search(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)[1] for kind in ("python", "html"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_onnx = pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxruntime"))), reason="needs the extra onnx")
 
 
@@ -48,12 +53,45 @@ def test_the_example_of_the_documentation_gives_the_embedders_vectors(tmp_path, 
     run("export", "onnx", "--embedder", "siamese", "--embedder-weights", checkpoint, "-o", "embedder.onnx")
     capsys.readouterr()
 
-    exec(SNIPPET[1], {})
+    exec(SNIPPET, {})
 
     left, right = build_embedder(Config(embedder="siamese", embedder_weights=checkpoint))(
         [read_photo(name).image for name in ("left.jpg", "right.jpg")]
     )
     assert float(capsys.readouterr().out) == pytest.approx(float(left @ right), abs=2e-3)
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.skipif(not (CHROMIUM and shutil.which("npm")), reason="needs chromium and npm on the PATH")
+def test_the_example_in_a_browser_gives_about_the_same_similarity(tmp_path, monkeypatch, capsys):
+    playwright = pytest.importorskip("playwright.sync_api")
+    done = subprocess.run(["npm", "install", "--prefix", tmp_path, "--ignore-scripts", "onnxruntime-web@1.30"],
+                          capture_output=True, check=False)  # fmt: skip
+    if done.returncode:
+        pytest.skip("onnxruntime-web cannot be had")
+    for name, photo in (("left.jpg", "bag-01/front.jpg"), ("right.jpg", "bag-02/front.jpg")):
+        shutil.copy(DEMO / "shop" / photo, tmp_path / name)
+    (tmp_path / "index.html").write_text(HTML, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    run("export", "onnx", "--embedder", "siamese", "-o", "embedder.onnx")
+    exec(SNIPPET, {})
+    expected = float(capsys.readouterr().out)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        with playwright.sync_playwright() as browsers:
+            browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+            page.wait_for_function("/\\d/.test(document.body?.innerText)", timeout=120_000)
+            found = float(page.inner_text("body"))
+            browser.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 @needs_onnx
