@@ -286,7 +286,7 @@ def open_gallery(folder: str | Path, given: Mapping[str, Any] | None = None) -> 
     folder, given = Path(folder), given or {}
     gallery = Gallery.open(folder)
     config = config_for(gallery.manifest, given)
-    _check_names(folder, gallery.manifest, given)
+    check_names(folder, gallery.manifest, given)
     config = query_config(config, given)
     pipeline, embedder, cropper = _build_pipeline(config, gallery.manifest)
     gallery.check_made_with(embedder, cropper)
@@ -316,7 +316,7 @@ def open_or_create(
     gallery = Gallery.open(folder) if is_gallery(folder) else None
     config = config_for(None if gallery is None else gallery.manifest, given)  # an empty gallery is false
     if gallery is not None:
-        _check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
+        check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
         if config.embedder == ELSEWHERE:
             raise GalleryMismatch(
                 f"gallery {folder} holds vectors made elsewhere, by {gallery.manifest.embedder!r}; add more with"
@@ -335,7 +335,7 @@ def saved_settings(config: Config) -> dict[str, str]:
     return {name: str(value.absolute() if isinstance(value, Path) else value) for name, value in chosen.items()}
 
 
-def _check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
+def check_names(folder: Path, manifest: Manifest, given: Mapping[str, Any]) -> None:
     """Refuse names that differ from the gallery's before any network is loaded or downloaded.
 
     An embedder whose weights are a file's, or that is not built in, is compared by its fingerprint once it is loaded.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import ELSEWHERE, build_cropper, build_embedder
 from pipeline.gallery import Gallery, Manifest, Row, is_gallery
-from pipeline.search import AbsentEmbedder, config_for, saved_settings
+from pipeline.search import AbsentEmbedder, check_names, config_for, saved_settings
 from stages.errors import CatalogueError, StageError
 from stages.files import check_regular, replacing
 from stages.index.checks import UNIT_TOLERANCE
@@ -172,6 +172,7 @@ def import_vectors(
     index = "hnsw"
     if gallery is not None:
         inherited, index = gallery.manifest.settings, gallery.manifest.index
+        check_names(folder, gallery.manifest, {**given, **({"vectors": storage} if storage else {})})
     about = Manifest("", dim, table.embedder, "", index, settings={**inherited, **table.settings})
     config = config_for(about, given, str(table.path))
     if external:

@@ -260,6 +260,8 @@ def test_it_is_known_what_made_the_vectors(tmp_path, gallery):
     assert "was made with embedder" in refused(tmp_path / "g", exported)
     assert "was made with embedder" in refused(gallery.folder, stated)
     assert "was made with crop" in refused(gallery.folder, exported, "--crop", "whole")
+    assert "was made with index 'exact'" in refused(gallery.folder, exported, "--index", "hnsw")
+    assert "was made with vectors 'float32'" in refused(gallery.folder, exported, "--vectors", "int8")
     run("export", "vectors", tmp_path / "g", "-o", tmp_path / "again.npz")
     run("import", "vectors", tmp_path / "g2", tmp_path / "again.npz")
     assert Gallery.open(tmp_path / "g2").manifest.embedder == "clip-b32"
