@@ -43,7 +43,7 @@ _OUTPUTS: Final = {
 _TOLERANCES: Final = {"boxes": 0.1, "labels": 0, "scores": 1e-3, "masks": 1e-2}
 
 
-def export_embedder(config: Config, path: Path, photos: Sequence[Image]) -> dict[str, Any]:
+def export_embedder(config: Config, path: str | Path, photos: Sequence[Image]) -> dict[str, Any]:
     """Write the embedder that a config names as an ONNX file, with the rest of what it does as ``.json`` beside it.
 
     Args:
@@ -59,6 +59,7 @@ def export_embedder(config: Config, path: Path, photos: Sequence[Image]) -> dict
         WeightsError: the weights are missing or damaged.
     """
     _check_packages()
+    path = Path(path)
     embedder = build_embedder(replace(config, device="cpu"))
     graph, side, trim = _embedder_graph(config, embedder)
     batch = np.stack([letterbox(trimmed(photo) if trim else photo, side, WHITE) for photo in photos])
@@ -117,7 +118,7 @@ def _run(path: Path, name: str, value: np.ndarray[Any, Any]) -> list[Any]:
     return list(session.run(None, {name: value}))
 
 
-def export_detector(config: Config, path: Path, photos: Sequence[Image]) -> dict[str, Any]:
+def export_detector(config: Config, path: str | Path, photos: Sequence[Image]) -> dict[str, Any]:
     """Write the detector that a config names as an ONNX file, with the rest of what it does as ``.json`` beside it.
 
     Args:
@@ -133,6 +134,7 @@ def export_detector(config: Config, path: Path, photos: Sequence[Image]) -> dict
         WeightsError: the weights are missing or damaged.
     """
     _check_packages()
+    path = Path(path)
     if config.detector.endswith(FLIP) or not (config.detector_weights or config.detector in weights.manifest()):
         raise StageError(f"{config.detector} cannot be exported: wanted a detector of outfinder, or --detector-weights")
     checkpoint = weights.read(config.detector_weights) if config.detector_weights else weights.load(config.detector)

@@ -25,8 +25,9 @@ class RecipeError(OutfinderError):
     """A recipe that cannot be read, or an unknown setting."""
 
 
-def read_recipe(path: Path) -> Settings:
+def read_recipe(path: str | Path) -> Settings:
     """Read a recipe; raise a RecipeError if it is not a TOML file."""
+    path = Path(path)
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -72,7 +72,7 @@ class VectorTable:
     notes: Sequence[str] = ()
 
 
-def export_vectors(gallery: Gallery, path: Path) -> None:
+def export_vectors(gallery: Gallery, path: str | Path) -> None:
     """Write the photos of a gallery with their vectors as a table, ``.npz`` or ``.parquet``.
 
     Columns are ``item_id``, ``photo``, ``label``, ``box`` and those of the catalogue, as text; those of the catalogue that
@@ -85,7 +85,7 @@ def export_vectors(gallery: Gallery, path: Path) -> None:
         StageError: the package for Parquet is missing.
         OSError: the file cannot be written.
     """
-    rows = gallery.rows
+    path, rows = Path(path), gallery.rows
     if not rows:
         raise ValueError(f"gallery {gallery.folder} has no photos to export")
     vectors = gallery.vectors.take(gallery.ids)
@@ -115,7 +115,7 @@ def export_vectors(gallery: Gallery, path: Path) -> None:
             raise ValueError(f"vectors are written as .npz or .parquet, got {path.name!r}")
 
 
-def read_vectors(path: Path) -> VectorTable:
+def read_vectors(path: str | Path) -> VectorTable:
     """Read a table of vectors, which any program may have written; nothing in it is run.
 
     Columns are ``item_id``, ``photo`` or ``image`` (a path, relative to the table's folder), ``vectors`` or ``vector``, and
@@ -125,6 +125,7 @@ def read_vectors(path: Path) -> VectorTable:
         CatalogueError: the file cannot be read as a whole, or holds no usable row.
         StageError: the package for Parquet is missing.
     """
+    path = Path(path)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix.lower())
     if read is None:
         raise CatalogueError(f"vectors are read from .npz or .parquet, got {path.name!r}")
@@ -145,7 +146,7 @@ _UNREADABLE: Final = (
 
 
 def import_vectors(
-    folder: Path, table: VectorTable, given: Mapping[str, Any], name: str = "", storage: str | None = None
+    folder: str | Path, table: VectorTable, given: Mapping[str, Any], name: str = "", storage: str | None = None
 ) -> Gallery:
     """Add a table to a gallery, creating it if absent; photos that it has already, by item and photo, are replaced.
 

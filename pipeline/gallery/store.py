@@ -102,14 +102,14 @@ class Row:
         return next((value for value in named if value in LABELS), self.label)
 
 
-def is_gallery(folder: Path) -> bool:
+def is_gallery(folder: str | Path) -> bool:
     """Return whether a folder holds a gallery, of this format or an older one."""
-    return any((folder / name).exists() for name in (DATABASE, "manifest.json"))
+    return any(Path(folder, name).exists() for name in (DATABASE, "manifest.json"))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """Read the current manifest of a gallery; raises as :class:`Store`."""
-    store = Store(folder)
+    store = Store(Path(folder))
     store.close()
     return store.manifest
 

@@ -75,13 +75,14 @@ def upload_of(request: Request, body: Annotated[bytes, Depends(photo_body)]) -> 
 Photo = Annotated[Upload, Depends(upload_of)]
 
 
-def photo_query(query: Annotated[schemas.PhotoQuery, Query()], upload: Photo) -> schemas.PhotoQuery:
+def photo_query(request: Request, query: Annotated[schemas.PhotoQuery, Query()], upload: Photo) -> schemas.PhotoQuery:
     """Return a search's parameters: those of the address, and those among the fields of a form."""
     values = defaultdict[str, list[str]](list)
     for name, value in upload.fields:
         values[name].append(value)
     fields = {name: given if name == "crop" else given[-1] for name, given in values.items()}
-    return _validated(lambda: schemas.PhotoQuery.model_validate(fields | query.model_dump(exclude_unset=True)))
+    given = query.model_dump(include=set(request.query_params))  # older FastAPI counts defaults as set
+    return _validated(lambda: schemas.PhotoQuery.model_validate(fields | given))
 
 
 async def writing_client(request: Request) -> str:

@@ -259,7 +259,7 @@ def _misfit(checkpoint: Checkpoint, error: Exception) -> WeightsError:
 
 
 def read_detector(
-    path: Path, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False
+    path: str | Path, min_score: float = 0.5, device: str = "cpu", *, flip: bool = False
 ) -> TorchvisionDetector:
     """Build a detector from a checkpoint file that ``weights.save`` wrote."""
     return from_checkpoint(weights.read(path), min_score, device, flip=flip)

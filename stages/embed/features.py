@@ -41,7 +41,7 @@ class FeaturesEmbedder:
     def __init__(
         self,
         architecture: str = "mobilenet_v2",
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
         device: str = "cpu",
         batch_size: int = 32,
     ) -> None:
@@ -75,7 +75,7 @@ class FeaturesEmbedder:
         return vectors
 
 
-def classifier_features(architecture: str, path: Path | None) -> nn.Module:
+def classifier_features(architecture: str, path: str | Path | None) -> nn.Module:
     """Build a classifier without its last layer, with torchvision's weights or those of a file."""
     scratch = (
         {"init_weights": False} if architecture in ("inception_v3", "googlenet") else {}

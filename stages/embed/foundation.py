@@ -73,7 +73,7 @@ class TimmEmbedder(FoundationEmbedder):
         WeightsError: the file does not fit the model.
     """
 
-    def __init__(self, model: str, checkpoint: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, model: str, checkpoint: str | Path | None = None, device: str = "cpu") -> None:
         timm: Any = import_module("timm")  # an extra
         if not timm.is_model(model):
             raise ValueError(f"timm has no model {model!r}; timm.list_models() lists its models")
@@ -97,7 +97,7 @@ class OpenClipEmbedder(FoundationEmbedder):
         WeightsError: the file does not fit the model.
     """
 
-    def __init__(self, name: str, checkpoint: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, name: str, checkpoint: str | Path | None = None, device: str = "cpu") -> None:
         open_clip: Any = import_module("open_clip")  # an extra
         model, _, pretrained = (name, "", "") if name.startswith(HUB) else name.partition("/")
         if not name.startswith(HUB):
@@ -134,7 +134,7 @@ class OpenClipEmbedder(FoundationEmbedder):
         return _unit(self._network.encode_text(self._tokenizer(list(texts)).to(self._device)))
 
 
-def _load(network: nn.Module, checkpoint: Path | None, model: str) -> None:
+def _load(network: nn.Module, checkpoint: str | Path | None, model: str) -> None:
     if checkpoint is None:
         return
     try:

@@ -21,11 +21,13 @@ from pipeline.catalogue import Indexing, open_set, read_catalogue
 from pipeline.config import Config
 from pipeline.dedupe import catalogue_rows, write_catalogue
 from pipeline.demo import copy_demo
-from pipeline.gallery import Gallery, verify
+from pipeline.gallery import Gallery, is_gallery, read_manifest, verify
 from pipeline.outputs import Options
 from pipeline.pipeline import Pipeline
+from pipeline.recipes import read_recipe
 from pipeline.report import Report
 from pipeline.search import open_gallery, search_batch
+from pipeline.vector_tables import export_vectors, read_vectors
 from pipeline.writers import open_outputs
 from stages.crop import BoxCrop
 from stages.errors import GalleryMismatch
@@ -263,6 +265,12 @@ def test_paths_may_be_text_and_a_single_one_in_place_of_several_is_refused(
     pipeline = Pipeline(FakeDetector(), BoxCrop(), FakeEmbedder(), main_garment=True)
     Indexing(gallery, pipeline, "fake")(read_catalogue([str(shop)]))
     assert verify(str(tmp_path / "g")) == []
+    assert is_gallery(str(tmp_path / "g"))
+    assert read_manifest(str(tmp_path / "g")).dim == FakeEmbedder().dim
+    export_vectors(Gallery.open(str(tmp_path / "g")), str(tmp_path / "v.npz"))
+    assert len(read_vectors(str(tmp_path / "v.npz")).vectors) == 5
+    (tmp_path / "recipe.toml").write_text("steps = 1")
+    assert read_recipe(str(tmp_path / "recipe.toml")) == {"steps": 1}
     (batch,) = pipeline.batches([str(street / "a two.jpg")])
     (result,) = search_batch(Gallery.open(str(tmp_path / "g")), batch, 1)
     options = Options(labels=FakeDetector.labels)
