@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from pipeline.catalogue import CatalogueEntry, Indexing, fetched, stamp
 from pipeline.gallery import Gallery, writing
-from pipeline.remote import Fetcher, without_password
+from pipeline.remote import Fetcher, reduce_cache, without_password
 from pipeline.tables import SUFFIXES
 from stages.errors import CatalogueError, GalleryCorrupt, GalleryError, GalleryMismatch
 
@@ -115,8 +115,8 @@ class Watch:
                     now[key] = self._known[key]
                 else:
                     now[key] = state = ("" if entry.url else stamp(entry.path), entry)
-                    if state != self._known.get(key) and entry.path.is_dir():
-                        self._folders.add(key)  # it cannot be listed
+                    if state != self._known.get(key):  # a folder is named where it cannot be listed
+                        (self._folders.add if entry.path.is_dir() else self._folders.discard)(key)
         problems += [f"{path}: {error}" for error, path in sorted(errors - self._errors)]
         self._errors = errors
         return now
@@ -225,6 +225,8 @@ class Follower:
                 indexing(fetched(entries, fetch))
         finally:
             gallery.close()
+        if addresses:
+            reduce_cache()
 
     def _remove(self) -> None:
         names = [without_password(entry.url) or str(entry.path.absolute()) for entry in self._gone.values()]

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from cli_runs import DETECTOR, EMBEDDER, run
@@ -158,6 +159,25 @@ def test_changes_wait_while_another_process_writes(tmp_path, shop, table):
     assert watched.look(1) == [f"{shop / 'new.jpg'}: added"]
     with writing(watched.folder):  # it is not held between changes
         assert "new" in watched.items
+
+
+def test_a_row_with_an_address_is_fetched_and_named_by_it(tmp_path, shop, table, monkeypatch):
+    monkeypatch.setenv("OUTFINDER_CACHE", str(tmp_path / "cache"))
+    watched = Shop(tmp_path, [table])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=shop))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        table.write_text(table.read_text() + f"black,{address}/black.jpg,1\nnone,{address}/none.jpg,1\n")
+        lines = watched.look(5)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert f"{address}/black.jpg: added" in lines
+    assert [line for line in lines if line.startswith(f"{address}/none.jpg: ")] == [
+        line for line in lines if "404" in line
+    ]
+    assert len(lines) == 2
 
 
 def wait_for(condition, what, seconds=60):
