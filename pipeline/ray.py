@@ -75,7 +75,7 @@ class ClusterPipeline:
         local = {} if self._address else {"include_dashboard": False}
         try:
             self._ray.init(self._address or "local", log_to_driver=False, logging_level="ERROR", **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises just that where a cluster does not start in time
             raise StageError(f"no Ray cluster answers at {self._address or 'this machine'}: {error}") from error
 
     def _run(self, paths: Sequence[str | Path]) -> Iterator[Analysis]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 
 class Server:
-    """A server on a free port, with its data in a folder; it takes ten seconds to start, and 300 MB of memory."""
+    """A server with its data in a folder, the only one on its machine; it takes ten seconds to start, and 300 MB of memory."""
 
     def __init__(self, folder: Path) -> None:
         self._package: Any = pytest.importorskip(
@@ -25,13 +26,20 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it says that it is well."""
+        """Start it and wait until it says that it is well; its port stays taken for a minute after a kill."""
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", ResourceWarning
             )  # the package leaves the sockets open with which it tries ports
             self._server = self._package.MilvusServer(self._package.MilvusServerConfig(), **self._options)
-            self._server.start()
+            for attempt in range(30):
+                try:
+                    self._server.start()
+                    break
+                except RuntimeError as error:
+                    if "bind failed" not in str(error) or attempt == 29:
+                        raise
+                    time.sleep(3)
             gc.collect()
 
     def kill(self) -> None:

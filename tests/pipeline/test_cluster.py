@@ -110,6 +110,17 @@ def test_a_worker_that_cannot_be_built_ends_the_run(tmp_path: Path) -> None:
 
 @needs_ray
 @ours
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002  as Ray does
+
+    monkeypatch.setattr(importlib.import_module("ray"), "init", give_up)
+    with pytest.raises(StageError, match="no Ray cluster answers at this machine: The current node timed out"):
+        list(ClusterPipeline(Config())(["a.jpg"]))
+
+
+@needs_ray
+@ours
 def test_nothing_to_do_starts_nothing() -> None:
     assert list(ClusterPipeline(Config(), "nowhere:1")([])) == []
 
