@@ -273,6 +273,8 @@ class _Reader:
             yield f"photos without a garment: {bare} of {len(photos)}"
         if boxes := sum(not instance.has_mask for instance in instances):
             yield f"garments with a box but no segmentation: {boxes}"
+        if doubled := len(instances) - sum(len({(one.label, one.box) for one in photo.instances}) for photo in photos):
+            yield f"garments with the label and box of another: {doubled}"
 
     def _add(self, kind: Issue, where: str, what: str) -> None:
         self.problems.append(Problem(kind, where, what))

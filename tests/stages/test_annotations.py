@@ -108,6 +108,7 @@ def test_notes_count_what_is_left_out_on_purpose(folder: Path) -> None:
         "crowds (iscrowd), left out: 1",
         "photos without a garment: 1 of 3",
         "garments with a box but no segmentation: 1",
+        "garments with the label and box of another: 4",
     )
 
 
