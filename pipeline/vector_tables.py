@@ -164,6 +164,7 @@ def import_vectors(
         ValueError: it is not known what made the vectors, or they do not fit the given embedder or the gallery.
         GalleryMismatch: the gallery was made with another embedder or crop.
     """
+    folder = Path(folder)
     gallery, dim = Gallery.open(folder) if is_gallery(folder) else None, table.vectors.shape[1]
     external = bool(name) or ("embedder" not in given and table.settings.get("embedder", ELSEWHERE) == ELSEWHERE)
     if external and not (name or table.embedder):
