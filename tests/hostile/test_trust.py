@@ -68,8 +68,8 @@ def test_nothing_that_a_gallery_names_is_imported(tmp_path: Path, command: str) 
 
 
 def test_a_stage_of_ones_own_comes_after_all_installed_packages(tmp_path: Path) -> None:
-    (tmp_path / "torchvision.py").write_text("open('ran', 'w').close()")
-    (tmp_path / "mine.py").write_text("from stages.testing import FakeDetector as Mine\nimport torchvision")
+    (tmp_path / "safetensors.py").write_text("open('ran', 'w').close()")
+    (tmp_path / "mine.py").write_text("from stages.testing import FakeDetector as Mine\nimport safetensors")
     write_jpeg(tmp_path / "a.jpg", draw("red"))
     done = outfinder(tmp_path, "detect", "a.jpg", "--detector", "mine:Mine")
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_a_catalogue_may_name_anything_and_only_photos_are_read(tmp_path: Path) 
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     write_jpeg(tmp_path / "a.jpg", draw("red"))
     bad = ["/proc/kmsg", "/proc/self/mem", "/proc/self/environ", "/proc/self/fd/0", "/dev/zero", "/dev/stdin", "/dev/tty",
-           "pipe.jpg", "link.jpg", "loop.jpg", ".", "/etc/passwd", "file:///etc/passwd", "http://localhost:1/a.jpg"]  # fmt: skip
+           "pipe.jpg", "link.jpg", "loop.jpg", ".", "/etc/passwd", "file:///etc/passwd", "ftp://localhost:1/a.jpg"]  # fmt: skip
     lines = ["item_id,image", *(f"{number},{name}" for number, name in enumerate([*bad, "a.jpg"]))]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     done = outfinder(tmp_path, "index", "gallery", "list.csv", *DETECTOR, *EMBEDDER)
