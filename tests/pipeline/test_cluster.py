@@ -58,7 +58,7 @@ def indexed(folder: Path, photos: Path, config: Config, pipeline: object) -> Gal
     gallery = Gallery.create(folder, embedder, cropper)
     with writing(folder):
         tally = Indexing(gallery, pipeline, "fake")(read_catalogue([photos]))
-    assert [path.name for path, _ in tally.failed] == ["010.jpg"]
+    assert [Path(name).name for name, _ in tally.failed] == ["010.jpg"]
     return Gallery.open(folder)
 
 
