@@ -16,7 +16,7 @@ import weights
 from stages.checkpoints import check_unit_rows
 from stages.cpu import parallel_map, split_batch
 from stages.embed.inputs import IMAGENET_MEAN, IMAGENET_STD, Normalise, letterboxed
-from stages.embed.layers import OURS, check_backbone, imagenet_tensors
+from stages.embed.layers import OURS, check_backbone, imagenet_tensors, remove_layer
 from stages.errors import WeightsError
 from stages.types import Image, Vectors, check_batch
 
@@ -103,8 +103,7 @@ def _behead(network: nn.Module) -> str:
     layers = [(name, layer) for name, layer in modules if isinstance(layer, nn.Linear | nn.Conv2d)]
     linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
     last = (linear or [name for name, _ in layers])[-1]  # SqueezeNet ends with a convolution
-    parent, _, name = last.rpartition(".")
-    setattr(network.get_submodule(parent), name, nn.Identity())  # set_submodule came with torch 2.5
+    remove_layer(network, last)
     return last
 
 

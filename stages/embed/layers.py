@@ -126,6 +126,12 @@ def imagenet_tensors(name: str) -> dict[str, Tensor]:
         ) from error
 
 
+def remove_layer(network: nn.Module, name: str) -> None:
+    """Replace a layer by the identity, as ``set_submodule`` does since torch 2.5."""
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+
+
 def _torchvision_body(name: str) -> tuple[nn.Module, str]:
     """Return a classifier without its last layers, and the prefix that its tensors' names have in the classifier."""
     check_backbone(name)
@@ -133,7 +139,7 @@ def _torchvision_body(name: str) -> tuple[nn.Module, str]:
     network: nn.Module = torchvision.models.get_model(name, weights=None, **scratch)
     if isinstance(network, VisionTransformer | MaxVit):
         last = [part for part, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
-        network.set_submodule(last, nn.Identity())
+        remove_layer(network, last)
         return network, ""
     layers = OrderedDict((part, layer) for part, layer in network.named_children() if part not in _TAIL)
     if len(layers) > 1:
