@@ -30,6 +30,7 @@ _MAX_LINES: Final = 100
 
 _MAX_UNPACKED: Final = 2_000_000_000  # bytes of an Excel file's parts
 _EXACT: Final = 1 << 53  # larger numbers of a spreadsheet have lost digits
+_DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]+")
 
 Note = Callable[[str], None]
@@ -191,7 +192,7 @@ def _layout_of(
 def _read_delimited(path: Path, note: Note, wanted: frozenset[str]) -> _Table:
     """Read delimited text; the delimiter is that which gives the most wanted columns, then the most cells."""
     lines = _text_lines(path, note)
-    delimiters = ",;\t|"
+    delimiters = "".join(_DELIMITERS)
     for start, line in enumerate(lines, 1):  # noqa: B007  used after the loop
         if separator := re.fullmatch(r"sep=(.)\s*", line):  # written and read by Excel
             delimiters = separator[1]
@@ -204,6 +205,8 @@ def _read_delimited(path: Path, note: Note, wanted: frozenset[str]) -> _Table:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
 
     delimiter = max(delimiters, key=lambda one: (len(wanted.intersection(map(_plain, cells(one)))), line.count(one)))
+    if delimiter != ("\t" if path.suffix.lower() == ".tsv" else ","):
+        note(f"{path}: read as text delimited by {_DELIMITERS.get(delimiter, repr(delimiter))}")
     return cells(delimiter), _split(lines, start, delimiter)
 
 
@@ -234,6 +237,8 @@ def _text_lines(path: Path, note: Note) -> list[str]:
         encoding = "utf-16"
     elif b"\0" in head[:2]:
         encoding = "utf-16-be" if head[0] == 0 else "utf-16-le"
+    if encoding != "utf-8-sig":
+        note(f"{path}: read as UTF-16")
     with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
         lines = list(file)
     others = [number for number, line in enumerate(lines) if not line.isascii() and _NOT_UTF8.search(line)]

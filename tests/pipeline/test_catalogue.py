@@ -54,7 +54,11 @@ def test_usual_export_of_a_spreadsheet_is_read(tmp_path: Path, name: str, encodi
         text = first + "\n".join(delimiter.join(row) for row in cells)
         for newline in ("\n", "\r\n", "\r"):
             (tmp_path / name).write_bytes(text.replace("\n", newline).encode(encoding))
-            seven, eight = read_catalogue([tmp_path / name], note=lambda _: None)
+            notes: list[str] = []
+            seven, eight = read_catalogue([tmp_path / name], note=notes.append)
+            usual = "\t" if name.endswith("TSV") else ","
+            assert any("delimited by" in note for note in notes) == (delimiter != usual)
+            assert any("read as UTF-16" in note for note in notes) == encoding.startswith("utf-16")
             assert (seven.item, seven.path) == ("7", tmp_path / "photos" / "a.jpg")
             assert seven.metadata == (("colour", "grün"), ("price, €", "9,90"))
             assert eight.metadata == (("colour", "blau"),)
