@@ -74,9 +74,10 @@ def read_catalogue(
     """Yield the photos of every source lazily, in order.
 
     A table (see :mod:`pipeline.tables`) has columns ``item_id`` and ``image`` (paths relative to the table, or addresses),
-    or those of a known export (see :mod:`pipeline.feeds`); further columns are kept as metadata. Any other source is a photo or a folder of photos. Their item ids are what
-    ``item_pattern`` matches in the file name (its group 1 if it has groups), else the sub-folder within the source,
-    else the file's stem. Item ids and metadata are in Unicode's composed form.
+    or those of a known export (see :mod:`pipeline.feeds`); further columns are kept as metadata. Any other source is a
+    photo or a folder of photos. Their item ids are what ``item_pattern`` matches in the file name (its group 1 if it has
+    groups), else the sub-folder within the source, else the file's stem. Item ids and metadata are in Unicode's composed
+    form.
 
     Args:
         sources: tables, folders and photos.
@@ -131,8 +132,9 @@ def _read_rows(
             name: cell for name, cell in row.cells.items() if cell and name != "item_id" and not is_image_column(name)
         }
         metadata = {name: normalize("NFC", cell) for name, cell in further.items()}
-        whole = existing_spelling(source.parent / row.cells.get("image", ""))
-        for image in [row.cells["image"]] if len(images) > 1 and whole.is_file() else images:
+        if len(images) > 1 and existing_spelling(source.parent / row.cells["image"]).is_file():
+            images = [row.cells["image"]]  # a file whose name looks like several
+        for image in images:
             yield _entry(source, row.place, image, normalize("NFC", item), metadata)
 
 
@@ -160,16 +162,16 @@ def fetched(catalogue: Iterable[CatalogueEntry], fetch: Fetcher) -> Iterator[Cat
             return replace(entry, error=str(error))
         return entry
 
-    with ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch") as pool:
-        try:
-            for entry in catalogue:
-                pending.append((entry, pool.submit(fetch, entry.url) if entry.url and not entry.error else None))
-                if len(pending) > FETCHED_AHEAD:
-                    yield finished()
-            while pending:
+    pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+    try:
+        for entry in catalogue:
+            pending.append((entry, pool.submit(fetch, entry.url) if entry.url and not entry.error else None))
+            if len(pending) > FETCHED_AHEAD:
                 yield finished()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while pending:
+            yield finished()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run does not wait for slow servers
 
 
 def open_set(paths: Iterable[str | Path], item_pattern: str = "", name: str = "items") -> Dataset:

@@ -42,7 +42,7 @@ PER_HOST: Final = 4
 
 TRIES: Final = 3
 GIVE_UP: Final = 10
-CONNECT_S, READ_S, TOTAL_S = 10.0, 30.0, 120.0
+CONNECT_S, READ_S, TOTAL_S = 10.0, 20.0, 120.0
 MAX_WAIT_S: float = 60.0
 """The longest wait that a server may ask for."""
 
@@ -117,7 +117,7 @@ class Fetcher:
 
     def __init__(self) -> None:
         self.unchecked = 0
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), threading.Event()
         self._hosts = defaultdict[str, _Host](_Host)
         self._client: Client | None = None
 
@@ -125,6 +125,7 @@ class Fetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         if self._client is not None:
             self._client.close()
 
@@ -157,11 +158,11 @@ class Fetcher:
             try:
                 fetch(url, path)
             except _BusyError as error:
-                if attempt == TRIES:
+                if attempt == TRIES or self._closed.is_set():
                     host.failures += 1
                     raise
                 wait = FIRST_WAIT_S * 4 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  only for politeness
-                time.sleep(min(MAX_WAIT_S, max(wait, error.wait_s or 0.0)))
+                self._closed.wait(min(MAX_WAIT_S, max(wait, error.wait_s or 0.0)))
             else:
                 host.failures = 0
                 return
