@@ -200,7 +200,7 @@ class Gallery:
             if name.startswith(METADATA):
                 notes.append(f"the catalogue's column {name.removeprefix(METADATA)!r} is {name} in filters,"
                              " because the gallery has a column of that name")  # fmt: skip
-            numbers, others, example = self._numbers(name)
+            numbers, others, example, _ = self._numbers(name)
             if name not in BUILT_IN and others and (numbers > others or "price" in name.casefold()):
                 notes.append(
                     f"{others} of {numbers + others} values of the column {name!r} are not numbers, such as {example!r}"
@@ -435,7 +435,7 @@ class Gallery:
 
     def _forget_answers(self) -> None:
         self._pools: dict[tuple[str | None, str | None, frozenset[str] | None], Ids] = {}
-        self._counts_of_numbers: dict[str, tuple[int, int, str]] = {}
+        self._counts_of_numbers: dict[str, tuple[int, int, str, str]] = {}
         self._described: dict[int, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {}
 
     def _pool(self, label: str | None, where: str | None, columns: frozenset[str] | None = None) -> Ids:
@@ -465,7 +465,7 @@ class Gallery:
     def _check_numbers(self, columns: Sequence[str]) -> None:
         """Report columns whose numbers a filter orders where some values, or all, are not numbers."""
         for name in columns:
-            numbers, others, example = self._numbers(name)
+            numbers, others, example, _ = self._numbers(name)
             if others and not numbers:
                 raise ValueError(
                     f"column {name!r} has no numbers to compare with, its values are such as {example!r};"
@@ -478,8 +478,8 @@ class Gallery:
     def _check_texts(self, texts: Sequence[tuple[str, str, bool]]) -> None:
         """Refuse to order a column of numbers by a misspelled one, and report numbers and dates that are ordered as text."""
         for name, text, quoted in texts:
-            numbers, others, _ = self._numbers(name)
-            date = next(filter(is_unordered_date, (text, *self.values(name))), None)
+            numbers, others, _, date = self._numbers(name)
+            date = text if is_unordered_date(text) else date
             if numbers > others and not quoted:
                 raise ValueError(
                     f"column {name!r} holds numbers, and {text[:40]!r} is not one; put it in quotes to compare as text"
@@ -488,17 +488,21 @@ class Gallery:
                 _log.warning(
                     "%r is in quotes, so the numbers of the column %r are compared with it as text", text, name
                 )
-            elif date is not None:
+            elif date:
                 _log.warning("the dates of the column %r are compared as text, such as %r: only dates like 2024-01-31 are"
                              " in the order of time", name, date[:40])  # fmt: skip
 
-    def _numbers(self, column: str) -> tuple[int, int, str]:
-        """Return how many values of a column are numbers, how many are not, and one that is not."""
+    def _numbers(self, column: str) -> tuple[int, int, str, str]:
+        """Return how many values of a column are numbers, how many are not, one that is not, and one that is a date.
+
+        The date is one whose order is not that of its text; both texts are empty if there is none.
+        """
         if column not in self._counts_of_numbers:
             counts = self.values(column)
             others = {value: count for value, count in counts.items() if number(value) is None}
-            example = min(others, default="")
-            self._counts_of_numbers[column] = sum(counts.values()) - sum(others.values()), sum(others.values()), example
+            example, date = min(others, default=""), next(filter(is_unordered_date, counts), "")
+            count = sum(others.values())
+            self._counts_of_numbers[column] = sum(counts.values()) - count, count, example, date
         return self._counts_of_numbers[column]
 
     def _matches(self, photos: Ids, similarities: Sequence[float]) -> list[Match]:
