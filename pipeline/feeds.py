@@ -70,5 +70,6 @@ def products(rows: Iterable[TableRow]) -> Iterator[TableRow]:
         if image_names(row.cells):
             with_photo.add(item)
             yield replace(row, cells=about | {name: cell for name, cell in row.cells.items() if cell})
-    for item in described.keys() - with_photo:
-        yield TableRow(f"the product {item!r}", error="has no photo")
+    for item in described:
+        if item not in with_photo:
+            yield TableRow(f"the product {item!r}", error="has no photo")

@@ -163,6 +163,9 @@ class Fetcher:
                     raise
                 wait = FIRST_WAIT_S * 4 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  only for politeness
                 self._closed.wait(min(MAX_WAIT_S, max(wait, error.wait_s or 0.0)))
+            except ImageError:  # the host has answered
+                host.failures = 0
+                raise
             else:
                 host.failures = 0
                 return

@@ -165,7 +165,11 @@ def test_host_that_keeps_failing_is_given_up_but_what_was_fetched_is_used(
 ) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.0)
     fetch(f"{shop.url}/a.jpg")
-    for number in range(remote.GIVE_UP):
+    for number in (0, "gone", *range(remote.GIVE_UP)):
+        if number == "gone":  # an answer, so that the host is not given up after ten others in all
+            with pytest.raises(ImageError, match="answers 404"):
+                fetch(f"{shop.url}/gone.jpg")
+            continue
         shop.busy[f"/{number}.jpg"] = 99
         with pytest.raises(ImageError, match="answers 503"):
             fetch(f"{shop.url}/{number}.jpg")
