@@ -38,14 +38,18 @@ ANSWERS = {
 
 
 class Shop(ThreadingHTTPServer):
-    """A shop's server, whose answers tests change; it counts requests and how many are served at a time."""
+    """A shop's server, whose answers tests change; it counts requests and how many are served at a time.
+
+    While ``crowded`` is clear, a request waits for a second one.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.photo, self.busy = PHOTO, defaultdict[str, int](int)
         self.asked, self.sent, self.at_once, self.most = Counter[str](), Counter[str](), 0, 0
-        self.lock = threading.Lock()
+        self.lock, self.crowded = threading.Lock(), threading.Event()
+        self.crowded.set()
         super().__init__(("127.0.0.1", 0), _Answer)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -60,6 +64,9 @@ class _Answer(BaseHTTPRequestHandler):
             shop.asked[name] += 1
             shop.at_once += 1
             shop.most = max(shop.most, shop.at_once)
+            if shop.at_once > 1:
+                shop.crowded.set()
+        shop.crowded.wait(10)
         try:
             self._answer(shop, name)
         finally:
@@ -189,6 +196,7 @@ def test_server_is_asked_for_few_photos_at_a_time_and_they_come_in_order(shop: S
     urls = [f"{shop.url}/{number % 40}.jpg" for number in range(60)] + [f"{shop.url}/gone.jpg"]
     entries = [CatalogueEntry(cached_path(url), url, url=url) for url in urls]
     local = CatalogueEntry(Path("here.jpg"), "local")
+    shop.crowded.clear()  # the first request is answered once there is a second
     *photos, last = fetched([local, *entries], fetch)
     assert [photo.item for photo in photos] == ["local", *urls[:-1]]
     assert all(photo.error is None for photo in photos)
