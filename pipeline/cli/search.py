@@ -100,6 +100,8 @@ def search(
     gallery, pipeline, config = open_gallery(folder, settings | ({"detector": "whole"} if as_is else {}))
     _check_searchable(gallery, pipeline.embedder if photos else None)
     words = None if text is None else _read_words(pipeline.embedder, text, text_weight)
+    if where is not None and not gallery.count(where):  # a wrong filter is refused before anything is written
+        click.echo(f"note: no photo of the gallery passes the filter {where!r}", err=True)
     made_with, kinds = gallery.manifest, attribute_part(pipeline.embedder)
     if not photos:
         query = {name: value for name, value in (("item", item), ("text", text)) if value is not None}
@@ -109,8 +111,6 @@ def search(
         write_answer(query, matches, output, overwrite=overwrite)
         return
     calibration = find_calibration(made_with.embedder, calibration_file, config.embedder_weights, config.embedder)
-    if where is not None and not gallery.count(where):  # a wrong filter is refused before anything is written
-        click.echo(f"note: no photo of the gallery passes the filter {where!r}", err=True)
     options = Options(matches=True, metadata=catalogue_columns(gallery), delimiter=delimiter)
     with ExitStack() as stack:
         if report:

@@ -142,8 +142,9 @@ def test_values_that_are_left_out_are_reported(tmp_path: Path, shop: Path, stree
     assert (
         "rows that give a photo of an item other values than before, such as of item 1: 2; the last row counts" in told
     )
-    told = run("search", tmp_path / "g", street, "--where", "size = XL").stderr
-    assert "note: no photo of the gallery passes the filter 'size = XL'" in told
+    for query in ((street,), ("--item", 1)):
+        told = run("search", tmp_path / "g", *query, "--where", "size = XL").stderr
+        assert "note: no photo of the gallery passes the filter 'size = XL'" in told
 
 
 def test_outputs_below_the_inputs_are_not_inputs_of_the_next_run(street: Path) -> None:
