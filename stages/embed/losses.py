@@ -203,16 +203,17 @@ class PairEntropy(nn.Module):
 
     def forward(self, vectors: Tensor, relations: Relations) -> Tensor:
         """Return the loss of a batch; 0 if it has no pairs."""
-        same, related = relations.positive, relations.positive | relations.negative
-        left, right = (related | related.T).triu().nonzero(as_tuple=True)  # each pair once
+        if self._miner is None:
+            same, related = relations.positive, relations.positive | relations.negative
+            left, right = (related | related.T).triu().nonzero(as_tuple=True)  # each pair once
+            same = (same | same.T)[left, right]
+        else:
+            with torch.no_grad():  # a row at a time, which fits into a processor's cache
+                logits = torch.stack([self._compare(row.expand_as(vectors), vectors) for row in vectors])
+            anchors, positives, negatives = self._miner(-logits, relations)
+            left, right = anchors.repeat(2), torch.cat([positives, negatives])
+            same = relations.positive[left, right]
         logits = self._compare(vectors[left], vectors[right])
-        same = (same | same.T)[left, right]
-        if self._miner is not None:
-            places = torch.zeros(related.shape, dtype=torch.int64, device=left.device)
-            places[left, right] = places[right, left] = torch.arange(len(left), device=left.device)
-            anchors, positives, negatives = self._miner(-logits.detach()[places], relations)
-            chosen = torch.cat([places[anchors, positives], places[anchors, negatives]])
-            logits, same = logits[chosen], same[chosen]
         return _balanced(F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none"), same)
 
 
