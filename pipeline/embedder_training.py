@@ -182,7 +182,8 @@ class EmbedderRun(Run):
         keep_plan(folder, asdict(plan))
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         views = {domain.replace("default", ""): VIEWS[name] for domain, name in plan.views.items()}
-        batches = Batches(self._data, self._sampler, {"": VIEWS["garment"]} | views, plan.view_px, seed)
+        views = {"": VIEWS["garment"]} | views
+        batches = Batches(self._data, self._sampler, views, plan.view_px, seed, turned=plan.sampler.turned)
         trainer = EmbedderTrainer(self._network, loss, batches, plan.training, folder)
         super().__init__(folder, trainer, plan.validate_steps if self._validator else None)
 

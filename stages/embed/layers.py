@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -27,7 +28,9 @@ Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET_STATS: Final[Stats] = (IMAGENET_MEAN, IMAGENET_STD)
 HALVES: Final[Stats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 INK: Final[Stats] = ((1.0, 1.0, 1.0), (0.3, 0.3, 0.3))  # white paper is 0, so that empty parts of a drawing add nothing
-STATS: Final[Mapping[str, Stats]] = {"koch": INK, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES}
+STATS: Final[Mapping[str, Stats]] = {
+    "koch": INK, "koch_half": INK, "small": HALVES, "inception_v3": HALVES, "googlenet": HALVES,
+}  # fmt: skip
 """The mean and standard deviation of a backbone's input, if not ImageNet's."""
 
 _TAIL: Final = {"AuxLogits", "aux1", "aux2", "avgpool", "dropout", "flatten", "fc", "classifier", "head"}
@@ -40,21 +43,21 @@ class Koch(nn.Module):
     """The four convolutions of Koch, Zemel and Salakhutdinov 2015, fig. 4; made for 105 px, where it ends at 6 x 6.
 
     From ``(n, 3, h, w)`` to ``(n, 256, h', w')``; it sees grey, the mean of the channels. With the pooling ``flatten``,
-    the head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network.
+    the head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network, once the batch norms, with which it
+    learns several times faster, are folded into the convolutions.
+
+    ``koch_half`` has kernels of half the width, for 53 px, where it ends at 3 x 3. It costs a twelfth, and
+    ``scripts/recipes/enlarge_koch.py`` makes the start of a network for 105 px from it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: tuple[int, int, int, int] = (10, 7, 4, 4)) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(1, 64, 10), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(64, 128, 7), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(128, 128, 4), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
-            *(nn.Conv2d(128, 256, 4), nn.ReLU(inplace=True)),
-        )
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+        layers: list[nn.Module] = []
+        for (before, after), kernel in zip(pairwise((1, 64, 128, 128, 256)), kernels, strict=True):
+            layers += [nn.Conv2d(before, after, kernel, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.MaxPool2d(2)] if after < 256 else []
+            layers += [nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the last feature map."""
@@ -76,7 +79,9 @@ def small() -> nn.Module:
     return nn.Sequential(*blocks)
 
 
-OURS: Final[Mapping[str, Callable[[], nn.Module]]] = {"koch": Koch, "small": small}
+OURS: Final[Mapping[str, Callable[[], nn.Module]]] = {
+    "koch": Koch, "koch_half": partial(Koch, (5, 4, 2, 2)), "small": small,
+}  # fmt: skip
 """The backbones that are not torchvision's."""
 
 

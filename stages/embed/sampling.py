@@ -22,7 +22,7 @@ from stages.embed.data import Dataset, Ints
 from stages.embed.layers import check_name
 from stages.embed.losses import Relations, semi_hard, squared
 from stages.files import replacing
-from stages.types import Vectors
+from stages.types import Image, Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,10 +68,20 @@ class Batches:
         views: the view for each domain; the one under ``""`` is for all other domains.
         side: of the views, in pixels.
         seed: of the views.
+        turned: show all photos of a batch in the same of the eight symmetries of the square, as if other items were in it.
     """
 
-    def __init__(self, data: Dataset, sampler: Sampler, views: Mapping[str, View], side: int, seed: int = 0) -> None:
-        self._data, self._sampler, self._side, self._seed = data, sampler, side, seed
+    def __init__(
+        self,
+        data: Dataset,
+        sampler: Sampler,
+        views: Mapping[str, View],
+        side: int,
+        seed: int = 0,
+        *,
+        turned: bool = False,
+    ) -> None:
+        self._data, self._sampler, self._side, self._seed, self._turned = data, sampler, side, seed, turned
         self._views = [views.get(sample.domain, views[""]) for sample in data.samples]
 
     def __call__(self, step: int) -> Batch:
@@ -79,10 +89,17 @@ class Batches:
         draw = self._sampler(step)
         rng = np.random.default_rng((self._seed, step, 2))
         images, pixels = self._data.images, []
+        symmetry = int(rng.integers(8)) if self._turned else 0
         for row in draw.rows.tolist():
             scenery = images[int(rng.integers(len(images)))]
-            pixels.append(self._views[row](images[row], self._side, rng, scenery))
+            pixels.append(self._views[row](_turned(images[row], symmetry), self._side, rng, scenery))
         return Batch(np.stack(pixels), self._data.item_ids[draw.rows], self._data.style_ids[draw.rows], draw)
+
+
+def _turned(image: Image, symmetry: int) -> Image:
+    """Return an image turned by ``symmetry`` times 90°, and mirrored from 4 on."""
+    image = np.rot90(image, symmetry % 4)
+    return np.ascontiguousarray(image[:, ::-1] if symmetry >= 4 else image)
 
 
 class Pools:
@@ -306,6 +323,7 @@ class SamplerPlan:
     anchor_domain: str = ""
     mine_steps: int = 200
     mine_photos: int = 1000
+    turned: bool = False
 
     def __post_init__(self) -> None:
         check_name("sampler", self.name, SAMPLERS)

@@ -159,7 +159,7 @@ TOY = settings(steps=2, validate_steps=1, batch_size=9, mine_steps=1, mine_photo
                dim=8, warmup_steps=1, precision="float32")  # fmt: skip
 
 
-QUICK = ("omniglot", "pairs", "street-offline")
+QUICK = ("omniglot-half", "omniglot", "pairs", "street-offline")
 """Runs that cover pair heads, validation catalogues, domains and offline mining."""
 
 
@@ -185,7 +185,9 @@ def test_every_recipe_runs_at_toy_size(data: Path, converted: Path, tmp_path: Pa
     assert embedder([np.full((50, 40, 3), 90, np.uint8)]).shape == (1, 8)
     steps = [line["step"] for line in read_lines(tmp_path / name / "validation.jsonl")]
     assert steps == ([1, 2] if validated else [])
-    assert measured
+    if not measured:
+        assert f" runs/{name}/weights.safetensors " in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+        return
     words = [  # photos are in the converted sets, weights in the folder of the test
         word.replace(str(tmp_path), str(converted)) if word.endswith(".csv") else word
         for word in placed(measured[0].partition(" -o ")[0], data, tmp_path)

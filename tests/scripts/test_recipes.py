@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import draw
+from script_runs import run_script
 
+import enlarge_koch
+import weights
 from ccp import GROUPS, instances, regions, tagged_labels
 from outline import outline
 from pipeline.demo import FOLDER
 from pseudo_label import accepted, only_garment, pseudo_label
+from stages.embed.network import Design, SiameseNetwork, read_network
 from stages.images import read_image, write_jpeg
 from stages.testing import FakeDetector
 from stages.types import LABELS, Box, Detection
@@ -119,3 +125,19 @@ def test_a_lone_garment_is_accepted_whatever_its_label() -> None:
     assert only_garment([dress, detection("top", 0.5, 60, 10, 95, 60)], labels, area) is None
     assert only_garment([shoes], labels, area) is None
     assert only_garment([detection("top", 0.9, 0, 0, 20, 20)], labels, area) is None  # a small part of the photo
+
+
+def test_a_small_koch_network_becomes_a_large_one_that_gives_similar_vectors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = SiameseNetwork(Design("koch_half", "flatten", "sigmoid", 256, 53, "linear")).eval()
+    weights.save(tmp_path / "small.safetensors", small.state_dict(), small.design.metadata())
+    run_script(enlarge_koch.main, tmp_path / "small.safetensors", tmp_path / "large.safetensors")
+    large = read_network(weights.read(tmp_path / "large.safetensors")).eval()
+    assert (large.design.backbone, large.design.input_px) == ("koch", 105)
+    drawings = F.interpolate(torch.randn(12, 1, 8, 8), (106, 106), mode="bicubic").expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        before, after = small(F.avg_pool2d(drawings, 2)), large(drawings[..., :105, :105])
+    both = np.corrcoef(np.concatenate([before - before.mean(dim=0), after - after.mean(dim=0)]))
+    assert (both[:12, 12:].argmax(axis=1) == np.arange(12)).all()
+    assert np.diag(both[:12, 12:]).mean() > 0.5
+    assert "not a koch_half" in run_script(enlarge_koch.main, tmp_path / "large.safetensors", "x", status=2).stderr

@@ -85,6 +85,7 @@ class TestNetwork:
         ("design", "width"),
         [
             (Design("koch", "flatten", "sigmoid", 8, 105), 256 * 6 * 6),
+            (Design("koch_half", "flatten", "sigmoid", 8, 53), 256 * 3 * 3),
             (Design("small", "average", "linear", 8, 64), 512),
             (Design("mobilenet_v3_small", "gem", "elu", 8, 64), 576),
             (Design("shufflenet_v2_x0_5", "average", "linear", 8, 64), 1024),
@@ -131,7 +132,7 @@ class TestNetwork:
             assert build_backbone(name).eval()(torch.zeros(1, 3, side, side)).shape[1:] == shape
 
     def test_koch_sees_grey(self):
-        network, images = build_backbone("koch"), torch.rand(1, 3, 105, 105)
+        network, images = build_backbone("koch").eval(), torch.rand(1, 3, 105, 105)
         torch.testing.assert_close(network(images), network(images[:, [2, 0, 1]]))
         assert network(images).shape == (1, 256, 6, 6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,19 @@ def test_each_domain_has_its_view(data):
     batch = Batches(data, sampler, views, 16)(0)
     assert batch.views.any(axis=(1, 2, 3)).tolist() == [False, True, True] * 4
     assert batch.relations().positive.sum() == batch.relations().negative.sum() == 4
+
+
+def test_all_photos_of_a_batch_are_turned_alike(data):
+    plan, corner = SamplerPlan(batch_size=8, photos=2), np.zeros((16, 16, 3), np.uint8)
+    corner[:4, :8] = 255
+    data = replace(data, images=[corner] * len(data))
+    batches = Batches(data, plan.build(data), {"": VIEWS["plain"]}, 16, turned=True)
+    seen = set()
+    for step in range(40):
+        views = batches(step).views
+        assert (views == views[0]).all()
+        seen.add(views[0].tobytes())
+    assert len(seen) == 8
 
 
 class TestValidator:
