@@ -43,11 +43,11 @@ class Koch(nn.Module):
     """The four convolutions of Koch, Zemel and Salakhutdinov 2015, fig. 4; made for 105 px, where it ends at 6 x 6.
 
     From ``(n, 3, h, w)`` to ``(n, 256, h', w')``; it sees grey, the mean of the channels. With the pooling ``flatten``,
-    the head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network, once the batch norms, with which it
-    learns several times faster, are folded into the convolutions.
+    the head ``sigmoid`` of 4096 and the pair head ``linear`` it is the paper's network, once the batch norms that help it to
+    learn are folded into the convolutions.
 
-    ``koch_half`` has kernels of half the width, for 53 px, where it ends at 3 x 3. It costs a twelfth, and
-    ``scripts/recipes/enlarge_koch.py`` makes the start of a network for 105 px from it.
+    ``koch_half`` has kernels of half the width, for 53 px, where it ends at 3 x 3: a twelfth of the arithmetic.
+    ``scripts/recipes/enlarge_koch.py`` makes the start of a network for 105 px of it.
     """
 
     def __init__(self, kernels: tuple[int, int, int, int] = (10, 7, 4, 4)) -> None:
